@@ -1,1 +1,28 @@
-//! The foreign data wrapper: postgres_fdw's planning, our execution.
+//! The foreign data wrapper: planning is postgres_fdw's, everything that executes is here.
+//!
+//! * [`handler`], [`validator`]: the two functions that SQL knows;
+//! * [`stock`]: what is called of postgres_fdw's library;
+//! * [`plan`]: what postgres_fdw's planner hands over, checked;
+//! * [`scan`], [`modify`], [`direct`], [`insert`]: the execution callbacks, a file per kind of plan;
+//! * [`statement`]: the remote statement of a modification, and when it is prepared;
+//! * [`batch`]: how many rows an INSERT carries, and its text;
+//! * [`params`], [`rows`]: values out, rows in;
+//! * [`state`]: execution state that an ERROR frees too;
+//! * [`node`]: reading nodes of the executor, and what differs between major versions;
+//! * [`raw`]: unguarded declarations for use inside [`crate::pg::error::catch`].
+
+mod batch;
+mod direct;
+mod handler;
+mod insert;
+mod modify;
+mod node;
+mod params;
+mod plan;
+mod raw;
+mod rows;
+mod scan;
+mod state;
+mod statement;
+mod stock;
+mod validator;

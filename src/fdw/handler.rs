@@ -1,0 +1,80 @@
+//! `pg_fdw_xacts_handler()`: the table of callbacks.
+//!
+//! It starts from zeros and takes from postgres_fdw an allow-list of callbacks that plan and explain.
+//! Everything else is ours or NULL: an execution callback of postgres_fdw would take our state for its own.
+//! The pointers are copied as they are, so no frame of ours lies between PostgreSQL and them.
+
+use pgrx::pg_sys::{self, Datum, FdwRoutine};
+
+use crate::fdw::{batch, direct, insert, modify, scan, stock};
+use crate::pg::error::boundary;
+
+/// The call convention's record of `pg_fdw_xacts_handler`.
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_pg_fdw_xacts_handler() -> *const pg_sys::Pg_finfo_record {
+    const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &RECORD
+}
+
+/// `pg_fdw_xacts_handler() returns fdw_handler`. It does not ask whether the library is preloaded, because
+/// views of `information_schema` call it: the callbacks that attach to a server do.
+///
+/// # Safety
+/// Called by PostgreSQL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn pg_fdw_xacts_handler(_: pg_sys::FunctionCallInfo) -> Datum {
+    boundary(|| {
+        let stock = stock::routine()?;
+        // SAFETY: a valid struct of postgres_fdw; ours is palloc'ed, as the caller expects.
+        unsafe {
+            let routine: *mut FdwRoutine = pg_sys::palloc0(size_of::<FdwRoutine>()).cast();
+            *routine = ours(&*stock);
+            Ok(Datum::from(routine))
+        }
+    })
+}
+
+fn ours(stock: &FdwRoutine) -> FdwRoutine {
+    FdwRoutine {
+        type_: pg_sys::NodeTag::T_FdwRoutine,
+
+        GetForeignRelSize: stock.GetForeignRelSize,
+        GetForeignPaths: stock.GetForeignPaths,
+        GetForeignPlan: stock.GetForeignPlan,
+        GetForeignJoinPaths: stock.GetForeignJoinPaths,
+        GetForeignUpperPaths: stock.GetForeignUpperPaths,
+        AddForeignUpdateTargets: stock.AddForeignUpdateTargets,
+        PlanForeignModify: stock.PlanForeignModify,
+        PlanDirectModify: stock.PlanDirectModify,
+        IsForeignRelUpdatable: stock.IsForeignRelUpdatable,
+        // Looks at the plan only.
+        RecheckForeignScan: stock.RecheckForeignScan,
+        ExplainForeignScan: stock.ExplainForeignScan,
+        ExplainForeignModify: stock.ExplainForeignModify,
+        ExplainDirectModify: stock.ExplainDirectModify,
+
+        BeginForeignScan: Some(scan::begin),
+        IterateForeignScan: Some(scan::iterate),
+        ReScanForeignScan: Some(scan::rescan),
+        EndForeignScan: Some(scan::end),
+
+        BeginForeignModify: Some(modify::begin),
+        ExecForeignInsert: Some(modify::insert),
+        ExecForeignBatchInsert: Some(modify::insert_batch),
+        GetForeignModifyBatchSize: Some(batch::size),
+        ExecForeignUpdate: Some(modify::update),
+        ExecForeignDelete: Some(modify::delete),
+        EndForeignModify: Some(modify::end),
+        BeginForeignInsert: Some(insert::begin),
+        EndForeignInsert: Some(insert::end),
+
+        BeginDirectModify: Some(direct::begin),
+        IterateDirectModify: Some(direct::iterate),
+        EndDirectModify: Some(direct::end),
+
+        // IsForeignPathAsyncCapable stays NULL as long as the three asynchronous callbacks are: a plan
+        // marked asynchronous would call them. Without ExecForeignTruncate, AnalyzeForeignTable and
+        // ImportForeignSchema PostgreSQL itself says that they are not supported.
+        ..FdwRoutine::default()
+    }
+}

@@ -1,0 +1,328 @@
+//! Modifications row by row: INSERT, and UPDATE and DELETE of the row with a given `ctid`.
+
+use std::ffi::c_int;
+
+use pgrx::pg_sys::{
+    self, CmdType, EState, List, MemoryContext, ModifyTableState, Oid, Plan, RangeTblEntry,
+    ResultRelInfo, TupleTableSlot,
+};
+
+use crate::fdw::batch::{Slot, Template};
+use crate::fdw::params::{Modes, Outputs, Values};
+use crate::fdw::rows::RowReader;
+use crate::fdw::statement::Statement;
+use crate::fdw::{node, plan, raw, state};
+use crate::pg::error::{Error, Result, SqlState, boundary, catch};
+use crate::xact::{Session, attach};
+
+/// The execution state of one target.
+pub struct Modification {
+    session: Session,
+    statement: Statement,
+    /// An INSERT's text for other numbers of rows than `rows`.
+    template: Option<Template>,
+    rows: usize,
+    /// The row identifier among the columns of the plan's rows, for UPDATE and DELETE; the first parameter.
+    ctid: Option<i16>,
+    /// The other parameters, as columns of the new row.
+    columns: Vec<i16>,
+    outputs: Outputs,
+    values: Values,
+    reader: Option<RowReader>,
+    /// Texts of parameters, and what converting leaves behind; reset for each execution.
+    scratch: MemoryContext,
+}
+
+/// `BeginForeignModify`: attaches to the participant.
+///
+/// # Safety
+/// Called by the executor.
+pub unsafe extern "C-unwind" fn begin(
+    mtstate: *mut ModifyTableState,
+    target: *mut ResultRelInfo,
+    fdw_private: *mut List,
+    _subplan: c_int,
+    eflags: c_int,
+) {
+    // SAFETY: a plan node being initialised.
+    boundary(|| unsafe {
+        if eflags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int != 0 {
+            return Ok(());
+        }
+        let operation = (*mtstate).operation;
+        let plan = plan::modify(fdw_private, operation == CmdType::CMD_INSERT)?;
+        let estate = (*mtstate).ps.state;
+        let entry = node::range_table_entry(estate, (*target).ri_RangeTableIndex);
+        let source = (*(*mtstate).ps.lefttree).plan;
+        Modification::start(estate, entry, target, operation, source, plan)
+    })
+}
+
+/// `EndForeignModify`.
+///
+/// # Safety
+/// Called by the executor.
+pub unsafe extern "C-unwind" fn end(_: *mut EState, target: *mut ResultRelInfo) {
+    boundary(|| {
+        // SAFETY: our state, or NULL in EXPLAIN; dropping deallocates the statement.
+        drop(unsafe { state::take::<Modification>((*target).ri_FdwState) });
+        Ok(())
+    })
+}
+
+/// `ExecForeignInsert`: returns the slot, or NULL if the participant inserted nothing.
+///
+/// # Safety
+/// Called by the executor.
+pub unsafe extern "C-unwind" fn insert(
+    _: *mut EState,
+    target: *mut ResultRelInfo,
+    slot: *mut TupleTableSlot,
+    _plan_slot: *mut TupleTableSlot,
+) -> *mut TupleTableSlot {
+    // SAFETY: passed on.
+    boundary(|| unsafe { one(target, slot, None) })
+}
+
+/// `ExecForeignBatchInsert`: inserts many rows by one statement; `count` becomes what the participant says.
+///
+/// # Safety
+/// Called by the executor.
+pub unsafe extern "C-unwind" fn insert_batch(
+    _: *mut EState,
+    target: *mut ResultRelInfo,
+    slots: *mut *mut TupleTableSlot,
+    _plan_slots: *mut *mut TupleTableSlot,
+    count: *mut c_int,
+) -> *mut *mut TupleTableSlot {
+    // SAFETY: as many slots as told; our state.
+    boundary(|| unsafe {
+        let rows = std::slice::from_raw_parts(slots, *count as usize);
+        let affected = modification(target).execute(rows, None)?;
+        *count = affected as c_int;
+        Ok(if affected > 0 { slots } else { std::ptr::null_mut() })
+    })
+}
+
+/// `ExecForeignUpdate`: as [`insert`], for the row that `plan_slot` identifies.
+///
+/// # Safety
+/// Called by the executor.
+pub unsafe extern "C-unwind" fn update(
+    _: *mut EState,
+    target: *mut ResultRelInfo,
+    slot: *mut TupleTableSlot,
+    plan_slot: *mut TupleTableSlot,
+) -> *mut TupleTableSlot {
+    // SAFETY: passed on.
+    boundary(|| unsafe { one(target, slot, Some(plan_slot)) })
+}
+
+/// `ExecForeignDelete`: as [`update`]; the slot only takes RETURNING.
+///
+/// # Safety
+/// Called by the executor.
+pub unsafe extern "C-unwind" fn delete(
+    _: *mut EState,
+    target: *mut ResultRelInfo,
+    slot: *mut TupleTableSlot,
+    plan_slot: *mut TupleTableSlot,
+) -> *mut TupleTableSlot {
+    // SAFETY: passed on.
+    boundary(|| unsafe { one(target, slot, Some(plan_slot)) })
+}
+
+unsafe fn one(
+    target: *mut ResultRelInfo,
+    slot: *mut TupleTableSlot,
+    plan_slot: Option<*mut TupleTableSlot>,
+) -> Result<*mut TupleTableSlot> {
+    // SAFETY: by contract of the callbacks.
+    let affected = unsafe { modification(target).execute(&[slot], plan_slot)? };
+    Ok(if affected > 0 { slot } else { std::ptr::null_mut() })
+}
+
+unsafe fn modification<'a>(target: *mut ResultRelInfo) -> &'a mut Modification {
+    // SAFETY: by contract of the callbacks; nothing else refers to the state.
+    unsafe { state::get((*target).ri_FdwState) }.expect("a modification that has begun")
+}
+
+impl Modification {
+    /// Makes the state of a target and keeps it there. `entry` stands for the target in the range table,
+    /// `source` is the plan that identifies rows of UPDATE and DELETE.
+    ///
+    /// # Safety
+    /// Valid nodes of a running executor.
+    ///
+    /// # Errors
+    /// The participant cannot be attached to, or the plan does not fit the table.
+    pub unsafe fn start(
+        estate: *mut EState,
+        entry: *const RangeTblEntry,
+        target: *mut ResultRelInfo,
+        operation: CmdType::Type,
+        source: *const Plan,
+        plan: plan::Modify,
+    ) -> Result<()> {
+        // SAFETY: by contract; what is made here lives in the query's context.
+        unsafe {
+            let context = (*estate).es_query_cxt;
+            let _in = node::InContext::enter(context);
+            let relation = (*target).ri_RelationDesc;
+            let userid = node::modification_user(target, entry, estate);
+            let serverid = pg_sys::GetForeignServerIdByRelId((*relation).rd_id);
+            let session = attach(userid, serverid)?;
+
+            let ctid = match operation {
+                CmdType::CMD_INSERT => None,
+                _ => Some(row_identifier(source)?),
+            };
+            let targets = targets(relation, &plan.targets)?;
+            let parameters: Vec<&(i16, Oid, Slot)> =
+                targets.iter().filter(|(_, _, slot)| *slot == Slot::Parameter).collect();
+            let types = ctid.map(|_| pg_sys::TIDOID).into_iter();
+            let types = types.chain(parameters.iter().map(|(_, oid, _)| *oid));
+            let scratch = node::memory_context(context, c"pg_fdw_xacts temporary data");
+            let this = Self {
+                outputs: Outputs::new(types, context),
+                columns: parameters.iter().map(|(column, _, _)| *column).collect(),
+                reader: match plan.returning {
+                    Some(retrieved) => Some(RowReader::of_relation(relation, retrieved, scratch)?),
+                    None => None,
+                },
+                template: plan.values_end.map(|end| {
+                    let slots = targets.iter().map(|(_, _, slot)| *slot).collect();
+                    Template::new(plan.sql.clone(), end, slots)
+                }),
+                statement: Statement::new(plan.sql),
+                rows: 1,
+                ctid,
+                values: Values::new(),
+                scratch,
+                session,
+            };
+            (*target).ri_FdwState = state::put(context, this);
+            Ok(())
+        }
+    }
+
+    /// How many parameters one row has.
+    pub fn parameters(&self) -> usize {
+        self.outputs.len()
+    }
+
+    /// Executes the statement for these rows and returns how many were affected. A row of RETURNING, which
+    /// is asked for one row at a time, goes into the slot.
+    ///
+    /// # Safety
+    /// Valid slots; `plan_slot` for UPDATE and DELETE.
+    unsafe fn execute(
+        &mut self,
+        slots: &[*mut TupleTableSlot],
+        plan_slot: Option<*mut TupleTableSlot>,
+    ) -> Result<usize> {
+        if slots.len() != self.rows
+            && let Some(template) = &self.template
+        {
+            self.statement.deallocate(self.session.connection());
+            self.statement = Statement::new(template.text(slots.len()));
+            self.rows = slots.len();
+        }
+        // SAFETY: by contract.
+        unsafe { self.evaluate(slots, plan_slot)? };
+        let result = self.statement.run(&self.session, &self.values)?;
+        let Some(reader) = &mut self.reader else {
+            return Ok(result.rows_affected() as usize);
+        };
+        let affected = result.rows();
+        if affected > 0 {
+            let mut tuples = Vec::new();
+            // SAFETY: the slot frees the tuple, so that it may live in the caller's memory.
+            unsafe {
+                reader.read(&result, 0..1, pg_sys::CurrentMemoryContext, &mut tuples)?;
+                pg_sys::ExecForceStoreHeapTuple(tuples[0], slots[0], true);
+            }
+        }
+        Ok(affected)
+    }
+
+    /// Fills `values` with the rows' parameters.
+    unsafe fn evaluate(
+        &mut self,
+        slots: &[*mut TupleTableSlot],
+        plan_slot: Option<*mut TupleTableSlot>,
+    ) -> Result<()> {
+        self.values.clear();
+        self.values.reserve(self.outputs.len() * slots.len());
+        let first_column = usize::from(self.ctid.is_some());
+        // SAFETY: valid slots with these columns, checked at the start; `values` has room for all, so
+        // nothing in here allocates for Rust. The texts stay until the next execution resets them.
+        let identified = catch(|| unsafe {
+            raw::MemoryContextReset(self.scratch);
+            let before = raw::switch_to(self.scratch);
+            if let (Some(ctid), Some(plan_slot)) = (self.ctid, plan_slot) {
+                let (value, null) = raw::slot_getattr(plan_slot, ctid);
+                if null {
+                    raw::switch_to(before);
+                    return false;
+                }
+                self.values.push(Some(self.outputs.text(0, value)));
+            }
+            let level = self.outputs.modes().enter();
+            for &slot in slots {
+                for (n, &column) in self.columns.iter().enumerate() {
+                    let (value, null) = raw::slot_getattr(slot, column);
+                    let text =
+                        if null { None } else { Some(self.outputs.text(first_column + n, value)) };
+                    self.values.push(text);
+                }
+            }
+            Modes::leave(level);
+            raw::switch_to(before);
+            true
+        })?;
+        if identified { Ok(()) } else { Err(Error::new(SqlState::INTERNAL_ERROR, "ctid is NULL")) }
+    }
+}
+
+impl Drop for Modification {
+    fn drop(&mut self) {
+        self.statement.deallocate(self.session.connection());
+    }
+}
+
+/// Where the plan's rows have `ctid`.
+unsafe fn row_identifier(source: *const Plan) -> Result<i16> {
+    // SAFETY: a valid plan.
+    let found = unsafe {
+        pg_sys::ExecFindJunkAttributeInTlist((*source).targetlist, c"ctid".as_ptr().cast_mut())
+    };
+    if found > 0 {
+        Ok(found)
+    } else {
+        Err(Error::new(SqlState::INTERNAL_ERROR, "could not find junk ctid column"))
+    }
+}
+
+/// The target columns with their types, and what VALUES has for them.
+unsafe fn targets(relation: pg_sys::Relation, numbers: &[c_int]) -> Result<Vec<(i16, Oid, Slot)>> {
+    // SAFETY: an open relation.
+    let descriptor = unsafe { (*relation).rd_att };
+    numbers
+        .iter()
+        .map(|&number| {
+            // SAFETY: as above; the number is inside the descriptor.
+            let attribute = unsafe {
+                if number < 1 || number > (*descriptor).natts {
+                    return Err(Error::new(
+                        SqlState::FDW_ERROR,
+                        "the plan of a foreign modification sets a column that the table does not have",
+                    ));
+                }
+                &*node::attribute(descriptor, number as usize - 1)
+            };
+            let slot = if attribute.attgenerated == 0 { Slot::Parameter } else { Slot::Default };
+            Ok((number as i16, attribute.atttypid, slot))
+        })
+        .collect()
+}

@@ -1,0 +1,272 @@
+//! The contract with postgres_fdw's planner: the `fdw_private` lists of its plans.
+//!
+//! | plan | items |
+//! |---|---|
+//! | scan | SQL, retrieved columns, fetch size, and for a join or an aggregate its description |
+//! | modification | SQL, target columns, end of the first VALUES row (-1: no INSERT), RETURNING?, retrieved columns |
+//! | direct modification | SQL, RETURNING?, retrieved columns, does it count rows? |
+//!
+//! The layout has been the same from 15 to 18. Each tag and length is checked: an unknown layout is an error,
+//! never a guess. A direct modification and a join scan both have four items; the plan's operation tells them
+//! apart before this module is asked.
+
+use std::ffi::{CStr, CString, c_int};
+
+use pgrx::pg_sys::{self, NodeTag};
+
+use crate::fdw::node;
+use crate::pg::error::{Error, Result, SqlState};
+
+/// Column numbers: positive ones of user columns, -1 is `ctid`.
+pub type Columns = Vec<c_int>;
+
+/// The plan of a scan.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Scan {
+    /// The query.
+    pub sql: CString,
+    /// Which column of the scan's tuples each column of the result is.
+    pub retrieved: Columns,
+    /// Rows per FETCH, at least 1.
+    pub fetch_size: usize,
+}
+
+/// The plan of a modification that is executed row by row.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Modify {
+    /// The command, for one row.
+    pub sql: CString,
+    /// The columns it sets, in the order of its parameters.
+    pub targets: Columns,
+    /// Where its first VALUES row ends; an INSERT alone has it.
+    pub values_end: Option<usize>,
+    /// Which column of the target each column of RETURNING is; `None` without RETURNING.
+    pub returning: Option<Columns>,
+}
+
+/// The plan of a modification that one remote command does.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Direct {
+    /// The command.
+    pub sql: CString,
+    /// Which column of the scan's tuples each column of RETURNING is; `None` without RETURNING.
+    pub returning: Option<Columns>,
+    /// Whether its rows count for the command tag of the local statement.
+    pub counts: bool,
+}
+
+/// One item of a list, as far as it is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Item {
+    Text(CString),
+    Integer(c_int),
+    Boolean(bool),
+    Integers(Columns),
+    Unknown,
+}
+
+impl Item {
+    /// # Safety
+    /// NULL (which is also the empty list) or a node.
+    unsafe fn read(item: *mut pg_sys::Node) -> Self {
+        // SAFETY: by contract; each cast follows the tag.
+        unsafe {
+            match item.as_ref().map(|node| node.type_) {
+                None => Self::Integers(Columns::new()),
+                Some(NodeTag::T_IntList) => Self::Integers(node::integers(item.cast())),
+                Some(NodeTag::T_Integer) => Self::Integer((*item.cast::<pg_sys::Integer>()).ival),
+                Some(NodeTag::T_Boolean) => {
+                    Self::Boolean((*item.cast::<pg_sys::Boolean>()).boolval)
+                }
+                Some(NodeTag::T_String) => {
+                    let text = (*item.cast::<pg_sys::String>()).sval;
+                    Self::Text(CStr::from_ptr(text).to_owned())
+                }
+                Some(_) => Self::Unknown,
+            }
+        }
+    }
+
+    /// # Safety
+    /// NIL or a valid list of nodes.
+    unsafe fn read_all(list: *const pg_sys::List) -> Vec<Self> {
+        // SAFETY: by contract.
+        unsafe { node::pointers(list).map(|item| Self::read(item)).collect() }
+    }
+}
+
+/// Reads the plan of a scan.
+///
+/// # Safety
+/// NIL or a valid list of nodes.
+///
+/// # Errors
+/// The list is not of the layout that is known.
+pub unsafe fn scan(list: *const pg_sys::List) -> Result<Scan> {
+    // SAFETY: by contract.
+    Scan::decode(&unsafe { Item::read_all(list) }).ok_or_else(|| unknown_layout("scan"))
+}
+
+/// Reads the plan of a modification; `insert` says that it is an INSERT.
+///
+/// # Safety
+/// NIL or a valid list of nodes.
+///
+/// # Errors
+/// The list is not of the layout that is known.
+pub unsafe fn modify(list: *const pg_sys::List, insert: bool) -> Result<Modify> {
+    // SAFETY: by contract.
+    Modify::decode(&unsafe { Item::read_all(list) }, insert)
+        .ok_or_else(|| unknown_layout("modification"))
+}
+
+/// Reads the plan of a direct modification.
+///
+/// # Safety
+/// NIL or a valid list of nodes.
+///
+/// # Errors
+/// The list is not of the layout that is known.
+pub unsafe fn direct(list: *const pg_sys::List) -> Result<Direct> {
+    // SAFETY: by contract.
+    Direct::decode(&unsafe { Item::read_all(list) })
+        .ok_or_else(|| unknown_layout("direct modification"))
+}
+
+#[cold]
+fn unknown_layout(kind: &str) -> Error {
+    Error::new(
+        SqlState::FDW_ERROR,
+        format!("the plan of a foreign {kind} is not one that pg_fdw_xacts knows"),
+    )
+    .detail("postgres_fdw's planner and this version of pg_fdw_xacts do not fit together.")
+    .hint("pg_fdw_xacts works with the postgres_fdw of PostgreSQL 15 to 18.")
+}
+
+impl Scan {
+    fn decode(items: &[Item]) -> Option<Self> {
+        let [Item::Text(sql), Item::Integers(retrieved), Item::Integer(fetch_size), rest @ ..] =
+            items
+        else {
+            return None;
+        };
+        let fetch_size = usize::try_from(*fetch_size).ok().filter(|&n| n > 0)?;
+        matches!(rest, [] | [Item::Text(_)]).then(|| Self {
+            sql: sql.clone(),
+            retrieved: retrieved.clone(),
+            fetch_size,
+        })
+    }
+}
+
+impl Modify {
+    fn decode(items: &[Item], insert: bool) -> Option<Self> {
+        let [
+            Item::Text(sql),
+            Item::Integers(targets),
+            Item::Integer(values_end),
+            Item::Boolean(has_returning),
+            Item::Integers(retrieved),
+        ] = items
+        else {
+            return None;
+        };
+        let values_end = match (insert, *values_end) {
+            (true, end) => {
+                let end = usize::try_from(end).ok()?;
+                Some((1..=sql.as_bytes().len()).contains(&end).then_some(end)?)
+            }
+            (false, -1) => None,
+            (false, _) => return None,
+        };
+        Some(Self {
+            sql: sql.clone(),
+            targets: targets.clone(),
+            values_end,
+            returning: has_returning.then(|| retrieved.clone()),
+        })
+    }
+}
+
+impl Direct {
+    fn decode(items: &[Item]) -> Option<Self> {
+        let [
+            Item::Text(sql),
+            Item::Boolean(has_returning),
+            Item::Integers(retrieved),
+            Item::Boolean(counts),
+        ] = items
+        else {
+            return None;
+        };
+        Some(Self {
+            sql: sql.clone(),
+            returning: has_returning.then(|| retrieved.clone()),
+            counts: *counts,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(sql: &str) -> Item {
+        Item::Text(CString::new(sql).unwrap())
+    }
+
+    fn none() -> Item {
+        Item::Integers(vec![])
+    }
+
+    #[test]
+    fn a_scan_has_three_items_and_a_join_four() {
+        let mut items = vec![text("SELECT 1"), none(), Item::Integer(100)];
+        let scan = Scan::decode(&items).unwrap();
+        assert_eq!(scan.fetch_size, 100);
+        items.push(text("(a) INNER JOIN (b)"));
+        assert_eq!(Scan::decode(&items), Some(scan));
+        items.push(none());
+        assert_eq!(Scan::decode(&items), None);
+    }
+
+    #[test]
+    fn a_scan_fetches_at_least_one_row() {
+        assert_eq!(Scan::decode(&[text(""), none(), Item::Integer(0)]), None);
+        assert_eq!(Scan::decode(&[text(""), none(), Item::Integer(-1)]), None);
+    }
+
+    #[test]
+    fn a_direct_modification_is_no_scan() {
+        let items = [text("DELETE"), Item::Boolean(false), none(), Item::Boolean(true)];
+        assert_eq!(Scan::decode(&items), None);
+        assert_eq!(Modify::decode(&items, false), None);
+        let direct = Direct::decode(&items).unwrap();
+        assert!(direct.counts);
+        assert_eq!(direct.returning, None);
+        let mut unknown = items;
+        unknown[2] = Item::Unknown;
+        assert_eq!(Direct::decode(&unknown), None);
+    }
+
+    #[test]
+    fn the_end_of_values_lies_inside_of_an_insert() {
+        let with_end = |end| {
+            [
+                text("INSERT INTO t(a) VALUES ($1)"),
+                Item::Integers(vec![1]),
+                Item::Integer(end),
+                Item::Boolean(true),
+                Item::Integers(vec![-1, 1]),
+            ]
+        };
+        let insert = Modify::decode(&with_end(28), true).unwrap();
+        assert_eq!(insert.values_end, Some(28));
+        assert_eq!(insert.returning, Some(vec![-1, 1]));
+        for end in [-1, 0, 29] {
+            assert_eq!(Modify::decode(&with_end(end), true), None);
+        }
+        assert_eq!(Modify::decode(&with_end(28), false), None);
+        assert_eq!(Modify::decode(&with_end(-1), false).unwrap().values_end, None);
+    }
+}

@@ -1,0 +1,56 @@
+//! What is called of postgres_fdw's library. Its connections are never used.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys::{self, Datum, Oid};
+
+use crate::fdw::raw;
+use crate::pg::error::{Error, Result, SqlState, catch};
+
+/// Loads a function of postgres_fdw's library.
+fn function(name: &CStr) -> pg_sys::PGFunction {
+    let mut handle = std::ptr::null_mut();
+    // SAFETY: C strings; it raises when the library or the function is missing.
+    let function = unsafe {
+        pg_sys::load_external_function(
+            c"$libdir/postgres_fdw".as_ptr(),
+            name.as_ptr(),
+            true,
+            &mut handle,
+        )
+    };
+    // SAFETY: every function of the SQL call convention has this type.
+    unsafe { std::mem::transmute::<*mut std::ffi::c_void, pg_sys::PGFunction>(function.cast()) }
+}
+
+/// postgres_fdw's callbacks, in the current memory context.
+///
+/// # Errors
+/// Its library cannot be loaded.
+pub fn routine() -> Result<*const pg_sys::FdwRoutine> {
+    let handler = function(c"postgres_fdw_handler");
+    // SAFETY: a handler looks at none of its arguments.
+    let routine: *const pg_sys::FdwRoutine =
+        catch(|| unsafe { raw::DirectFunctionCall1Coll(handler, Oid::INVALID, Datum::null()) })?
+            .cast_mut_ptr();
+    // SAFETY: a handler returns a node.
+    if routine.is_null() || unsafe { (*routine).type_ } != pg_sys::NodeTag::T_FdwRoutine {
+        return Err(Error::new(
+            SqlState::FDW_ERROR,
+            "postgres_fdw_handler did not return an FdwRoutine struct",
+        ));
+    }
+    Ok(routine)
+}
+
+/// Runs postgres_fdw's validator.
+///
+/// # Errors
+/// Its error for an option that it does not know or a value that it refuses.
+pub fn validate(options: Datum, catalog: Oid) -> Result<()> {
+    let validator = function(c"postgres_fdw_validator");
+    // SAFETY: a text array and an OID, as its declaration says.
+    catch(|| unsafe {
+        raw::DirectFunctionCall2Coll(validator, Oid::INVALID, options, Datum::from(catalog));
+    })
+}

@@ -1,0 +1,67 @@
+//! `pg_fdw_xacts_validator()`: the options that are ours are checked here, all others by postgres_fdw, whose
+//! validator refuses options it does not know.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys::{self, Datum, Oid};
+
+use crate::fdw::{node, raw, stock};
+use crate::pg::error::{Result, boundary, catch};
+use crate::remote::options::TWO_PHASE_COMMIT;
+
+/// The call convention's record of `pg_fdw_xacts_validator`.
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_pg_fdw_xacts_validator() -> *const pg_sys::Pg_finfo_record {
+    const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &RECORD
+}
+
+/// `pg_fdw_xacts_validator(text[], oid) returns void`: the options of an object and the catalog it is in.
+///
+/// # Safety
+/// Called by PostgreSQL with these two arguments, none of them NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn pg_fdw_xacts_validator(fcinfo: pg_sys::FunctionCallInfo) -> Datum {
+    boundary(|| {
+        // SAFETY: two arguments, by the function's declaration.
+        let (options, catalog) = unsafe {
+            let args = (*fcinfo).args.as_slice(2);
+            (args[0].value, Oid::from(args[1].value.value() as u32))
+        };
+        let others = if catalog == pg_sys::ForeignServerRelationId {
+            without_ours(options)?
+        } else {
+            options
+        };
+        stock::validate(others, catalog)?;
+        Ok(Datum::null())
+    })
+}
+
+/// Checks our options of a server and returns the array without them.
+fn without_ours(options: Datum) -> Result<Datum> {
+    // SAFETY: an array of `name=value` texts gives a list of DefElem; arrays and lists are made in the
+    // memory of the call.
+    unsafe {
+        let mut others = std::ptr::null_mut();
+        for element in node::pointers::<pg_sys::DefElem>(pg_sys::untransformRelOptions(options)) {
+            if CStr::from_ptr((*element).defname) == TWO_PHASE_COMMIT {
+                catch(|| raw::defGetBoolean(element))?;
+            } else {
+                others = pg_sys::lappend(others, element.cast());
+            }
+        }
+        let array = pg_sys::transformRelOptions(
+            Datum::null(),
+            others,
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            false,
+            false,
+        );
+        if array.is_null() {
+            return Ok(Datum::from(pg_sys::construct_empty_array(pg_sys::TEXTOID)));
+        }
+        Ok(array)
+    }
+}
