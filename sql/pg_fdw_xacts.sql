@@ -11,17 +11,17 @@ CREATE FOREIGN DATA WRAPPER pg_fdw_xacts
 
 -- The durable state. The library reads and writes these tables itself, below SQL: nobody needs
 -- privileges on them, and nobody should change them. None of them is dumped: a restored database
--- is another coordinator.
-CREATE SCHEMA pg_fdw_xacts;
+-- is another coordinator. (The schema is not called pg_fdw_xacts because PostgreSQL reserves pg_ for itself.)
+CREATE SCHEMA fdw_xacts;
 
 -- Who this database is, bound to its OID so that a copy of the database notices that it is one.
-CREATE TABLE pg_fdw_xacts.identity (
+CREATE TABLE fdw_xacts.identity (
     database oid NOT NULL,
     identity bigint NOT NULL
 ) USING heap;
 
 -- Every participant that ever prepared: where something may be left after a crash.
-CREATE TABLE pg_fdw_xacts.participant (
+CREATE TABLE fdw_xacts.participant (
     id integer NOT NULL,
     serverid oid NOT NULL,
     userid oid NOT NULL,
@@ -31,7 +31,7 @@ CREATE TABLE pg_fdw_xacts.participant (
 
 -- One row per distributed transaction; the row's transaction is the decision. A participant's gid is
 -- px_ || identity (20 digits) || nonce (18 digits) || _ || serverid || _ || userid.
-CREATE TABLE pg_fdw_xacts.decision (
+CREATE TABLE fdw_xacts.decision (
     nonce bigint NOT NULL,
     participants bigint[] NOT NULL,
     xids bigint[] NOT NULL
@@ -41,6 +41,6 @@ CREATE TABLE pg_fdw_xacts.decision (
     autovacuum_vacuum_insert_threshold = -1
 );
 
-ALTER TABLE pg_fdw_xacts.identity REPLICA IDENTITY NOTHING;
-ALTER TABLE pg_fdw_xacts.participant REPLICA IDENTITY NOTHING;
-ALTER TABLE pg_fdw_xacts.decision REPLICA IDENTITY NOTHING;
+ALTER TABLE fdw_xacts.identity REPLICA IDENTITY NOTHING;
+ALTER TABLE fdw_xacts.participant REPLICA IDENTITY NOTHING;
+ALTER TABLE fdw_xacts.decision REPLICA IDENTITY NOTHING;

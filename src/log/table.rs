@@ -106,11 +106,11 @@ pub fn text(text: &str) -> Datum {
 }
 
 impl Table {
-    /// Opens a table of schema `pg_fdw_xacts` with a lock, if it exists.
+    /// Opens a table of schema `fdw_xacts` with a lock, if it exists.
     pub fn open_if_exists(name: &CStr, lock: u32) -> Option<Self> {
         // SAFETY: catalog look-ups; the OID was found just now and opening it locks it.
         unsafe {
-            let schema = pg_sys::get_namespace_oid(c"pg_fdw_xacts".as_ptr(), true);
+            let schema = pg_sys::get_namespace_oid(c"fdw_xacts".as_ptr(), true);
             let oid = pg_sys::get_relname_relid(name.as_ptr(), schema);
             if schema == Oid::INVALID || oid == Oid::INVALID {
                 return None;
@@ -120,7 +120,7 @@ impl Table {
         }
     }
 
-    /// Opens a table of schema `pg_fdw_xacts` with a lock.
+    /// Opens a table of schema `fdw_xacts` with a lock.
     ///
     /// # Errors
     /// 55000 where the extension has not been created.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::{self, Oid};
 
+use crate::log::registered;
 use crate::log::shmem::{
     self, Confirmed, MAX_CONFIRMED, NAME_LEN, Request, RequestState, WorkerSlot, WorkerState,
 };
@@ -58,13 +59,21 @@ pub fn identity() -> Result<Identity> {
     let dbid = own_database();
     let mut tried = false;
     wait_for("the resolver of this database is not running", || {
+        let stored = registered::known_identity();
         let (state, identity) = shmem::read(|shared, _| {
             slot_of(&shared.workers, dbid)
                 .map(|slot| (shared.workers[slot].state, shared.workers[slot].identity))
                 .unwrap_or((WorkerState::Free, 0))
         });
         match state {
-            WorkerState::Ready => Ok(Identity::new(identity)),
+            // Only what is stored here and now outlives a crash.
+            WorkerState::Ready if stored.is_some() && stored == Identity::new(identity) => {
+                Ok(stored)
+            }
+            WorkerState::Ready => {
+                doubt_resolver();
+                Ok(None)
+            }
             WorkerState::Absent if tried => Err(Error::new(
                 SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "extension pg_fdw_xacts is not committed in this database yet",
@@ -79,6 +88,31 @@ pub fn identity() -> Result<Identity> {
             }
             WorkerState::Wanted | WorkerState::Starting => Ok(None),
         }
+    })
+}
+
+/// The resolver's idea of this database is out of date: the extension has been dropped and created again.
+/// It reads everything anew.
+pub fn doubt_resolver() {
+    let dbid = own_database();
+    let pid = shmem::write(|shared, _| {
+        let slot = slot_of(&shared.workers, dbid)?;
+        let worker = &mut shared.workers[slot];
+        if worker.state == WorkerState::Ready {
+            worker.state = WorkerState::Starting;
+            worker.identity = 0;
+        }
+        Some(worker.pid)
+    });
+    shmem::wake(pid.unwrap_or(0));
+}
+
+/// Whether nobody doubts this resolver.
+pub fn is_trusted() -> bool {
+    let dbid = own_database();
+    shmem::read(|shared, _| {
+        slot_of(&shared.workers, dbid)
+            .is_some_and(|slot| shared.workers[slot].state == WorkerState::Ready)
     })
 }
 

@@ -21,6 +21,7 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 pub fn register() {
     let mut worker = process::describe(
         c"pg_fdw_xacts launcher",
+        c"pg_fdw_xacts launcher",
         c"pg_fdw_xacts_launcher_main",
         pg_sys::Datum::from(0),
         1,
@@ -101,6 +102,7 @@ fn start(dbid: pg_sys::Oid) -> Option<Running> {
     let name = c_string(format!("pg_fdw_xacts resolver for database {dbid}"));
     let mut worker = process::describe(
         &name,
+        c"pg_fdw_xacts resolver",
         c"pg_fdw_xacts_resolver_main",
         pg_sys::Datum::from(dbid),
         pg_sys::BGW_NEVER_RESTART,

@@ -42,18 +42,19 @@ pub fn attend() -> crate::pg::error::Result<()> {
     Ok(())
 }
 
-/// A background worker's description.
+/// A background worker's description; `kind` is its `backend_type`.
 ///
 /// `restart`: seconds after which the postmaster starts it again, or `BGW_NEVER_RESTART`.
 pub fn describe(
     name: &CStr,
+    kind: &CStr,
     function: &CStr,
     argument: pg_sys::Datum,
     restart: c_int,
 ) -> pg_sys::BackgroundWorker {
     let mut worker = pg_sys::BackgroundWorker::default();
     fill(&mut worker.bgw_name, name);
-    fill(&mut worker.bgw_type, c"pg_fdw_xacts resolver");
+    fill(&mut worker.bgw_type, kind);
     fill(&mut worker.bgw_library_name, c"pg_fdw_xacts");
     fill(&mut worker.bgw_function_name, function);
     worker.bgw_flags =

@@ -38,15 +38,13 @@ pub extern "C-unwind" fn pg_fdw_xacts_resolver_main(argument: pg_sys::Datum) {
         if !workers::become_resolver() {
             return Ok(());
         }
-        match Worker::start()? {
-            Some(mut worker) => loop {
+        while let Some(mut worker) = Worker::start()? {
+            while workers::is_trusted() {
                 worker.round()?;
-            },
-            None => {
-                workers::report_resolver(None);
-                Ok(())
             }
         }
+        workers::report_resolver(None);
+        Ok(())
     });
 }
 

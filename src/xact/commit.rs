@@ -91,7 +91,7 @@ fn write_down(writers: &[&Participant]) -> Result<()> {
     let mut gids = Vec::with_capacity(writers.len());
     for p in writers {
         let fingerprint = p.connection.fingerprint().ok_or_else(|| p.connection.doom_error())?;
-        let id = known::participant(p.serverid, p.userid, &fingerprint)?;
+        let id = known::participant(identity, p.serverid, p.userid, &fingerprint)?;
         row.push((id, p.connection.xid().unwrap_or(0)));
         gids.push((
             Gid { identity, nonce, serverid: p.serverid.to_u32(), userid: p.userid.to_u32() },
@@ -334,22 +334,29 @@ mod known {
     use crate::log::workers;
     use crate::pg::backend_local::BackendLocal;
     use crate::pg::error::Result;
+    use crate::protocol::gid::Identity;
     use crate::remote::connection::Fingerprint;
 
-    type Known = Vec<(Oid, Oid, Fingerprint, i32)>;
+    /// The list belongs to an identity: an extension that was created anew has another.
+    type Key = (Identity, Oid, Oid, Fingerprint);
 
-    static KNOWN: BackendLocal<RefCell<Known>> = BackendLocal::new(RefCell::new(Vec::new()));
+    static KNOWN: BackendLocal<RefCell<Vec<(Key, i32)>>> =
+        BackendLocal::new(RefCell::new(Vec::new()));
 
     /// A participant's number on the list; has it added if it is not there.
-    pub fn participant(serverid: Oid, userid: Oid, fingerprint: &Fingerprint) -> Result<i32> {
-        let known = KNOWN.get().borrow().iter().find_map(|(s, u, f, id)| {
-            (*s == serverid && *u == userid && f == fingerprint).then_some(*id)
-        });
+    pub fn participant(
+        identity: Identity,
+        serverid: Oid,
+        userid: Oid,
+        fingerprint: &Fingerprint,
+    ) -> Result<i32> {
+        let key = (identity, serverid, userid, fingerprint.clone());
+        let known = KNOWN.get().borrow().iter().find(|(k, _)| *k == key).map(|(_, id)| *id);
         if let Some(id) = known {
             return Ok(id);
         }
         let id = workers::register(serverid, userid, fingerprint)?;
-        KNOWN.get().borrow_mut().push((serverid, userid, fingerprint.clone(), id));
+        KNOWN.get().borrow_mut().push((key, id));
         Ok(id)
     }
 }

@@ -144,7 +144,7 @@ fn prepare_settlement(gxid: &CStr, commit: bool) -> Result<()> {
     }
     let Some(xid) = local_xid(gxid)? else { return Ok(()) };
     let Some(row) = rows.into_iter().find(|row| row.xid == xid) else { return Ok(()) };
-    let identity = workers::identity()?;
+    let Some(identity) = registered::known_identity() else { return Ok(()) };
     let list = registered::all();
     let mut members = Vec::new();
     for (id, _) in &row.participants {
