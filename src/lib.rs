@@ -1,1 +1,46 @@
+//! pg_fdw_xacts: atomic commit across PostgreSQL servers, as an ordinary extension.
 
+#![deny(unsafe_op_in_unsafe_fn)]
+
+use pg::error::{Error, Result, SqlState};
+
+pgrx::pg_module_magic!(name, version);
+
+mod fdw;
+mod libpq;
+mod pg;
+mod protocol;
+mod remote;
+mod xact;
+
+pgrx::extension_sql_file!("../sql/pg_fdw_xacts.sql", bootstrap);
+
+/// Refuses to work where the library is not in `shared_preload_libraries`.
+pub(crate) fn require_preload() -> Result<()> {
+    if PRELOADED.load(std::sync::atomic::Ordering::Relaxed) {
+        return Ok(());
+    }
+    Err(Error::new(
+        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "pg_fdw_xacts must be loaded via shared_preload_libraries",
+    )
+    .hint(
+        "Add pg_fdw_xacts to shared_preload_libraries in postgresql.conf and restart the server.",
+    ))
+}
+
+static PRELOADED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// Called once, when the library is loaded.
+#[allow(non_snake_case)]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn _PG_init() {
+    pg::error::boundary(|| {
+        // SAFETY: a plain global of the server's start.
+        let preloading = unsafe { pgrx::pg_sys::process_shared_preload_libraries_in_progress };
+        if preloading {
+            PRELOADED.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+        Ok(())
+    });
+}

@@ -1,0 +1,1 @@
+//! The foreign data wrapper: postgres_fdw's planning, our execution.

@@ -1,0 +1,12 @@
+//! Safe owning types over libpq: connection, result, cancel.
+//!
+//! Every connection is non-blocking; a function here never waits, except [`Cancel::send`], which says
+//! so. Nothing here knows of PostgreSQL's backend: it links to the client library alone.
+
+mod cancel;
+mod conn;
+mod result;
+
+pub use cancel::Cancel;
+pub use conn::{Conn, Flush, Polling, Transaction, connection_options};
+pub use result::{PgResult, Status};

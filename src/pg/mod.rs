@@ -1,0 +1,4 @@
+//! Wrappers over `pg_sys` that more than one module needs.
+
+pub mod backend_local;
+pub mod error;

@@ -1,0 +1,173 @@
+//! The identifier given to `PREPARE TRANSACTION` on a participant: `px_<n>_<serverid>_<userid>`.
+//!
+//! `<n>` is 38 decimal digits: 20 of the coordinator's identity, zero-padded, and 18 random digits of
+//! the transaction. It is random and not derived from a counter or an xid, because those are handed
+//! out again after a crash, a restore or a failover. All participants of a transaction share `<n>`.
+//!
+//! Invariant: [`Gid::parse`] accepts exactly what [`Gid`]'s `Display` writes, so that nothing that
+//! another program prepared is ever taken for ours.
+
+use std::fmt;
+
+/// Random digits of a transaction: below 10^18.
+pub const NONCE_LIMIT: u64 = 1_000_000_000_000_000_000;
+
+/// The longest gid in bytes; PostgreSQL takes fewer than 200 (`GIDSIZE` in `twophase.h`).
+pub const MAX_LEN: usize = 63;
+
+const IDENTITY_DIGITS: usize = 20;
+const NONCE_DIGITS: usize = 18;
+
+/// The random identity of a coordinator's database. Never dumped, never shared by a copy.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Identity(u64);
+
+impl Identity {
+    /// From the stored number; `None` unless it is positive and fits PostgreSQL's bigint.
+    pub fn new(number: u64) -> Option<Self> {
+        (number > 0 && number <= i64::MAX as u64).then_some(Self(number))
+    }
+
+    /// From eight random bytes.
+    pub fn draw(random: [u8; 8]) -> Self {
+        Self((u64::from_ne_bytes(random) >> 1).max(1))
+    }
+
+    /// The number to store.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+
+    /// What every gid of this identity begins with, and no other gid does.
+    pub fn gid_prefix(self) -> String {
+        format!("px_{:020}", self.0)
+    }
+}
+
+/// The random digits that name one distributed transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Nonce(u64);
+
+impl Nonce {
+    /// From the stored number; `None` from 10^18 on.
+    pub fn new(number: u64) -> Option<Self> {
+        (number < NONCE_LIMIT).then_some(Self(number))
+    }
+
+    /// From sixteen random bytes; the modulo's bias is below 2^-68.
+    pub fn draw(random: [u8; 16]) -> Self {
+        Self((u128::from_ne_bytes(random) % u128::from(NONCE_LIMIT)) as u64)
+    }
+
+    /// The number to store.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
+/// One participant's prepared transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Gid {
+    /// Whose transaction.
+    pub identity: Identity,
+    /// Which transaction.
+    pub nonce: Nonce,
+    /// OID of the foreign server on the coordinator.
+    pub serverid: u32,
+    /// OID of the local user whose mapping was used.
+    pub userid: u32,
+}
+
+impl fmt::Display for Gid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "px_{:020}{:018}_{}_{}",
+            self.identity.0, self.nonce.0, self.serverid, self.userid
+        )
+    }
+}
+
+impl Gid {
+    /// Reads what [`Display`](fmt::Display) wrote, and nothing else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
+        let mut parts = text.strip_prefix("px_")?.split('_');
+        let (n, server, user) = (parts.next()?, parts.next()?, parts.next()?);
+        if parts.next().is_some()
+            || n.len() != IDENTITY_DIGITS + NONCE_DIGITS
+            || !(digits(n) && digits(server) && digits(user))
+        {
+            return None;
+        }
+        let (identity, nonce) = n.split_at(IDENTITY_DIGITS);
+        let gid = Self {
+            identity: Identity::new(identity.parse().ok()?)?,
+            nonce: Nonce::new(nonce.parse().ok()?)?,
+            serverid: server.parse().ok()?,
+            userid: user.parse().ok()?,
+        };
+        // Leading zeros in an OID would make two texts one gid.
+        (gid.to_string() == text).then_some(gid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn gid(identity: u64, nonce: u64, serverid: u32, userid: u32) -> Gid {
+        Gid {
+            identity: Identity::new(identity).unwrap(),
+            nonce: Nonce::new(nonce).unwrap(),
+            serverid,
+            userid,
+        }
+    }
+
+    #[test]
+    fn has_the_documented_form_and_length() {
+        let text = gid(7, 42, 16385, 10).to_string();
+        assert_eq!(text, "px_00000000000000000007000000000000000042_16385_10");
+        let longest = gid(i64::MAX as u64, NONCE_LIMIT - 1, u32::MAX, u32::MAX).to_string();
+        assert_eq!(longest.len(), MAX_LEN);
+    }
+
+    #[test]
+    fn foreign_texts_are_not_ours() {
+        for text in [
+            "",
+            "px_",
+            "px_1_2_3",
+            "px_00000000000000000007000000000000000042_16385",
+            "px_00000000000000000007000000000000000042_016385_10",
+            "px_00000000000000000007000000000000000042_16385_10_1",
+            "px_00000000000000000007000000000000000042_+1_10",
+            "px_99999999999999999999000000000000000042_1_10",
+            "px_00000000000000000000000000000000000042_1_10",
+            "PX_00000000000000000007000000000000000042_1_10",
+            "px_00000000000000000007000000000000000042_4294967296_10",
+        ] {
+            assert_eq!(Gid::parse(text), None, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parse_undoes_display(i in 1u64..=i64::MAX as u64, n in 0..NONCE_LIMIT, s: u32, u: u32) {
+            let gid = gid(i, n, s, u);
+            let text = gid.to_string();
+            prop_assert!(text.len() <= MAX_LEN);
+            prop_assert!(text.starts_with(&gid.identity.gid_prefix()));
+            prop_assert_eq!(Gid::parse(&text), Some(gid));
+        }
+
+        #[test]
+        fn parse_accepts_only_its_own_output(text in "px_[0-9_]{30,70}") {
+            if let Some(gid) = Gid::parse(&text) {
+                prop_assert_eq!(gid.to_string(), text);
+            }
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The protocol as plain functions over plain data: no PostgreSQL, no I/O, no unsafe.
+//!
+//! * [`gid`]: the identifiers given to `PREPARE TRANSACTION`;
+//! * [`pipeline`]: which answer on a connection belongs to whom;
+//! * [`participant`]: the life of one participant in a transaction;
+//! * [`plan`]: how a commit must run, given who has written;
+//! * [`verdict`]: what the resolver may conclude about a prepared transaction it found;
+//! * [`retry`]: when to try again.
+
+pub mod gid;
+pub mod participant;
+pub mod pipeline;
+pub mod plan;
+pub mod retry;
+pub mod verdict;

@@ -1,0 +1,255 @@
+//! Which answer on a pipelined connection belongs to whom.
+//!
+//! A connection answers in the order in which it was asked. [`Fifo`] remembers what was asked and hands
+//! each answer to its owner. Commands travel in *segments*, each ended by a `Sync`: when a command fails,
+//! the server skips the rest of its segment, and those that were skipped fail with the same error.
+//!
+//! It is generic over the result type, so that it is tested without a connection.
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+
+/// Names one statement whose answer somebody will ask for.
+pub type Ticket = u64;
+
+/// A command that the connection sends for itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Control {
+    /// Session set-up: answers the server's fingerprint.
+    Setup,
+    /// `START TRANSACTION`.
+    Begin,
+    /// `SAVEPOINT`, with the nesting level it opens.
+    Savepoint(u32),
+    /// `ROLLBACK TO SAVEPOINT`, `RELEASE SAVEPOINT`.
+    EndSavepoint,
+    /// `CLOSE`, `DEALLOCATE`: its failure matters to nobody but the segment.
+    Cleanup,
+    /// The question whether the transaction has an xid.
+    XidProbe,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Expected {
+    Statement(Ticket),
+    /// A statement whose owner has gone away (its query was cancelled or ended early).
+    Abandoned,
+    Control(Control),
+    Sync,
+}
+
+/// How an answer looks to the queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// The command was done.
+    Done,
+    /// The command failed.
+    Failed,
+    /// The command was skipped because of an earlier failure in its segment.
+    Skipped,
+    /// The segment ended.
+    Sync,
+}
+
+/// What the connection has to note when an answer came.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Effect<R> {
+    /// Nothing: a statement's answer waits for its owner.
+    None,
+    /// A command of the connection's own was done.
+    Done(Control, Rc<R>),
+    /// A command of the connection's own failed or was skipped, because of this answer.
+    Failed(Control, Rc<R>),
+}
+
+/// An answer that nothing asked for: the connection cannot be trusted any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the server's answers do not match what was sent")]
+pub struct OutOfStep;
+
+/// The answer to one statement; a skipped one shares the failure that skipped it.
+pub type Answer<R> = Result<Rc<R>, Rc<R>>;
+
+/// The queue of expected answers.
+#[derive(Debug)]
+pub struct Fifo<R> {
+    expected: VecDeque<Expected>,
+    answers: HashMap<Ticket, Answer<R>>,
+    failure: Option<Rc<R>>,
+    next: Ticket,
+}
+
+impl<R> Default for Fifo<R> {
+    fn default() -> Self {
+        Self { expected: VecDeque::new(), answers: HashMap::new(), failure: None, next: 1 }
+    }
+}
+
+impl<R> Fifo<R> {
+    /// A statement was queued; its answer can be asked for by the ticket.
+    pub fn statement(&mut self) -> Ticket {
+        let ticket = self.next;
+        self.next += 1;
+        self.expected.push_back(Expected::Statement(ticket));
+        ticket
+    }
+
+    /// A command of the connection's own was queued.
+    pub fn control(&mut self, control: Control) {
+        self.expected.push_back(Expected::Control(control));
+    }
+
+    /// The end of a segment was queued.
+    pub fn sync(&mut self) {
+        self.expected.push_back(Expected::Sync);
+    }
+
+    /// Whether everything asked has been answered.
+    pub fn is_idle(&self) -> bool {
+        self.expected.is_empty()
+    }
+
+    /// The next answer came.
+    ///
+    /// # Errors
+    /// It does not fit what was asked.
+    pub fn answer(&mut self, kind: Kind, result: R) -> Result<Effect<R>, OutOfStep> {
+        let expected = self.expected.pop_front().ok_or(OutOfStep)?;
+        if (expected == Expected::Sync) != (kind == Kind::Sync) {
+            return Err(OutOfStep);
+        }
+        let result = Rc::new(result);
+        let answer = match kind {
+            Kind::Sync => {
+                self.failure = None;
+                return Ok(Effect::None);
+            }
+            Kind::Done => Ok(result),
+            Kind::Failed => {
+                self.failure = Some(Rc::clone(&result));
+                Err(result)
+            }
+            Kind::Skipped => Err(Rc::clone(self.failure.as_ref().ok_or(OutOfStep)?)),
+        };
+        Ok(match (expected, answer) {
+            (Expected::Statement(ticket), answer) => {
+                self.answers.insert(ticket, answer);
+                Effect::None
+            }
+            (Expected::Control(control), Ok(result)) => Effect::Done(control, result),
+            (Expected::Control(control), Err(cause)) => Effect::Failed(control, cause),
+            (Expected::Abandoned | Expected::Sync, _) => Effect::None,
+        })
+    }
+
+    /// The failure that skips the rest of the current segment.
+    pub fn failure(&self) -> Option<Rc<R>> {
+        self.failure.clone()
+    }
+
+    /// Takes a statement's answer if it has come.
+    pub fn take(&mut self, ticket: Ticket) -> Option<Answer<R>> {
+        self.answers.remove(&ticket)
+    }
+
+    /// The owner will not ask any more.
+    pub fn abandon(&mut self, ticket: Ticket) {
+        self.answers.remove(&ticket);
+        for expected in &mut self.expected {
+            if *expected == Expected::Statement(ticket) {
+                *expected = Expected::Abandoned;
+            }
+        }
+    }
+
+    /// Nobody will ask any more: the (sub)transaction ended.
+    pub fn abandon_all(&mut self) {
+        self.answers.clear();
+        for expected in &mut self.expected {
+            if let Expected::Statement(_) = expected {
+                *expected = Expected::Abandoned;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ok(text: &'static str) -> Option<Answer<&'static str>> {
+        Some(Ok(Rc::new(text)))
+    }
+
+    fn failed(text: &'static str) -> Option<Answer<&'static str>> {
+        Some(Err(Rc::new(text)))
+    }
+
+    #[test]
+    fn answers_go_to_their_owners_in_order() {
+        let mut fifo = Fifo::default();
+        fifo.control(Control::Begin);
+        let a = fifo.statement();
+        let b = fifo.statement();
+        fifo.sync();
+        assert_eq!(
+            fifo.answer(Kind::Done, "begin"),
+            Ok(Effect::Done(Control::Begin, Rc::new("begin")))
+        );
+        fifo.answer(Kind::Done, "a").unwrap();
+        fifo.answer(Kind::Done, "b").unwrap();
+        fifo.answer(Kind::Sync, "sync").unwrap();
+        assert!(fifo.is_idle());
+        assert_eq!(fifo.take(b), ok("b"));
+        assert_eq!(fifo.take(a), ok("a"));
+        assert_eq!(fifo.take(a), None);
+    }
+
+    #[test]
+    fn a_failure_skips_the_rest_of_its_segment_only() {
+        let mut fifo = Fifo::default();
+        fifo.control(Control::Savepoint(2));
+        let a = fifo.statement();
+        fifo.control(Control::XidProbe);
+        fifo.sync();
+        let b = fifo.statement();
+        fifo.sync();
+        assert_eq!(
+            fifo.answer(Kind::Failed, "no savepoint"),
+            Ok(Effect::Failed(Control::Savepoint(2), Rc::new("no savepoint")))
+        );
+        fifo.answer(Kind::Skipped, "").unwrap();
+        assert_eq!(
+            fifo.answer(Kind::Skipped, ""),
+            Ok(Effect::Failed(Control::XidProbe, Rc::new("no savepoint")))
+        );
+        fifo.answer(Kind::Sync, "").unwrap();
+        fifo.answer(Kind::Failed, "25P02").unwrap();
+        assert_eq!(fifo.take(a), failed("no savepoint"));
+        assert_eq!(fifo.take(b), failed("25P02"));
+    }
+
+    #[test]
+    fn an_abandoned_statement_still_takes_its_place() {
+        let mut fifo = Fifo::default();
+        let a = fifo.statement();
+        let b = fifo.statement();
+        fifo.abandon(a);
+        fifo.answer(Kind::Done, "a").unwrap();
+        fifo.answer(Kind::Done, "b").unwrap();
+        assert_eq!(fifo.take(a), None);
+        assert_eq!(fifo.take(b), ok("b"));
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_noticed() {
+        let mut fifo = Fifo::default();
+        assert_eq!(fifo.answer(Kind::Done, ""), Err(OutOfStep));
+        fifo.statement();
+        assert_eq!(fifo.answer(Kind::Sync, ""), Err(OutOfStep));
+        fifo.sync();
+        assert_eq!(fifo.answer(Kind::Done, ""), Err(OutOfStep));
+        fifo.statement();
+        assert_eq!(fifo.answer(Kind::Skipped, ""), Err(OutOfStep));
+    }
+}

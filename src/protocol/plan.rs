@@ -1,0 +1,177 @@
+//! How a commit must run, given who has written.
+//!
+//! One phase is enough exactly when there is a single place whose durable change decides everything:
+//! one participant with an xid and nothing local. Everything else that wrote needs two phases.
+
+/// `pg_fdw_xacts.two_phase_commit`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// Two phases whenever atomicity needs them.
+    Auto,
+    /// Two phases for every transaction that wrote remotely.
+    Always,
+    /// Never: each participant commits on its own.
+    Off,
+}
+
+/// What is known of one participant at the end of the transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Work {
+    /// Its transaction has an xid there.
+    pub wrote: bool,
+    /// The server option `two_phase_commit` is on.
+    pub can_prepare: bool,
+}
+
+/// What is known of the local transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Local {
+    /// It has an xid here.
+    pub wrote: bool,
+    /// Its isolation level is SERIALIZABLE: the local check after ours can still fail.
+    pub serializable: bool,
+    /// It ends with the application's PREPARE TRANSACTION.
+    pub explicit: bool,
+}
+
+/// What one participant does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Commit before the decision: it has written nothing.
+    CommitReader,
+    /// Prepare, then commit prepared once decided.
+    Prepare,
+    /// Commit in one phase, after all others have prepared.
+    CommitLast,
+}
+
+/// Why a transaction cannot commit atomically.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// More than one writer cannot prepare.
+    SeveralCannotPrepare,
+    /// A writer cannot prepare, and the application asked for PREPARE TRANSACTION.
+    ExplicitCannotPrepare,
+    /// A writer that cannot prepare under SERIALIZABLE: the local check comes after its commit.
+    SerializableCannotPrepare,
+}
+
+/// Decides what each participant does, in their order.
+///
+/// # Errors
+/// The transaction has to be refused.
+pub fn plan(mode: Mode, local: Local, participants: &[Work]) -> Result<Vec<Step>, Refusal> {
+    let writers = participants.iter().filter(|p| p.wrote).count();
+    let sole_writer = writers == 1 && !local.wrote && !local.serializable;
+    // PREPARE TRANSACTION promises that COMMIT PREPARED decides, so it prepares whatever `mode` says.
+    let two_phases = local.explicit
+        || match mode {
+            Mode::Off => false,
+            Mode::Always => writers > 0,
+            Mode::Auto => writers > 0 && !sole_writer,
+        };
+    let mut last = 0;
+    let mut steps = Vec::with_capacity(participants.len());
+    for p in participants {
+        steps.push(match (p.wrote, two_phases, p.can_prepare) {
+            // Under SERIALIZABLE a reader's commit may still find that what it read never was.
+            (false, true, true) if local.serializable => Step::Prepare,
+            (false, ..) => Step::CommitReader,
+            (true, false, _) => Step::CommitLast,
+            (true, true, true) => Step::Prepare,
+            (true, true, false) => {
+                last += 1;
+                Step::CommitLast
+            }
+        });
+    }
+    match (last, local.explicit, local.serializable) {
+        (0, ..) => Ok(steps),
+        (_, true, _) => Err(Refusal::ExplicitCannotPrepare),
+        (_, _, true) => Err(Refusal::SerializableCannotPrepare),
+        (1, ..) => Ok(steps),
+        _ => Err(Refusal::SeveralCannotPrepare),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const READER: Work = Work { wrote: false, can_prepare: true };
+    const WRITER: Work = Work { wrote: true, can_prepare: true };
+    const UNABLE: Work = Work { wrote: true, can_prepare: false };
+    const NOTHING_LOCAL: Local = Local { wrote: false, serializable: false, explicit: false };
+
+    #[test]
+    fn one_writer_and_nothing_local_is_one_phase() {
+        assert_eq!(
+            plan(Mode::Auto, NOTHING_LOCAL, &[READER, WRITER]),
+            Ok(vec![Step::CommitReader, Step::CommitLast])
+        );
+        for local in [
+            Local { wrote: true, ..NOTHING_LOCAL },
+            Local { serializable: true, ..NOTHING_LOCAL },
+            Local { explicit: true, ..NOTHING_LOCAL },
+        ] {
+            assert_eq!(plan(Mode::Auto, local, &[WRITER]), Ok(vec![Step::Prepare]));
+        }
+        assert_eq!(plan(Mode::Always, NOTHING_LOCAL, &[WRITER]), Ok(vec![Step::Prepare]));
+    }
+
+    #[test]
+    fn two_writers_prepare() {
+        assert_eq!(
+            plan(Mode::Auto, NOTHING_LOCAL, &[WRITER, READER, WRITER]),
+            Ok(vec![Step::Prepare, Step::CommitReader, Step::Prepare])
+        );
+    }
+
+    #[test]
+    fn a_server_without_two_phase_commit_comes_last_and_alone() {
+        assert_eq!(
+            plan(Mode::Auto, NOTHING_LOCAL, &[UNABLE, WRITER]),
+            Ok(vec![Step::CommitLast, Step::Prepare])
+        );
+        assert_eq!(
+            plan(Mode::Auto, NOTHING_LOCAL, &[UNABLE, UNABLE]),
+            Err(Refusal::SeveralCannotPrepare)
+        );
+        let explicit = Local { explicit: true, ..NOTHING_LOCAL };
+        assert_eq!(plan(Mode::Auto, explicit, &[UNABLE]), Err(Refusal::ExplicitCannotPrepare));
+    }
+
+    /// Every case up to three participants: whatever is committed before the decision may not be able to
+    /// break atomicity.
+    #[test]
+    fn nothing_that_wrote_commits_beside_another_writer_that_cannot_follow() {
+        let kinds = [READER, WRITER, UNABLE, Work { wrote: false, can_prepare: false }];
+        for bits in 0..8 {
+            let local = Local {
+                wrote: bits & 1 != 0,
+                serializable: bits & 2 != 0,
+                explicit: bits & 4 != 0,
+            };
+            for mode in [Mode::Auto, Mode::Always] {
+                for a in kinds {
+                    for b in kinds {
+                        for c in kinds {
+                            let all = [a, b, c];
+                            let Ok(steps) = plan(mode, local, &all) else { continue };
+                            let one_phase =
+                                steps.iter().filter(|s| **s == Step::CommitLast).count();
+                            assert!(one_phase <= 1);
+                            if one_phase == 1 {
+                                assert!(!local.explicit && !local.serializable);
+                            }
+                            for (work, step) in all.iter().zip(&steps) {
+                                assert!(!work.wrote || *step != Step::CommitReader);
+                                assert!(work.can_prepare || *step != Step::Prepare);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

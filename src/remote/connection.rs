@@ -1,0 +1,622 @@
+//! One participant's session: a pipelined connection with its remote transaction.
+//!
+//! Statements are handed in as messages and travel in one segment with what must come before them:
+//! session set-up (in a segment of its own, or ROLLBACK would undo it), START TRANSACTION, savepoints up
+//! to the statement's nesting level, and postponed CLOSE and RELEASE commands. Behind them travels the
+//! question whether the transaction has an xid, until it has one.
+//!
+//! Invariants:
+//! * Nothing reconnects: a lost connection dooms the transaction that used it.
+//! * No borrow of the interior is held across a call into PostgreSQL, which may come back here.
+//! * `depth` counts what was sent, `confirmed` what the server answered; they differ only while answers
+//!   are outstanding, or when the transaction is doomed.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, c_int};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use crate::libpq::{Conn, Flush, PgResult, Status, Transaction};
+use crate::pg::error::{Error, Result, SqlState, c_string};
+use crate::protocol::pipeline::{Answer, Control, Effect, Fifo, Kind, Ticket};
+use crate::remote::report;
+use crate::remote::wait::{Patience, WaitSet, Want, Woke};
+
+/// How long the clean-up of a cancelled command may take (as postgres_fdw's
+/// `CONNECTION_CLEANUP_TIMEOUT`).
+pub const CLEANUP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Which server and database a connection has reached, asked in its set-up.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fingerprint {
+    /// `system_identifier` of `pg_control_system()`.
+    pub system_identifier: u64,
+    /// `current_database()`.
+    pub database: String,
+    /// `pg_is_in_recovery()`: the server only reads.
+    pub in_recovery: bool,
+}
+
+/// A statement to send.
+#[derive(Clone, Copy)]
+pub enum Message<'a> {
+    /// Parsed anew, with text parameters.
+    Query(&'a CStr, &'a [Option<&'a CStr>]),
+    /// Prepares a statement under a name.
+    Prepare(&'a CStr, &'a CStr),
+    /// Executes a prepared statement.
+    Execute(&'a CStr, &'a [Option<&'a CStr>]),
+}
+
+/// How a remote transaction begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Isolation {
+    /// The local transaction is READ COMMITTED or REPEATABLE READ.
+    RepeatableRead,
+    /// The local transaction is SERIALIZABLE.
+    Serializable,
+}
+
+/// The session with one participant.
+pub struct Connection {
+    /// Which foreign server this is, for messages.
+    pub server_name: CString,
+    conn: Conn,
+    wait_set: RefCell<WaitSet>,
+    inner: RefCell<Inner>,
+    /// Why nothing more may be sent in this transaction.
+    doomed: Cell<Option<Doom>>,
+    /// The end of the local transaction has begun: no statement may follow.
+    sealed: Cell<bool>,
+}
+
+/// Why a connection takes no more statements.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Doom {
+    /// The connection broke.
+    Lost,
+    /// The remote transaction's state is not what it has to be.
+    CleanupFailed,
+}
+
+#[derive(Default)]
+struct Inner {
+    fifo: Fifo<PgResult>,
+    /// The set-up has been queued.
+    set_up: bool,
+    fingerprint: Option<Fingerprint>,
+    /// 0 outside a remote transaction, 1 inside, n with savepoint `s<n>`.
+    depth: u32,
+    confirmed: u32,
+    /// The remote xid, once the transaction has one.
+    xid: Option<u64>,
+    /// The question for the xid was not answered: the transaction may have written.
+    probe_failed: bool,
+    /// Commands to send before the next statement of this transaction.
+    postponed: Vec<(CString, Control)>,
+    /// Commands to send outside any transaction, where their failure harms nothing.
+    chores: Vec<CString>,
+    /// Open cursors by number, with the depth they were declared at.
+    cursors: HashMap<u32, u32>,
+    last_cursor: u32,
+    last_statement: u32,
+}
+
+/// One statement, because set-up has to be one message: settings postgres_fdw uses too, so that values
+/// travel in one text form whatever the participant's defaults are, and the fingerprint.
+const SETUP: &CStr = c"SELECT s.system_identifier, pg_catalog.current_database(), \
+    pg_catalog.pg_is_in_recovery(), \
+    pg_catalog.set_config('search_path', 'pg_catalog', false), \
+    pg_catalog.set_config('timezone', 'GMT', false), \
+    pg_catalog.set_config('datestyle', 'ISO', false), \
+    pg_catalog.set_config('intervalstyle', 'postgres', false), \
+    pg_catalog.set_config('extra_float_digits', '3', false) \
+    FROM pg_catalog.pg_control_system() s";
+
+const PROBE_NAME: &CStr = c"px_xid";
+const PROBE: &CStr = c"SELECT pg_catalog.pg_current_xact_id_if_assigned()";
+
+impl Connection {
+    /// Takes over an established connection.
+    ///
+    /// # Errors
+    /// libpq refuses pipeline mode.
+    pub fn new(server_name: CString, conn: Conn) -> Result<Self> {
+        if !conn.enter_pipeline() {
+            return Err(report::lost(conn.error_message()));
+        }
+        let wait_set = RefCell::new(WaitSet::new(&[conn.socket()]));
+        Ok(Self {
+            server_name,
+            conn,
+            wait_set,
+            inner: RefCell::default(),
+            doomed: Cell::new(None),
+            sealed: Cell::new(false),
+        })
+    }
+
+    /// The server process behind the connection.
+    pub fn backend_pid(&self) -> c_int {
+        self.conn.backend_pid()
+    }
+
+    /// The socket, for a wait on several connections.
+    pub fn want(&self) -> Want {
+        Want { socket: self.conn.socket(), write: self.conn.flush() == Flush::Pending }
+    }
+
+    /// Which server this is, once the set-up has been answered.
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        self.inner.borrow().fingerprint.clone()
+    }
+
+    /// The remote transaction's xid, if it is known to have one.
+    pub fn xid(&self) -> Option<u64> {
+        self.inner.borrow().xid
+    }
+
+    /// Whether the remote transaction has written, or may have.
+    pub fn wrote(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner.xid.is_some() || inner.probe_failed
+    }
+
+    /// Whether a remote transaction was begun.
+    pub fn in_transaction(&self) -> bool {
+        self.inner.borrow().depth > 0
+    }
+
+    /// Whether the connection may be used again for another transaction: alive, and nothing outstanding.
+    pub fn is_reusable(&self) -> bool {
+        self.doomed.get().is_none()
+            && !self.conn.is_bad()
+            && self.inner.borrow().fifo.is_idle()
+            && matches!(self.conn.transaction(), Transaction::Idle)
+    }
+
+    /// Whether the other end has gone while the connection was idle.
+    pub fn hung_up(&self) -> bool {
+        self.conn.hung_up()
+    }
+
+    /// Whether nothing more can be done on this connection in this transaction.
+    pub fn is_doomed(&self) -> bool {
+        self.doomed.get().is_some()
+    }
+
+    /// Marks the remote transaction as one that must not commit.
+    pub fn doom(&self) {
+        if self.doomed.get().is_none() {
+            self.doomed.set(Some(Doom::CleanupFailed));
+        }
+    }
+
+    /// From now on no statement may be sent any more: the local transaction is ending.
+    pub fn seal(&self) {
+        self.sealed.set(true);
+    }
+
+    /// The error of using a doomed connection.
+    pub fn doom_error(&self) -> Error {
+        match self.doomed.get() {
+            Some(Doom::Lost) => report::lost(self.conn.error_message()),
+            _ => Error::new(
+                SqlState::CONNECTION_FAILURE,
+                [
+                    b"connection to server \"",
+                    self.server_name.to_bytes(),
+                    b"\" cannot be used due to abort cleanup failure",
+                ]
+                .concat(),
+            ),
+        }
+    }
+
+    /// Sends statements at a nesting level, as one segment, without waiting. The tickets of the
+    /// messages are consecutive; the first is returned.
+    ///
+    /// # Errors
+    /// The connection is lost or doomed, or the local transaction is ending.
+    pub fn submit(&self, isolation: Isolation, level: u32, messages: &[Message]) -> Result<Ticket> {
+        if self.doomed.get().is_some() {
+            return Err(self.doom_error());
+        }
+        if self.sealed.get() {
+            return Err(Error::new(
+                SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+                [
+                    b"cannot run a statement on server \"",
+                    self.server_name.to_bytes(),
+                    b"\" while the transaction is ending",
+                ]
+                .concat(),
+            ));
+        }
+        let sent = self.queue_segment(isolation, level, messages);
+        match sent {
+            Some(ticket) => {
+                self.flush();
+                Ok(ticket)
+            }
+            None => Err(self.lose()),
+        }
+    }
+
+    fn queue_segment(
+        &self,
+        isolation: Isolation,
+        level: u32,
+        messages: &[Message],
+    ) -> Option<Ticket> {
+        let conn = &self.conn;
+        let inner = &mut *self.inner.borrow_mut();
+        self.queue_preamble(inner)?;
+        if inner.depth == 0 {
+            let start = match isolation {
+                Isolation::RepeatableRead => c"START TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+                Isolation::Serializable => c"START TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+            };
+            conn.send_query(start, &[]).then_some(())?;
+            inner.fifo.control(Control::Begin);
+            inner.depth = 1;
+        }
+        for (command, control) in std::mem::take(&mut inner.postponed) {
+            conn.send_query(&command, &[]).then_some(())?;
+            inner.fifo.control(control);
+        }
+        while inner.depth < level {
+            let next = inner.depth + 1;
+            conn.send_query(&c_string(format!("SAVEPOINT s{next}")), &[]).then_some(())?;
+            inner.fifo.control(Control::Savepoint(next));
+            inner.depth = next;
+        }
+        let mut first = None;
+        for message in messages {
+            let queued = match *message {
+                Message::Query(sql, params) => conn.send_query(sql, params),
+                Message::Prepare(name, sql) => conn.send_prepare(name, sql),
+                Message::Execute(name, params) => conn.send_prepared(name, params),
+            };
+            queued.then_some(())?;
+            let ticket = inner.fifo.statement();
+            first.get_or_insert(ticket);
+        }
+        if inner.xid.is_none() {
+            conn.send_prepared(PROBE_NAME, &[]).then_some(())?;
+            inner.fifo.control(Control::XidProbe);
+        }
+        conn.send_sync().then_some(())?;
+        inner.fifo.sync();
+        Some(first.unwrap_or(0))
+    }
+
+    /// Session set-up and chores, each in a segment of its own.
+    fn queue_preamble(&self, inner: &mut Inner) -> Option<()> {
+        let conn = &self.conn;
+        if !inner.set_up {
+            inner.set_up = true;
+            conn.send_query(SETUP, &[]).then_some(())?;
+            inner.fifo.control(Control::Setup);
+            conn.send_prepare(PROBE_NAME, PROBE).then_some(())?;
+            inner.fifo.control(Control::Setup);
+            conn.send_sync().then_some(())?;
+            inner.fifo.sync();
+        }
+        if inner.depth == 0 && !inner.chores.is_empty() {
+            for command in std::mem::take(&mut inner.chores) {
+                conn.send_query(&command, &[]).then_some(())?;
+                inner.fifo.control(Control::Cleanup);
+            }
+            conn.send_sync().then_some(())?;
+            inner.fifo.sync();
+        }
+        Some(())
+    }
+
+    /// Sends one command outside of any statement's segment, as the protocol needs: PREPARE
+    /// TRANSACTION, COMMIT, COMMIT PREPARED, ROLLBACK PREPARED, ROLLBACK, and the resolver's questions.
+    /// It does not look at dooms and seals. `None` if the connection is lost.
+    pub fn send_alone(&self, command: &CStr) -> Option<Ticket> {
+        let ticket = {
+            let inner = &mut *self.inner.borrow_mut();
+            (|| {
+                if inner.depth == 0 {
+                    self.queue_preamble(inner)?;
+                }
+                self.conn.send_query(command, &[]).then_some(())?;
+                let ticket = inner.fifo.statement();
+                self.conn.send_sync().then_some(())?;
+                inner.fifo.sync();
+                Some(ticket)
+            })()
+        };
+        if ticket.is_none() {
+            let _ = self.lose();
+        }
+        self.flush();
+        ticket
+    }
+
+    fn flush(&self) {
+        if self.conn.flush() == Flush::Failed {
+            // What the server said before it went is still to be read: `pump` finds out.
+            let _ = self.conn.consume_input();
+        }
+    }
+
+    fn lose(&self) -> Error {
+        self.doomed.set(Some(Doom::Lost));
+        report::lost(self.conn.error_message())
+    }
+
+    /// Reads what has come, without waiting.
+    pub fn pump(&self) {
+        self.flush();
+        let alive = self.conn.consume_input();
+        let inner = &mut *self.inner.borrow_mut();
+        let mut ends = 0;
+        while !inner.fifo.is_idle() && !self.conn.is_busy() && ends < 2 {
+            let Some(result) = self.conn.result() else {
+                ends += 1;
+                continue;
+            };
+            ends = 0;
+            let kind = match result.status() {
+                Status::CommandOk | Status::TuplesOk => Kind::Done,
+                Status::Error | Status::Other => Kind::Failed,
+                Status::PipelineAborted => Kind::Skipped,
+                Status::PipelineSync => Kind::Sync,
+                Status::Copy => {
+                    // COPY in pipeline mode leaves libpq in a state that nothing ends.
+                    self.doomed.set(Some(Doom::CleanupFailed));
+                    return;
+                }
+            };
+            match inner.fifo.answer(kind, result) {
+                Ok(effect) => inner.note(effect, &self.doomed),
+                Err(_) => {
+                    self.doomed.set(Some(Doom::CleanupFailed));
+                    return;
+                }
+            }
+        }
+        if (!alive || self.conn.is_bad()) && self.doomed.get().is_none() {
+            self.doomed.set(Some(Doom::Lost));
+        }
+    }
+
+    /// A statement's answer if it has come; the error of the lost connection if it cannot come any more.
+    pub fn take(&self, ticket: Ticket) -> Option<Result<Answer<PgResult>>> {
+        let mut inner = self.inner.borrow_mut();
+        if let Some(answer) = inner.fifo.take(ticket) {
+            return Some(Ok(answer));
+        }
+        match self.doomed.get() {
+            // What the server said last is the reason, not that the stream ended after it.
+            Some(Doom::Lost) => match inner.fifo.failure() {
+                Some(cause) => Some(Ok(Err(cause))),
+                None => Some(Err(report::lost(self.conn.error_message()))),
+            },
+            // The answers cannot be told apart any more.
+            Some(Doom::CleanupFailed) if self.conn.is_busy() || inner.fifo.is_idle() => {
+                drop(inner);
+                Some(Err(self.doom_error()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Waits for a statement's answer; a failure is raised with `sql` as its CONTEXT.
+    ///
+    /// # Errors
+    /// The remote's error, the lost connection, or a cancel.
+    pub fn answer(&self, ticket: Ticket, sql: Option<&CStr>) -> Result<Rc<PgResult>> {
+        loop {
+            self.pump();
+            match self.take(ticket) {
+                Some(Ok(Ok(result))) => return Ok(result),
+                Some(Ok(Err(failure))) => return Err(self.error_of(&failure, sql)),
+                Some(Err(error)) => return Err(report::with_sql(error, sql)),
+                None => {}
+            }
+            self.wait(None, Patience::Interruptible)?;
+        }
+    }
+
+    /// The error that a failed answer is.
+    pub fn error_of(&self, failure: &PgResult, sql: Option<&CStr>) -> Error {
+        report::remote_error(failure, self.conn.error_message(), sql)
+    }
+
+    fn wait(&self, deadline: Option<Instant>, patience: Patience) -> Result<Woke> {
+        let want = self.want();
+        // A nested use of the same connection (an invalidation, an interrupt) must not find the wait set
+        // borrowed: it would only be to wait here again, which nothing does.
+        let mut set = self.wait_set.borrow_mut();
+        set.wait(&[want], deadline, patience)
+    }
+
+    /// Waits until everything asked has been answered. `Ok(false)` if it was not by then.
+    ///
+    /// # Errors
+    /// A cancel, under [`Patience::Interruptible`].
+    pub fn drain(&self, deadline: Instant, patience: Patience) -> Result<bool> {
+        loop {
+            self.pump();
+            if self.inner.borrow().fifo.is_idle() {
+                return Ok(true);
+            }
+            if self.is_doomed() || self.wait(Some(deadline), patience)? != Woke::Ready {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Whether everything asked has been answered, as far as it has been read.
+    pub fn is_drained(&self) -> bool {
+        self.inner.borrow().fifo.is_idle()
+    }
+
+    /// Asks the server to stop what it is doing; waits for the request to be taken, not for its effect.
+    pub fn cancel(&self) {
+        if let Some(cancel) = self.conn.cancel() {
+            let _ = cancel.send();
+        }
+    }
+
+    /// A number for a new cursor; numbers begin anew with each transaction.
+    pub fn new_cursor(&self) -> u32 {
+        let mut inner = self.inner.borrow_mut();
+        inner.last_cursor += 1;
+        inner.last_cursor
+    }
+
+    /// A cursor was declared in the segment just sent.
+    pub fn cursor_opened(&self, cursor: u32) {
+        let mut inner = self.inner.borrow_mut();
+        let depth = inner.depth;
+        inner.cursors.insert(cursor, depth);
+    }
+
+    /// Closes a cursor before the next statement, unless the end of its savepoint has done so.
+    pub fn close_cursor(&self, cursor: u32) {
+        let mut inner = self.inner.borrow_mut();
+        if inner.cursors.remove(&cursor).is_some() {
+            inner.postponed.push((c_string(format!("CLOSE c{cursor}")), Control::Cleanup));
+        }
+    }
+
+    /// A name for a new prepared statement, unique on this connection.
+    pub fn new_statement_name(&self) -> CString {
+        let mut inner = self.inner.borrow_mut();
+        inner.last_statement += 1;
+        c_string(format!("px_{}", inner.last_statement))
+    }
+
+    /// Deallocates a prepared statement after this transaction.
+    pub fn deallocate(&self, name: &CStr) {
+        self.inner.borrow_mut().chores.push(c_string([b"DEALLOCATE ", name.to_bytes()].concat()));
+    }
+
+    /// The owner of a statement will not ask for its answer.
+    pub fn abandon(&self, ticket: Ticket) {
+        self.inner.borrow_mut().fifo.abandon(ticket);
+    }
+
+    /// The local subtransaction at `level` committed: its savepoint is released before the next
+    /// statement.
+    pub fn release(&self, level: u32) {
+        let mut inner = self.inner.borrow_mut();
+        if inner.depth >= level {
+            inner.depth = level - 1;
+            let command = c_string(format!("RELEASE SAVEPOINT s{level}"));
+            inner.postponed.push((command, Control::EndSavepoint));
+        }
+    }
+
+    /// The local subtransaction at `level` aborted: takes the remote transaction back to where it began,
+    /// without waiting for the answer when nothing is running there. Never raises; what cannot be undone dooms
+    /// the transaction.
+    ///
+    /// # Errors
+    /// Only out of memory and the like.
+    pub fn rollback_to(&self, level: u32) -> Result<()> {
+        {
+            let mut inner = self.inner.borrow_mut();
+            inner.fifo.abandon_all();
+            inner.cursors.retain(|_, depth| *depth < level);
+            if inner.depth < level {
+                return Ok(());
+            }
+        }
+        if self.is_doomed() {
+            return Ok(());
+        }
+        self.pump();
+        if !self.is_drained() {
+            self.cancel();
+            if !self.drain(Instant::now() + CLEANUP_TIMEOUT, Patience::Stubborn)? {
+                self.doom();
+                return Ok(());
+            }
+        }
+        let inner = &mut *self.inner.borrow_mut();
+        // All of it was postponed after the savepoint was sent, so it goes with it.
+        inner.postponed.clear();
+        if inner.confirmed < level && inner.confirmed < inner.depth {
+            // The savepoint was skipped: there is nothing to go back to.
+            self.doom();
+            return Ok(());
+        }
+        let sent = (|| {
+            for verb in ["ROLLBACK TO SAVEPOINT", "RELEASE SAVEPOINT"] {
+                let command = c_string(format!("{verb} s{level}"));
+                self.conn.send_query(&command, &[]).then_some(())?;
+                inner.fifo.control(Control::EndSavepoint);
+            }
+            self.conn.send_sync().then_some(())?;
+            inner.fifo.sync();
+            Some(())
+        })();
+        inner.depth = level - 1;
+        inner.confirmed = inner.confirmed.min(level - 1);
+        if sent.is_none() {
+            self.doomed.set(Some(Doom::Lost));
+        }
+        self.flush();
+        Ok(())
+    }
+
+    /// The remote transaction is over, one way or another.
+    pub fn reset(&self) {
+        let mut inner = self.inner.borrow_mut();
+        inner.fifo.abandon_all();
+        inner.depth = 0;
+        inner.confirmed = 0;
+        inner.xid = None;
+        inner.probe_failed = false;
+        inner.postponed.clear();
+        inner.cursors.clear();
+        inner.last_cursor = 0;
+        self.sealed.set(false);
+    }
+}
+
+impl Inner {
+    /// Notes the answer to a command of the connection's own.
+    fn note(&mut self, effect: Effect<PgResult>, doomed: &Cell<Option<Doom>>) {
+        match effect {
+            Effect::None | Effect::Done(Control::EndSavepoint | Control::Cleanup, _) => {}
+            Effect::Done(Control::Setup, result) => {
+                if result.rows() == 1 {
+                    self.fingerprint = Fingerprint::read(&result);
+                }
+            }
+            Effect::Done(Control::Begin, _) => self.confirmed = 1,
+            Effect::Done(Control::Savepoint(level), _) => self.confirmed = level,
+            Effect::Done(Control::XidProbe, result) => {
+                let xid = result.value(0, 0).and_then(|v| v.to_str().ok()?.parse().ok());
+                self.xid = self.xid.or(xid);
+                self.probe_failed = false;
+            }
+            // The statement before it failed, or the question itself: it may have written.
+            Effect::Failed(Control::XidProbe, _) => self.probe_failed = true,
+            Effect::Failed(Control::Cleanup | Control::Begin | Control::Savepoint(_), _) => {}
+            Effect::Failed(Control::Setup | Control::EndSavepoint, _) => {
+                doomed.set(Some(Doom::CleanupFailed));
+            }
+        }
+    }
+}
+
+impl Fingerprint {
+    fn read(result: &PgResult) -> Option<Self> {
+        Some(Self {
+            system_identifier: result.value(0, 0)?.to_str().ok()?.parse().ok()?,
+            database: result.value(0, 1)?.to_string_lossy().into_owned(),
+            in_recovery: result.value(0, 2)?.to_bytes() == b"t",
+        })
+    }
+}

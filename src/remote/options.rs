@@ -1,0 +1,179 @@
+//! Options of servers and user mappings, and the conninfo made of them.
+
+use std::ffi::{CStr, CString};
+
+use once_cell::sync::OnceCell;
+use pgrx::pg_sys;
+use pgrx::{PgList, pg_sys::Oid};
+
+use crate::libpq;
+use crate::pg::error::{Error, Result, SqlState};
+
+/// An option of a foreign object: its name and its value.
+pub type OptionPair = (CString, CString);
+
+/// A foreign server with what this extension reads of it.
+pub struct Server {
+    /// `pg_foreign_server.oid`.
+    pub oid: Oid,
+    /// Its name, for messages.
+    pub name: CString,
+    /// Its options.
+    pub options: Vec<OptionPair>,
+}
+
+/// A user mapping.
+pub struct Mapping {
+    /// `pg_user_mapping.oid`, the key of a connection.
+    pub oid: Oid,
+    /// The local user it was looked up for; with a PUBLIC mapping not the mapping's own.
+    pub userid: Oid,
+    /// The server.
+    pub serverid: Oid,
+    /// Its options.
+    pub options: Vec<OptionPair>,
+}
+
+/// The server option that is ours alone.
+pub const TWO_PHASE_COMMIT: &CStr = c"two_phase_commit";
+
+impl Server {
+    /// Reads a server from the catalog.
+    ///
+    /// # Errors
+    /// PostgreSQL's own when there is none.
+    pub fn read(oid: Oid) -> Self {
+        // SAFETY: the catalog entry is a valid struct of this transaction's memory.
+        unsafe {
+            let server = &*pg_sys::GetForeignServer(oid);
+            Self {
+                oid,
+                name: CStr::from_ptr(server.servername).to_owned(),
+                options: read_list(server.options),
+            }
+        }
+    }
+
+    /// Whether the server may be asked to prepare (option `two_phase_commit`, default on).
+    pub fn can_prepare(&self) -> bool {
+        option(&self.options, TWO_PHASE_COMMIT).is_none_or(|v| parse_bool(v) != Some(false))
+    }
+}
+
+impl Mapping {
+    /// Looks up the mapping of a user, or the PUBLIC one.
+    ///
+    /// # Errors
+    /// PostgreSQL's own when there is none.
+    pub fn read(userid: Oid, serverid: Oid) -> Self {
+        // SAFETY: as in `Server::read`.
+        unsafe {
+            let mapping = &*pg_sys::GetUserMapping(userid, serverid);
+            Self {
+                oid: mapping.umid,
+                userid: mapping.userid,
+                serverid: mapping.serverid,
+                options: read_list(mapping.options),
+            }
+        }
+    }
+}
+
+/// The value of an option, if it is set.
+pub fn option<'a>(options: &'a [OptionPair], name: &CStr) -> Option<&'a CStr> {
+    options.iter().find(|(n, _)| n.as_c_str() == name).map(|(_, v)| v.as_c_str())
+}
+
+/// A boolean as PostgreSQL reads it, unambiguous prefixes included; `None` if it is none.
+pub fn parse_bool(text: &CStr) -> Option<bool> {
+    let mut value = false;
+    // SAFETY: a C string and room for the answer.
+    unsafe { pg_sys::parse_bool(text.as_ptr(), &mut value) }.then_some(value)
+}
+
+/// Copies a list of `DefElem`.
+///
+/// # Safety
+/// `list` is NIL or a list of `DefElem` nodes.
+pub unsafe fn read_list(list: *mut pg_sys::List) -> Vec<OptionPair> {
+    // SAFETY: by contract; the strings live as long as the nodes.
+    unsafe {
+        PgList::<pg_sys::DefElem>::from_pg(list)
+            .iter_ptr()
+            .map(|element| {
+                let value = pg_sys::defGetString(element);
+                (CStr::from_ptr((*element).defname).to_owned(), CStr::from_ptr(value).to_owned())
+            })
+            .collect()
+    }
+}
+
+/// The names of the options that libpq takes and users may set.
+fn libpq_options() -> Result<&'static [CString]> {
+    static NAMES: OnceCell<Vec<CString>> = OnceCell::new();
+    NAMES
+        .get_or_try_init(|| {
+            let names: Vec<CString> = libpq::connection_options()
+                .into_iter()
+                .filter(|(_, shown)| *shown != 'D')
+                .map(|(name, _)| name)
+                // These two are set here, whatever the user wants.
+                .filter(|n| {
+                    n.as_c_str() != c"fallback_application_name"
+                        && n.as_c_str() != c"client_encoding"
+                })
+                .collect();
+            if names.is_empty() {
+                return Err(Error::new(SqlState::new(b"HV001"), "out of memory")
+                    .detail("Could not get libpq's default connection options."));
+            }
+            Ok(names)
+        })
+        .map(Vec::as_slice)
+}
+
+/// What to connect with: the options that libpq knows, the mapping's after the server's, and those
+/// that are always the same.
+///
+/// # Errors
+/// libpq's list of options cannot be had.
+pub fn conninfo(server: &Server, mapping: &Mapping) -> Result<Vec<OptionPair>> {
+    let known = libpq_options()?;
+    let mut info: Vec<OptionPair> = server
+        .options
+        .iter()
+        .chain(&mapping.options)
+        .filter(|(name, _)| known.contains(name))
+        .cloned()
+        .collect();
+    // SAFETY: a static string of the server.
+    let encoding = unsafe { CStr::from_ptr(pg_sys::GetDatabaseEncodingName()) };
+    info.push((c"fallback_application_name".to_owned(), c"pg_fdw_xacts".to_owned()));
+    info.push((c"client_encoding".to_owned(), encoding.to_owned()));
+    Ok(info)
+}
+
+/// Whether the mapping's user must prove itself with a password of its own: it is no superuser, and
+/// no superuser has waived it with `password_required 'false'`.
+pub fn password_required(mapping: &Mapping) -> bool {
+    // SAFETY: a catalog look-up of a role.
+    let superuser = unsafe { pg_sys::superuser_arg(mapping.userid) };
+    !superuser && option(&mapping.options, c"password_required").and_then(parse_bool) != Some(false)
+}
+
+/// Refuses, before connecting, a mapping that needs a password and has none.
+///
+/// # Errors
+/// 2F003, as postgres_fdw.
+pub fn check_password_given(mapping: &Mapping) -> Result<()> {
+    if password_required(mapping)
+        && option(&mapping.options, c"password").is_none_or(CStr::is_empty)
+    {
+        return Err(Error::new(
+            SqlState::S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED,
+            "password is required",
+        )
+        .detail("Non-superusers must provide a password in the user mapping."));
+    }
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! What execution uses of a transaction: attach to a participant, and run statements on it.
+
+use std::ffi::CStr;
+use std::rc::Rc;
+
+use pgrx::pg_sys::{self, Oid};
+
+use crate::libpq::PgResult;
+use crate::pg::error::Result;
+use crate::protocol::pipeline::Ticket;
+use crate::remote::cache::{self, Cached};
+use crate::remote::connection::{Connection, Isolation, Message};
+use crate::remote::options::Mapping;
+use crate::xact::participants;
+
+/// A participant's session as one scan or modification sees it. It remembers the nesting level it was
+/// attached at: a cursor that is first fetched inside a later savepoint must not be declared inside it.
+pub struct Session {
+    connection: Rc<Cached>,
+    level: u32,
+}
+
+/// Attaches to the participant that `userid`'s mapping on `serverid` names, connecting if need be. Nothing
+/// is sent yet: START TRANSACTION and savepoints travel with the first statement.
+///
+/// # Errors
+/// The library is not preloaded, there is no mapping, the server cannot be reached.
+pub fn attach(userid: Oid, serverid: Oid) -> Result<Session> {
+    crate::require_preload()?;
+    let mapping = Mapping::read(userid, serverid);
+    let connection = cache::connection(&mapping, participants::uses)?;
+    if !participants::uses(&connection) {
+        participants::join(&connection, serverid, userid);
+    }
+    // SAFETY: reads the transaction state.
+    let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() } as u32;
+    Ok(Session { connection, level })
+}
+
+impl Session {
+    /// The connection, for cursor numbers, statement names and the like.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Sends statements as one segment without waiting; their tickets are consecutive.
+    ///
+    /// # Errors
+    /// The connection is lost or doomed, or the transaction is ending.
+    pub fn submit(&self, messages: &[Message]) -> Result<Ticket> {
+        // SAFETY: a plain global of the transaction.
+        let serializable = unsafe { pg_sys::XactIsoLevel } == pg_sys::XACT_SERIALIZABLE as i32;
+        let isolation =
+            if serializable { Isolation::Serializable } else { Isolation::RepeatableRead };
+        self.connection.submit(isolation, self.level, messages)
+    }
+
+    /// Waits for the answer to a statement; `sql` becomes CONTEXT of its failure.
+    ///
+    /// # Errors
+    /// The remote's error, the lost connection, a cancel.
+    pub fn answer(&self, ticket: Ticket, sql: &CStr) -> Result<Rc<PgResult>> {
+        self.connection.answer(ticket, Some(sql))
+    }
+
+    /// Runs one statement: sends it and waits for its answer.
+    ///
+    /// # Errors
+    /// Those of [`Session::submit`] and [`Session::answer`].
+    pub fn run(&self, sql: &CStr, params: &[Option<&CStr>]) -> Result<Rc<PgResult>> {
+        let ticket = self.submit(&[Message::Query(sql, params)])?;
+        self.answer(ticket, sql)
+    }
+}
