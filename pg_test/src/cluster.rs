@@ -93,19 +93,11 @@ impl Cluster {
         let port = primary.port().to_string();
         primary.installation.run(
             "pg_basebackup",
-            [
-                "-h",
-                "127.0.0.1",
-                "-p",
-                &port,
-                "-U",
-                "postgres",
-                "--write-recovery-conf",
-            ]
-            .into_iter()
-            .chain(["--no-sync", "--checkpoint=fast", "-D"])
-            .map(std::ffi::OsStr::new)
-            .chain([data.as_os_str()]),
+            ["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "--write-recovery-conf"]
+                .into_iter()
+                .chain(["--no-sync", "--checkpoint=fast", "-D"])
+                .map(std::ffi::OsStr::new)
+                .chain([data.as_os_str()]),
         )?;
         standby.write_settings(&[("port", &standby.port().to_string())])?;
         Ok(standby)
@@ -190,10 +182,7 @@ impl Cluster {
         if self.is_running() {
             bail!("{} runs already", self.name);
         }
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.log().path())?;
+        let log = File::options().create(true).append(true).open(self.log().path())?;
         let mut command = self.installation.command("postgres");
         command
             .arg("-D")
@@ -230,9 +219,7 @@ impl Cluster {
 
     /// Whether the postmaster runs.
     pub fn is_running(&mut self) -> bool {
-        self.postmaster
-            .as_mut()
-            .is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+        self.postmaster.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     /// Stops the server and waits for its end.
@@ -245,11 +232,9 @@ impl Cluster {
                 StopMode::Immediate => Signal::SIGQUIT,
             },
         )?;
-        let ended = wait_until(
-            &format!("{} stops", self.name),
-            Duration::from_secs(60),
-            || Ok(postmaster.try_wait()?.is_some()),
-        );
+        let ended = wait_until(&format!("{} stops", self.name), Duration::from_secs(60), || {
+            Ok(postmaster.try_wait()?.is_some())
+        });
         if ended.is_err() {
             process::kill_server(&mut postmaster)?;
         }
@@ -276,10 +261,7 @@ impl Cluster {
     /// SIGKILL for the one backend with this process id (`pg_backend_pid()`); the server then restarts all
     /// its processes by itself.
     pub fn kill9_backend(&self, pid: i32) -> Result<()> {
-        let postmaster = self
-            .postmaster
-            .as_ref()
-            .context("the server is not running")?;
+        let postmaster = self.postmaster.as_ref().context("the server is not running")?;
         let pid = Pid::from_raw(pid);
         if !process::children_of(process::pid_of(postmaster)?)?.contains(&pid) {
             bail!("{pid} is no process of {}", self.name);
@@ -288,9 +270,7 @@ impl Cluster {
     }
 
     fn take_postmaster(&mut self) -> Result<Child> {
-        self.postmaster
-            .take()
-            .ok_or_else(|| anyhow!("{} is not running", self.name))
+        self.postmaster.take().ok_or_else(|| anyhow!("{} is not running", self.name))
     }
 
     /// A connection as superuser to the database `postgres`.
@@ -328,11 +308,7 @@ impl Cluster {
     /// The command line that reaches this server.
     pub fn psql(&self) -> String {
         let psql = self.installation.bindir().join("psql");
-        format!(
-            "{} -h 127.0.0.1 -p {} -U postgres postgres",
-            psql.display(),
-            self.port()
-        )
+        format!("{} -h 127.0.0.1 -p {} -U postgres postgres", psql.display(), self.port())
     }
 
     /// Ends the server however that works, and frees what a killed postmaster leaves in the kernel.
@@ -344,10 +320,7 @@ impl Cluster {
         // Only a killed postmaster leaves this file; its seventh line ends with the id of a System V
         // shared memory segment, which the next start would have removed.
         if let Ok(text) = std::fs::read_to_string(pid_file)
-            && let Some(id) = text
-                .lines()
-                .nth(6)
-                .and_then(|line| line.split_whitespace().nth(1))
+            && let Some(id) = text.lines().nth(6).and_then(|line| line.split_whitespace().nth(1))
         {
             let _ = finish(std::process::Command::new("ipcrm").args(["-m", id]));
         }
@@ -381,22 +354,15 @@ fn base_directory() -> Result<PathBuf> {
 /// longer than most tests. The name of a server's version is in the path, so an upgrade makes new ones.
 fn template(installation: &Installation, name: &str) -> Result<PathBuf> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _guard = ONE_AT_A_TIME
-        .lock()
-        .map_err(|_| anyhow!("initdb failed before"))?;
-    let version: String = installation
-        .version()
-        .chars()
-        .filter(|c| c.is_ascii_alphanumeric() || *c == '.')
-        .collect();
+    let _guard = ONE_AT_A_TIME.lock().map_err(|_| anyhow!("initdb failed before"))?;
+    let version: String =
+        installation.version().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '.').collect();
     let templates = base_directory()?.join("pg_test-templates");
     make_home(&templates)?;
     let path = templates.join(format!("{name}-{version}"));
     if !path.exists() {
         // Made aside and renamed: another process may be doing the same.
-        let unfinished = tempfile::Builder::new()
-            .prefix("initdb-")
-            .tempdir_in(&templates)?;
+        let unfinished = tempfile::Builder::new().prefix("initdb-").tempdir_in(&templates)?;
         open_to_all(unfinished.path())?;
         let data = unfinished.path().join("data");
         initdb(installation, &data)?;
@@ -414,18 +380,10 @@ fn initdb(installation: &Installation, data: &Path) -> Result<()> {
     installation
         .run(
             "initdb",
-            [
-                "-U",
-                "postgres",
-                "--auth=trust",
-                "--no-sync",
-                "--locale=C",
-                "--encoding=UTF8",
-                "-D",
-            ]
-            .into_iter()
-            .map(std::ffi::OsStr::new)
-            .chain([data.as_os_str()]),
+            ["-U", "postgres", "--auth=trust", "--no-sync", "--locale=C", "--encoding=UTF8", "-D"]
+                .into_iter()
+                .map(std::ffi::OsStr::new)
+                .chain([data.as_os_str()]),
         )
         .map(drop)
 }

@@ -27,12 +27,7 @@ pub struct FleetOptions {
 
 impl Default for FleetOptions {
     fn default() -> Self {
-        Self {
-            shards: 2,
-            proxied: false,
-            coordinator: Vec::new(),
-            shard: Vec::new(),
-        }
+        Self { shards: 2, proxied: false, coordinator: Vec::new(), shard: Vec::new() }
     }
 }
 
@@ -62,10 +57,7 @@ impl Fleet {
 
     /// Two shards behind proxies.
     pub fn start_proxied() -> Result<Self> {
-        Self::start_with(&FleetOptions {
-            proxied: true,
-            ..FleetOptions::default()
-        })
+        Self::start_with(&FleetOptions { proxied: true, ..FleetOptions::default() })
     }
 
     /// Makes and starts all servers and sets up what the module's table lists.
@@ -83,21 +75,12 @@ impl Fleet {
         start_all(&mut servers)?;
         let coordinator = servers.remove(0);
         let proxies = if options.proxied {
-            servers
-                .iter()
-                .map(|shard| Proxy::start(shard.port()))
-                .collect::<Result<_>>()?
+            servers.iter().map(|shard| Proxy::start(shard.port())).collect::<Result<_>>()?
         } else {
             Vec::new()
         };
-        let fleet = Self {
-            coordinator,
-            shards: servers,
-            proxies,
-        };
-        set_up(&fleet.coordinator, &fleet.shards, |index| {
-            fleet.port_of_shard(index + 1)
-        })?;
+        let fleet = Self { coordinator, shards: servers, proxies };
+        set_up(&fleet.coordinator, &fleet.shards, |index| fleet.port_of_shard(index + 1))?;
         Ok(fleet)
     }
 
@@ -123,9 +106,7 @@ impl Fleet {
 
     /// The port by which the coordinator reaches shard `number`.
     pub fn port_of_shard(&self, number: usize) -> u16 {
-        self.proxies
-            .get(number - 1)
-            .map_or_else(|| self.shard(number).port(), Proxy::port)
+        self.proxies.get(number - 1).map_or_else(|| self.shard(number).port(), Proxy::port)
     }
 
     /// A session on the coordinator, as superuser.
@@ -153,10 +134,8 @@ pub fn ids(session: &mut Client, table: &str) -> Result<Vec<i32>> {
 /// Starts servers side by side.
 pub fn start_all(servers: &mut [Cluster]) -> Result<()> {
     std::thread::scope(|scope| {
-        let threads: Vec<_> = servers
-            .iter_mut()
-            .map(|server| scope.spawn(|| server.start()))
-            .collect();
+        let threads: Vec<_> =
+            servers.iter_mut().map(|server| scope.spawn(|| server.start())).collect();
         threads
             .into_iter()
             .try_for_each(|thread| thread.join().map_err(|_| anyhow!("start panicked"))?)
@@ -178,9 +157,7 @@ pub fn set_up(
         )
         .context("the extension cannot be created; is it installed there?")?;
     for (index, shard) in shards.iter().enumerate() {
-        shard
-            .client()?
-            .batch_execute("CREATE TABLE t (id int PRIMARY KEY, v text)")?;
+        shard.client()?.batch_execute("CREATE TABLE t (id int PRIMARY KEY, v text)")?;
         let number = index + 1;
         let port = port(index);
         session.batch_execute(&format!(

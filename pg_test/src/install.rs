@@ -42,10 +42,7 @@ impl ServerUser {
                 Self::NAME
             )
         })?;
-        Ok(Some(Self {
-            uid: user.uid,
-            gid: user.gid,
-        }))
+        Ok(Some(Self { uid: user.uid, gid: user.gid }))
     }
 }
 
@@ -150,19 +147,14 @@ pub fn as_server_user(user: Option<ServerUser>, program: &Path) -> Command {
     command.current_dir("/");
     if let Some(user) = user {
         // Changing the uid as root also drops root's supplementary groups (std does that).
-        command
-            .uid(user.uid.as_raw())
-            .gid(user.gid.as_raw())
-            .env("USER", ServerUser::NAME);
+        command.uid(user.uid.as_raw()).gid(user.gid.as_raw()).env("USER", ServerUser::NAME);
     }
     command
 }
 
 /// Runs `command` to its end and returns its standard output; a failure carries both outputs.
 pub fn finish(command: &mut Command) -> Result<String> {
-    let output = command
-        .output()
-        .with_context(|| format!("cannot run {command:?}"))?;
+    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
     if !output.status.success() {
         bail!(
             "{command:?}: {}\n{}{}",
@@ -177,9 +169,7 @@ pub fn finish(command: &mut Command) -> Result<String> {
 /// The major version in `pg_config --version`'s answer: "PostgreSQL 15.18 (Debian …)", "PostgreSQL 19devel".
 fn major_version(version: &str) -> Option<u32> {
     let number = version.split_whitespace().nth(1)?;
-    let digits = number
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(number.len());
+    let digits = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
     number[..digits].parse().ok()
 }
 
@@ -189,10 +179,7 @@ mod tests {
 
     #[test]
     fn major_version_is_read_from_releases_and_development_versions() {
-        assert_eq!(
-            major_version("PostgreSQL 15.18 (Debian 15.18-0+deb12u1)"),
-            Some(15)
-        );
+        assert_eq!(major_version("PostgreSQL 15.18 (Debian 15.18-0+deb12u1)"), Some(15));
         assert_eq!(major_version("PostgreSQL 19devel"), Some(19));
         assert_eq!(major_version("PostgreSQL"), None);
         assert_eq!(major_version("PostgreSQL x"), None);

@@ -76,10 +76,7 @@ fn statements(log: &str) -> Vec<String> {
         }
         let statement = line.split_once("LOG:  ").and_then(|(_, message)| {
             message.strip_prefix("statement: ").or_else(|| {
-                message
-                    .strip_prefix("execute ")?
-                    .split_once(": ")
-                    .map(|(_, statement)| statement)
+                message.strip_prefix("execute ")?.split_once(": ").map(|(_, statement)| statement)
             })
         });
         inside = statement.is_some();
@@ -104,11 +101,7 @@ mod tests {
                    2026-01-01 UTC [7] app: ERROR:  statement: no\n";
         assert_eq!(
             statements(log),
-            [
-                "SELECT 1,\n2",
-                "PREPARE TRANSACTION 'px_1: 2'",
-                "FETCH 100 FROM c2"
-            ]
+            ["SELECT 1,\n2", "PREPARE TRANSACTION 'px_1: 2'", "FETCH 100 FROM c2"]
         );
     }
 }

@@ -26,11 +26,7 @@ pub fn settled_within(fleet: &Fleet, deadline: Duration) -> Result<()> {
                 left += &format!("{} has prepared '{gid}'\n", cluster.name());
             }
         }
-        for row in fleet
-            .coordinator
-            .client()?
-            .query("SELECT * FROM pg_fdw_xacts", &[])?
-        {
+        for row in fleet.coordinator.client()?.query("SELECT * FROM pg_fdw_xacts", &[])? {
             left += &format!("pg_fdw_xacts shows {row:?}\n");
         }
         Ok(left.is_empty())
@@ -40,9 +36,7 @@ pub fn settled_within(fleet: &Fleet, deadline: Duration) -> Result<()> {
 
 /// The gids prepared on a server, in any of its databases.
 pub fn prepared_gids(cluster: &Cluster) -> Result<Vec<String>> {
-    let rows = cluster
-        .client()?
-        .query("SELECT gid FROM pg_prepared_xacts ORDER BY gid", &[])?;
+    let rows = cluster.client()?.query("SELECT gid FROM pg_prepared_xacts ORDER BY gid", &[])?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
@@ -56,11 +50,7 @@ pub fn expect_error<T>(result: Result<T, Error>, code: &str) -> DbError {
     let Some(report) = error.as_db_error() else {
         panic!("expected {code}, but not even the server answered: {error:?}")
     };
-    assert_eq!(
-        report.code().code(),
-        code,
-        "another error than expected: {report:#?}"
-    );
+    assert_eq!(report.code().code(), code, "another error than expected: {report:#?}");
     report.clone()
 }
 
@@ -79,9 +69,7 @@ pub fn one<T>(session: &mut Client, query: &str) -> Result<T>
 where
     T: for<'a> postgres::types::FromSql<'a>,
 {
-    let rows = session
-        .query(query, &[])
-        .with_context(|| query.to_owned())?;
+    let rows = session.query(query, &[]).with_context(|| query.to_owned())?;
     match rows.as_slice() {
         [row] => Ok(row.try_get(0)?),
         rows => bail!("{query}: {} rows instead of one", rows.len()),

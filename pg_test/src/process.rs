@@ -92,11 +92,9 @@ pub(crate) fn kill_server(postmaster: &mut Child) -> Result<()> {
         let _ = kill(*child, Signal::SIGKILL);
     }
     postmaster.wait()?;
-    wait_until(
-        "the killed server's processes are gone",
-        Duration::from_secs(30),
-        || Ok(children.iter().all(|child| !alive(*child))),
-    )
+    wait_until("the killed server's processes are gone", Duration::from_secs(30), || {
+        Ok(children.iter().all(|child| !alive(*child)))
+    })
 }
 
 /// Whether the process runs: a zombie that nobody has waited for yet does not.

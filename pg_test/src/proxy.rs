@@ -46,20 +46,12 @@ pub struct Fault {
 impl Fault {
     /// Cuts the connection at a statement that starts with `prefix` (in any case of letters).
     pub fn cut(point: Point, prefix: &str) -> Self {
-        Self {
-            prefix: prefix.to_uppercase(),
-            point,
-            effect: Effect::Cut,
-        }
+        Self { prefix: prefix.to_uppercase(), point, effect: Effect::Cut }
     }
 
     /// Holds the connection there until [`Hit::release`]; the other direction goes on.
     pub fn hold(point: Point, prefix: &str) -> Self {
-        Self {
-            prefix: prefix.to_uppercase(),
-            point,
-            effect: Effect::Hold,
-        }
+        Self { prefix: prefix.to_uppercase(), point, effect: Effect::Hold }
     }
 }
 
@@ -138,11 +130,7 @@ impl Proxy {
             let shared = Arc::clone(&shared);
             move || shared.accept(&listener)
         });
-        Ok(Self {
-            port: lease,
-            shared,
-            acceptor: Some(acceptor),
-        })
+        Ok(Self { port: lease, shared, acceptor: Some(acceptor) })
     }
 
     /// The port that clients connect to.
@@ -154,19 +142,8 @@ impl Proxy {
     pub fn inject(&self, fault: Fault) -> Hit {
         let mut state = self.shared.lock();
         let id = state.new_id();
-        state.faults.insert(
-            id,
-            Armed {
-                fault,
-                taken: false,
-                struck: None,
-                released: false,
-            },
-        );
-        Hit {
-            shared: Arc::clone(&self.shared),
-            id,
-        }
+        state.faults.insert(id, Armed { fault, taken: false, struck: None, released: false });
+        Hit { shared: Arc::clone(&self.shared), id }
     }
 
     /// Says what happens to connections from now on; those that hang are closed when they no longer should.
@@ -227,10 +204,7 @@ impl Hit {
                 return Ok(statement.clone());
             }
             let Some(left) = give_up.checked_duration_since(Instant::now()) else {
-                bail!(
-                    "no statement '{}…' passed within {DEADLINE:?}",
-                    armed.fault.prefix
-                );
+                bail!("no statement '{}…' passed within {DEADLINE:?}", armed.fault.prefix);
             };
             state = match self.shared.changed.wait_timeout(state, left) {
                 Ok((state, _)) => state,
@@ -270,9 +244,7 @@ impl State {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic elsewhere leaves the state whole: every change under the lock is a single step.
-        self.state
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn accept(self: &Arc<Self>, listener: &TcpListener) {
@@ -303,9 +275,7 @@ impl Shared {
         let id = {
             let mut state = self.lock();
             let id = state.new_id();
-            state
-                .connections
-                .insert(id, [client.try_clone()?, server.try_clone()?]);
+            state.connections.insert(id, [client.try_clone()?, server.try_clone()?]);
             id
         };
         let conversation = Arc::new(Mutex::new(Conversation::default()));
@@ -315,12 +285,7 @@ impl Shared {
             client: client.try_clone()?,
             server: server.try_clone()?,
         };
-        let answers = Direction {
-            shared: Arc::clone(self),
-            conversation,
-            client,
-            server,
-        };
+        let answers = Direction { shared: Arc::clone(self), conversation, client, server };
         std::thread::spawn(move || {
             let _ = requests.pass_requests();
             // The server reads to the end of what was sent, then sees the end of the connection.
@@ -358,10 +323,7 @@ impl Shared {
             && !state.closed
             && state.faults.get(&id).is_some_and(|armed| !armed.released)
         {
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            state = self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
         }
     }
 }
@@ -376,9 +338,7 @@ struct Direction {
 
 impl Direction {
     fn conversation(&self) -> MutexGuard<'_, Conversation> {
-        self.conversation
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.conversation.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Client to server, until either is gone or a fault cuts.
@@ -430,12 +390,7 @@ impl Direction {
             while let Some(message) = framer.next_message()? {
                 let watcher = self.conversation().received(&message);
                 if let Some(id) = watcher {
-                    let fault = self
-                        .shared
-                        .lock()
-                        .faults
-                        .get(&id)
-                        .map(|armed| armed.fault.clone());
+                    let fault = self.shared.lock().faults.get(&id).map(|armed| armed.fault.clone());
                     if let Some(fault) = fault {
                         if fault.effect == Effect::Cut {
                             cut(&self.client, &self.server);

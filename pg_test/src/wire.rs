@@ -45,18 +45,12 @@ pub struct Framer {
 impl Framer {
     /// For what the client sends: untyped packets until the one that starts the session.
     pub fn of_client() -> Self {
-        Self {
-            buffer: Vec::new(),
-            typed: false,
-        }
+        Self { buffer: Vec::new(), typed: false }
     }
 
     /// For what the server sends: every message has a type.
     pub fn of_server() -> Self {
-        Self {
-            buffer: Vec::new(),
-            typed: true,
-        }
+        Self { buffer: Vec::new(), typed: true }
     }
 
     /// Adds bytes as they were received.
@@ -78,10 +72,7 @@ impl Framer {
             return Ok(None);
         }
         let bytes: Vec<u8> = self.buffer.drain(..header + length).collect();
-        let message = Message {
-            tag: self.typed.then(|| bytes[0]),
-            bytes,
-        };
+        let message = Message { tag: self.typed.then(|| bytes[0]), bytes };
         self.typed |= message.starts_session();
         Ok(Some(message))
     }
@@ -120,8 +111,7 @@ impl Conversation {
                 None
             }
             b'E' => {
-                self.requests
-                    .push_back(Request::Execute { watched_by: None });
+                self.requests.push_back(Request::Execute { watched_by: None });
                 let portal = strings.next()?;
                 Some(self.portals.get(&portal).cloned().unwrap_or_default())
             }
@@ -175,10 +165,7 @@ impl Conversation {
             }
             b'Z' => {
                 let watcher = self.take_watcher();
-                if matches!(
-                    self.requests.front(),
-                    Some(Request::Query { .. } | Request::Sync)
-                ) {
+                if matches!(self.requests.front(), Some(Request::Query { .. } | Request::Sync)) {
                     self.requests.pop_front();
                 }
                 watcher
@@ -217,16 +204,11 @@ mod tests {
         let mut bytes = vec![tag];
         bytes.extend_from_slice(&(u32::try_from(body.len()).unwrap() + 4).to_be_bytes());
         bytes.extend_from_slice(body);
-        Message {
-            tag: Some(tag),
-            bytes,
-        }
+        Message { tag: Some(tag), bytes }
     }
 
     fn untyped(body: &[u8]) -> Vec<u8> {
-        let mut bytes = (u32::try_from(body.len()).unwrap() + 4)
-            .to_be_bytes()
-            .to_vec();
+        let mut bytes = (u32::try_from(body.len()).unwrap() + 4).to_be_bytes().to_vec();
         bytes.extend_from_slice(body);
         bytes
     }
@@ -268,9 +250,7 @@ mod tests {
 
     impl ConcatBytes for Vec<Message> {
         fn concat_bytes(&self) -> Vec<u8> {
-            self.iter()
-                .flat_map(|message| message.bytes.clone())
-                .collect()
+            self.iter().flat_map(|message| message.bytes.clone()).collect()
         }
     }
 
@@ -285,18 +265,12 @@ mod tests {
     fn statements_are_known_when_they_are_executed() {
         let mut conversation = Conversation::default();
         assert_eq!(execute(&mut conversation, "COMMIT"), Some("COMMIT".into()));
-        assert_eq!(
-            conversation.sent(&message(b'Q', b"ROLLBACK\0")),
-            Some("ROLLBACK".into())
-        );
+        assert_eq!(conversation.sent(&message(b'Q', b"ROLLBACK\0")), Some("ROLLBACK".into()));
         // A named statement, parsed long before.
         conversation.sent(&message(b'P', b"s1\0UPDATE t\0\0\0"));
         execute(&mut conversation, "BEGIN");
         conversation.sent(&message(b'B', b"p1\0s1\0\0\0\0\0\0\0"));
-        assert_eq!(
-            conversation.sent(&message(b'E', b"p1\0\0\0\0\0")),
-            Some("UPDATE t".into())
-        );
+        assert_eq!(conversation.sent(&message(b'E', b"p1\0\0\0\0\0")), Some("UPDATE t".into()));
     }
 
     #[test]
@@ -309,10 +283,7 @@ mod tests {
         assert_eq!(conversation.received(&message(b'1', b"")), None);
         assert_eq!(conversation.received(&message(b'C', b"BEGIN\0")), None);
         assert_eq!(conversation.received(&message(b'2', b"")), None);
-        assert_eq!(
-            conversation.received(&message(b'C', b"PREPARE TRANSACTION\0")),
-            Some(7)
-        );
+        assert_eq!(conversation.received(&message(b'C', b"PREPARE TRANSACTION\0")), Some(7));
         assert_eq!(conversation.received(&message(b'Z', b"I")), None);
     }
 
@@ -328,10 +299,7 @@ mod tests {
         conversation.sent(&message(b'S', b""));
         assert_eq!(conversation.received(&message(b'E', b"\0")), Some(7));
         assert_eq!(conversation.received(&message(b'Z', b"I")), None);
-        assert_eq!(
-            conversation.received(&message(b'C', b"ROLLBACK\0")),
-            Some(8)
-        );
+        assert_eq!(conversation.received(&message(b'C', b"ROLLBACK\0")), Some(8));
     }
 
     #[test]

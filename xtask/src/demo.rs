@@ -21,26 +21,16 @@ pub fn play(setup: &Setup) -> Result<()> {
     stop_servers(&directory)?;
     setup.install_extension()?;
 
-    println!(
-        "\nstarting a coordinator and two shards in {}",
-        directory.display()
-    );
+    println!("\nstarting a coordinator and two shards in {}", directory.display());
     if directory.exists() {
         std::fs::remove_dir_all(&directory)?;
     }
     std::fs::create_dir_all(&directory)?;
     let pg_config = setup.installation.pg_config();
-    std::fs::write(
-        directory.join(PG_CONFIG),
-        pg_config.to_string_lossy().as_bytes(),
-    )?;
+    std::fs::write(directory.join(PG_CONFIG), pg_config.to_string_lossy().as_bytes())?;
     let mut servers = Vec::new();
     for name in ["coordinator", "shard1", "shard2"] {
-        servers.push(Cluster::create_kept(
-            &setup.installation,
-            name,
-            &directory.join(name),
-        )?);
+        servers.push(Cluster::create_kept(&setup.installation, name, &directory.join(name))?);
     }
     servers[0].configure(&[("shared_preload_libraries", "pg_fdw_xacts")])?;
     fleet::start_all(&mut servers)?;
@@ -59,10 +49,7 @@ pub fn play(setup: &Setup) -> Result<()> {
         )
     })?;
 
-    println!(
-        "\nThe servers go on running; reach them with\n{}",
-        command_lines.join("\n")
-    );
+    println!("\nThe servers go on running; reach them with\n{}", command_lines.join("\n"));
     println!(
         "\nOn the coordinator, lt is a local table, ft1 and ft2 are tables of the two shards. Try\n  \
          BEGIN; INSERT INTO ft1 VALUES (100, 'a'); INSERT INTO ft2 VALUES (100, 'b'); PREPARE TRANSACTION 'mine';\n  \
@@ -102,10 +89,7 @@ fn stop_servers(directory: &Path) -> Result<usize> {
                 .status
                 .success()
         {
-            let stop = ["stop", "-m", "fast"]
-                .into_iter()
-                .map(Path::new)
-                .chain(data_option);
+            let stop = ["stop", "-m", "fast"].into_iter().map(Path::new).chain(data_option);
             installation.run("pg_ctl", stop)?;
             stopped += 1;
         }

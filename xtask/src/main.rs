@@ -70,15 +70,10 @@ fn run(command: Command) -> Result<()> {
     let workspace = Workspace::find()?;
     match command {
         Command::Demo { stop: true, .. } => demo::stop(&workspace),
-        Command::Demo {
-            server,
-            stop: false,
-        } => demo::play(&Setup::prepare(workspace, server.pg_config.as_deref())?),
-        Command::Test {
-            server,
-            filter,
-            only,
-        } => {
+        Command::Demo { server, stop: false } => {
+            demo::play(&Setup::prepare(workspace, server.pg_config.as_deref())?)
+        }
+        Command::Test { server, filter, only } => {
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
             suites::run(&setup, filter.as_deref(), &only)
         }

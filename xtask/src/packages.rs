@@ -6,13 +6,7 @@ use anyhow::{Context, Result, bail};
 use nix::unistd::Uid;
 
 /// What the build needs beside a server: libpq, libclang for bindgen, OpenSSL for cargo-pgrx.
-const BUILD: &[&str] = &[
-    "libpq-dev",
-    "libclang-dev",
-    "clang",
-    "pkg-config",
-    "libssl-dev",
-];
+const BUILD: &[&str] = &["libpq-dev", "libclang-dev", "clang", "pkg-config", "libssl-dev"];
 
 /// The major version of PostgreSQL in this release of Debian, `None` where nothing is known of the system.
 pub fn debian_postgresql() -> Option<u32> {
@@ -80,21 +74,14 @@ fn missing(wanted: &[String]) -> Result<Vec<String>> {
     let known = String::from_utf8_lossy(&output.stdout).into_owned();
     Ok(wanted
         .iter()
-        .filter(|name| {
-            !known
-                .lines()
-                .any(|line| line == format!("{name} installed"))
-        })
+        .filter(|name| !known.lines().any(|line| line == format!("{name} installed")))
         .cloned()
         .collect())
 }
 
 fn run_apt(apt: &[&str], arguments: &[&str]) -> Result<()> {
-    let status = Command::new(apt[0])
-        .args(&apt[1..])
-        .args(arguments)
-        .stdin(Stdio::null())
-        .status()?;
+    let status =
+        Command::new(apt[0]).args(&apt[1..]).args(arguments).stdin(Stdio::null()).status()?;
     if !status.success() {
         bail!("{} {}: {status}", apt.join(" "), arguments.join(" "));
     }
@@ -116,10 +103,7 @@ mod tests {
 
     #[test]
     fn debian_12_and_13_are_known_and_others_are_not() {
-        assert_eq!(
-            parse_release("NAME=\"Debian\"\nVERSION_ID=\"12\"\nID=debian\n"),
-            Some(15)
-        );
+        assert_eq!(parse_release("NAME=\"Debian\"\nVERSION_ID=\"12\"\nID=debian\n"), Some(15));
         assert_eq!(parse_release("ID=debian\nVERSION_ID=13\n"), Some(17));
         assert_eq!(parse_release("ID=debian\nVERSION_ID=\"11\"\n"), None);
         assert_eq!(parse_release("ID=ubuntu\nVERSION_ID=\"12\"\n"), None);

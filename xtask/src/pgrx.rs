@@ -26,9 +26,7 @@ impl CargoPgrx {
         for program in [Path::new("cargo-pgrx"), &ours] {
             match version(program) {
                 Some(found) if found == *wanted => {
-                    return Ok(Self {
-                        program: program.to_owned(),
-                    });
+                    return Ok(Self { program: program.to_owned() });
                 }
                 found => other |= found.is_some(),
             }
@@ -77,11 +75,7 @@ impl CargoPgrx {
         std::fs::create_dir_all(&home)?;
         let mut init = self.command(workspace);
         init.args(["init", "--no-run"]);
-        init.args(
-            configured
-                .iter()
-                .map(|(label, path)| format!("--{label}={path}")),
-        );
+        init.args(configured.iter().map(|(label, path)| format!("--{label}={path}")));
         finish(&mut init).map(drop)
     }
 
@@ -90,13 +84,7 @@ impl CargoPgrx {
         let feature = format!("pg{}", installation.major());
         let status = self
             .command(workspace)
-            .args([
-                "install",
-                "--no-default-features",
-                "--features",
-                &feature,
-                "--pg-config",
-            ])
+            .args(["install", "--no-default-features", "--features", &feature, "--pg-config"])
             .arg(installation.pg_config())
             .status()?;
         if !status.success() {
@@ -108,15 +96,8 @@ impl CargoPgrx {
 
 /// Version of a cargo-pgrx, `None` where there is none.
 fn version(program: &Path) -> Option<String> {
-    let output = Command::new(program)
-        .args(["pgrx", "--version"])
-        .output()
-        .ok()?;
-    String::from_utf8(output.stdout)
-        .ok()?
-        .split_whitespace()
-        .nth(1)
-        .map(str::to_owned)
+    let output = Command::new(program).args(["pgrx", "--version"]).output().ok()?;
+    String::from_utf8(output.stdout).ok()?.split_whitespace().nth(1).map(str::to_owned)
 }
 
 fn cargo_home() -> Option<PathBuf> {
@@ -130,11 +111,7 @@ fn configured(text: &str) -> BTreeMap<String, String> {
     text.lines()
         .filter_map(|line| line.split_once('='))
         .map(|(label, path)| (label.trim(), path.trim().trim_matches('"')))
-        .filter(|(label, _)| {
-            label
-                .strip_prefix("pg")
-                .is_some_and(|n| n.parse::<u32>().is_ok())
-        })
+        .filter(|(label, _)| label.strip_prefix("pg").is_some_and(|n| n.parse::<u32>().is_ok()))
         .map(|(label, path)| (label.to_owned(), path.to_owned()))
         .collect()
 }

@@ -45,10 +45,7 @@ fn one_shard(stage: &mut Stage) -> Result<()> {
     stage.run("INSERT INTO ft1 VALUES (1, 'one')")?;
     stage.run("COMMIT")?;
     let logs = stage.show_logs()?;
-    stage.claim(
-        "no PREPARE on shard 1",
-        !logs[0].iter().any(|line| line.starts_with("PREPARE")),
-    )
+    stage.claim("no PREPARE on shard 1", !logs[0].iter().any(|line| line.starts_with("PREPARE")))
 }
 
 fn two_shards(stage: &mut Stage) -> Result<()> {
@@ -62,17 +59,12 @@ fn two_shards(stage: &mut Stage) -> Result<()> {
         let at = |word: &str| log.iter().position(|line| line.starts_with(word));
         matches!((at("PREPARE TRANSACTION"), at("COMMIT PREPARED")), (Some(a), Some(b)) if a < b)
     };
-    stage.claim(
-        "PREPARE TRANSACTION, then COMMIT PREPARED on each",
-        logs.iter().all(phases),
-    )?;
+    stage.claim("PREPARE TRANSACTION, then COMMIT PREPARED on each", logs.iter().all(phases))?;
     stage.claim_row(2, [false, true, true])
 }
 
 fn explicit(stage: &mut Stage, outcome: &str, id: i32) -> Result<()> {
-    stage.step(&format!(
-        "PREPARE TRANSACTION by the application, then {outcome}"
-    ));
+    stage.step(&format!("PREPARE TRANSACTION by the application, then {outcome}"));
     stage.run("BEGIN")?;
     stage.run(&format!("INSERT INTO ft1 VALUES ({id}, 'explicit')"))?;
     stage.run(&format!("INSERT INTO ft2 VALUES ({id}, 'explicit')"))?;
@@ -110,9 +102,7 @@ fn shard_killed_at_the_decision(stage: &mut Stage) -> Result<()> {
     stage.move_shard1(proxy.port())?;
     let hit = proxy.inject(Fault::hold(Point::Statement, "COMMIT PREPARED"));
     stage.insert_everywhere(6)?;
-    let Stage {
-        session, shards, ..
-    } = stage;
+    let Stage { session, shards, .. } = stage;
     let outcome = std::thread::scope(|scope| -> Result<_> {
         let commit = scope.spawn(|| session.batch_execute("COMMIT"));
         hit.wait()?;
@@ -148,20 +138,9 @@ impl Stage {
                 }
             })
             .connect(NoTls)?;
-        let marks = shards
-            .iter()
-            .map(|shard| shard.log().mark())
-            .collect::<Result<_>>()?;
+        let marks = shards.iter().map(|shard| shard.log().mark()).collect::<Result<_>>()?;
         let colours = std::io::stdout().is_terminal();
-        Ok(Self {
-            coordinator,
-            shards,
-            session,
-            notices,
-            marks,
-            steps: 0,
-            colours,
-        })
+        Ok(Self { coordinator, shards, session, notices, marks, steps: 0, colours })
     }
 
     fn step(&mut self, title: &str) {
@@ -183,9 +162,7 @@ impl Stage {
         let result = self.session.batch_execute(sql);
         self.show_notices();
         if let Err(error) = &result {
-            let text = error
-                .as_db_error()
-                .map_or_else(|| error.to_string(), ToString::to_string);
+            let text = error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string);
             println!("        {}", self.paint("31", &text));
         }
         result.with_context(|| sql.to_owned())
@@ -200,10 +177,7 @@ impl Stage {
     }
 
     fn show_notices(&self) {
-        let notices = self
-            .notices
-            .lock()
-            .map(|mut list| std::mem::take(&mut *list));
+        let notices = self.notices.lock().map(|mut list| std::mem::take(&mut *list));
         for notice in notices.unwrap_or_default() {
             println!("        {}", self.paint("33", &notice));
         }
@@ -215,22 +189,13 @@ impl Stage {
         for (shard, mark) in self.shards.iter().zip(&mut self.marks) {
             let statements = shard.log().statements_since(*mark)?;
             *mark = shard.log().mark()?;
-            logs.push(
-                statements
-                    .into_iter()
-                    .filter(|line| !is_housekeeping(line))
-                    .collect(),
-            );
+            logs.push(statements.into_iter().filter(|line| !is_housekeeping(line)).collect());
         }
         for (shard, log) in self.shards.iter().zip(&logs) {
             let log: &Vec<String> = log;
             for line in log {
                 let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
-                println!(
-                    "    {}  {}",
-                    self.paint("2", shard.name()),
-                    self.paint("32", &line)
-                );
+                println!("    {}  {}", self.paint("2", shard.name()), self.paint("32", &line));
             }
         }
         Ok(logs)
@@ -268,11 +233,7 @@ impl Stage {
             *place = ids(&mut self.session, table)?.contains(&id);
         }
         // The question is not part of what the shards are shown to do.
-        self.marks = self
-            .shards
-            .iter()
-            .map(|shard| shard.log().mark())
-            .collect::<Result<_>>()?;
+        self.marks = self.shards.iter().map(|shard| shard.log().mark()).collect::<Result<_>>()?;
         let tables: Vec<&str> = ["lt", "ft1", "ft2"]
             .into_iter()
             .zip(expected)
@@ -288,12 +249,7 @@ impl Stage {
 
     /// Waits until nothing is prepared anywhere, without doing anything for it.
     fn wait_until_settled(&mut self) -> Result<()> {
-        let Self {
-            coordinator,
-            shards,
-            session,
-            ..
-        } = self;
+        let Self { coordinator, shards, session, .. } = self;
         wait_until("nothing is in doubt", PATIENCE, || {
             let mut left: i64 = one(session, "SELECT count(*) FROM pg_fdw_xacts")?;
             for server in std::iter::once(&*coordinator).chain(&*shards) {
@@ -311,11 +267,7 @@ impl Stage {
     }
 
     fn paint(&self, code: &str, text: &str) -> String {
-        if self.colours {
-            format!("\x1b[{code}m{text}\x1b[0m")
-        } else {
-            text.to_owned()
-        }
+        if self.colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
 

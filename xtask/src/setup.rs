@@ -32,9 +32,7 @@ impl Setup {
                 if debian.is_some() {
                     packages::install_missing(None)?;
                 }
-                let path = path
-                    .canonicalize()
-                    .with_context(|| path.display().to_string())?;
+                let path = path.canonicalize().with_context(|| path.display().to_string())?;
                 Some(Installation::from_pg_config(&path)?)
             }
             (None, Some(major)) => {
@@ -55,12 +53,7 @@ impl Setup {
         };
         let pgrx = CargoPgrx::provide(&workspace)?;
         pgrx.configure(&workspace, &installation)?;
-        Ok(Self {
-            workspace,
-            installation,
-            pgrx,
-            server_files,
-        })
+        Ok(Self { workspace, installation, pgrx, server_files })
     }
 
     /// Builds the extension and installs it where the servers find it.

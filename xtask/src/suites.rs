@@ -57,33 +57,21 @@ fn checks(setup: &Setup) -> Result<()> {
     heading("cargo fmt --check");
     check(setup.workspace.cargo().args(["fmt", "--all", "--check"]))?;
     let feature = format!("{}/{}", crate::workspace::EXTENSION, setup.feature());
-    let selection = [
-        "--workspace",
-        "--no-default-features",
-        "--features",
-        &feature,
-    ];
+    let selection = ["--workspace", "--no-default-features", "--features", &feature];
     heading("cargo clippy");
     let mut clippy = setup.workspace.cargo();
-    clippy
-        .arg("clippy")
-        .args(selection)
-        .args(["--all-targets", "--", "-D", "warnings"]);
+    clippy.arg("clippy").args(selection).args(["--all-targets", "--", "-D", "warnings"]);
     check(&mut clippy)?;
     heading("cargo doc");
     let mut doc = setup.workspace.cargo();
-    doc.arg("doc")
-        .args(selection)
-        .args(["--no-deps", "--document-private-items"]);
+    doc.arg("doc").args(selection).args(["--no-deps", "--document-private-items"]);
     check(doc.env("RUSTDOCFLAGS", "-D warnings"))
 }
 
 fn unit(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     heading("unit tests of the tools");
     let mut command = setup.workspace.cargo();
-    command
-        .args(["test", "-p", "xtask", "-p", "pg_test", "--lib", "--bins"])
-        .args(filter);
+    command.args(["test", "-p", "xtask", "-p", "pg_test", "--lib", "--bins"]).args(filter);
     test(&mut command, tally)
 }
 
@@ -128,10 +116,7 @@ fn scenarios(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<(
 }
 
 fn tempdir_under_tmp() -> Result<tempfile::TempDir> {
-    tempfile::Builder::new()
-        .prefix("pgrx-")
-        .tempdir_in("/tmp")
-        .context("cannot write to /tmp")
+    tempfile::Builder::new().prefix("pgrx-").tempdir_in("/tmp").context("cannot write to /tmp")
 }
 
 fn heading(text: &str) {
@@ -148,10 +133,7 @@ fn check(command: &mut Command) -> Result<()> {
 
 /// Runs a cargo test, passes its output on and adds its results to `tally`.
 fn test(command: &mut Command, tally: &mut Tally) -> Result<()> {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()?;
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
     let output = child.stdout.take().context("stdout is piped")?;
     for line in BufReader::new(output).split(b'\n') {
         let line = line?;
@@ -174,11 +156,7 @@ impl Tally {
         };
         let count = |word: &str| -> u64 {
             let before = counts.split(word).next().unwrap_or_default();
-            before
-                .split_whitespace()
-                .last()
-                .and_then(|number| number.parse().ok())
-                .unwrap_or(0)
+            before.split_whitespace().last().and_then(|number| number.parse().ok()).unwrap_or(0)
         };
         self.passed += count(" passed");
         self.failed += count(" failed");
@@ -195,12 +173,6 @@ mod tests {
         tally.add("test result: ok. 9 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out");
         tally.add("test result: FAILED. 5 passed; 6 failed; 0 ignored; 0 measured");
         tally.add("test harness::x ... ok");
-        assert_eq!(
-            tally,
-            Tally {
-                passed: 14,
-                failed: 6
-            }
-        );
+        assert_eq!(tally, Tally { passed: 14, failed: 6 });
     }
 }

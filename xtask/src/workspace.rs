@@ -29,12 +29,7 @@ impl Workspace {
             .join("Cargo.toml");
         let text = finish(
             cargo_command()
-                .args([
-                    "metadata",
-                    "--format-version=1",
-                    "--no-deps",
-                    "--manifest-path",
-                ])
+                .args(["metadata", "--format-version=1", "--no-deps", "--manifest-path"])
                 .arg(manifest),
         )?;
         let metadata: Value = serde_json::from_str(&text)?;
@@ -122,10 +117,7 @@ fn cargo_command() -> Command {
 /// The version in the extension's requirement "=x.y.z".
 fn pinned_pgrx(metadata: &Value) -> Option<String> {
     let named = |list: &Value, name: &str| -> Option<Value> {
-        list.as_array()?
-            .iter()
-            .find(|entry| entry["name"] == name)
-            .cloned()
+        list.as_array()?.iter().find(|entry| entry["name"] == name).cloned()
     };
     let extension = named(&metadata["packages"], EXTENSION)?;
     let pgrx = named(&extension["dependencies"], "pgrx")?;

@@ -71,18 +71,9 @@ fn a_standby_follows_and_refuses_writes() -> Outcome {
     let primary = server()?;
     let mut standby = Cluster::standby_of(&primary, "standby")?;
     standby.start()?;
-    primary
-        .client()?
-        .batch_execute("INSERT INTO t VALUES (1)")?;
-    wait_until("the standby has the row", DEADLINE, || {
-        Ok(count(&standby)? == 1)
-    })?;
-    assert!(
-        standby
-            .client()?
-            .batch_execute("INSERT INTO t VALUES (2)")
-            .is_err()
-    );
+    primary.client()?.batch_execute("INSERT INTO t VALUES (1)")?;
+    wait_until("the standby has the row", DEADLINE, || Ok(count(&standby)? == 1))?;
+    assert!(standby.client()?.batch_execute("INSERT INTO t VALUES (2)").is_err());
     Ok(())
 }
 
@@ -178,9 +169,7 @@ fn a_held_statement_lands_after_its_client_has_gone() -> Outcome {
     assert!(prepare.join().1.is_err());
     assert_eq!(prepared_gids(&server)?, [""; 0]);
     hit.release();
-    wait_until("the late PREPARE lands", DEADLINE, || {
-        Ok(prepared_gids(&server)? == ["late"])
-    })
+    wait_until("the late PREPARE lands", DEADLINE, || Ok(prepared_gids(&server)? == ["late"]))
 }
 
 #[test]

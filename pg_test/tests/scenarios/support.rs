@@ -49,9 +49,7 @@ impl Gid {
             panic!("{text} is not px_<n>_<serverid>_<userid>")
         };
         assert!(
-            parts[1..]
-                .iter()
-                .all(|part| part.bytes().all(|byte| byte.is_ascii_digit())),
+            parts[1..].iter().all(|part| part.bytes().all(|byte| byte.is_ascii_digit())),
             "{text} holds other characters than decimal digits"
         );
         Self {
@@ -64,15 +62,10 @@ impl Gid {
 
 /// The gid in the only one of `statements` that starts with `command`, for example `PREPARE TRANSACTION`.
 pub fn gid_of(statements: &[String], command: &str) -> Gid {
-    let found: Vec<&String> = statements
-        .iter()
-        .filter(|statement| statement.starts_with(command))
-        .collect();
+    let found: Vec<&String> =
+        statements.iter().filter(|statement| statement.starts_with(command)).collect();
     let [statement] = found.as_slice() else {
-        panic!(
-            "{} statements '{command}' instead of one in {statements:#?}",
-            found.len()
-        )
+        panic!("{} statements '{command}' instead of one in {statements:#?}", found.len())
     };
     let gid = statement[command.len()..]
         .trim()
@@ -85,9 +78,8 @@ pub fn gid_of(statements: &[String], command: &str) -> Gid {
 /// The oid of the foreign server of shard `number`.
 pub fn serverid(fleet: &Fleet, number: usize) -> anyhow::Result<u32> {
     let name = format!("shard{number}");
-    let row = fleet.session()?.query_one(
-        "SELECT oid FROM pg_foreign_server WHERE srvname = $1",
-        &[&name],
-    )?;
+    let row = fleet
+        .session()?
+        .query_one("SELECT oid FROM pg_foreign_server WHERE srvname = $1", &[&name])?;
     Ok(row.get(0))
 }
