@@ -4,5 +4,13 @@
 
 #![allow(missing_docs, reason = "a test's name is its documentation")]
 
+mod bad_input;
+mod commit;
+mod crash;
+mod explicit;
+mod fdw_errors;
+mod fdw_modify;
+mod fdw_scan;
+mod fdw_subtransactions;
 mod harness;
 mod support;

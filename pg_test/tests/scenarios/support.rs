@@ -1,9 +1,10 @@
 //! What several scenarios share: a statement in the background, the ids the extension gives, quick checks.
 
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use pg_test::Fleet;
-use postgres::{Client, Error};
+use postgres::{Client, Error, NoTls};
 
 /// The result of a scenario: an `Err` is the harness's own trouble, what is wrong with the extension panics.
 pub type Outcome = anyhow::Result<()>;
@@ -82,4 +83,65 @@ pub fn serverid(fleet: &Fleet, number: usize) -> anyhow::Result<u32> {
         .session()?
         .query_one("SELECT oid FROM pg_foreign_server WHERE srvname = $1", &[&name])?;
     Ok(row.get(0))
+}
+
+/// Runs BEGIN, `statements` one by one, and COMMIT.
+pub fn transaction(session: &mut Client, statements: &[&str]) -> Result<(), Error> {
+    session.batch_execute("BEGIN")?;
+    for statement in statements {
+        session.batch_execute(statement)?;
+    }
+    session.batch_execute("COMMIT")
+}
+
+/// What a session was told beside results: warnings and notices, as "SEVERITY: message / DETAIL / HINT".
+#[derive(Debug, Clone, Default)]
+pub struct Notices(Arc<Mutex<Vec<String>>>);
+
+impl Notices {
+    /// Those that came since the last call.
+    pub fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().expect("nobody panics with it"))
+    }
+}
+
+/// A session on the coordinator whose notices are kept.
+pub fn session_with_notices(fleet: &Fleet) -> anyhow::Result<(Client, Notices)> {
+    let notices = Notices::default();
+    let list = Arc::clone(&notices.0);
+    let session = fleet
+        .coordinator
+        .config()
+        .notice_callback(move |notice| {
+            let text = format!(
+                "{}: {} / {} / {}",
+                notice.severity(),
+                notice.message(),
+                notice.detail().unwrap_or_default(),
+                notice.hint().unwrap_or_default()
+            );
+            list.lock().expect("nobody panics with it").push(text);
+        })
+        .connect(NoTls)?;
+    Ok((session, notices))
+}
+
+/// Inserts row `id` into lt, ft1 and ft2 in a transaction that stays open.
+pub fn begin_everywhere(session: &mut Client, id: i32) -> Result<(), Error> {
+    session.batch_execute("BEGIN")?;
+    for table in ["lt", "ft1", "ft2"] {
+        session.batch_execute(&format!("INSERT INTO {table} VALUES ({id}, 'x')"))?;
+    }
+    Ok(())
+}
+
+/// Row `id` is in lt and on both shards, or in none of them, as `committed` says; asked of each server itself.
+pub fn assert_everywhere(fleet: &Fleet, id: i32, committed: bool) -> Outcome {
+    let found = [
+        fleet.ids_in_lt()?.contains(&id),
+        fleet.ids_on_shard(1)?.contains(&id),
+        fleet.ids_on_shard(2)?.contains(&id),
+    ];
+    assert_eq!(found, [committed; 3], "row {id} in lt, on shard 1, on shard 2");
+    Ok(())
 }
