@@ -7,7 +7,6 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -16,10 +15,10 @@ use nix::unistd::Pid;
 use postgres::{Client, Config, NoTls};
 use tempfile::TempDir;
 
-use crate::install::{DIRECTORY_VARIABLE, Installation, finish};
+use crate::install::{Installation, finish};
 use crate::log::{LINE_PREFIX, Log};
 use crate::port::PortLease;
-use crate::{process, wait_until};
+use crate::{place, process, wait_until};
 
 /// How a server is asked to stop; the signals of `pg_ctl stop -m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +70,7 @@ impl Cluster {
     /// A cluster for one test, not started yet, in a directory that disappears with it. Clusters of one
     /// `name` share their system identifier, those of different names never do.
     pub fn create(installation: &Installation, name: &str) -> Result<Self> {
-        let template = template(installation, name)?;
+        let template = place::template(installation, name)?;
         let cluster = Self::in_temporary_home(installation, name)?;
         // With the same owner and modes, by cp because it knows the file system's fast ways.
         finish(
@@ -88,7 +87,7 @@ impl Cluster {
     /// A streaming standby of `primary`, not started yet, made with pg_basebackup.
     pub fn standby_of(primary: &Self, name: &str) -> Result<Self> {
         let standby = Self::in_temporary_home(&primary.installation, name)?;
-        make_directory_for(&primary.installation, &standby.data())?;
+        place::make_data_directory(&primary.installation, &standby.data())?;
         let data = standby.data();
         let port = primary.port().to_string();
         primary.installation.run(
@@ -106,7 +105,7 @@ impl Cluster {
     /// A new cluster under `home`, which must not exist yet, not started. The directory stays when this is
     /// dropped, and so does the server.
     pub fn create_kept(installation: &Installation, name: &str, home: &Path) -> Result<Self> {
-        make_home(home)?;
+        place::make_directory(home)?;
         let cluster = Self {
             name: name.to_owned(),
             installation: installation.clone(),
@@ -114,26 +113,20 @@ impl Cluster {
             port: PortLease::take()?,
             postmaster: None,
         };
-        initdb(installation, &cluster.data())?;
+        place::initdb(installation, &cluster.data())?;
         cluster.write_settings(&[("port", &cluster.port().to_string())])?;
         cluster.write_settings(SETTINGS)?;
         Ok(cluster)
     }
 
     fn in_temporary_home(installation: &Installation, name: &str) -> Result<Self> {
-        let home = tempfile::Builder::new()
-            .prefix(&format!("{name}-"))
-            .tempdir_in(base_directory()?)
-            .context("cannot make a directory for a cluster")?;
-        open_to_all(home.path())?;
-        let cluster = Self {
+        Ok(Self {
             name: name.to_owned(),
             installation: installation.clone(),
-            home: Home::Temporary(home),
+            home: Home::Temporary(place::temporary_home(name)?),
             port: PortLease::take()?,
             postmaster: None,
-        };
-        Ok(cluster)
+        })
     }
 
     /// The name given at its creation.
@@ -338,77 +331,4 @@ impl Drop for Cluster {
         }
         self.end();
     }
-}
-
-/// The directory that holds the clusters of tests.
-fn base_directory() -> Result<PathBuf> {
-    let Some(path) = std::env::var_os(DIRECTORY_VARIABLE) else {
-        return Ok(std::env::temp_dir());
-    };
-    let path = PathBuf::from(path);
-    make_home(&path)?;
-    Ok(path)
-}
-
-/// A data directory fresh from initdb, to be copied: one per name, kept between runs because initdb takes
-/// longer than most tests. The name of a server's version is in the path, so an upgrade makes new ones.
-fn template(installation: &Installation, name: &str) -> Result<PathBuf> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _guard = ONE_AT_A_TIME.lock().map_err(|_| anyhow!("initdb failed before"))?;
-    let version: String =
-        installation.version().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '.').collect();
-    let templates = base_directory()?.join("pg_test-templates");
-    make_home(&templates)?;
-    let path = templates.join(format!("{name}-{version}"));
-    if !path.exists() {
-        // Made aside and renamed: another process may be doing the same.
-        let unfinished = tempfile::Builder::new().prefix("initdb-").tempdir_in(&templates)?;
-        open_to_all(unfinished.path())?;
-        let data = unfinished.path().join("data");
-        initdb(installation, &data)?;
-        if let Err(error) = std::fs::rename(&data, &path)
-            && !path.exists()
-        {
-            return Err(error.into());
-        }
-    }
-    Ok(path)
-}
-
-fn initdb(installation: &Installation, data: &Path) -> Result<()> {
-    make_directory_for(installation, data)?;
-    installation
-        .run(
-            "initdb",
-            ["-U", "postgres", "--auth=trust", "--no-sync", "--locale=C", "--encoding=UTF8", "-D"]
-                .into_iter()
-                .map(std::ffi::OsStr::new)
-                .chain([data.as_os_str()]),
-        )
-        .map(drop)
-}
-
-/// Makes the directory `path` for a server's data: owned by the user that servers run as, closed to others.
-fn make_directory_for(installation: &Installation, path: &Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .mode(0o700)
-        .create(path)
-        .with_context(|| format!("cannot make {}", path.display()))?;
-    if let Some(user) = installation.user() {
-        std::os::unix::fs::chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
-    }
-    Ok(())
-}
-
-fn make_home(path: &Path) -> Result<()> {
-    std::fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
-    open_to_all(path)
-}
-
-/// Lets the user that servers run as pass through `path`, whatever the umask is.
-fn open_to_all(path: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
-    Ok(())
 }

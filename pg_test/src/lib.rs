@@ -20,6 +20,7 @@ pub mod fleet;
 pub mod install;
 pub mod log;
 pub mod oracle;
+mod place;
 mod port;
 mod process;
 pub mod proxy;

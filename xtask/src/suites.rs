@@ -1,7 +1,7 @@
 //! `cargo xtask test`: the checks and test suites in order, up to the first that fails.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
@@ -125,10 +125,7 @@ fn heading(text: &str) {
 
 fn check(command: &mut Command) -> Result<()> {
     let status = command.stdin(Stdio::null()).status()?;
-    if !status.success() {
-        bail!("{command:?}: {status}");
-    }
-    Ok(())
+    succeeded(command, status)
 }
 
 /// Runs a cargo test, passes its output on and adds its results to `tally`.
@@ -142,8 +139,13 @@ fn test(command: &mut Command, tally: &mut Tally) -> Result<()> {
         tally.add(&line);
     }
     let status = child.wait()?;
+    succeeded(command, status)
+}
+
+fn succeeded(command: &Command, status: ExitStatus) -> Result<()> {
     if !status.success() {
-        bail!("{command:?}: {status}");
+        let arguments: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
+        bail!("cargo {}: {status}", arguments.join(" "));
     }
     Ok(())
 }
