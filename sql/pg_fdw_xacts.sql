@@ -8,3 +8,39 @@ CREATE FUNCTION pg_fdw_xacts_validator(text[], oid) RETURNS void
 
 CREATE FOREIGN DATA WRAPPER pg_fdw_xacts
     HANDLER pg_fdw_xacts_handler VALIDATOR pg_fdw_xacts_validator;
+
+-- The durable state. The library reads and writes these tables itself, below SQL: nobody needs
+-- privileges on them, and nobody should change them. None of them is dumped: a restored database
+-- is another coordinator.
+CREATE SCHEMA pg_fdw_xacts;
+
+-- Who this database is, bound to its OID so that a copy of the database notices that it is one.
+CREATE TABLE pg_fdw_xacts.identity (
+    database oid NOT NULL,
+    identity bigint NOT NULL
+) USING heap;
+
+-- Every participant that ever prepared: where something may be left after a crash.
+CREATE TABLE pg_fdw_xacts.participant (
+    id integer NOT NULL,
+    serverid oid NOT NULL,
+    userid oid NOT NULL,
+    system_identifier bigint NOT NULL,
+    database text COLLATE "C" NOT NULL
+) USING heap;
+
+-- One row per distributed transaction; the row's transaction is the decision. A participant's gid is
+-- px_ || identity (20 digits) || nonce (18 digits) || _ || serverid || _ || userid.
+CREATE TABLE pg_fdw_xacts.decision (
+    nonce bigint NOT NULL,
+    participants bigint[] NOT NULL,
+    xids bigint[] NOT NULL
+) USING heap WITH (
+    autovacuum_vacuum_threshold = 5000,
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_insert_threshold = -1
+);
+
+ALTER TABLE pg_fdw_xacts.identity REPLICA IDENTITY NOTHING;
+ALTER TABLE pg_fdw_xacts.participant REPLICA IDENTITY NOTHING;
+ALTER TABLE pg_fdw_xacts.decision REPLICA IDENTITY NOTHING;

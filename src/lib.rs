@@ -6,14 +6,19 @@ use pg::error::{Error, Result, SqlState};
 
 pgrx::pg_module_magic!(name, version);
 
+mod api;
 mod fdw;
+mod guc;
 mod libpq;
+mod log;
 mod pg;
 mod protocol;
 mod remote;
+mod resolver;
 mod xact;
 
 pgrx::extension_sql_file!("../sql/pg_fdw_xacts.sql", bootstrap);
+pgrx::extension_sql_file!("../sql/views.sql", finalize);
 
 /// Refuses to work where the library is not in `shared_preload_libraries`.
 pub(crate) fn require_preload() -> Result<()> {
@@ -40,6 +45,10 @@ pub extern "C-unwind" fn _PG_init() {
         let preloading = unsafe { pgrx::pg_sys::process_shared_preload_libraries_in_progress };
         if preloading {
             PRELOADED.store(true, std::sync::atomic::Ordering::Relaxed);
+            guc::define();
+            pg::shmem_hooks::install(log::shmem::request, log::shmem::start_up);
+            xact::utility::install();
+            resolver::launcher::register();
         }
         Ok(())
     });

@@ -16,6 +16,7 @@ use std::ffi::{CStr, CString, c_char, c_int};
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use pgrx::pg_sys::errcodes::PgSqlErrorCode;
 use pgrx::pg_sys::panic::{CaughtError, ErrorReport, ErrorReportWithLevel};
 use pgrx::{PgLogLevel, pg_sys};
 
@@ -232,7 +233,7 @@ impl Error {
     }
 
     /// What a panic carries: one of ours, one of pgrx's, or a plain Rust panic.
-    fn from_panic(payload: Box<dyn Any + Send>) -> Self {
+    pub fn from_panic(payload: Box<dyn Any + Send>) -> Self {
         fn report(
             sqlstate: c_int,
             message: &str,
@@ -318,6 +319,21 @@ impl Error {
             // frame has nothing left to drop.
             unsafe { raw::ThrowErrorData(edata) }
         })
+    }
+
+    /// Raises out of a function that pgrx wraps: as a panic that its wrapper reports.
+    pub fn raise_in_pgrx(self) -> ! {
+        let text = |s: &Option<CString>| s.as_ref().map(|s| s.to_string_lossy().into_owned());
+        let code = PgSqlErrorCode::from(self.0.sqlstate as isize);
+        let mut report = ErrorReport::new(code, text(&self.0.message).unwrap_or_default(), "");
+        if let Some(detail) = text(&self.0.detail) {
+            report = report.set_detail(detail);
+        }
+        if let Some(hint) = text(&self.0.hint) {
+            report = report.set_hint(hint);
+        }
+        report.report(PgLogLevel::ERROR);
+        unreachable!("reporting an ERROR returned")
     }
 
     /// Raises to PostgreSQL. Only [`boundary`] may: its frame has nothing left to drop.

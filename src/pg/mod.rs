@@ -2,3 +2,6 @@
 
 pub mod backend_local;
 pub mod error;
+pub mod latch;
+pub mod shmem_hooks;
+pub mod transaction;

@@ -6,6 +6,7 @@ pub mod connect;
 pub mod connection;
 pub mod options;
 pub mod report;
+pub mod together;
 pub mod wait;
 
 pub use connection::Connection;

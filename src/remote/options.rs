@@ -79,6 +79,29 @@ impl Mapping {
     }
 }
 
+impl Mapping {
+    /// The mapping of a user, or the PUBLIC one, if the server and it exist.
+    pub fn find(userid: Oid, serverid: Oid) -> Option<Self> {
+        let exists = |user: Oid| {
+            // SAFETY: a look-up in a catalog cache with two OID keys.
+            unsafe {
+                pg_sys::SearchSysCacheExists(
+                    pg_sys::SysCacheIdentifier::USERMAPPINGUSERSERVER as i32,
+                    user.into(),
+                    serverid.into(),
+                    0.into(),
+                    0.into(),
+                )
+            }
+        };
+        // SAFETY: a catalog look-up that may find nothing.
+        let server =
+            unsafe { pg_sys::GetForeignServerExtended(serverid, pg_sys::FSV_MISSING_OK as u16) };
+        (!server.is_null() && (exists(userid) || exists(Oid::INVALID)))
+            .then(|| Self::read(userid, serverid))
+    }
+}
+
 /// The value of an option, if it is set.
 pub fn option<'a>(options: &'a [OptionPair], name: &CStr) -> Option<&'a CStr> {
     options.iter().find(|(n, _)| n.as_c_str() == name).map(|(_, v)| v.as_c_str())

@@ -4,9 +4,17 @@
 //! * [`participants`]: the list of this transaction's participants;
 //! * [`callbacks`]: PostgreSQL's transaction and subtransaction callbacks;
 //! * [`commit`]: before the decision and after it;
-//! * [`abort`]: the abort of a transaction.
+//! * [`one_phase`]: the commit of a participant that does not prepare;
+//! * [`abort`]: the abort of a transaction;
+//! * [`utility`]: COMMIT PREPARED and ROLLBACK PREPARED by the application.
 
+mod abort;
+mod callbacks;
+mod commit;
+mod one_phase;
 mod participants;
 mod session;
+pub mod utility;
 
+pub use participants::Prepared;
 pub use session::{Session, attach};

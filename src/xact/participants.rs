@@ -1,11 +1,14 @@
 //! The participants of this backend's current transaction.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::ffi::CString;
 use std::rc::Rc;
 
 use pgrx::pg_sys::Oid;
 
 use crate::pg::backend_local::BackendLocal;
+use crate::pg::error::{Error, Result, SqlState, c_string};
+use crate::protocol::gid::Gid;
 use crate::protocol::participant::{Event, State};
 use crate::remote::cache::Cached;
 
@@ -18,6 +21,32 @@ pub struct Participant {
     /// The local user whose mapping is used; with a PUBLIC mapping the first that came.
     pub userid: Oid,
     state: Cell<State>,
+    prepared: OnceCell<Prepared>,
+}
+
+/// What settles a prepared participant, made before PREPARE is sent.
+pub struct Prepared {
+    /// Its gid.
+    pub gid: Gid,
+    /// `PREPARE TRANSACTION 'gid'`.
+    pub prepare: CString,
+    /// `COMMIT PREPARED 'gid'`.
+    pub commit: CString,
+    /// `ROLLBACK PREPARED 'gid'`.
+    pub rollback: CString,
+}
+
+impl Prepared {
+    /// The commands for a gid. A gid is digits and underscores: it needs no quoting.
+    pub fn new(gid: Gid) -> Self {
+        let command = |verb: &str| c_string(format!("{verb} '{gid}'"));
+        Self {
+            gid,
+            prepare: command("PREPARE TRANSACTION"),
+            commit: command("COMMIT PREPARED"),
+            rollback: command("ROLLBACK PREPARED"),
+        }
+    }
 }
 
 impl Participant {
@@ -26,11 +55,35 @@ impl Participant {
         self.state.get()
     }
 
-    /// Takes it further. An event that the state does not allow is a bug: it is raised before the
-    /// decision by whoever looks at the result, and never loses a prepared participant.
-    pub fn take(&self, event: Event) -> Result<(), crate::protocol::participant::Illegal> {
-        self.state.set(self.state.get().on(event)?);
+    /// Takes it further.
+    ///
+    /// # Errors
+    /// XX000: the state does not allow the event, which is a bug. The state is unchanged, so that
+    /// nothing prepared is forgotten.
+    pub fn take(&self, event: Event) -> Result<()> {
+        let next = self
+            .state
+            .get()
+            .on(event)
+            .map_err(|illegal| Error::new(SqlState::INTERNAL_ERROR, illegal.to_string()))?;
+        self.state.set(next);
         Ok(())
+    }
+
+    /// Gives it its gid.
+    pub fn set_gid(&self, gid: Gid) {
+        // A second gid in one transaction is impossible: phase one runs once.
+        let _ = self.prepared.set(Prepared::new(gid));
+    }
+
+    /// What settles it, once it has a gid.
+    pub fn prepared(&self) -> Option<&Prepared> {
+        self.prepared.get()
+    }
+
+    /// The server's name for messages.
+    pub fn server(&self) -> String {
+        self.connection.server_name.to_string_lossy().into_owned()
     }
 }
 
@@ -59,6 +112,7 @@ pub fn join(connection: &Rc<Cached>, serverid: Oid, userid: Oid) {
         serverid,
         userid,
         state: Cell::new(State::Active),
+        prepared: OnceCell::new(),
     }));
 }
 

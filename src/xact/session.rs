@@ -11,7 +11,7 @@ use crate::protocol::pipeline::Ticket;
 use crate::remote::cache::{self, Cached};
 use crate::remote::connection::{Connection, Isolation, Message};
 use crate::remote::options::Mapping;
-use crate::xact::participants;
+use crate::xact::{callbacks, participants};
 
 /// A participant's session as one scan or modification sees it. It remembers the nesting level it was
 /// attached at: a cursor that is first fetched inside a later savepoint must not be declared inside it.
@@ -30,6 +30,9 @@ pub fn attach(userid: Oid, serverid: Oid) -> Result<Session> {
     let mapping = Mapping::read(userid, serverid);
     let connection = cache::connection(&mapping, participants::uses)?;
     if !participants::uses(&connection) {
+        if participants::is_empty() {
+            callbacks::register();
+        }
         participants::join(&connection, serverid, userid);
     }
     // SAFETY: reads the transaction state.

@@ -1,0 +1,186 @@
+//! Every setting, with its unit, range and description.
+
+use std::ffi::CStr;
+use std::time::Duration;
+
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+use pgrx::pg_sys;
+
+use crate::protocol::plan::Mode;
+
+/// `pg_fdw_xacts.two_phase_commit`.
+#[derive(Clone, Copy, PostgresGucEnum)]
+enum TwoPhaseCommit {
+    #[name = c"auto"]
+    Auto,
+    #[name = c"always"]
+    Always,
+    #[name = c"off"]
+    Off,
+}
+
+static TWO_PHASE_COMMIT: GucSetting<TwoPhaseCommit> =
+    GucSetting::<TwoPhaseCommit>::new(TwoPhaseCommit::Auto);
+static PREPARE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(0);
+static COMMIT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+static FORGET_DELAY: GucSetting<i32> = GucSetting::<i32>::new(300);
+static MAX_FOREIGN_XACTS: GucSetting<i32> = GucSetting::<i32>::new(1000);
+static RESOLVER_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
+static RESOLVER_RETRY_MIN: GucSetting<i32> = GucSetting::<i32>::new(200);
+static RESOLVER_RETRY_MAX: GucSetting<i32> = GucSetting::<i32>::new(30_000);
+
+struct Int {
+    name: &'static CStr,
+    short: &'static CStr,
+    long: &'static CStr,
+    setting: &'static GucSetting<i32>,
+    range: (i32, i32),
+    context: GucContext,
+    unit: GucFlags,
+}
+
+/// Defines all settings; called while the server loads the library.
+pub fn define() {
+    GucRegistry::define_enum_guc(
+        c"pg_fdw_xacts.two_phase_commit",
+        c"When participants are prepared before they commit.",
+        c"auto: whenever atomicity needs it. always: for every transaction that wrote on a foreign server. off: never, each server commits on its own and the transaction is not atomic.",
+        &TWO_PHASE_COMMIT,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    for int in [
+        Int {
+            name: c"pg_fdw_xacts.prepare_timeout",
+            short: c"How long COMMIT waits until all foreign servers have prepared; then the transaction is rolled back.",
+            long: c"0 takes the smaller of statement_timeout and pg_fdw_xacts.commit_timeout.",
+            setting: &PREPARE_TIMEOUT,
+            range: (0, i32::MAX),
+            context: GucContext::Userset,
+            unit: GucFlags::UNIT_MS,
+        },
+        Int {
+            name: c"pg_fdw_xacts.commit_timeout",
+            short: c"How long COMMIT and ROLLBACK wait for the foreign servers to confirm the outcome.",
+            long: c"A server that has not confirmed by then is left to the resolver, with a warning. The outcome is not affected.",
+            setting: &COMMIT_TIMEOUT,
+            range: (1, i32::MAX),
+            context: GucContext::Userset,
+            unit: GucFlags::UNIT_MS,
+        },
+        Int {
+            name: c"pg_fdw_xacts.forget_delay",
+            short: c"How long the decision of a transaction is kept after all foreign servers have confirmed it.",
+            long: c"A foreign server that is restored or fails over to a state from within this time learns the decision again.",
+            setting: &FORGET_DELAY,
+            range: (0, i32::MAX),
+            context: GucContext::Sighup,
+            unit: GucFlags::UNIT_S,
+        },
+        Int {
+            name: c"pg_fdw_xacts.max_foreign_xacts",
+            short: c"How many prepared transactions on foreign servers are tracked at a time, in all databases.",
+            long: c"A transaction counts once for each server it prepares on.",
+            setting: &MAX_FOREIGN_XACTS,
+            range: (1, 1_000_000),
+            context: GucContext::Postmaster,
+            unit: GucFlags::default(),
+        },
+        Int {
+            name: c"pg_fdw_xacts.resolver_interval",
+            short: c"How often the resolver looks for work that nobody told it of.",
+            long: c"",
+            setting: &RESOLVER_INTERVAL,
+            range: (1, 86_400),
+            context: GucContext::Sighup,
+            unit: GucFlags::UNIT_S,
+        },
+        Int {
+            name: c"pg_fdw_xacts.resolver_retry_min",
+            short: c"The resolver's first wait before it tries an unreachable server again; it doubles with each failure.",
+            long: c"",
+            setting: &RESOLVER_RETRY_MIN,
+            range: (1, 3_600_000),
+            context: GucContext::Sighup,
+            unit: GucFlags::UNIT_MS,
+        },
+        Int {
+            name: c"pg_fdw_xacts.resolver_retry_max",
+            short: c"The resolver's longest wait before it tries an unreachable server again.",
+            long: c"",
+            setting: &RESOLVER_RETRY_MAX,
+            range: (1, 3_600_000),
+            context: GucContext::Sighup,
+            unit: GucFlags::UNIT_MS,
+        },
+    ] {
+        let (min, max) = int.range;
+        GucRegistry::define_int_guc(
+            int.name,
+            int.short,
+            int.long,
+            int.setting,
+            min,
+            max,
+            int.context,
+            int.unit,
+        );
+    }
+    // SAFETY: the prefix is a static string.
+    #[cfg(not(any(feature = "pg13", feature = "pg14")))]
+    unsafe {
+        pg_sys::MarkGUCPrefixReserved(c"pg_fdw_xacts".as_ptr());
+    }
+}
+
+fn milliseconds(setting: &GucSetting<i32>) -> Duration {
+    Duration::from_millis(setting.get().max(0) as u64)
+}
+
+/// When participants are prepared.
+pub fn two_phase_commit() -> Mode {
+    match TWO_PHASE_COMMIT.get() {
+        TwoPhaseCommit::Auto => Mode::Auto,
+        TwoPhaseCommit::Always => Mode::Always,
+        TwoPhaseCommit::Off => Mode::Off,
+    }
+}
+
+/// The deadline of phase one, from its beginning.
+pub fn prepare_timeout() -> Duration {
+    if PREPARE_TIMEOUT.get() > 0 {
+        return milliseconds(&PREPARE_TIMEOUT);
+    }
+    // SAFETY: a plain global, in milliseconds, 0 for none.
+    let statement_timeout = unsafe { pg_sys::StatementTimeout };
+    match statement_timeout {
+        ..=0 => commit_timeout(),
+        limit => commit_timeout().min(Duration::from_millis(limit as u64)),
+    }
+}
+
+/// The deadline of phase two and of abort.
+pub fn commit_timeout() -> Duration {
+    milliseconds(&COMMIT_TIMEOUT)
+}
+
+/// How long decisions outlive their confirmation.
+pub fn forget_delay() -> Duration {
+    Duration::from_secs(FORGET_DELAY.get().max(0) as u64)
+}
+
+/// Slots in shared memory.
+pub fn max_foreign_xacts() -> usize {
+    MAX_FOREIGN_XACTS.get().max(1) as usize
+}
+
+/// The resolver's rounds.
+pub fn resolver_interval() -> Duration {
+    Duration::from_secs(RESOLVER_INTERVAL.get().max(1) as u64)
+}
+
+/// The resolver's shortest and longest wait before another attempt.
+pub fn resolver_retry() -> (Duration, Duration) {
+    let (min, max) = (milliseconds(&RESOLVER_RETRY_MIN), milliseconds(&RESOLVER_RETRY_MAX));
+    (min, max.max(min))
+}

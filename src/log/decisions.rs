@@ -1,0 +1,81 @@
+//! The decision table: one row per distributed transaction, inserted in the local transaction before the
+//! first PREPARE is sent. The row's fate is the decision.
+//!
+//! Invariants: a row is inserted and deleted, never updated, so that a scan cannot miss it; a row is deleted
+//! only after all of its participants have confirmed and `forget_delay` has passed.
+
+use std::collections::HashSet;
+
+use pgrx::pg_sys::{self, Datum, TransactionId};
+
+use crate::log::table::{See, Table, int8_array};
+use crate::pg::error::Result;
+use crate::protocol::gid::Nonce;
+use crate::protocol::verdict::Decision;
+
+/// A row.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Which transaction.
+    pub nonce: Nonce,
+    /// Committed, or still in progress.
+    pub decision: Decision,
+    /// The local transaction while in progress, invalid once committed.
+    pub xid: TransactionId,
+    /// Its participants' numbers in the list of participants, with their remote xids.
+    pub participants: Vec<(i32, u64)>,
+}
+
+/// Writes the row into the current transaction, and makes its commit durable whatever
+/// `synchronous_commit` says: a transaction with an xid and no WAL of its own would commit unflushed.
+///
+/// # Errors
+/// The extension is missing here.
+pub fn insert(nonce: Nonce, participants: &[(i32, u64)]) -> Result<()> {
+    let table = Table::open(c"decision", pg_sys::RowExclusiveLock)?;
+    let numbers: Vec<i64> = participants.iter().map(|(id, _)| i64::from(*id)).collect();
+    let xids: Vec<i64> = participants.iter().map(|(_, xid)| *xid as i64).collect();
+    table.insert(&mut [
+        Datum::from(nonce.number() as i64),
+        int8_array(&numbers),
+        int8_array(&xids),
+    ]);
+    // SAFETY: sets a flag of the transaction.
+    unsafe { pg_sys::ForceSyncCommit() };
+    Ok(())
+}
+
+/// Every row, also those of running and locally prepared transactions. What is not among them has
+/// aborted, or was confirmed and forgotten. Empty where the extension is missing.
+pub fn all() -> Vec<Row> {
+    let mut rows = Vec::new();
+    let Some(table) = Table::open_if_exists(c"decision", pg_sys::AccessShareLock) else {
+        return rows;
+    };
+    table.scan(See::Dirty, |row| {
+        let in_progress = row.inserter != pg_sys::InvalidTransactionId;
+        let Some(nonce) = Nonce::new(row.int8(0) as u64) else { return };
+        let numbers = row.int8_array(1);
+        let xids = row.int8_array(2);
+        rows.push(Row {
+            nonce,
+            decision: if in_progress { Decision::InProgress } else { Decision::Committed },
+            xid: row.inserter,
+            participants: numbers
+                .into_iter()
+                .zip(xids)
+                .map(|(id, xid)| (id as i32, xid as u64))
+                .collect(),
+        });
+    });
+    rows
+}
+
+/// Deletes rows.
+///
+/// # Errors
+/// The extension is missing here.
+pub fn delete(nonces: &HashSet<Nonce>) -> Result<usize> {
+    let table = Table::open(c"decision", pg_sys::RowExclusiveLock)?;
+    Ok(table.delete(|row| Nonce::new(row.int8(0) as u64).is_some_and(|n| nonces.contains(&n))))
+}

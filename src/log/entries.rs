@@ -1,0 +1,133 @@
+//! One entry per participant that is prepared or about to be, in all databases: what the view shows, and
+//! how a backend tells the resolver what it leaves behind.
+
+use pgrx::pg_sys::{self, Oid};
+
+use crate::log::shmem::{self, Entry, Status};
+use crate::log::workers;
+use crate::pg::error::{Error, Result, SqlState};
+use crate::protocol::gid::{Gid, Identity, Nonce};
+
+impl Entry {
+    /// The gid it stands for.
+    pub fn gid(&self) -> Option<Gid> {
+        Some(Gid {
+            identity: Identity::new(self.identity)?,
+            nonce: Nonce::new(self.nonce)?,
+            serverid: self.serverid.to_u32(),
+            userid: self.userid.to_u32(),
+        })
+    }
+
+    fn is(&self, gid: &Gid) -> bool {
+        self.status != Status::Free && self.gid().as_ref() == Some(gid)
+    }
+}
+
+impl Status {
+    /// As the view shows it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Status::Free => "free",
+            Status::Preparing => "preparing",
+            Status::Prepared => "prepared",
+            Status::Committing => "committing",
+            Status::Aborting => "aborting",
+        }
+    }
+}
+
+/// Takes an entry for each participant, all or none.
+///
+/// # Errors
+/// 53400 when there are not enough.
+pub fn reserve(gids: &[(Gid, i32)], xid: pg_sys::TransactionId) -> Result<()> {
+    // SAFETY: plain globals of this backend.
+    let (dbid, owner) = unsafe { (pg_sys::MyDatabaseId, pg_sys::MyProcPid) };
+    let reserved = shmem::write(|_, entries| {
+        let free = entries.iter().filter(|e| e.status == Status::Free).take(gids.len()).count();
+        if free < gids.len() {
+            return false;
+        }
+        let mut free = entries.iter_mut().filter(|e| e.status == Status::Free);
+        for ((gid, remote_pid), entry) in gids.iter().zip(&mut free) {
+            *entry = Entry {
+                status: Status::Preparing,
+                owner,
+                remote_pid: *remote_pid,
+                dbid,
+                xid,
+                serverid: Oid::from_u32(gid.serverid),
+                userid: Oid::from_u32(gid.userid),
+                identity: gid.identity.number(),
+                nonce: gid.nonce.number(),
+            };
+        }
+        true
+    });
+    if reserved {
+        return Ok(());
+    }
+    Err(Error::new(
+        SqlState::CONFIGURATION_LIMIT_EXCEEDED,
+        "too many prepared transactions on foreign servers",
+    )
+    .hint("Raise \"pg_fdw_xacts.max_foreign_xacts\" and restart the server."))
+}
+
+/// Changes the status of an entry, if there is one.
+pub fn set_status(gid: &Gid, status: Status) {
+    shmem::write(|_, entries| {
+        if let Some(entry) = entries.iter_mut().find(|e| e.is(gid)) {
+            entry.status = status;
+        }
+    });
+}
+
+/// Ends an entry: the participant has confirmed.
+pub fn remove(gid: &Gid) {
+    set_status(gid, Status::Free);
+}
+
+/// Leaves an entry to the resolver, and tells it when there is something to do.
+pub fn hand_over(gid: &Gid, status: Status) {
+    let dbid = shmem::write(|_, entries| {
+        let entry = entries.iter_mut().find(|e| e.is(gid))?;
+        entry.owner = 0;
+        entry.status = status;
+        Some(entry.dbid)
+    });
+    if let (Some(dbid), Status::Committing | Status::Aborting) = (dbid, status) {
+        workers::wake_resolver(dbid);
+    }
+}
+
+/// Adds an entry that the resolver found in the table or on a participant, unless there is one.
+pub fn adopt(gid: &Gid, xid: pg_sys::TransactionId, status: Status) {
+    // SAFETY: a plain global of this backend.
+    let dbid = unsafe { pg_sys::MyDatabaseId };
+    shmem::write(|_, entries| {
+        if entries.iter().any(|e| e.is(gid)) {
+            return;
+        }
+        // Without a free entry it is settled all the same, only not shown.
+        if let Some(entry) = entries.iter_mut().find(|e| e.status == Status::Free) {
+            *entry = Entry {
+                status,
+                owner: 0,
+                remote_pid: 0,
+                dbid,
+                xid,
+                serverid: Oid::from_u32(gid.serverid),
+                userid: Oid::from_u32(gid.userid),
+                identity: gid.identity.number(),
+                nonce: gid.nonce.number(),
+            };
+        }
+    });
+}
+
+/// All entries in use.
+pub fn all() -> Vec<Entry> {
+    shmem::read(|_, entries| entries.iter().filter(|e| e.status != Status::Free).copied().collect())
+}

@@ -1,0 +1,124 @@
+//! The identity of this database, and the durable list of every participant that ever prepared. Both are
+//! written by the resolver alone.
+//!
+//! The list is what a crash leaves of an aborted transaction: each participant on it may hold something
+//! prepared until it has been swept.
+
+use pgrx::pg_sys::{self, Datum, Oid};
+
+use crate::log::table::{See, Table, text};
+use crate::pg::error::{Error, Result, SqlState};
+use crate::protocol::gid::Identity;
+use crate::remote::connection::Fingerprint;
+
+/// A participant on the list.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Registered {
+    /// Its number, which the decision rows refer to.
+    pub id: i32,
+    /// The foreign server.
+    pub serverid: Oid,
+    /// The local user whose mapping was used.
+    pub userid: Oid,
+    /// Which server that was.
+    pub system_identifier: u64,
+    /// The database there.
+    pub database: String,
+}
+
+impl Registered {
+    /// Whether a connection has reached the participant that was recorded.
+    pub fn is_at(&self, fingerprint: &Fingerprint) -> bool {
+        self.system_identifier == fingerprint.system_identifier
+            && self.database == fingerprint.database
+    }
+}
+
+/// The list; empty where the extension is missing.
+pub fn all() -> Vec<Registered> {
+    let mut list = Vec::new();
+    let Some(table) = Table::open_if_exists(c"participant", pg_sys::AccessShareLock) else {
+        return list;
+    };
+    table.scan(See::Committed, |row| {
+        list.push(Registered {
+            id: row.int4(0),
+            serverid: row.oid(1),
+            userid: row.oid(2),
+            system_identifier: row.int8(3) as u64,
+            database: row.text(4),
+        });
+    });
+    list
+}
+
+/// Adds a participant.
+///
+/// # Errors
+/// The extension is missing here.
+pub fn insert(participant: &Registered) -> Result<()> {
+    let table = Table::open(c"participant", pg_sys::RowExclusiveLock)?;
+    table.insert(&mut [
+        Datum::from(participant.id),
+        Datum::from(participant.serverid),
+        Datum::from(participant.userid),
+        Datum::from(participant.system_identifier as i64),
+        text(&participant.database),
+    ]);
+    Ok(())
+}
+
+/// Whether the extension exists in this database.
+pub fn extension_exists() -> bool {
+    Table::open_if_exists(c"identity", pg_sys::AccessShareLock).is_some()
+}
+
+/// The identity of this database, if one has been drawn for it.
+pub fn known_identity() -> Option<Identity> {
+    // SAFETY: a plain global of this process.
+    let dbid = unsafe { pg_sys::MyDatabaseId };
+    let table = Table::open_if_exists(c"identity", pg_sys::AccessShareLock)?;
+    let mut found = None;
+    table.scan(See::Committed, |row| {
+        if row.oid(0) == dbid {
+            found = Identity::new(row.int8(1) as u64);
+        }
+    });
+    found
+}
+
+/// The identity of this database; drawn if it has none. A copied database (`CREATE DATABASE … TEMPLATE`)
+/// carries the original's rows with the original's OID: it draws anew and forgets them, because they
+/// are not its own.
+///
+/// # Errors
+/// No randomness, or no extension.
+pub fn identity() -> Result<Identity> {
+    // SAFETY: a plain global of this process.
+    let dbid = unsafe { pg_sys::MyDatabaseId };
+    if let Some(identity) = known_identity() {
+        return Ok(identity);
+    }
+    let table = Table::open(c"identity", pg_sys::RowExclusiveLock)?;
+    table.delete(|_| true);
+    for copied in [c"decision", c"participant"] {
+        Table::open(copied, pg_sys::RowExclusiveLock)?.delete(|_| true);
+    }
+    let identity = Identity::draw(random()?);
+    table.insert(&mut [Datum::from(dbid), Datum::from(identity.number() as i64)]);
+    Ok(identity)
+}
+
+/// Random bytes that nobody can predict or repeat.
+///
+/// # Errors
+/// XX000 when the system gives none.
+pub fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    // SAFETY: as many bytes as told.
+    if unsafe { pg_sys::pg_strong_random(bytes.as_mut_ptr().cast(), N) } {
+        Ok(bytes)
+    } else {
+        Err(Error::new(SqlState::INTERNAL_ERROR, "could not generate random values"))
+    }
+}

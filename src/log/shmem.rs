@@ -1,0 +1,252 @@
+//! The shared-memory structure and the lock over it.
+
+use std::cell::Cell;
+use std::ptr::null_mut;
+
+use pgrx::pg_sys::{self, Oid};
+
+use crate::guc;
+use crate::pg::backend_local::BackendLocal;
+
+/// Databases that can have a resolver at a time.
+pub const MAX_WORKERS: usize = 64;
+/// Registrations that can wait for a resolver at a time.
+pub const MAX_REQUESTS: usize = 32;
+/// Confirmed transactions that can wait until a resolver notes them; more are found by a scan.
+pub const MAX_CONFIRMED: usize = 8192;
+/// Length of a database name, with its NUL.
+pub const NAME_LEN: usize = 64;
+
+/// Everything shared, followed by the entries.
+#[repr(C)]
+pub struct Shared {
+    /// Process of the launcher, 0 while there is none.
+    pub launcher: i32,
+    /// A resolver per database.
+    pub workers: [WorkerSlot; MAX_WORKERS],
+    /// Registrations waiting for a resolver.
+    pub requests: [Request; MAX_REQUESTS],
+    /// Transactions confirmed by their owner, for the resolver to forget in time.
+    pub confirmed: [Confirmed; MAX_CONFIRMED],
+    /// How many of `confirmed` are in use.
+    pub confirmed_len: usize,
+    /// How many entries follow.
+    pub entries_len: usize,
+}
+
+/// Where a database's resolver is.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WorkerState {
+    /// No database.
+    Free,
+    /// Somebody needs it: the launcher starts it.
+    Wanted,
+    /// The launcher has started it.
+    Starting,
+    /// It works; the identity is known.
+    Ready,
+    /// The database has no extension.
+    Absent,
+}
+
+/// A database's resolver.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct WorkerSlot {
+    /// Where it is.
+    pub state: WorkerState,
+    /// The database.
+    pub dbid: Oid,
+    /// Its process, 0 while there is none.
+    pub pid: i32,
+    /// The database's identity, once ready.
+    pub identity: u64,
+}
+
+/// Where a registration is.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RequestState {
+    /// Unused.
+    Free,
+    /// Waits for the resolver.
+    Waiting,
+    /// Written down and committed.
+    Done,
+    /// The resolver could not.
+    Failed,
+}
+
+/// A participant to be written down before its first PREPARE.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Request {
+    /// Where it is.
+    pub state: RequestState,
+    /// The backend that waits.
+    pub requester: i32,
+    /// Its database.
+    pub dbid: Oid,
+    /// The foreign server.
+    pub serverid: Oid,
+    /// The local user.
+    pub userid: Oid,
+    /// Fingerprint: the server.
+    pub system_identifier: u64,
+    /// Fingerprint: the database's name there.
+    pub database: [u8; NAME_LEN],
+    /// The answer.
+    pub participant: i32,
+}
+
+/// A transaction whose participants have all confirmed.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Confirmed {
+    /// Its database here.
+    pub dbid: Oid,
+    /// Its nonce.
+    pub nonce: u64,
+}
+
+/// Status of a participant as the view shows it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Status {
+    /// Unused entry.
+    Free,
+    /// PREPARE was or will be sent.
+    Preparing,
+    /// PREPARE was confirmed; not decided.
+    Prepared,
+    /// Decided: COMMIT PREPARED has to be delivered.
+    Committing,
+    /// ROLLBACK PREPARED has to be delivered.
+    Aborting,
+}
+
+/// One participant that is prepared or about to be.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Entry {
+    /// What the view shows.
+    pub status: Status,
+    /// The backend that settles it, 0 where the resolver does.
+    pub owner: i32,
+    /// The server process on the participant that ran PREPARE; 0 if not known.
+    pub remote_pid: i32,
+    /// The database here.
+    pub dbid: Oid,
+    /// The local transaction.
+    pub xid: pg_sys::TransactionId,
+    /// The foreign server.
+    pub serverid: Oid,
+    /// The local user.
+    pub userid: Oid,
+    /// Identity of the database here.
+    pub identity: u64,
+    /// The transaction's nonce.
+    pub nonce: u64,
+}
+
+const TRANCHE: &std::ffi::CStr = c"pg_fdw_xacts";
+
+static SHARED: BackendLocal<Cell<*mut Shared>> = BackendLocal::new(Cell::new(null_mut()));
+static LOCK: BackendLocal<Cell<*mut pg_sys::LWLock>> = BackendLocal::new(Cell::new(null_mut()));
+
+fn size() -> usize {
+    size_of::<Shared>() + guc::max_foreign_xacts() * size_of::<Entry>()
+}
+
+/// Asks for the memory; in `shmem_request_hook`.
+pub fn request() {
+    // SAFETY: called in the hook, where asking is allowed.
+    unsafe {
+        pg_sys::RequestAddinShmemSpace(size());
+        pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), 1);
+    }
+}
+
+/// Finds or makes the structure; in `shmem_startup_hook`.
+pub fn start_up() {
+    // SAFETY: under the lock that PostgreSQL keeps for this; the memory is zeroed or initialized.
+    unsafe {
+        let lock = &raw mut (*pg_sys::MainLWLockArray.add(ADDIN_SHMEM_INIT_LOCK)).lock;
+        pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+        let mut found = false;
+        let shared: *mut Shared =
+            pg_sys::ShmemInitStruct(TRANCHE.as_ptr(), size(), &mut found).cast();
+        if !found {
+            // All states' first variant is 0: Free.
+            std::ptr::write_bytes(shared.cast::<u8>(), 0, size());
+            (*shared).entries_len = guc::max_foreign_xacts();
+        }
+        LOCK.get().set(&raw mut (*pg_sys::GetNamedLWLockTranche(TRANCHE.as_ptr())).lock);
+        SHARED.get().set(shared);
+        pg_sys::LWLockRelease(lock);
+    }
+}
+
+/// `AddinShmemInitLock` in `lwlocknames.txt`.
+const ADDIN_SHMEM_INIT_LOCK: usize = 21;
+
+/// The lock, held until dropped.
+struct Held(*mut pg_sys::LWLock);
+
+impl Held {
+    fn acquire(mode: pg_sys::LWLockMode::Type) -> Self {
+        let lock = LOCK.get().get();
+        // SAFETY: the lock exists since start-up.
+        unsafe { pg_sys::LWLockAcquire(lock, mode) };
+        Self(lock)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // SAFETY: held by us.
+        unsafe { pg_sys::LWLockRelease(self.0) }
+    }
+}
+
+/// The shared structure and its entries, to read. `f` calls nothing of PostgreSQL.
+pub fn read<T>(f: impl FnOnce(&Shared, &[Entry]) -> T) -> T {
+    let _held = Held::acquire(pg_sys::LWLockMode::LW_SHARED);
+    // SAFETY: initialized at start-up, and locked against writers.
+    unsafe {
+        let shared = &*SHARED.get().get();
+        f(shared, std::slice::from_raw_parts(entries_of(shared), shared.entries_len))
+    }
+}
+
+/// The shared structure and its entries, to change. `f` calls nothing of PostgreSQL.
+pub fn write<T>(f: impl FnOnce(&mut Shared, &mut [Entry]) -> T) -> T {
+    let _held = Held::acquire(pg_sys::LWLockMode::LW_EXCLUSIVE);
+    // SAFETY: initialized at start-up, and locked against everybody.
+    unsafe {
+        let shared = &mut *SHARED.get().get();
+        let entries =
+            std::slice::from_raw_parts_mut(entries_of(shared).cast_mut(), shared.entries_len);
+        f(shared, entries)
+    }
+}
+
+fn entries_of(shared: &Shared) -> *const Entry {
+    // SAFETY: the entries follow the structure in the same allocation.
+    unsafe { std::ptr::from_ref(shared).add(1).cast() }
+}
+
+/// Sets the latch of a process, if it is still there.
+pub fn wake(pid: i32) {
+    if pid == 0 {
+        return;
+    }
+    // SAFETY: a process that goes away keeps its slot's latch valid; a late wake-up harms nobody.
+    unsafe {
+        let process = pg_sys::BackendPidGetProc(pid);
+        if !process.is_null() {
+            pg_sys::SetLatch(&raw mut (*process).procLatch);
+        }
+    }
+}

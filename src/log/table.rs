@@ -1,0 +1,235 @@
+//! Reading and writing our tables below SQL: no privileges, row security, `search_path`, triggers or READ ONLY
+//! mode come between, and no planning happens inside a transaction callback (postgres_fdw would open a
+//! connection there and raise after the decision).
+
+use std::ffi::CStr;
+use std::ptr::null_mut;
+
+use pgrx::pg_sys::{self, Datum, Oid};
+
+use crate::pg::error::{Error, Result, SqlState};
+
+/// One of our tables, open and locked until the transaction ends.
+pub struct Table {
+    relation: pg_sys::Relation,
+}
+
+/// Which rows a scan sees.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum See {
+    /// Committed ones, and those of this transaction.
+    Committed,
+    /// Also those that a running or locally prepared transaction inserted.
+    Dirty,
+}
+
+/// A row of a scan.
+pub struct Row<'a> {
+    values: &'a [Datum],
+    nulls: &'a [bool],
+    /// The transaction that inserted it, where it still runs or is prepared; invalid otherwise.
+    pub inserter: pg_sys::TransactionId,
+    tuple: pg_sys::HeapTuple,
+}
+
+impl Row<'_> {
+    /// A bigint.
+    pub fn int8(&self, column: usize) -> i64 {
+        self.values[column].value() as i64
+    }
+
+    /// An integer.
+    pub fn int4(&self, column: usize) -> i32 {
+        self.values[column].value() as i32
+    }
+
+    /// An OID.
+    pub fn oid(&self, column: usize) -> Oid {
+        Oid::from_u32(self.values[column].value() as u32)
+    }
+
+    /// A text.
+    pub fn text(&self, column: usize) -> String {
+        if self.nulls[column] {
+            return String::new();
+        }
+        // SAFETY: the column is of type text by our own CREATE TABLE.
+        unsafe {
+            let text = pg_sys::text_to_cstring(self.values[column].cast_mut_ptr());
+            CStr::from_ptr(text).to_string_lossy().into_owned()
+        }
+    }
+
+    /// An array of bigint without NULLs.
+    pub fn int8_array(&self, column: usize) -> Vec<i64> {
+        let (mut elements, mut count) = (null_mut(), 0);
+        // SAFETY: the column is of type bigint[] by our own CREATE TABLE, and never has NULL elements.
+        unsafe {
+            let array = pg_sys::pg_detoast_datum(self.values[column].cast_mut_ptr());
+            pg_sys::deconstruct_array(
+                array.cast(),
+                pg_sys::INT8OID,
+                8,
+                true,
+                pg_sys::TYPALIGN_DOUBLE as i8,
+                &mut elements,
+                null_mut(),
+                &mut count,
+            );
+            (0..count as usize).map(|i| (*elements.add(i)).value() as i64).collect()
+        }
+    }
+}
+
+/// An array of bigint as a value to insert.
+pub fn int8_array(numbers: &[i64]) -> Datum {
+    let mut elements: Vec<Datum> = numbers.iter().map(|n| Datum::from(*n)).collect();
+    // SAFETY: as many elements as told, of a type passed by value.
+    unsafe {
+        Datum::from(pg_sys::construct_array(
+            elements.as_mut_ptr(),
+            elements.len() as i32,
+            pg_sys::INT8OID,
+            8,
+            true,
+            pg_sys::TYPALIGN_DOUBLE as i8,
+        ))
+    }
+}
+
+/// A text as a value to insert.
+pub fn text(text: &str) -> Datum {
+    // SAFETY: the bytes are copied.
+    unsafe {
+        Datum::from(pg_sys::cstring_to_text_with_len(text.as_ptr().cast(), text.len() as i32))
+    }
+}
+
+impl Table {
+    /// Opens a table of schema `pg_fdw_xacts` with a lock, if it exists.
+    pub fn open_if_exists(name: &CStr, lock: u32) -> Option<Self> {
+        // SAFETY: catalog look-ups; the OID was found just now and opening it locks it.
+        unsafe {
+            let schema = pg_sys::get_namespace_oid(c"pg_fdw_xacts".as_ptr(), true);
+            let oid = pg_sys::get_relname_relid(name.as_ptr(), schema);
+            if schema == Oid::INVALID || oid == Oid::INVALID {
+                return None;
+            }
+            let relation = pg_sys::try_table_open(oid, lock as i32);
+            (!relation.is_null()).then_some(Self { relation })
+        }
+    }
+
+    /// Opens a table of schema `pg_fdw_xacts` with a lock.
+    ///
+    /// # Errors
+    /// 55000 where the extension has not been created.
+    pub fn open(name: &CStr, lock: u32) -> Result<Self> {
+        Self::open_if_exists(name, lock).ok_or_else(|| {
+            Error::new(
+                SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "extension pg_fdw_xacts does not exist in this database",
+            )
+            .hint("Run CREATE EXTENSION pg_fdw_xacts.")
+        })
+    }
+
+    fn columns(&self) -> usize {
+        // SAFETY: an open relation has a descriptor.
+        unsafe { (*(*self.relation).rd_att).natts as usize }
+    }
+
+    /// Inserts a row without NULLs, outside of logical decoding: subscribers have no such table.
+    pub fn insert(&self, values: &mut [Datum]) {
+        assert_eq!(values.len(), self.columns());
+        let mut nulls = vec![false; values.len()];
+        // SAFETY: as many values as columns, of the columns' types by our own CREATE TABLE. No index
+        // exists on these tables.
+        unsafe {
+            let tuple = pg_sys::heap_form_tuple(
+                (*self.relation).rd_att,
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            );
+            pg_sys::heap_insert(
+                self.relation,
+                tuple,
+                pg_sys::GetCurrentCommandId(true),
+                pg_sys::HEAP_INSERT_NO_LOGICAL as i32,
+                null_mut(),
+            );
+            pg_sys::heap_freetuple(tuple);
+        }
+    }
+
+    /// Shows every row that `see` lets through, in no order.
+    pub fn scan(&self, see: See, mut f: impl FnMut(&Row)) {
+        self.each(see, |_, row| f(row));
+    }
+
+    /// Deletes the rows that `which` picks among the committed ones.
+    pub fn delete(&self, mut which: impl FnMut(&Row) -> bool) -> usize {
+        let mut deleted = 0;
+        self.each(See::Committed, |relation, row| {
+            if which(row) {
+                // SAFETY: the scan holds the tuple's page; nobody else deletes or updates rows here.
+                unsafe { pg_sys::simple_heap_delete(relation, &raw mut (*row.tuple).t_self) };
+                deleted += 1;
+            }
+        });
+        deleted
+    }
+
+    fn each(&self, see: See, mut f: impl FnMut(pg_sys::Relation, &Row)) {
+        let mut values = vec![Datum::from(0); self.columns()];
+        let mut nulls = vec![false; self.columns()];
+        // SAFETY: the snapshot outlives the scan, a registered one is unregistered behind it. A dirty
+        // snapshot needs no registration (`InitDirtySnapshot` sets the type alone).
+        unsafe {
+            let mut dirty = pg_sys::SnapshotData {
+                snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY,
+                ..Default::default()
+            };
+            let snapshot = match see {
+                See::Dirty => &raw mut dirty,
+                See::Committed => pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()),
+            };
+            let flags = pg_sys::ScanOptions::SO_TYPE_SEQSCAN
+                | pg_sys::ScanOptions::SO_ALLOW_STRAT
+                | pg_sys::ScanOptions::SO_ALLOW_PAGEMODE;
+            let scan =
+                pg_sys::heap_beginscan(self.relation, snapshot, 0, null_mut(), null_mut(), flags);
+            loop {
+                let tuple = pg_sys::heap_getnext(scan, pg_sys::ScanDirection::ForwardScanDirection);
+                if tuple.is_null() {
+                    break;
+                }
+                pg_sys::heap_deform_tuple(
+                    tuple,
+                    (*self.relation).rd_att,
+                    values.as_mut_ptr(),
+                    nulls.as_mut_ptr(),
+                );
+                let inserter = match see {
+                    See::Dirty => dirty.xmin,
+                    See::Committed => pg_sys::InvalidTransactionId,
+                };
+                f(self.relation, &Row { values: &values, nulls: &nulls, inserter, tuple });
+            }
+            pg_sys::heap_endscan(scan);
+            if see == See::Committed {
+                pg_sys::UnregisterSnapshot(snapshot);
+            }
+        }
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        // A panic carries an ERROR on its way to PostgreSQL, whose abort closes the relation.
+        if !std::thread::panicking() {
+            // SAFETY: open; the lock stays until the transaction ends.
+            unsafe { pg_sys::table_close(self.relation, pg_sys::NoLock as i32) };
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Which database has a resolver, and what backends ask of it: to be woken, to write down a participant, to
+//! forget a confirmed transaction.
+
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys::{self, Oid};
+
+use crate::log::shmem::{
+    self, Confirmed, MAX_CONFIRMED, NAME_LEN, Request, RequestState, WorkerSlot, WorkerState,
+};
+use crate::pg::error::{Error, Result, SqlState, check_for_interrupts};
+use crate::pg::latch;
+use crate::protocol::gid::{Identity, Nonce};
+use crate::remote::connection::Fingerprint;
+
+/// How long a backend waits for its database's resolver to come up or to answer.
+const RESOLVER_DEADLINE: Duration = Duration::from_secs(10);
+
+fn own_database() -> Oid {
+    // SAFETY: a plain global of this backend.
+    unsafe { pg_sys::MyDatabaseId }
+}
+
+fn slot_of(workers: &[WorkerSlot], dbid: Oid) -> Option<usize> {
+    workers.iter().position(|w| w.state != WorkerState::Free && w.dbid == dbid)
+}
+
+/// Wakes the resolver of a database; the launcher starts one where there is none.
+pub fn wake_resolver(dbid: Oid) {
+    let pid = shmem::write(|shared, _| {
+        match slot_of(&shared.workers, dbid) {
+            Some(slot) if shared.workers[slot].state != WorkerState::Absent => {
+                shared.workers[slot].pid
+            }
+            // Its database has an extension now, or nobody has looked yet.
+            _ => {
+                want(&mut shared.workers, dbid);
+                shared.launcher
+            }
+        }
+    });
+    shmem::wake(pid);
+}
+
+fn want(workers: &mut [WorkerSlot], dbid: Oid) {
+    let slot = slot_of(workers, dbid)
+        .or_else(|| workers.iter().position(|w| w.state == WorkerState::Free));
+    if let Some(slot) = slot {
+        workers[slot] = WorkerSlot { state: WorkerState::Wanted, dbid, pid: 0, identity: 0 };
+    }
+}
+
+/// The identity of this database, for which its resolver must be up: waits for it.
+///
+/// # Errors
+/// 55000 when it does not come up.
+pub fn identity() -> Result<Identity> {
+    let dbid = own_database();
+    let mut tried = false;
+    wait_for("the resolver of this database is not running", || {
+        let (state, identity) = shmem::read(|shared, _| {
+            slot_of(&shared.workers, dbid)
+                .map(|slot| (shared.workers[slot].state, shared.workers[slot].identity))
+                .unwrap_or((WorkerState::Free, 0))
+        });
+        match state {
+            WorkerState::Ready => Ok(Identity::new(identity)),
+            WorkerState::Absent if tried => Err(Error::new(
+                SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "extension pg_fdw_xacts is not committed in this database yet",
+            )
+            .hint(
+                "Commit CREATE EXTENSION pg_fdw_xacts before the first distributed transaction.",
+            )),
+            WorkerState::Absent | WorkerState::Free => {
+                tried = true;
+                wake_resolver(dbid);
+                Ok(None)
+            }
+            WorkerState::Wanted | WorkerState::Starting => Ok(None),
+        }
+    })
+}
+
+fn wait_for<T>(failure: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let deadline = Instant::now() + RESOLVER_DEADLINE;
+    loop {
+        if let Some(found) = look()? {
+            return Ok(found);
+        }
+        check_for_interrupts()?;
+        if Instant::now() >= deadline {
+            return Err(Error::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, failure.as_bytes())
+                .hint("See the server log; \"max_worker_processes\" must leave room for one worker per database that has the extension, and one launcher."));
+        }
+        latch::wait(Duration::from_millis(20));
+    }
+}
+
+/// Has a participant written down, durably, before its first PREPARE.
+///
+/// # Errors
+/// 55000 when the resolver does not answer.
+pub fn register(serverid: Oid, userid: Oid, fingerprint: &Fingerprint) -> Result<i32> {
+    identity()?;
+    let dbid = own_database();
+    // SAFETY: a plain global of this backend.
+    let requester = unsafe { pg_sys::MyProcPid };
+    let mut database = [0; NAME_LEN];
+    let name = fingerprint.database.as_bytes();
+    let len = name.len().min(NAME_LEN - 1);
+    database[..len].copy_from_slice(&name[..len]);
+    let request = Request {
+        state: RequestState::Waiting,
+        requester,
+        dbid,
+        serverid,
+        userid,
+        system_identifier: fingerprint.system_identifier,
+        database,
+        participant: 0,
+    };
+    let slot = wait_for("too many sessions wait for the resolver", || {
+        Ok(shmem::write(|shared, _| {
+            let slot = shared.requests.iter().position(|r| r.state == RequestState::Free)?;
+            shared.requests[slot] = request;
+            Some(slot)
+        }))
+    })?;
+    wake_resolver(dbid);
+    let answer = wait_for("the resolver of this database does not answer", || {
+        Ok(shmem::read(|shared, _| {
+            let r = &shared.requests[slot];
+            matches!(r.state, RequestState::Done | RequestState::Failed).then_some(*r)
+        }))
+    });
+    shmem::write(|shared, _| shared.requests[slot].state = RequestState::Free);
+    match answer? {
+        Request { state: RequestState::Done, participant, .. } => Ok(participant),
+        _ => Err(Error::new(
+            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "the resolver could not write down a participant",
+        )
+        .hint("See the server log.")),
+    }
+}
+
+/// The registrations that wait for this database's resolver, with their places.
+pub fn waiting_requests() -> Vec<(usize, Request)> {
+    let dbid = own_database();
+    shmem::read(|shared, _| {
+        shared
+            .requests
+            .iter()
+            .copied()
+            .enumerate()
+            .filter(|(_, r)| r.state == RequestState::Waiting && r.dbid == dbid)
+            .collect()
+    })
+}
+
+/// Answers a registration. One whose requester has given up meanwhile stays free.
+pub fn answer_request(slot: usize, request: &Request, participant: Option<i32>) {
+    shmem::write(|shared, _| {
+        let place = &mut shared.requests[slot];
+        if place.state == RequestState::Waiting && place.requester == request.requester {
+            place.participant = participant.unwrap_or(0);
+            place.state =
+                if participant.is_some() { RequestState::Done } else { RequestState::Failed };
+        }
+    });
+    shmem::wake(request.requester);
+}
+
+/// All participants of a transaction have confirmed: its decision may be forgotten in time. Without
+/// room the resolver finds out by itself.
+pub fn confirmed(nonce: Nonce) {
+    let dbid = own_database();
+    let wake = shmem::write(|shared, _| {
+        if shared.confirmed_len < MAX_CONFIRMED {
+            shared.confirmed[shared.confirmed_len] = Confirmed { dbid, nonce: nonce.number() };
+            shared.confirmed_len += 1;
+        }
+        // The resolver need not hurry, but the room is shared by all databases.
+        shared.confirmed_len % (MAX_CONFIRMED / 4) == 0
+    });
+    if wake {
+        wake_resolver(dbid);
+    }
+}
+
+/// Takes this database's confirmed transactions.
+pub fn take_confirmed() -> Vec<Nonce> {
+    let dbid = own_database();
+    shmem::write(|shared, _| {
+        let mut taken = Vec::new();
+        let mut kept = 0;
+        for i in 0..shared.confirmed_len {
+            let one = shared.confirmed[i];
+            if one.dbid == dbid {
+                taken.extend(Nonce::new(one.nonce));
+            } else {
+                shared.confirmed[kept] = one;
+                kept += 1;
+            }
+        }
+        shared.confirmed_len = kept;
+        taken
+    })
+}
+
+/// This process is the launcher.
+pub fn become_launcher() {
+    // SAFETY: a plain global of this process.
+    let pid = unsafe { pg_sys::MyProcPid };
+    shmem::write(|shared, _| {
+        shared.launcher = pid;
+        // What an earlier launcher started it cannot look after any more: its workers report themselves.
+        for worker in &mut shared.workers {
+            if worker.state == WorkerState::Starting {
+                worker.state = WorkerState::Wanted;
+            }
+        }
+    });
+}
+
+/// Asks for a resolver in each of these databases that has not been looked at.
+pub fn want_all(databases: &[Oid]) {
+    shmem::write(|shared, _| {
+        for &dbid in databases {
+            if slot_of(&shared.workers, dbid).is_none() {
+                want(&mut shared.workers, dbid);
+            }
+        }
+    });
+}
+
+/// The databases whose resolver has to be started; they count as starting from now on.
+pub fn take_wanted() -> Vec<Oid> {
+    shmem::write(|shared, _| {
+        let wanted = shared.workers.iter_mut().filter(|w| w.state == WorkerState::Wanted);
+        wanted
+            .map(|worker| {
+                worker.state = WorkerState::Starting;
+                worker.dbid
+            })
+            .collect()
+    })
+}
+
+/// A resolver could not be started or has ended without saying so: it is wanted again.
+pub fn want_again(dbid: Oid) {
+    shmem::write(|shared, _| {
+        if let Some(slot) = slot_of(&shared.workers, dbid)
+            && shared.workers[slot].state != WorkerState::Absent
+        {
+            want(&mut shared.workers, dbid);
+        }
+    });
+}
+
+/// This process is the resolver of its database: takes the place, unless another has it.
+pub fn become_resolver() -> bool {
+    let dbid = own_database();
+    // SAFETY: a plain global of this process.
+    let pid = unsafe { pg_sys::MyProcPid };
+    shmem::write(|shared, _| {
+        let slot = slot_of(&shared.workers, dbid)
+            .or_else(|| shared.workers.iter().position(|w| w.state == WorkerState::Free));
+        let Some(slot) = slot else { return false };
+        let worker = &mut shared.workers[slot];
+        if worker.pid != 0 && worker.pid != pid {
+            return false;
+        }
+        *worker = WorkerSlot { state: WorkerState::Starting, dbid, pid, identity: 0 };
+        true
+    })
+}
+
+/// The resolver works, with this identity; or its database has no extension.
+pub fn report_resolver(identity: Option<Identity>) {
+    set_own(|worker| {
+        worker.state = if identity.is_some() { WorkerState::Ready } else { WorkerState::Absent };
+        worker.identity = identity.map_or(0, Identity::number);
+    });
+}
+
+/// The resolver's process ends.
+pub fn leave_resolver() {
+    set_own(|worker| {
+        worker.pid = 0;
+        if worker.state != WorkerState::Absent {
+            worker.state = WorkerState::Starting;
+        }
+    });
+}
+
+fn set_own(f: impl FnOnce(&mut WorkerSlot)) {
+    let dbid = own_database();
+    // SAFETY: a plain global of this process.
+    let pid = unsafe { pg_sys::MyProcPid };
+    shmem::write(|shared, _| {
+        if let Some(slot) = slot_of(&shared.workers, dbid)
+            && shared.workers[slot].pid == pid
+        {
+            f(&mut shared.workers[slot]);
+        }
+    });
+}
+
+/// A database is gone.
+pub fn forget_database(dbid: Oid) {
+    shmem::write(|shared, _| {
+        if let Some(slot) = slot_of(&shared.workers, dbid)
+            && shared.workers[slot].pid == 0
+        {
+            shared.workers[slot].state = WorkerState::Free;
+        }
+    });
+}

@@ -1,0 +1,37 @@
+//! A transaction of a background worker's own, with an abort path.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use pgrx::pg_sys;
+
+use crate::pg::error::{Error, Result};
+
+/// Runs `f` in a transaction of its own with a snapshot: commits after `Ok`, aborts after anything
+/// else. Not for backends that run a client's statements.
+///
+/// # Errors
+/// What `f` returned or raised, or what committing raised.
+pub fn run<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
+    let body = || {
+        // SAFETY: no transaction is open: the workers open one here alone.
+        unsafe {
+            pg_sys::SetCurrentStatementStartTimestamp();
+            pg_sys::StartTransactionCommand();
+            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        }
+        let value = f()?;
+        // SAFETY: pushed and started above.
+        unsafe {
+            pg_sys::PopActiveSnapshot();
+            pg_sys::CommitTransactionCommand();
+        }
+        Ok(value)
+    };
+    let outcome =
+        catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|p| Err(Error::from_panic(p)));
+    if outcome.is_err() {
+        // SAFETY: ends whatever is left of it; a no-op if nothing is.
+        unsafe { pg_sys::AbortCurrentTransaction() };
+    }
+    outcome
+}

@@ -1,0 +1,73 @@
+//! What every background worker of ours needs: signals, reload, its own registration.
+
+use std::ffi::{CStr, c_char, c_int};
+
+use pgrx::pg_sys;
+
+use crate::pg::error::check_for_interrupts;
+
+mod raw {
+    use super::c_int;
+    unsafe extern "C-unwind" {
+        /// `die` (`postgres.c`): notes the request and sets the latch; the next check for interrupts
+        /// ends the process.
+        pub fn die(signal: c_int);
+        pub fn SignalHandlerForConfigReload(signal: c_int);
+    }
+}
+
+/// Takes signals as a backend does: SIGTERM ends the process at its next wait, SIGHUP reloads.
+pub fn take_signals() {
+    // SAFETY: handlers of the server's own.
+    unsafe {
+        pg_sys::pqsignal(libc::SIGTERM, Some(raw::die));
+        pg_sys::pqsignal(libc::SIGHUP, Some(raw::SignalHandlerForConfigReload));
+        pg_sys::BackgroundWorkerUnblockSignals();
+    }
+}
+
+/// Ends the process when asked to, and rereads the configuration when asked to.
+///
+/// # Errors
+/// None that come back: a termination exits inside.
+pub fn attend() -> crate::pg::error::Result<()> {
+    check_for_interrupts()?;
+    // SAFETY: plain flag of the process; reloading is allowed outside a transaction.
+    unsafe {
+        if pg_sys::ConfigReloadPending != 0 {
+            pg_sys::ConfigReloadPending = 0;
+            pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+        }
+    }
+    Ok(())
+}
+
+/// A background worker's description.
+///
+/// `restart`: seconds after which the postmaster starts it again, or `BGW_NEVER_RESTART`.
+pub fn describe(
+    name: &CStr,
+    function: &CStr,
+    argument: pg_sys::Datum,
+    restart: c_int,
+) -> pg_sys::BackgroundWorker {
+    let mut worker = pg_sys::BackgroundWorker::default();
+    fill(&mut worker.bgw_name, name);
+    fill(&mut worker.bgw_type, c"pg_fdw_xacts resolver");
+    fill(&mut worker.bgw_library_name, c"pg_fdw_xacts");
+    fill(&mut worker.bgw_function_name, function);
+    worker.bgw_flags =
+        (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as c_int;
+    worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished;
+    worker.bgw_restart_time = restart;
+    worker.bgw_main_arg = argument;
+    worker
+}
+
+fn fill(field: &mut [c_char], text: &CStr) {
+    let bytes = text.to_bytes();
+    let len = bytes.len().min(field.len() - 1);
+    for (to, from) in field.iter_mut().zip(&bytes[..len]) {
+        *to = *from as c_char;
+    }
+}

@@ -1,0 +1,350 @@
+//! The resolver of one database.
+//!
+//! After its start every participant on the durable list is due: a crash may have left something there.
+//! From then on a backend that leaves something behind wakes it; what nobody tells, it finds in its rounds.
+//! It also answers for its database: draws the identity, writes down participants, and deletes decisions
+//! when all have confirmed and `forget_delay` has passed.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use pgrx::{PgLogLevel, pg_sys};
+
+use crate::guc;
+use crate::log::registered::{self, Registered};
+use crate::log::shmem::{NAME_LEN, Request, Status};
+use crate::log::{decisions, entries, workers};
+use crate::pg::error::{Error, Result, boundary};
+use crate::pg::{latch, transaction};
+use crate::protocol::gid::{Gid, Identity, Nonce};
+use crate::protocol::retry;
+use crate::protocol::verdict::Decision;
+use crate::resolver::{process, sweep};
+
+/// Rows deleted in one transaction, at the most this often.
+const FORGET_EVERY: Duration = Duration::from_secs(1);
+
+/// The resolver's process; the argument is the database.
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn pg_fdw_xacts_resolver_main(argument: pg_sys::Datum) {
+    boundary(|| {
+        process::take_signals();
+        let dbid = pg_sys::Oid::from_u32(argument.value() as u32);
+        // SAFETY: a database to connect to, as superuser.
+        unsafe {
+            pg_sys::BackgroundWorkerInitializeConnectionByOid(dbid, pg_sys::Oid::INVALID, 0);
+            pg_sys::before_shmem_exit(Some(at_exit), pg_sys::Datum::from(0));
+        }
+        if !workers::become_resolver() {
+            return Ok(());
+        }
+        match Worker::start()? {
+            Some(mut worker) => loop {
+                worker.round()?;
+            },
+            None => {
+                workers::report_resolver(None);
+                Ok(())
+            }
+        }
+    });
+}
+
+unsafe extern "C-unwind" fn at_exit(_code: i32, _argument: pg_sys::Datum) {
+    workers::leave_resolver();
+}
+
+struct Worker {
+    identity: Identity,
+    participants: HashMap<i32, Participant>,
+    /// Transactions that all participants have confirmed, oldest first.
+    confirmed: VecDeque<(Instant, Nonce)>,
+    /// The same, to look up.
+    settled: HashSet<Nonce>,
+    /// Which participants of a committed transaction have none of it left.
+    delivered: HashMap<Nonce, HashSet<i32>>,
+    next_look: Instant,
+    next_forget: Instant,
+}
+
+struct Participant {
+    registered: Registered,
+    /// When to sweep it; None while there is no reason to.
+    due: Option<Instant>,
+    failures: u32,
+    last_error: String,
+}
+
+impl Worker {
+    /// Reads the durable state; `None` where the extension is missing.
+    fn start() -> Result<Option<Self>> {
+        let state = transaction::run(|| {
+            if !registered::extension_exists() {
+                return Ok(None);
+            }
+            let identity = registered::identity()?;
+            Ok(Some((identity, registered::all())))
+        })?;
+        let Some((identity, list)) = state else { return Ok(None) };
+        let now = Instant::now();
+        let mut worker = Self {
+            identity,
+            participants: HashMap::new(),
+            confirmed: VecDeque::new(),
+            settled: HashSet::new(),
+            delivered: HashMap::new(),
+            next_look: now,
+            next_forget: now,
+        };
+        for registered in list {
+            worker.add(registered, Some(now));
+        }
+        worker.look()?;
+        workers::report_resolver(Some(identity));
+        Ok(Some(worker))
+    }
+
+    fn add(&mut self, registered: Registered, due: Option<Instant>) {
+        let id = registered.id;
+        let participant = Participant { registered, due, failures: 0, last_error: String::new() };
+        self.participants.insert(id, participant);
+    }
+
+    fn round(&mut self) -> Result<()> {
+        process::attend()?;
+        self.answer_requests()?;
+        self.note_confirmed();
+        self.note_handed_over();
+        if Instant::now() >= self.next_look {
+            self.look()?;
+        }
+        self.forget()?;
+        self.sweep_one_due()?;
+        self.sleep();
+        Ok(())
+    }
+
+    /// Waits for the latch or for the next thing to do.
+    fn sleep(&self) {
+        let mut next = self.next_look;
+        for participant in self.participants.values() {
+            next = next.min(participant.due.unwrap_or(next));
+        }
+        if let Some((since, _)) = self.confirmed.front() {
+            next = next.min((*since + guc::forget_delay()).max(self.next_forget));
+        }
+        let left = next.saturating_duration_since(Instant::now());
+        if !left.is_zero() {
+            latch::wait(left);
+        }
+    }
+
+    /// Writes down participants that backends are about to prepare on.
+    fn answer_requests(&mut self) -> Result<()> {
+        for (slot, request) in workers::waiting_requests() {
+            let wanted = wanted(&request);
+            let known = self.participants.values().find(|p| {
+                let r = &p.registered;
+                Registered { id: r.id, ..wanted.clone() } == *r
+            });
+            if let Some(known) = known {
+                workers::answer_request(slot, &request, Some(known.registered.id));
+                continue;
+            }
+            let id = self.participants.keys().max().map_or(1, |max| max + 1);
+            let registered = Registered { id, ..wanted };
+            match transaction::run(|| registered::insert(&registered)) {
+                Ok(()) => {
+                    self.add(registered, None);
+                    workers::answer_request(slot, &request, Some(id));
+                }
+                Err(error) => {
+                    workers::answer_request(slot, &request, None);
+                    error.log(PgLogLevel::WARNING)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn note_confirmed(&mut self) {
+        for nonce in workers::take_confirmed() {
+            self.settle(nonce);
+        }
+    }
+
+    fn settle(&mut self, nonce: Nonce) {
+        self.delivered.remove(&nonce);
+        if self.settled.insert(nonce) {
+            self.confirmed.push_back((Instant::now(), nonce));
+        }
+    }
+
+    /// Makes participants due that a backend has left something on.
+    fn note_handed_over(&mut self) {
+        // SAFETY: a plain global of this process.
+        let dbid = unsafe { pg_sys::MyDatabaseId };
+        for entry in entries::all() {
+            let left = matches!(entry.status, Status::Committing | Status::Aborting);
+            if entry.dbid == dbid && entry.owner == 0 && left {
+                for participant in self.participants.values_mut() {
+                    let r = &participant.registered;
+                    if (r.serverid, r.userid) == (entry.serverid, entry.userid) {
+                        participant.due.get_or_insert_with(Instant::now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks through the decision table for what nobody has told: after a start, and in every round.
+    fn look(&mut self) -> Result<()> {
+        self.next_look = Instant::now() + guc::resolver_interval();
+        let rows = transaction::run(|| Ok(decisions::all()))?;
+        let owned = self.owned();
+        for row in &rows {
+            if owned.contains(&row.nonce) || self.settled.contains(&row.nonce) {
+                continue;
+            }
+            for (id, _) in &row.participants {
+                let Some(participant) = self.participants.get_mut(id) else { continue };
+                let gid = gid(self.identity, row.nonce, &participant.registered);
+                match row.decision {
+                    // Nobody owns it, so it is prepared here: it waits for the application.
+                    Decision::InProgress => entries::adopt(&gid, row.xid, Status::Prepared),
+                    _ => {
+                        participant.due.get_or_insert_with(Instant::now);
+                    }
+                }
+            }
+        }
+        // What was prepared here and is not any more has been settled by somebody who told nobody.
+        let pending: HashSet<Nonce> = rows
+            .iter()
+            .filter(|row| row.decision == Decision::InProgress)
+            .map(|row| row.nonce)
+            .collect();
+        let committed: HashSet<Nonce> = rows
+            .iter()
+            .filter(|row| row.decision == Decision::Committed)
+            .map(|row| row.nonce)
+            .collect();
+        // SAFETY: a plain global of this process.
+        let dbid = unsafe { pg_sys::MyDatabaseId };
+        for entry in entries::all() {
+            let Some(gid) = entry.gid().filter(|g| {
+                entry.dbid == dbid
+                    && entry.owner == 0
+                    && entry.status == Status::Prepared
+                    && !pending.contains(&g.nonce)
+            }) else {
+                continue;
+            };
+            let status =
+                if committed.contains(&gid.nonce) { Status::Committing } else { Status::Aborting };
+            entries::set_status(&gid, status);
+        }
+        self.note_handed_over();
+        Ok(())
+    }
+
+    /// The transactions that a living backend looks after.
+    fn owned(&self) -> HashSet<Nonce> {
+        entries::all().iter().filter(|e| e.owner != 0).filter_map(|e| Nonce::new(e.nonce)).collect()
+    }
+
+    /// Deletes the decisions whose time has come.
+    fn forget(&mut self) -> Result<()> {
+        let now = Instant::now();
+        if now < self.next_forget {
+            return Ok(());
+        }
+        let delay = guc::forget_delay();
+        let due = self.confirmed.iter().take_while(|(since, _)| *since + delay <= now).count();
+        if due == 0 {
+            return Ok(());
+        }
+        self.next_forget = now + FORGET_EVERY;
+        let nonces: HashSet<Nonce> = self.confirmed.iter().take(due).map(|(_, n)| *n).collect();
+        transaction::run(|| decisions::delete(&nonces))?;
+        self.confirmed.drain(..due);
+        for nonce in nonces {
+            self.settled.remove(&nonce);
+        }
+        Ok(())
+    }
+
+    /// Sweeps the participant that has been due longest.
+    fn sweep_one_due(&mut self) -> Result<()> {
+        let now = Instant::now();
+        let due = self
+            .participants
+            .values()
+            .filter_map(|p| p.due.filter(|due| *due <= now).map(|due| (due, p.registered.id)))
+            .min();
+        let Some((_, id)) = due else { return Ok(()) };
+        let identity = self.identity;
+        let Some(participant) = self.participants.get_mut(&id) else { return Ok(()) };
+        match sweep::sweep(identity, &participant.registered) {
+            Ok(swept) => {
+                participant.due = swept.again.then(|| now + guc::resolver_retry().0);
+                participant.failures = 0;
+                participant.last_error.clear();
+                for (nonce, of) in swept.delivered {
+                    self.note_delivered(nonce, id, &of);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                let (min, max) = guc::resolver_retry();
+                let wait = retry::delay(participant.failures, min, max, jitter()?);
+                participant.failures = participant.failures.saturating_add(1);
+                participant.due = Some(Instant::now() + wait);
+                let text = error.message().to_string_lossy().into_owned();
+                // Once for each reason, not for each attempt.
+                if participant.last_error != text {
+                    participant.last_error = text;
+                    error.log(PgLogLevel::LOG)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// One participant of a committed transaction has none of it left. When all have none, it is confirmed.
+    fn note_delivered(&mut self, nonce: Nonce, id: i32, all: &[i32]) {
+        if self.settled.contains(&nonce) {
+            return;
+        }
+        let delivered = self.delivered.entry(nonce).or_default();
+        delivered.insert(id);
+        if all.iter().all(|id| delivered.contains(id)) {
+            self.settle(nonce);
+        }
+    }
+}
+
+/// The gid of a transaction on a participant.
+pub fn gid(identity: Identity, nonce: Nonce, participant: &Registered) -> Gid {
+    Gid {
+        identity,
+        nonce,
+        serverid: participant.serverid.to_u32(),
+        userid: participant.userid.to_u32(),
+    }
+}
+
+fn wanted(request: &Request) -> Registered {
+    let end = request.database.iter().position(|b| *b == 0).unwrap_or(NAME_LEN);
+    Registered {
+        id: 0,
+        serverid: request.serverid,
+        userid: request.userid,
+        system_identifier: request.system_identifier,
+        database: String::from_utf8_lossy(&request.database[..end]).into_owned(),
+    }
+}
+
+fn jitter() -> Result<u32, Error> {
+    Ok(u32::from_ne_bytes(registered::random()?))
+}

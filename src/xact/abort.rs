@@ -1,0 +1,117 @@
+//! The abort of the local transaction: everybody rolls back.
+//!
+//! Where PREPARE was sent, `ROLLBACK PREPARED` goes behind it on the same connection, so that its answer
+//! is definite even when the answer to PREPARE has not come. What cannot be confirmed is the
+//! resolver's.
+
+use std::time::Instant;
+
+use pgrx::{PgLogLevel, pg_sys};
+
+use crate::guc;
+use crate::log::entries;
+use crate::log::shmem::Status;
+use crate::pg::error::{Error, Result, SqlState};
+use crate::protocol::participant::{Event, State};
+use crate::remote::cache;
+use crate::remote::connection::CLEANUP_TIMEOUT;
+use crate::remote::together::{Outcome, Together};
+use crate::remote::wait::Patience;
+use crate::xact::participants::{self, Participant, Prepared};
+
+/// A participant that has something to roll back.
+struct Ending<'a> {
+    participant: &'a Participant,
+    /// PREPARE was sent: `ROLLBACK PREPARED` ends it, and must be confirmed.
+    prepared: Option<&'a Prepared>,
+}
+
+/// Rolls back every participant; runs where nothing may raise.
+pub fn roll_back() -> Result<()> {
+    let all = participants::take_all();
+    let mut endings = Vec::with_capacity(all.len());
+    // Whatever happens below, nothing prepared is forgotten: from here the resolver knows of it.
+    for p in &all {
+        let sent = matches!(p.state(), State::Preparing | State::Prepared);
+        if let Some(prepared) = p.prepared() {
+            entries::set_status(&prepared.gid, if sent { Status::Aborting } else { Status::Free });
+        }
+        if p.take(Event::DecidedAbort).is_ok()
+            && p.state() == State::Aborting
+            && p.connection.in_transaction()
+        {
+            endings.push(Ending { participant: p, prepared: p.prepared().filter(|_| sent) });
+        }
+    }
+    let outcome = deliver(&endings);
+    for Ending { participant: p, prepared } in &endings {
+        if p.state() != State::Aborting {
+            continue;
+        }
+        let _ = p.take(Event::Unconfirmed);
+        cache::discard(&p.connection);
+        // Where nothing was prepared, the end of the connection rolls back.
+        if let Some(prepared) = prepared {
+            entries::hand_over(&prepared.gid, Status::Aborting);
+            // The client is told why its transaction aborted; this is for the log.
+            let text = format!(
+                "server \"{}\" has not confirmed ROLLBACK PREPARED '{}'; the resolver will deliver it",
+                p.server(),
+                prepared.gid
+            );
+            let _ = Error::new(SqlState::CONNECTION_FAILURE, text).log(PgLogLevel::LOG);
+        }
+    }
+    for p in &all {
+        cache::put_back(&p.connection);
+    }
+    outcome
+}
+
+fn deliver(endings: &[Ending]) -> Result<()> {
+    if endings.is_empty() {
+        return Ok(());
+    }
+    // SAFETY: a plain flag. When this backend is being terminated it sends and does not wait.
+    let dying = unsafe { pg_sys::ProcDiePending } != 0;
+    let mut together = Together::new(endings.iter().map(|e| &**e.participant.connection));
+    for (index, Ending { participant: p, prepared }) in endings.iter().enumerate() {
+        let ticket = match prepared {
+            Some(prepared) => p.connection.send_alone(&prepared.rollback),
+            None => {
+                p.connection.pump();
+                if !p.connection.is_drained() && !p.connection.is_doomed() {
+                    p.connection.cancel();
+                }
+                p.connection.send_alone(c"ROLLBACK")
+            }
+        };
+        together.sent(index, ticket);
+    }
+    let timeout = match (dying, endings.iter().any(|e| e.prepared.is_some())) {
+        (true, _) => return Ok(()),
+        (_, true) => guc::commit_timeout(),
+        (_, false) => CLEANUP_TIMEOUT,
+    };
+    together.wait(Instant::now() + timeout, Patience::Settling, |index, outcome| {
+        let Ending { participant: p, prepared } = endings[index];
+        let gone = match (outcome, prepared) {
+            (Outcome::Done(_), None) => true,
+            (Outcome::Done(result), Some(_)) => result.command_tag() == c"ROLLBACK PREPARED",
+            // The answer to PREPARE came before it on this connection: there is nothing to roll back.
+            (Outcome::Failed(failure), Some(_)) => {
+                SqlState::parse(failure.error_field(b'C')) == SqlState::UNDEFINED_OBJECT
+            }
+            // The connection is not used again; what it had open ends with it.
+            (Outcome::Failed(_), None) | (Outcome::Lost | Outcome::Pending, _) => false,
+        };
+        if gone {
+            p.take(Event::Confirmed)?;
+            if let Some(prepared) = prepared {
+                entries::remove(&prepared.gid);
+            }
+        }
+        Ok(())
+    })?;
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! PostgreSQL's transaction and subtransaction callbacks: one of each in the whole extension.
+
+use std::cell::Cell;
+
+use pgrx::pg_sys;
+
+use crate::pg::backend_local::BackendLocal;
+use crate::pg::error::{boundary, shielded};
+use crate::xact::{abort, commit, participants};
+
+static SUBTRANSACTIONS: BackendLocal<Cell<bool>> = BackendLocal::new(Cell::new(false));
+
+/// Registers the callbacks, at the first remote statement of each transaction.
+///
+/// The transaction callback is registered anew each time: callbacks run last-in first-out, and ours has to
+/// run before that of stock postgres_fdw, which commits its part in its own.
+pub fn register() {
+    // SAFETY: the callbacks live as long as the backend. Registering is not done inside a callback.
+    unsafe {
+        pg_sys::UnregisterXactCallback(Some(on_transaction), std::ptr::null_mut());
+        pg_sys::RegisterXactCallback(Some(on_transaction), std::ptr::null_mut());
+        if !SUBTRANSACTIONS.get().replace(true) {
+            pg_sys::RegisterSubXactCallback(Some(on_subtransaction), std::ptr::null_mut());
+        }
+    }
+}
+
+unsafe extern "C-unwind" fn on_transaction(
+    event: pg_sys::XactEvent::Type,
+    _arg: *mut std::ffi::c_void,
+) {
+    use pg_sys::XactEvent as E;
+    if participants::is_empty() {
+        return;
+    }
+    match event {
+        // An ERROR here is an ordinary abort.
+        E::XACT_EVENT_PRE_COMMIT => boundary(|| commit::phase_one(false)),
+        E::XACT_EVENT_PRE_PREPARE => boundary(|| commit::phase_one(true)),
+        // An ERROR here would be a PANIC, with the transaction committed.
+        E::XACT_EVENT_COMMIT => shielded("after the commit decision", commit::phase_two),
+        // An ERROR here would mark a validly prepared transaction aborted.
+        E::XACT_EVENT_PREPARE => shielded("after PREPARE TRANSACTION", commit::detach),
+        // An ERROR here would come back here.
+        E::XACT_EVENT_ABORT => shielded("in abort", abort::roll_back),
+        // Parallel workers take no part.
+        _ => {}
+    }
+}
+
+unsafe extern "C-unwind" fn on_subtransaction(
+    event: pg_sys::SubXactEvent::Type,
+    _sub: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _arg: *mut std::ffi::c_void,
+) {
+    use pg_sys::SubXactEvent as E;
+    if participants::is_empty() {
+        return;
+    }
+    // SAFETY: reads the transaction state.
+    let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() } as u32;
+    match event {
+        E::SUBXACT_EVENT_PRE_COMMIT_SUB => boundary(|| {
+            for p in participants::all() {
+                p.connection.release(level);
+            }
+            Ok(())
+        }),
+        E::SUBXACT_EVENT_ABORT_SUB => shielded("in the abort of a subtransaction", || {
+            for p in participants::all() {
+                p.connection.rollback_to(level)?;
+            }
+            Ok(())
+        }),
+        _ => {}
+    }
+}

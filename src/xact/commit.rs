@@ -1,0 +1,355 @@
+//! The commit: phase one before the decision, phase two after it.
+//!
+//! Order, and why: the decision row is written before the first PREPARE is sent, so that a gid found on
+//! a participant without a row is an aborted one. Everybody has prepared before the local commit, which is
+//! the decision. A participant that commits in one phase does so after all others have prepared.
+
+use std::time::{Duration, Instant};
+
+use pgrx::{PgLogLevel, pg_sys};
+
+use crate::guc;
+use crate::log::shmem::Status;
+use crate::log::{decisions, entries, registered, workers};
+use crate::pg::error::{Error, Result, SqlState};
+use crate::protocol::gid::{Gid, Nonce};
+use crate::protocol::participant::{Event, State};
+use crate::protocol::plan::{self, Local, Refusal, Step, Work};
+use crate::remote::cache;
+use crate::remote::together::{Outcome, Together};
+use crate::remote::wait::{Patience, Woke};
+use crate::xact::one_phase;
+use crate::xact::participants::{self, Participant};
+
+/// Before the decision: readers commit, writers prepare, a sole writer commits. `explicit`: the application's
+/// PREPARE TRANSACTION.
+///
+/// # Errors
+/// Anything that keeps a participant from following; the transaction then aborts everywhere.
+pub fn phase_one(explicit: bool) -> Result<()> {
+    let all = participants::all();
+    let timeout = guc::prepare_timeout();
+    let deadline = Instant::now() + timeout;
+    for p in &all {
+        p.connection.seal();
+    }
+    // Who has written is among the answers that may still be on their way.
+    for p in &all {
+        if !p.connection.drain(deadline, Patience::Interruptible)? && !p.connection.is_doomed() {
+            return Err(late(p, timeout));
+        }
+        if p.connection.is_doomed() {
+            return Err(rolled_back(p, p.connection.doom_error()));
+        }
+    }
+    let active: Vec<&Participant> =
+        all.iter().map(AsRef::as_ref).filter(|p| p.connection.in_transaction()).collect();
+    let works: Vec<Work> = active
+        .iter()
+        .map(|p| Work { wrote: p.connection.wrote(), can_prepare: p.connection.can_prepare })
+        .collect();
+    // SAFETY: plain reads of the transaction's state.
+    let local = unsafe {
+        Local {
+            wrote: pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId,
+            serializable: pg_sys::XactIsoLevel == pg_sys::XACT_SERIALIZABLE as i32,
+            explicit,
+        }
+    };
+    let steps = plan::plan(guc::two_phase_commit(), local, &works)
+        .map_err(|refusal| refused(refusal, &active))?;
+    // PostgreSQL refuses below, with its own error and hint: nobody needs to prepare for that.
+    // SAFETY: a plain global.
+    if explicit && unsafe { max_prepared_xacts } == 0 {
+        return Ok(());
+    }
+    let of = |wanted: Step| -> Vec<&Participant> {
+        active.iter().zip(&steps).filter(|(_, s)| **s == wanted).map(|(p, _)| *p).collect()
+    };
+    let (readers, writers) = (of(Step::CommitReader), of(Step::Prepare));
+    write_down(&writers)?;
+    first_round(&readers, &writers, deadline, timeout)?;
+    for p in of(Step::CommitLast) {
+        one_phase::commit(p)?;
+    }
+    Ok(())
+}
+
+unsafe extern "C" {
+    /// `max_prepared_transactions` (`twophase.c`).
+    static max_prepared_xacts: i32;
+}
+
+/// Everything that has to be on record before the first PREPARE is sent.
+fn write_down(writers: &[&Participant]) -> Result<()> {
+    if writers.is_empty() {
+        return Ok(());
+    }
+    let identity = workers::identity()?;
+    let nonce = Nonce::draw(registered::random()?);
+    let mut row = Vec::with_capacity(writers.len());
+    let mut gids = Vec::with_capacity(writers.len());
+    for p in writers {
+        let fingerprint = p.connection.fingerprint().ok_or_else(|| p.connection.doom_error())?;
+        let id = known::participant(p.serverid, p.userid, &fingerprint)?;
+        row.push((id, p.connection.xid().unwrap_or(0)));
+        gids.push((
+            Gid { identity, nonce, serverid: p.serverid.to_u32(), userid: p.userid.to_u32() },
+            p.connection.backend_pid(),
+        ));
+    }
+    // SAFETY: assigns the transaction its xid, which the row below would do anyway.
+    let xid = unsafe { pg_sys::GetTopTransactionId() };
+    entries::reserve(&gids, xid)?;
+    for (p, (gid, _)) in writers.iter().zip(&gids) {
+        p.set_gid(*gid);
+    }
+    decisions::insert(nonce, &row)
+}
+
+/// Readers commit and writers prepare, all at once.
+fn first_round(
+    readers: &[&Participant],
+    writers: &[&Participant],
+    deadline: Instant,
+    timeout: Duration,
+) -> Result<()> {
+    let everyone: Vec<&Participant> = readers.iter().chain(writers).copied().collect();
+    if everyone.is_empty() {
+        return Ok(());
+    }
+    let mut together = Together::new(everyone.iter().map(|p| &**p.connection));
+    for (index, p) in everyone.iter().enumerate() {
+        let ticket = match p.prepared() {
+            Some(prepared) => {
+                p.take(Event::SendPrepare)?;
+                p.connection.send_alone(&prepared.prepare)
+            }
+            None => {
+                p.take(Event::SendCommit)?;
+                p.connection.send_alone(c"COMMIT")
+            }
+        };
+        together.sent(index, ticket);
+        if ticket.is_none() {
+            return Err(rolled_back(p, p.connection.doom_error()));
+        }
+    }
+    let woke = together.wait(deadline, Patience::Interruptible, |index, outcome| {
+        let p = everyone[index];
+        match (outcome, p.prepared()) {
+            (Outcome::Done(result), Some(prepared)) => {
+                // A failed remote transaction answers PREPARE with the tag ROLLBACK and no error.
+                if result.command_tag() != c"PREPARE TRANSACTION" {
+                    p.take(Event::PrepareRefused)?;
+                    entries::remove(&prepared.gid);
+                    return Err(lost_its_work(p, result.command_tag()));
+                }
+                p.take(Event::PrepareConfirmed)?;
+                entries::set_status(&prepared.gid, Status::Prepared);
+                Ok(())
+            }
+            (Outcome::Done(result), None) => {
+                p.take(Event::Confirmed)?;
+                match result.command_tag() {
+                    tag if tag == c"COMMIT" => Ok(()),
+                    tag => Err(lost_its_work(p, tag)),
+                }
+            }
+            (Outcome::Failed(failure), prepared) => {
+                let sql = prepared.map_or(c"COMMIT", |prepared| &prepared.prepare);
+                let error = p.connection.error_of(failure, Some(sql));
+                // An answer that the server gave as it went away is no answer to PREPARE.
+                if !p.connection.is_doomed() {
+                    p.take(if prepared.is_some() {
+                        Event::PrepareRefused
+                    } else {
+                        Event::Confirmed
+                    })?;
+                    if let Some(prepared) = prepared {
+                        entries::remove(&prepared.gid);
+                    }
+                }
+                Err(rolled_back(p, error))
+            }
+            _ => Err(rolled_back(p, p.connection.doom_error())),
+        }
+    })?;
+    match woke {
+        Woke::Ready => Ok(()),
+        _ => {
+            let slow = everyone
+                .iter()
+                .find(|p| matches!(p.state(), State::Preparing | State::CommittingOnePhase));
+            Err(late(slow.unwrap_or(&everyone[0]), timeout))
+        }
+    }
+}
+
+/// After the decision: delivers it. Whoever does not confirm in time is the resolver's.
+pub fn phase_two() -> Result<()> {
+    let all = participants::take_all();
+    let mut prepared: Vec<&Participant> = Vec::with_capacity(all.len());
+    for p in &all {
+        // Refused by one that was never used in this transaction: it has nothing to commit.
+        let _ = p.take(Event::DecidedCommit);
+        if let (State::Committing, Some(settle)) = (p.state(), p.prepared()) {
+            entries::set_status(&settle.gid, Status::Committing);
+            prepared.push(p);
+        }
+    }
+    let outcome = deliver_commit(&prepared);
+    let mut unconfirmed = 0;
+    for p in &prepared {
+        let (State::Committing, Some(settle)) = (p.state(), p.prepared()) else { continue };
+        unconfirmed += 1;
+        let _ = p.take(Event::Unconfirmed);
+        cache::discard(&p.connection);
+        entries::hand_over(&settle.gid, Status::Committing);
+        Error::new(
+            SqlState::CONNECTION_FAILURE,
+            format!(
+                "server \"{}\" has not confirmed COMMIT PREPARED '{}'",
+                p.server().escape_default(),
+                settle.gid
+            ),
+        )
+        .detail("The transaction is committed.")
+        .hint("The resolver delivers the commit as soon as the server can be reached.")
+        .log(PgLogLevel::WARNING)
+        .ok();
+    }
+    if let (0, Some(settle)) = (unconfirmed, prepared.first().and_then(|p| p.prepared())) {
+        workers::confirmed(settle.gid.nonce);
+    }
+    for p in &all {
+        cache::put_back(&p.connection);
+    }
+    // SAFETY: a plain flag; a cancel that ended the wait must not hit the client's next statement.
+    unsafe { pg_sys::QueryCancelPending = 0 };
+    outcome
+}
+
+fn deliver_commit(prepared: &[&Participant]) -> Result<()> {
+    if prepared.is_empty() {
+        return Ok(());
+    }
+    let mut together = Together::new(prepared.iter().map(|p| &**p.connection));
+    for (index, p) in prepared.iter().enumerate() {
+        let ticket = p.prepared().and_then(|settle| p.connection.send_alone(&settle.commit));
+        together.sent(index, ticket);
+    }
+    let deadline = Instant::now() + guc::commit_timeout();
+    together.wait(deadline, Patience::Settling, |index, outcome| {
+        let p = prepared[index];
+        if let (Outcome::Done(result), Some(settle)) = (outcome, p.prepared())
+            && result.command_tag() == c"COMMIT PREPARED"
+        {
+            p.take(Event::Confirmed)?;
+            entries::remove(&settle.gid);
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// After the application's PREPARE TRANSACTION: this session has nothing more to do with it.
+pub fn detach() -> Result<()> {
+    for p in participants::take_all() {
+        // Refused by one that was never used in this transaction.
+        let _ = p.take(Event::DecidedLater);
+        if let Some(prepared) = p.prepared() {
+            entries::hand_over(&prepared.gid, Status::Prepared);
+        }
+        cache::put_back(&p.connection);
+    }
+    Ok(())
+}
+
+/// Why a participant could not follow, as the error of a transaction that was definitely rolled back:
+/// never of class 08, which leaves the outcome open to the client.
+fn rolled_back(p: &Participant, cause: Error) -> Error {
+    const CLASS_08: i32 = SqlState::CONNECTION_FAILURE.class();
+    let no_transactions = SqlState::new(b"57P01").class();
+    if cause.sqlstate().class() != CLASS_08 && cause.sqlstate().class() != no_transactions {
+        return cause;
+    }
+    Error::new(
+        SqlState::TRANSACTION_ROLLBACK,
+        format!("connection to server \"{}\" was lost before it had prepared", p.server()),
+    )
+    .detail(cause.message().to_bytes())
+    .hint("The transaction was rolled back on all servers; it can be tried again.")
+}
+
+fn lost_its_work(p: &Participant, tag: &std::ffi::CStr) -> Error {
+    Error::new(
+        SqlState::TRANSACTION_ROLLBACK,
+        format!("server \"{}\" had already rolled back its part of the transaction", p.server()),
+    )
+    .detail(format!("It answered with \"{}\".", tag.to_string_lossy()))
+}
+
+fn late(p: &Participant, timeout: Duration) -> Error {
+    Error::new(
+        SqlState::QUERY_CANCELED,
+        format!(
+            "server \"{}\" has not prepared within {} ms",
+            p.server(),
+            timeout.as_millis()
+        ),
+    )
+    .detail("The transaction is rolled back on all servers.")
+    .hint("The limit is \"pg_fdw_xacts.prepare_timeout\"; where that is 0, the smaller of \"statement_timeout\" and \"pg_fdw_xacts.commit_timeout\".")
+}
+
+fn refused(refusal: Refusal, active: &[&Participant]) -> Error {
+    let server = active
+        .iter()
+        .find(|p| p.connection.wrote() && !p.connection.can_prepare)
+        .map_or_else(String::new, |p| p.server());
+    let message = match refusal {
+        Refusal::SeveralCannotPrepare => {
+            "cannot commit atomically on more than one server with two_phase_commit 'off'"
+                .to_owned()
+        }
+        Refusal::ExplicitCannotPrepare => format!(
+            "cannot PREPARE a transaction that has written on server \"{server}\", which has two_phase_commit 'off'"
+        ),
+        Refusal::SerializableCannotPrepare => format!(
+            "cannot commit a serializable transaction atomically on server \"{server}\", which has two_phase_commit 'off'"
+        ),
+    };
+    Error::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+        .hint("Set the server's option two_phase_commit to 'on', or write on it in a transaction of its own.")
+}
+
+mod known {
+    //! Which participants this backend knows to be on the durable list.
+
+    use std::cell::RefCell;
+
+    use pgrx::pg_sys::Oid;
+
+    use crate::log::workers;
+    use crate::pg::backend_local::BackendLocal;
+    use crate::pg::error::Result;
+    use crate::remote::connection::Fingerprint;
+
+    type Known = Vec<(Oid, Oid, Fingerprint, i32)>;
+
+    static KNOWN: BackendLocal<RefCell<Known>> = BackendLocal::new(RefCell::new(Vec::new()));
+
+    /// A participant's number on the list; has it added if it is not there.
+    pub fn participant(serverid: Oid, userid: Oid, fingerprint: &Fingerprint) -> Result<i32> {
+        let known = KNOWN.get().borrow().iter().find_map(|(s, u, f, id)| {
+            (*s == serverid && *u == userid && f == fingerprint).then_some(*id)
+        });
+        if let Some(id) = known {
+            return Ok(id);
+        }
+        let id = workers::register(serverid, userid, fingerprint)?;
+        KNOWN.get().borrow_mut().push((serverid, userid, fingerprint.clone(), id));
+        Ok(id)
+    }
+}

@@ -1,0 +1,113 @@
+//! Committing a participant in one phase: its own answer is the outcome.
+//!
+//! Once COMMIT is sent, nothing but its answer or the deadline ends the wait. When the answer is lost, a new
+//! connection asks the participant what became of the transaction, by its xid.
+
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys;
+
+use crate::guc;
+use crate::pg::error::{Error, Result, SqlState};
+use crate::protocol::participant::Event;
+use crate::remote::connect::connect;
+use crate::remote::options::{Mapping, Server};
+use crate::remote::report;
+use crate::remote::together::{Outcome, Together};
+use crate::remote::wait::Patience;
+use crate::xact::participants::Participant;
+
+/// How long the question after a lost answer may take.
+const ASK_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Commits, and returns only when the participant has.
+///
+/// # Errors
+/// The participant's own error, when it has definitely rolled back; 08007 when nobody knows.
+pub fn commit(p: &Participant) -> Result<()> {
+    p.take(Event::SendCommit)?;
+    let mut together = Together::new([&**p.connection]);
+    together.sent(0, p.connection.send_alone(c"COMMIT"));
+    let mut answered = None;
+    together.wait(Instant::now() + guc::commit_timeout(), Patience::Stubborn, |_, outcome| {
+        answered = match outcome {
+            Outcome::Done(result) if result.command_tag() == c"COMMIT" => Some(Ok(())),
+            Outcome::Done(result) => Some(Err(Error::new(
+                SqlState::TRANSACTION_ROLLBACK,
+                format!("server \"{}\" had already rolled back the transaction", p.server()),
+            )
+            .detail(format!("It answered with \"{}\".", result.command_tag().to_string_lossy())))),
+            // What the server says as it goes away is no answer to COMMIT.
+            Outcome::Failed(failure) if !p.connection.is_doomed() => {
+                Some(Err(p.connection.error_of(failure, Some(c"COMMIT"))))
+            }
+            _ => None,
+        };
+        Ok(())
+    })?;
+    let outcome = answered.unwrap_or_else(|| ask(p));
+    p.take(Event::Confirmed)?;
+    // SAFETY: a plain flag. What comes next must not turn a committed transaction into an error.
+    unsafe { pg_sys::QueryCancelPending = 0 };
+    outcome
+}
+
+/// The answer was lost: asks again.
+fn ask(p: &Participant) -> Result<()> {
+    match status(p) {
+        Ok(status) if status == "committed" => Ok(()),
+        Ok(status) if status == "aborted" => Err(Error::new(
+            SqlState::TRANSACTION_ROLLBACK,
+            format!("connection to server \"{}\" was lost during COMMIT", p.server()),
+        )
+        .detail("The transaction was rolled back there.")
+        .hint("It can be tried again.")),
+        Ok(status) => Err(unknown(p, format!("The server says that it is {status}."))),
+        Err(error) => Err(unknown(p, error.message().to_string_lossy().into_owned())),
+    }
+}
+
+fn unknown(p: &Participant, detail: String) -> Error {
+    let xid = p.connection.xid().map_or_else(|| "unknown".to_owned(), |xid| xid.to_string());
+    Error::new(
+        SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
+        format!(
+            "the answer to COMMIT from server \"{}\" was lost and its outcome is unknown",
+            p.server()
+        ),
+    )
+    .detail(detail)
+    .hint(format!("Ask the server itself: SELECT pg_xact_status('{xid}')."))
+}
+
+/// `pg_xact_status` of the participant's transaction, on a new connection to the same server.
+fn status(p: &Participant) -> Result<String> {
+    let (Some(xid), Some(before)) = (p.connection.xid(), p.connection.fingerprint()) else {
+        return Err(Error::new(SqlState::CONNECTION_FAILURE, "The transaction's id is not known."));
+    };
+    let deadline = Instant::now() + ASK_DEADLINE;
+    let mapping = Mapping::read(p.userid, p.serverid);
+    let fresh = connect(&Server::read(p.serverid), &mapping, Some(deadline))?.connection;
+    let question = crate::pg::error::c_string(format!(
+        "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN 'unknown, on a standby' \
+         ELSE pg_catalog.pg_xact_status('{xid}') END"
+    ));
+    loop {
+        let ticket = fresh.send_alone(&question).ok_or_else(|| fresh.doom_error())?;
+        if !fresh.drain(deadline, Patience::Stubborn)? {
+            return Err(fresh.doom_error());
+        }
+        if fresh.fingerprint().as_ref() != Some(&before) {
+            return Err(report::lost(c"Another server answers at its address."));
+        }
+        let answer = fresh.answer(ticket, Some(&question))?;
+        let status = answer
+            .value(0, 0)
+            .map_or_else(|| "unknown".into(), |v| v.to_string_lossy().into_owned());
+        // The old session may still be at work on it.
+        if status != "in progress" || Instant::now() >= deadline {
+            return Ok(status);
+        }
+        crate::pg::latch::wait(Duration::from_millis(50));
+    }
+}

@@ -1,0 +1,239 @@
+//! `COMMIT PREPARED 'gxid'` and `ROLLBACK PREPARED 'gxid'` by the application: a shortcut to what the resolver
+//! would do by itself.
+//!
+//! Order: find the decision row and connect to its participants first, while errors are harmless; let
+//! PostgreSQL settle 'gxid', which is the decision; deliver it where nothing can raise.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::{CStr, c_char};
+use std::rc::Rc;
+use std::time::Instant;
+
+use pgrx::datum::DatumWithOid;
+use pgrx::{PgLogLevel, Spi, pg_sys};
+
+use crate::guc;
+use crate::log::shmem::Status;
+use crate::log::{decisions, entries, registered, workers};
+use crate::pg::backend_local::BackendLocal;
+use crate::pg::error::{Error, Result, SqlState, boundary, shielded};
+use crate::protocol::gid::{Gid, Nonce};
+use crate::protocol::verdict::Decision;
+use crate::remote::cache::{self, Cached};
+use crate::remote::options::Mapping;
+use crate::remote::together::{Outcome, Together};
+use crate::remote::wait::Patience;
+use crate::xact::participants::Prepared;
+
+/// What is to be delivered once PostgreSQL has settled 'gxid'.
+struct Settlement {
+    nonce: Nonce,
+    commit: bool,
+    members: Vec<Member>,
+}
+
+struct Member {
+    prepared: Prepared,
+    /// None where the participant could not be reached.
+    connection: Option<Rc<Cached>>,
+}
+
+static PENDING: BackendLocal<RefCell<Option<Settlement>>> = BackendLocal::new(RefCell::new(None));
+static PREVIOUS: BackendLocal<Cell<pg_sys::ProcessUtility_hook_type>> =
+    BackendLocal::new(Cell::new(None));
+
+mod raw {
+    use super::pg_sys;
+    // Unguarded: an ERROR of the statement passes through our frame, which owns nothing.
+    unsafe extern "C-unwind" {
+        pub fn standard_ProcessUtility(
+            pstmt: *mut pg_sys::PlannedStmt,
+            query: *const std::ffi::c_char,
+            read_only_tree: bool,
+            context: pg_sys::ProcessUtilityContext::Type,
+            params: pg_sys::ParamListInfo,
+            environment: *mut pg_sys::QueryEnvironment,
+            destination: *mut pg_sys::DestReceiver,
+            completion: *mut pg_sys::QueryCompletion,
+        );
+    }
+}
+
+/// Installs the hook; called while the server loads the library.
+pub fn install() {
+    // SAFETY: single-threaded start-up.
+    unsafe {
+        PREVIOUS.get().set(pg_sys::ProcessUtility_hook);
+        pg_sys::ProcessUtility_hook = Some(process_utility);
+    }
+}
+
+unsafe extern "C-unwind" fn process_utility(
+    pstmt: *mut pg_sys::PlannedStmt,
+    query: *const c_char,
+    read_only_tree: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    params: pg_sys::ParamListInfo,
+    environment: *mut pg_sys::QueryEnvironment,
+    destination: *mut pg_sys::DestReceiver,
+    completion: *mut pg_sys::QueryCompletion,
+) {
+    // SAFETY: PostgreSQL hands a valid statement; the frame owns nothing with a destructor.
+    unsafe {
+        let settles = settled_gxid((*pstmt).utilityStmt);
+        if let Some((gxid, commit)) = settles {
+            boundary(|| prepare_settlement(CStr::from_ptr(gxid), commit));
+        }
+        match PREVIOUS.get().get() {
+            Some(previous) => previous(
+                pstmt,
+                query,
+                read_only_tree,
+                context,
+                params,
+                environment,
+                destination,
+                completion,
+            ),
+            None => raw::standard_ProcessUtility(
+                pstmt,
+                query,
+                read_only_tree,
+                context,
+                params,
+                environment,
+                destination,
+                completion,
+            ),
+        }
+        if settles.is_some() {
+            shielded("after settling a prepared transaction", deliver);
+        }
+    }
+}
+
+/// The 'gxid' of COMMIT PREPARED (true) or ROLLBACK PREPARED (false).
+///
+/// # Safety
+/// `statement` is a valid node.
+unsafe fn settled_gxid(statement: *mut pg_sys::Node) -> Option<(*const c_char, bool)> {
+    // SAFETY: by contract; the tag says which struct it is.
+    unsafe {
+        if (*statement).type_ != pg_sys::NodeTag::T_TransactionStmt {
+            return None;
+        }
+        let statement = &*statement.cast::<pg_sys::TransactionStmt>();
+        match statement.kind {
+            pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED => {
+                Some((statement.gid.cast_const(), true))
+            }
+            pg_sys::TransactionStmtKind::TRANS_STMT_ROLLBACK_PREPARED => {
+                Some((statement.gid.cast_const(), false))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Finds the participants of 'gxid' and connects to them as far as possible.
+fn prepare_settlement(gxid: &CStr, commit: bool) -> Result<()> {
+    PENDING.get().borrow_mut().take();
+    let rows = decisions::all();
+    if rows.iter().all(|row| row.decision != Decision::InProgress) {
+        return Ok(());
+    }
+    let Some(xid) = local_xid(gxid)? else { return Ok(()) };
+    let Some(row) = rows.into_iter().find(|row| row.xid == xid) else { return Ok(()) };
+    let identity = workers::identity()?;
+    let list = registered::all();
+    let mut members = Vec::new();
+    for (id, _) in &row.participants {
+        let Some(registered) = list.iter().find(|r| r.id == *id) else { continue };
+        let gid = Gid {
+            identity,
+            nonce: row.nonce,
+            serverid: registered.serverid.to_u32(),
+            userid: registered.userid.to_u32(),
+        };
+        let connection = Mapping::find(registered.userid, registered.serverid)
+            .and_then(|mapping| cache::connection(&mapping, |_| false).ok());
+        members.push(Member { prepared: Prepared::new(gid), connection });
+    }
+    *PENDING.get().borrow_mut() = Some(Settlement { nonce: row.nonce, commit, members });
+    Ok(())
+}
+
+/// The local transaction that is prepared under 'gxid' in this database.
+fn local_xid(gxid: &CStr) -> Result<Option<pg_sys::TransactionId>> {
+    // SAFETY: the catalog snapshot is pushed and popped around the query.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+    let gxid = gxid.to_string_lossy().into_owned();
+    let found = Spi::connect(|client| {
+        let arguments = [DatumWithOid::from(gxid)];
+        let mut table = client
+            .select(
+                "SELECT transaction FROM pg_catalog.pg_prepared_xacts \
+                 WHERE gid = $1 AND database = pg_catalog.current_database()",
+                Some(1),
+                &arguments,
+            )
+            .ok()?;
+        table.next().and_then(|row| row.get::<pg_sys::TransactionId>(1).ok().flatten())
+    });
+    // SAFETY: pushed above.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    Ok(found)
+}
+
+/// PostgreSQL has settled 'gxid': tells the participants, and leaves the rest to the resolver.
+fn deliver() -> Result<()> {
+    let Some(settlement) = PENDING.get().borrow_mut().take() else { return Ok(()) };
+    let Settlement { nonce, commit, members } = settlement;
+    let (status, tag) = if commit {
+        (Status::Committing, c"COMMIT PREPARED")
+    } else {
+        (Status::Aborting, c"ROLLBACK PREPARED")
+    };
+    let mut confirmed = vec![false; members.len()];
+    let reached: Vec<(usize, &Member, &Rc<Cached>)> = members
+        .iter()
+        .enumerate()
+        .filter_map(|(i, m)| m.connection.as_ref().map(|c| (i, m, c)))
+        .collect();
+    let mut together = Together::new(reached.iter().map(|(_, _, c)| &****c));
+    for (index, (_, member, connection)) in reached.iter().enumerate() {
+        let command = if commit { &member.prepared.commit } else { &member.prepared.rollback };
+        together.sent(index, connection.send_alone(command));
+    }
+    let deadline = Instant::now() + guc::commit_timeout();
+    let waited = together.wait(deadline, Patience::Settling, |index, outcome| {
+        if let Outcome::Done(result) = outcome {
+            confirmed[reached[index].0] = result.command_tag() == tag;
+        }
+        Ok(())
+    });
+    for (member, confirmed) in members.iter().zip(&confirmed) {
+        if *confirmed {
+            entries::remove(&member.prepared.gid);
+            continue;
+        }
+        entries::hand_over(&member.prepared.gid, status);
+        let text =
+            format!("{} '{}' has not been confirmed", tag.to_string_lossy(), member.prepared.gid);
+        let _ = Error::new(SqlState::CONNECTION_FAILURE, text)
+            .detail(if commit {
+                "The transaction is committed."
+            } else {
+                "The transaction is rolled back."
+            })
+            .hint("The resolver delivers it as soon as the server can be reached.")
+            .log(PgLogLevel::WARNING);
+    }
+    if commit && confirmed.iter().all(|c| *c) {
+        workers::confirmed(nonce);
+    }
+    for (_, _, connection) in reached {
+        cache::put_back(connection);
+    }
+    waited.map(|_| ())
+}
