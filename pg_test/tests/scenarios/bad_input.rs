@@ -5,7 +5,7 @@ use pg_test::oracle::{assert_settled, assert_usable, expect_error, prepared_gids
 use pg_test::{Cluster, Fleet, FleetOptions, Installation, StopMode};
 use postgres::error::DbError;
 
-use crate::support::{Outcome, assert_everywhere, begin_everywhere};
+use crate::support::{Outcome, assert_commits, assert_everywhere, begin_everywhere};
 
 /// The error says `message` somewhere, and its hint or detail tells of `advice`.
 #[track_caller]
@@ -159,9 +159,7 @@ fn a_coordinator_that_cannot_prepare() -> Outcome {
     assert_settled(&fleet);
     assert_everywhere(&fleet, 1, false)?;
     // Its own COMMIT prepares on the shards only.
-    begin_everywhere(&mut session, 2)?;
-    session.batch_execute("COMMIT")?;
-    assert_everywhere(&fleet, 2, true)
+    assert_commits(&fleet, &mut session, 2)
 }
 
 #[test]

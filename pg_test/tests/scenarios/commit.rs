@@ -5,7 +5,7 @@ use pg_test::oracle::{assert_settled, assert_usable, one, prepared_gids};
 use pg_test::{Fault, Fleet, Point, StopMode};
 
 use crate::support::{
-    Outcome, assert_everywhere, begin_everywhere, gid_of, in_background, serverid,
+    Outcome, assert_commits, assert_everywhere, begin_everywhere, commit_held_at, gid_of, serverid,
     session_with_notices, transaction,
 };
 
@@ -128,9 +128,7 @@ fn rollback_leaves_nothing_anywhere() -> Outcome {
     session.batch_execute("ROLLBACK")?;
     assert_everywhere(&fleet, 1, false)?;
     assert_settled(&fleet);
-    begin_everywhere(&mut session, 2)?;
-    session.batch_execute("COMMIT")?;
-    assert_everywhere(&fleet, 2, true)
+    assert_commits(&fleet, &mut session, 2)
 }
 
 #[test]
@@ -190,9 +188,7 @@ fn a_shard_that_is_down_at_commit_aborts_everywhere() -> Outcome {
     fleet.shard_mut(1).start()?;
     assert_settled(&fleet);
     assert_everywhere(&fleet, 1, false)?;
-    begin_everywhere(&mut session, 2)?;
-    session.batch_execute("COMMIT")?;
-    assert_everywhere(&fleet, 2, true)
+    assert_commits(&fleet, &mut session, 2)
 }
 
 #[test]
@@ -201,9 +197,7 @@ fn a_shard_killed_in_prepare_aborts_everywhere_and_is_settled_when_back() -> Out
     let mut session = fleet.session()?;
     begin_everywhere(&mut session, 1)?;
     // It has prepared, but nobody knows.
-    let hit = fleet.proxy(1).inject(Fault::hold(Point::Answer, "PREPARE TRANSACTION"));
-    let commit = in_background(session, "COMMIT");
-    hit.wait()?;
+    let (commit, hit) = commit_held_at(&fleet, session, 1, Point::Answer, "PREPARE TRANSACTION")?;
     fleet.shard_mut(1).kill9()?;
     hit.release();
     let (mut session, result) = commit.join();
@@ -220,9 +214,7 @@ fn a_shard_killed_at_the_decision_commits_when_it_is_back() -> Outcome {
     let mut fleet = Fleet::start_proxied()?;
     let (mut session, notices) = session_with_notices(&fleet)?;
     begin_everywhere(&mut session, 1)?;
-    let hit = fleet.proxy(1).inject(Fault::hold(Point::Statement, "COMMIT PREPARED"));
-    let commit = in_background(session, "COMMIT");
-    hit.wait()?;
+    let (commit, hit) = commit_held_at(&fleet, session, 1, Point::Statement, "COMMIT PREPARED")?;
     fleet.shard_mut(1).kill9()?;
     hit.release();
     let (mut session, result) = commit.join();
@@ -238,9 +230,7 @@ fn a_shard_killed_at_the_decision_commits_when_it_is_back() -> Outcome {
     fleet.shard_mut(1).start()?;
     assert_settled(&fleet);
     assert_everywhere(&fleet, 1, true)?;
-    begin_everywhere(&mut session, 2)?;
-    session.batch_execute("COMMIT")?;
-    assert_everywhere(&fleet, 2, true)
+    assert_commits(&fleet, &mut session, 2)
 }
 
 #[test]

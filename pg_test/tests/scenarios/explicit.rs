@@ -6,7 +6,8 @@ use pg_test::{Fleet, StopMode};
 use postgres::Client;
 
 use crate::support::{
-    Gid, Outcome, assert_everywhere, begin_everywhere, serverid, session_with_notices,
+    Gid, Outcome, assert_commits, assert_everywhere, begin_everywhere, serverid,
+    session_with_notices,
 };
 
 /// One row of the view, `transaction` as text because the client has no type for xid.
@@ -223,9 +224,7 @@ fn the_session_goes_on_with_other_transactions_while_gxid_is_pending() -> Outcom
     let mut session = fleet.session()?;
     begin_everywhere(&mut session, 1)?;
     session.batch_execute("PREPARE TRANSACTION 'gxid'")?;
-    begin_everywhere(&mut session, 2)?;
-    session.batch_execute("COMMIT")?;
-    assert_everywhere(&fleet, 2, true)?;
+    assert_commits(&fleet, &mut session, 2)?;
     assert_pending(&fleet)?;
     session.batch_execute("COMMIT PREPARED 'gxid'")?;
     assert_settled(&fleet);

@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use pg_test::Fleet;
+use pg_test::proxy::Hit;
+use pg_test::{Fault, Fleet, Point};
 use postgres::{Client, Error, NoTls};
 
 /// The result of a scenario: an `Err` is the harness's own trouble, what is wrong with the extension panics.
@@ -144,4 +145,25 @@ pub fn assert_everywhere(fleet: &Fleet, id: i32, committed: bool) -> Outcome {
     ];
     assert_eq!(found, [committed; 3], "row {id} in lt, on shard 1, on shard 2");
     Ok(())
+}
+
+/// A transaction over lt and both shards commits in `session` and is everywhere: nothing is in its way.
+pub fn assert_commits(fleet: &Fleet, session: &mut Client, id: i32) -> Outcome {
+    begin_everywhere(session, id)?;
+    session.batch_execute("COMMIT")?;
+    assert_everywhere(fleet, id, true)
+}
+
+/// COMMIT of `session` in the background, held where shard `number` is at `point` of `statement`.
+pub fn commit_held_at(
+    fleet: &Fleet,
+    session: Client,
+    number: usize,
+    point: Point,
+    statement: &str,
+) -> anyhow::Result<(Background, Hit)> {
+    let hit = fleet.proxy(number).inject(Fault::hold(point, statement));
+    let commit = in_background(session, "COMMIT");
+    hit.wait()?;
+    Ok((commit, hit))
 }
