@@ -1,1 +1,34 @@
-pub fn x(){}
+//! Real PostgreSQL clusters for testing `pg_fdw_xacts`: a coordinator and its shards, started, killed and
+//! restarted as the test says, with a fault proxy between them.
+//!
+//! Nothing here is simulated. A [`Cluster`] is a server of its own with its own data directory; killing it
+//! is SIGKILL; a [`Client`](postgres::Client) is the one an application would use. Waiting is always for a
+//! condition with a deadline ([`wait_until`]), never for a length of time.
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`install`] | one PostgreSQL installation, and running its programs as a user it accepts |
+//! | [`cluster`] | one server: initdb, start, stop, kill, restart |
+//! | [`log`] | reading a server's log: which statements it was sent |
+//! | [`fleet`] | a coordinator with shards behind foreign tables |
+//! | [`oracle`] | what must hold after every scenario; expected errors |
+//! | [`wire`] | PostgreSQL's message framing and which answer belongs to which statement |
+//! | [`proxy`] | the fault proxy: cut, hold, refuse, at exactly one statement |
+
+pub mod cluster;
+pub mod fleet;
+pub mod install;
+pub mod log;
+pub mod oracle;
+mod place;
+mod port;
+mod process;
+pub mod proxy;
+mod wait;
+pub mod wire;
+
+pub use cluster::{Cluster, StopMode};
+pub use fleet::{Fleet, FleetOptions};
+pub use install::Installation;
+pub use proxy::{Fault, Point, Proxy};
+pub use wait::{DEADLINE, wait_until};

@@ -1,1 +1,81 @@
-fn main(){}
+//! `cargo xtask`: sets up what is missing on this machine, then shows or tests the extension.
+
+#![allow(missing_docs, reason = "a program: its documentation is --help")]
+
+mod demo;
+mod packages;
+mod pgrx;
+mod server;
+mod session;
+mod setup;
+mod suites;
+mod workspace;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::setup::Setup;
+use crate::workspace::Workspace;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Set-up, demo and tests of pg_fdw_xacts")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a coordinator and two shards on this machine and play a session on them
+    Demo {
+        #[command(flatten)]
+        server: ServerChoice,
+        /// Stop the servers of an earlier demo
+        #[arg(long)]
+        stop: bool,
+    },
+    /// Run every check and test, or only the tests whose names contain FILTER
+    Test {
+        #[command(flatten)]
+        server: ServerChoice,
+        /// Part of the names of the tests to run; checks are then left out
+        filter: Option<String>,
+        /// Run only this suite (may be given several times)
+        #[arg(long, value_enum)]
+        only: Vec<suites::Suite>,
+    },
+}
+
+#[derive(Args)]
+struct ServerChoice {
+    /// Use this installation of PostgreSQL instead of Debian's; the extension is installed into it
+    #[arg(long, value_name = "PATH")]
+    pg_config: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    let workspace = Workspace::find()?;
+    match command {
+        Command::Demo { stop: true, .. } => demo::stop(&workspace),
+        Command::Demo { server, stop: false } => {
+            demo::play(&Setup::prepare(workspace, server.pg_config.as_deref())?)
+        }
+        Command::Test { server, filter, only } => {
+            let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
+            suites::run(&setup, filter.as_deref(), &only)
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! A coordinator and its shards: real servers, with foreign tables between them.
+//!
+//! | object | where |
+//! |---|---|
+//! | `t(id int primary key, v text)` | on each shard |
+//! | `shard1`, `shard2`, … | foreign servers on the coordinator |
+//! | `ft1`, `ft2`, … | foreign tables on the coordinator, `t` of the shard |
+//! | `lt(id int primary key, v text)` | local table of the coordinator |
+
+use anyhow::{Context, Result, anyhow};
+use postgres::Client;
+
+use crate::{Cluster, Installation, Proxy};
+
+/// How a fleet is to be set up; start from [`FleetOptions::default`].
+#[derive(Debug, Clone)]
+pub struct FleetOptions {
+    /// Number of shards.
+    pub shards: usize,
+    /// Whether the coordinator reaches each shard through a [`Proxy`].
+    pub proxied: bool,
+    /// Settings of the coordinator, beside those of every fleet.
+    pub coordinator: Vec<(&'static str, &'static str)>,
+    /// Settings of all shards.
+    pub shard: Vec<(&'static str, &'static str)>,
+}
+
+impl Default for FleetOptions {
+    fn default() -> Self {
+        Self { shards: 2, proxied: false, coordinator: Vec::new(), shard: Vec::new() }
+    }
+}
+
+/// A running coordinator with running shards.
+#[derive(Debug)]
+pub struct Fleet {
+    /// The server that holds the foreign tables.
+    pub coordinator: Cluster,
+    shards: Vec<Cluster>,
+    proxies: Vec<Proxy>,
+}
+
+/// Settings of every coordinator. The resolver looks often, so that tests need not wait for its default of a
+/// minute where nothing wakes it.
+const COORDINATOR_SETTINGS: &[(&str, &str)] = &[
+    ("shared_preload_libraries", "pg_fdw_xacts"),
+    ("pg_fdw_xacts.resolver_interval", "1s"),
+    ("pg_fdw_xacts.resolver_retry_min", "200ms"),
+    ("pg_fdw_xacts.resolver_retry_max", "1s"),
+];
+
+impl Fleet {
+    /// Two shards, no proxies, no special settings.
+    pub fn start() -> Result<Self> {
+        Self::start_with(&FleetOptions::default())
+    }
+
+    /// Two shards behind proxies.
+    pub fn start_proxied() -> Result<Self> {
+        Self::start_with(&FleetOptions { proxied: true, ..FleetOptions::default() })
+    }
+
+    /// Makes and starts all servers and sets up what the module's table lists.
+    pub fn start_with(options: &FleetOptions) -> Result<Self> {
+        let installation = Installation::from_env()?;
+        let coordinator = Cluster::create(&installation, "coordinator")?;
+        coordinator.configure(COORDINATOR_SETTINGS)?;
+        coordinator.configure(&options.coordinator)?;
+        let mut servers = vec![coordinator];
+        for number in 1..=options.shards {
+            let shard = Cluster::create(&installation, &format!("shard{number}"))?;
+            shard.configure(&options.shard)?;
+            servers.push(shard);
+        }
+        start_all(&mut servers)?;
+        let coordinator = servers.remove(0);
+        let proxies = if options.proxied {
+            servers.iter().map(|shard| Proxy::start(shard.port())).collect::<Result<_>>()?
+        } else {
+            Vec::new()
+        };
+        let fleet = Self { coordinator, shards: servers, proxies };
+        set_up(&fleet.coordinator, &fleet.shards, |index| fleet.port_of_shard(index + 1))?;
+        Ok(fleet)
+    }
+
+    /// All shards.
+    pub fn shards(&self) -> &[Cluster] {
+        &self.shards
+    }
+
+    /// Shard `number`, counted from 1 as in its name.
+    pub fn shard(&self, number: usize) -> &Cluster {
+        &self.shards[number - 1]
+    }
+
+    /// Shard `number`, to stop and start it.
+    pub fn shard_mut(&mut self, number: usize) -> &mut Cluster {
+        &mut self.shards[number - 1]
+    }
+
+    /// The proxy in front of shard `number` of a proxied fleet.
+    pub fn proxy(&self, number: usize) -> &Proxy {
+        &self.proxies[number - 1]
+    }
+
+    /// The port by which the coordinator reaches shard `number`.
+    pub fn port_of_shard(&self, number: usize) -> u16 {
+        self.proxies.get(number - 1).map_or_else(|| self.shard(number).port(), Proxy::port)
+    }
+
+    /// A session on the coordinator, as superuser.
+    pub fn session(&self) -> Result<Client> {
+        self.coordinator.client()
+    }
+
+    /// The ids in table `t` of shard `number`, asked there directly.
+    pub fn ids_on_shard(&self, number: usize) -> Result<Vec<i32>> {
+        ids(&mut self.shard(number).client()?, "t")
+    }
+
+    /// The ids in the coordinator's local table.
+    pub fn ids_in_lt(&self) -> Result<Vec<i32>> {
+        ids(&mut self.session()?, "lt")
+    }
+}
+
+/// The `id`s in `table`, in order.
+pub fn ids(session: &mut Client, table: &str) -> Result<Vec<i32>> {
+    let rows = session.query(&format!("SELECT id FROM {table} ORDER BY id"), &[])?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Starts servers side by side.
+pub fn start_all(servers: &mut [Cluster]) -> Result<()> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            servers.iter_mut().map(|server| scope.spawn(|| server.start())).collect();
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().map_err(|_| anyhow!("start panicked"))?)
+    })
+}
+
+/// Creates the extension and the objects of the module's table on running servers; `port` tells by which
+/// port the coordinator reaches the shard of that index.
+pub fn set_up(
+    coordinator: &Cluster,
+    shards: &[Cluster],
+    port: impl Fn(usize) -> u16,
+) -> Result<()> {
+    let mut session = coordinator.client()?;
+    session
+        .batch_execute(
+            "CREATE EXTENSION pg_fdw_xacts CASCADE;
+             CREATE TABLE lt (id int PRIMARY KEY, v text)",
+        )
+        .context("the extension cannot be created; is it installed there?")?;
+    for (index, shard) in shards.iter().enumerate() {
+        shard.client()?.batch_execute("CREATE TABLE t (id int PRIMARY KEY, v text)")?;
+        let number = index + 1;
+        let port = port(index);
+        session.batch_execute(&format!(
+            "CREATE SERVER shard{number} FOREIGN DATA WRAPPER pg_fdw_xacts
+                 OPTIONS (host '127.0.0.1', port '{port}', dbname 'postgres');
+             CREATE USER MAPPING FOR CURRENT_USER SERVER shard{number} OPTIONS (user 'postgres');
+             CREATE FOREIGN TABLE ft{number} (id int NOT NULL, v text) SERVER shard{number}
+                 OPTIONS (table_name 't')"
+        ))?;
+    }
+    Ok(())
+}

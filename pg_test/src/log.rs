@@ -1,0 +1,107 @@
+//! Reading a server's log: what it was asked to do since a moment.
+//!
+//! A server writes its log line before it answers, so a client that has its answer finds the line there.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// The `log_line_prefix` of every test server; [`Log`] relies on it.
+pub(crate) const LINE_PREFIX: &str = "%m [%p] %a: ";
+
+/// The log file of one server.
+#[derive(Debug, Clone)]
+pub struct Log {
+    path: PathBuf,
+}
+
+/// A place in a log: what comes after it was written later.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark(usize);
+
+impl Log {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The present end of the log.
+    pub fn mark(&self) -> Result<Mark> {
+        Ok(Mark(self.read()?.len()))
+    }
+
+    /// Everything written since `mark`.
+    pub fn since(&self, mark: Mark) -> Result<String> {
+        let bytes = self.read()?;
+        Ok(String::from_utf8_lossy(bytes.get(mark.0..).unwrap_or_default()).into_owned())
+    }
+
+    /// The statements that the server was asked to run since `mark`, in order.
+    pub fn statements_since(&self, mark: Mark) -> Result<Vec<String>> {
+        Ok(statements(&self.since(mark)?))
+    }
+
+    /// The last `count` lines, for reports of a failure.
+    pub fn tail(&self, count: usize) -> Result<String> {
+        let bytes = self.read()?;
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<&str> = text.lines().collect();
+        Ok(lines[lines.len().saturating_sub(count)..].join("\n"))
+    }
+
+    fn read(&self) -> Result<Vec<u8>> {
+        match std::fs::read(&self.path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            read => read.with_context(|| format!("cannot read {}", self.path.display())),
+        }
+    }
+}
+
+/// The statements among the lines of a log: "LOG:  statement: …" of the simple protocol and
+/// "LOG:  execute <name>: …" of the extended one. Lines that continue a statement start with a tab.
+fn statements(log: &str) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    let mut inside = false;
+    for line in log.lines() {
+        if let Some(continued) = line.strip_prefix('\t') {
+            if inside && let Some(last) = found.last_mut() {
+                last.push('\n');
+                last.push_str(continued);
+            }
+            continue;
+        }
+        let statement = line.split_once("LOG:  ").and_then(|(_, message)| {
+            message.strip_prefix("statement: ").or_else(|| {
+                message.strip_prefix("execute ")?.split_once(": ").map(|(_, statement)| statement)
+            })
+        });
+        inside = statement.is_some();
+        found.extend(statement.map(str::to_owned));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::statements;
+
+    #[test]
+    fn statements_of_both_protocols_are_found_and_other_lines_are_not() {
+        let log = "2026-01-01 UTC [7] app: LOG:  statement: SELECT 1,\n\
+                   \t2\n\
+                   2026-01-01 UTC [7] app: LOG:  duration: 1 ms\n\
+                   \tnot part of it\n\
+                   2026-01-01 UTC [7] app: LOG:  execute <unnamed>: PREPARE TRANSACTION 'px_1: 2'\n\
+                   2026-01-01 UTC [7] app: DETAIL:  parameters: $1 = 'x'\n\
+                   2026-01-01 UTC [7] app: LOG:  execute s1/c2: FETCH 100 FROM c2\n\
+                   2026-01-01 UTC [7] app: ERROR:  statement: no\n";
+        assert_eq!(
+            statements(log),
+            ["SELECT 1,\n2", "PREPARE TRANSACTION 'px_1: 2'", "FETCH 100 FROM c2"]
+        );
+    }
+}

@@ -1,0 +1,118 @@
+//! Starting and ending server processes.
+//!
+//! A server started for a test must not outlive it, however the test process ends. The kernel sees to it:
+//! the postmaster gets SIGQUIT (immediate shutdown) when the thread that started it dies. Test threads come
+//! and go, so one thread that lives as long as the process starts them all.
+
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::wait_until;
+
+type Order = (Command, Sender<std::io::Result<Child>>);
+
+/// Starts `command` so that it gets SIGQUIT when this process ends.
+pub(crate) fn spawn_tied(mut command: Command) -> Result<Child> {
+    // SAFETY: the closure runs between fork and exec; prctl and setpgid are plain system calls that neither
+    // allocate nor lock. It runs after the change of user, which would clear the setting.
+    unsafe {
+        command.pre_exec(|| {
+            nix::sys::prctl::set_pdeathsig(Signal::SIGQUIT)?;
+            // Away from the terminal's Ctrl-C, which is for the test process to handle.
+            nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+            Ok(())
+        });
+    }
+    static STARTER: OnceLock<Mutex<Sender<Order>>> = OnceLock::new();
+    let starter = STARTER.get_or_init(|| {
+        let (sender, orders) = channel::<Order>();
+        std::thread::spawn(move || {
+            for (mut command, answer) in orders {
+                let _ = answer.send(command.spawn());
+            }
+        });
+        Mutex::new(sender)
+    });
+    let (answer, child) = channel();
+    starter
+        .lock()
+        .map_err(|_| anyhow!("the starter thread is gone"))?
+        .send((command, answer))
+        .context("the starter thread is gone")?;
+    Ok(child.recv()??)
+}
+
+/// Starts `command` in a session of its own, to live on when this process ends.
+pub(crate) fn spawn_detached(mut command: Command) -> Result<Child> {
+    // SAFETY: setsid is a plain system call, allowed between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            nix::unistd::setsid()?;
+            Ok(())
+        });
+    }
+    Ok(command.spawn()?)
+}
+
+/// The processes whose parent is `parent`.
+pub(crate) fn children_of(parent: Pid) -> Result<Vec<Pid>> {
+    let mut children = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        if let Some((_, Some(found))) = stat(pid)
+            && found == parent.as_raw()
+        {
+            children.push(Pid::from_raw(pid));
+        }
+    }
+    Ok(children)
+}
+
+/// SIGKILLs `postmaster` and every process of its server at one moment, and waits until all are gone.
+///
+/// The postmaster is stopped before its children are listed: it forks no more, and does not clean up after
+/// the first child it sees die.
+pub(crate) fn kill_server(postmaster: &mut Child) -> Result<()> {
+    let pid = pid_of(postmaster)?;
+    kill(pid, Signal::SIGSTOP).context("the server is not running")?;
+    let children = children_of(pid)?;
+    kill(pid, Signal::SIGKILL)?;
+    for child in &children {
+        // It may have ended by itself meanwhile.
+        let _ = kill(*child, Signal::SIGKILL);
+    }
+    postmaster.wait()?;
+    wait_until("the killed server's processes are gone", Duration::from_secs(30), || {
+        Ok(children.iter().all(|child| !alive(*child)))
+    })
+}
+
+/// Whether the process runs: a zombie that nobody has waited for yet does not.
+pub(crate) fn alive(pid: Pid) -> bool {
+    !matches!(stat(pid.as_raw()), None | Some(('Z' | 'X', _)))
+}
+
+/// The pid of a child process.
+pub(crate) fn pid_of(child: &Child) -> Result<Pid> {
+    Ok(Pid::from_raw(i32::try_from(child.id())?))
+}
+
+/// State and parent from `/proc/<pid>/stat`; the command name before them may hold anything but ends with
+/// the last parenthesis.
+fn stat(pid: i32) -> Option<(char, Option<i32>)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = text.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.next().and_then(|parent| parent.parse().ok())))
+}

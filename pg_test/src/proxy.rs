@@ -1,0 +1,414 @@
+//! The fault proxy: stands between the coordinator and a shard and does harm at exactly one statement.
+//!
+//! Each [`Fault`] strikes once, at the first statement whose text starts with its prefix: before the server
+//! gets it, or before the client gets its answer; it cuts the connection there or holds it until the test
+//! releases it. The test learns of it through the [`Hit`], and can kill a server or cancel a session at that
+//! very point. New connections can be refused or left hanging.
+//!
+//! A held statement is still delivered when its client has gone meanwhile: the slow message that lands late.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use crate::DEADLINE;
+use crate::port::PortLease;
+use crate::wire::{Conversation, Framer};
+
+/// Where a fault strikes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Point {
+    /// The statement has not reached the server.
+    Statement,
+    /// The server has executed it; its answer has not reached the client.
+    Answer,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    Cut,
+    Hold,
+}
+
+/// What to do, and at which statement.
+#[derive(Debug, Clone)]
+pub struct Fault {
+    prefix: String,
+    point: Point,
+    effect: Effect,
+}
+
+impl Fault {
+    /// Cuts the connection at a statement that starts with `prefix` (in any case of letters).
+    pub fn cut(point: Point, prefix: &str) -> Self {
+        Self { prefix: prefix.to_uppercase(), point, effect: Effect::Cut }
+    }
+
+    /// Holds the connection there until [`Hit::release`]; the other direction goes on.
+    pub fn hold(point: Point, prefix: &str) -> Self {
+        Self { prefix: prefix.to_uppercase(), point, effect: Effect::Hold }
+    }
+}
+
+/// What happens to new connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewConnections {
+    /// They are passed on.
+    Served,
+    /// They are closed at once.
+    Refused,
+    /// They are accepted and never answered.
+    Hanging,
+}
+
+/// A running proxy in front of one server.
+#[derive(Debug)]
+pub struct Proxy {
+    port: PortLease,
+    shared: Arc<Shared>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+/// A fault that was injected; dropping it disarms the fault and releases what it holds.
+#[derive(Debug)]
+#[must_use = "a fault whose Hit is dropped is disarmed"]
+pub struct Hit {
+    shared: Arc<Shared>,
+    id: u64,
+}
+
+#[derive(Debug)]
+struct Shared {
+    target: SocketAddr,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    new_connections: NewConnections,
+    next_id: u64,
+    faults: HashMap<u64, Armed>,
+    connections: HashMap<u64, [TcpStream; 2]>,
+    hanging: Vec<TcpStream>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Armed {
+    fault: Fault,
+    /// A statement was chosen; no other will be.
+    taken: bool,
+    /// The text of the statement it struck.
+    struck: Option<String>,
+    released: bool,
+}
+
+impl Proxy {
+    /// Starts a proxy for the server at `port` of this machine.
+    pub fn start(port: u16) -> Result<Self> {
+        let lease = PortLease::take()?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, lease.number()))?;
+        let shared = Arc::new(Shared {
+            target: (Ipv4Addr::LOCALHOST, port).into(),
+            state: Mutex::new(State {
+                new_connections: NewConnections::Served,
+                next_id: 0,
+                faults: HashMap::new(),
+                connections: HashMap::new(),
+                hanging: Vec::new(),
+                closed: false,
+            }),
+            changed: Condvar::new(),
+        });
+        let acceptor = std::thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || shared.accept(&listener)
+        });
+        Ok(Self { port: lease, shared, acceptor: Some(acceptor) })
+    }
+
+    /// The port that clients connect to.
+    pub fn port(&self) -> u16 {
+        self.port.number()
+    }
+
+    /// Arms `fault`; it strikes once.
+    pub fn inject(&self, fault: Fault) -> Hit {
+        let mut state = self.shared.lock();
+        let id = state.new_id();
+        state.faults.insert(id, Armed { fault, taken: false, struck: None, released: false });
+        Hit { shared: Arc::clone(&self.shared), id }
+    }
+
+    /// Says what happens to connections from now on; those that hang are closed when they no longer should.
+    pub fn set_new_connections(&self, treatment: NewConnections) {
+        let mut state = self.shared.lock();
+        state.new_connections = treatment;
+        if treatment != NewConnections::Hanging {
+            state.hanging.clear();
+        }
+    }
+
+    /// How many connections hang at this moment.
+    pub fn hanging(&self) -> usize {
+        self.shared.lock().hanging.len()
+    }
+
+    /// Cuts every client off, as if it had died: the server is not told before it has got all that the
+    /// client had sent, also what a fault holds.
+    pub fn cut_clients(&self) {
+        for [client, _] in self.shared.lock().connections.values() {
+            let _ = client.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Cuts every connection there is.
+    pub fn cut_all(&self) {
+        for (_, [client, server]) in self.shared.lock().connections.drain() {
+            cut(&client, &server);
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        {
+            let mut state = self.shared.lock();
+            state.closed = true;
+            state.hanging.clear();
+        }
+        self.shared.changed.notify_all();
+        self.cut_all();
+        // Wakes the acceptor, which then sees that it is over.
+        let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port()));
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join();
+        }
+    }
+}
+
+impl Hit {
+    /// Waits until the fault has struck; the text of the statement.
+    pub fn wait(&self) -> Result<String> {
+        let give_up = Instant::now() + DEADLINE;
+        let mut state = self.shared.lock();
+        loop {
+            let armed = &state.faults[&self.id];
+            if let Some(statement) = &armed.struck {
+                return Ok(statement.clone());
+            }
+            let Some(left) = give_up.checked_duration_since(Instant::now()) else {
+                bail!("no statement '{}…' passed within {DEADLINE:?}", armed.fault.prefix);
+            };
+            state = match self.shared.changed.wait_timeout(state, left) {
+                Ok((state, _)) => state,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+    }
+
+    /// Whether the fault has struck.
+    pub fn has_struck(&self) -> bool {
+        self.shared.lock().faults[&self.id].struck.is_some()
+    }
+
+    /// Lets go what is held.
+    pub fn release(&self) {
+        if let Some(armed) = self.shared.lock().faults.get_mut(&self.id) {
+            armed.released = true;
+        }
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Drop for Hit {
+    fn drop(&mut self) {
+        self.shared.lock().faults.remove(&self.id);
+        self.shared.changed.notify_all();
+    }
+}
+
+impl State {
+    fn new_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere leaves the state whole: every change under the lock is a single step.
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn accept(self: &Arc<Self>, listener: &TcpListener) {
+        for client in listener.incoming() {
+            let Ok(client) = client else { continue };
+            let treatment = {
+                let state = self.lock();
+                if state.closed {
+                    return;
+                }
+                state.new_connections
+            };
+            match treatment {
+                NewConnections::Served => {
+                    // When the server is down, the client sees its connection closed.
+                    let _ = self.serve(client);
+                }
+                NewConnections::Refused => drop(client),
+                NewConnections::Hanging => self.lock().hanging.push(client),
+            }
+        }
+    }
+
+    fn serve(self: &Arc<Self>, client: TcpStream) -> Result<()> {
+        let server = TcpStream::connect(self.target)?;
+        client.set_nodelay(true)?;
+        server.set_nodelay(true)?;
+        let id = {
+            let mut state = self.lock();
+            let id = state.new_id();
+            state.connections.insert(id, [client.try_clone()?, server.try_clone()?]);
+            id
+        };
+        let conversation = Arc::new(Mutex::new(Conversation::default()));
+        let requests = Direction {
+            shared: Arc::clone(self),
+            conversation: Arc::clone(&conversation),
+            client: client.try_clone()?,
+            server: server.try_clone()?,
+        };
+        let answers = Direction { shared: Arc::clone(self), conversation, client, server };
+        std::thread::spawn(move || {
+            let _ = requests.pass_requests();
+            // The server reads to the end of what was sent, then sees the end of the connection.
+            let _ = requests.server.shutdown(Shutdown::Write);
+        });
+        std::thread::spawn(move || {
+            let _ = answers.pass_answers();
+            cut(&answers.client, &answers.server);
+            answers.shared.lock().connections.remove(&id);
+        });
+        Ok(())
+    }
+
+    /// The armed fault that `statement` triggers, from now on its own.
+    fn fault_for(&self, statement: &str) -> Option<(u64, Fault)> {
+        let statement = statement.trim_start().to_uppercase();
+        let mut state = self.lock();
+        let (id, armed) = state
+            .faults
+            .iter_mut()
+            .filter(|(_, armed)| !armed.taken && statement.starts_with(&armed.fault.prefix))
+            .min_by_key(|(id, _)| **id)?;
+        armed.taken = true;
+        Some((*id, armed.fault.clone()))
+    }
+
+    /// Tells the test that fault `id` struck, and for a hold waits for its release.
+    fn strike(&self, id: u64, statement: &str, effect: Effect) {
+        let mut state = self.lock();
+        if let Some(armed) = state.faults.get_mut(&id) {
+            armed.struck = Some(statement.to_owned());
+        }
+        self.changed.notify_all();
+        while effect == Effect::Hold
+            && !state.closed
+            && state.faults.get(&id).is_some_and(|armed| !armed.released)
+        {
+            state = self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+    }
+}
+
+/// What the two threads of a connection share.
+struct Direction {
+    shared: Arc<Shared>,
+    conversation: Arc<Mutex<Conversation>>,
+    client: TcpStream,
+    server: TcpStream,
+}
+
+impl Direction {
+    fn conversation(&self) -> MutexGuard<'_, Conversation> {
+        self.conversation.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Client to server, until either is gone or a fault cuts.
+    fn pass_requests(&self) -> Result<()> {
+        let mut framer = Framer::of_client();
+        let mut buffer = vec![0; 16 * 1024];
+        loop {
+            let count = (&self.client).read(&mut buffer)?;
+            if count == 0 {
+                return Ok(());
+            }
+            framer.push(&buffer[..count]);
+            while let Some(message) = framer.next_message()? {
+                if message.asks_for_encryption() {
+                    // What passes must stay readable: no, in the name of the server.
+                    (&self.client).write_all(b"N")?;
+                    continue;
+                }
+                let statement = self.conversation().sent(&message);
+                if let Some(statement) = statement
+                    && let Some((id, fault)) = self.shared.fault_for(&statement)
+                {
+                    match fault.point {
+                        Point::Answer => self.conversation().watch_last(id),
+                        Point::Statement if fault.effect == Effect::Cut => {
+                            cut(&self.client, &self.server);
+                            self.shared.strike(id, &statement, fault.effect);
+                            return Ok(());
+                        }
+                        Point::Statement => self.shared.strike(id, &statement, fault.effect),
+                    }
+                }
+                (&self.server).write_all(&message.bytes)?;
+            }
+        }
+    }
+
+    /// Server to client, until the server is gone or a fault cuts. A client that is gone does not end it:
+    /// what the server says is then read and dropped, so that it can finish what it does.
+    fn pass_answers(&self) -> Result<()> {
+        let mut framer = Framer::of_server();
+        let mut buffer = vec![0; 16 * 1024];
+        loop {
+            let count = (&self.server).read(&mut buffer)?;
+            if count == 0 {
+                return Ok(());
+            }
+            framer.push(&buffer[..count]);
+            while let Some(message) = framer.next_message()? {
+                let watcher = self.conversation().received(&message);
+                if let Some(id) = watcher {
+                    let fault = self.shared.lock().faults.get(&id).map(|armed| armed.fault.clone());
+                    if let Some(fault) = fault {
+                        if fault.effect == Effect::Cut {
+                            cut(&self.client, &self.server);
+                        }
+                        self.shared.strike(id, &fault.prefix, fault.effect);
+                        if fault.effect == Effect::Cut {
+                            return Ok(());
+                        }
+                    }
+                }
+                let _ = (&self.client).write_all(&message.bytes);
+            }
+        }
+    }
+}
+
+/// Ends both halves of a connection. What was written before still arrives.
+fn cut(client: &TcpStream, server: &TcpStream) {
+    let _ = client.shutdown(Shutdown::Both);
+    let _ = server.shutdown(Shutdown::Both);
+}

@@ -1,0 +1,28 @@
+//! Waiting for a condition with a deadline, the only way anything waits in this crate.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// How long a test waits for something that should happen soon. Generous, because the machine may be busy:
+/// only a failing test ever waits this long.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Polls `condition` every few milliseconds until it is true; `what` names it in the error when `deadline`
+/// has passed first.
+pub fn wait_until(
+    what: &str,
+    deadline: Duration,
+    mut condition: impl FnMut() -> Result<bool>,
+) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        if condition()? {
+            return Ok(());
+        }
+        if start.elapsed() >= deadline {
+            bail!("waited {deadline:?} in vain: {what}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

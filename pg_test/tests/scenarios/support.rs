@@ -1,0 +1,169 @@
+//! What several scenarios share: a statement in the background, the ids the extension gives, quick checks.
+
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use pg_test::proxy::Hit;
+use pg_test::{Fault, Fleet, Point};
+use postgres::{Client, Error, NoTls};
+
+/// The result of a scenario: an `Err` is the harness's own trouble, what is wrong with the extension panics.
+pub type Outcome = anyhow::Result<()>;
+
+/// A statement that runs on a thread of its own, with its session.
+pub struct Background(JoinHandle<(Client, Result<(), Error>)>);
+
+/// Runs `sql` in `session` on a thread of its own, because the test has to act while it waits.
+pub fn in_background(mut session: Client, sql: &str) -> Background {
+    let sql = sql.to_owned();
+    Background(std::thread::spawn(move || {
+        let result = session.batch_execute(&sql);
+        (session, result)
+    }))
+}
+
+impl Background {
+    /// Waits for its end: the session again and what came of the statement.
+    pub fn join(self) -> (Client, Result<(), Error>) {
+        self.0.join().expect("the thread only runs one statement")
+    }
+
+    /// Whether the statement has ended.
+    pub fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
+/// One participant's gid, `px_<n>_<serverid>_<userid>`, in its parts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gid {
+    pub n: String,
+    pub serverid: u32,
+    pub userid: u32,
+}
+
+impl Gid {
+    /// The parts of `text`, which must be exactly of that form and short enough.
+    pub fn parse(text: &str) -> Self {
+        assert!(text.len() <= 63, "{text} is longer than 63 characters");
+        let parts: Vec<&str> = text.split('_').collect();
+        let ["px", n, serverid, userid] = parts.as_slice() else {
+            panic!("{text} is not px_<n>_<serverid>_<userid>")
+        };
+        assert!(
+            parts[1..].iter().all(|part| part.bytes().all(|byte| byte.is_ascii_digit())),
+            "{text} holds other characters than decimal digits"
+        );
+        Self {
+            n: (*n).to_owned(),
+            serverid: serverid.parse().expect("an oid"),
+            userid: userid.parse().expect("an oid"),
+        }
+    }
+}
+
+/// The gid in the only one of `statements` that starts with `command`, for example `PREPARE TRANSACTION`.
+pub fn gid_of(statements: &[String], command: &str) -> Gid {
+    let found: Vec<&String> =
+        statements.iter().filter(|statement| statement.starts_with(command)).collect();
+    let [statement] = found.as_slice() else {
+        panic!("{} statements '{command}' instead of one in {statements:#?}", found.len())
+    };
+    let gid = statement[command.len()..]
+        .trim()
+        .strip_prefix('\'')
+        .and_then(|rest| rest.strip_suffix('\''))
+        .unwrap_or_else(|| panic!("no quoted gid in '{statement}'"));
+    Gid::parse(gid)
+}
+
+/// The oid of the foreign server of shard `number`.
+pub fn serverid(fleet: &Fleet, number: usize) -> anyhow::Result<u32> {
+    let name = format!("shard{number}");
+    let row = fleet
+        .session()?
+        .query_one("SELECT oid FROM pg_foreign_server WHERE srvname = $1", &[&name])?;
+    Ok(row.get(0))
+}
+
+/// Runs BEGIN, `statements` one by one, and COMMIT.
+pub fn transaction(session: &mut Client, statements: &[&str]) -> Result<(), Error> {
+    session.batch_execute("BEGIN")?;
+    for statement in statements {
+        session.batch_execute(statement)?;
+    }
+    session.batch_execute("COMMIT")
+}
+
+/// What a session was told beside results: warnings and notices, as "SEVERITY: message / DETAIL / HINT".
+#[derive(Debug, Clone, Default)]
+pub struct Notices(Arc<Mutex<Vec<String>>>);
+
+impl Notices {
+    /// Those that came since the last call.
+    pub fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().expect("nobody panics with it"))
+    }
+}
+
+/// A session on the coordinator whose notices are kept.
+pub fn session_with_notices(fleet: &Fleet) -> anyhow::Result<(Client, Notices)> {
+    let notices = Notices::default();
+    let list = Arc::clone(&notices.0);
+    let session = fleet
+        .coordinator
+        .config()
+        .notice_callback(move |notice| {
+            let text = format!(
+                "{}: {} / {} / {}",
+                notice.severity(),
+                notice.message(),
+                notice.detail().unwrap_or_default(),
+                notice.hint().unwrap_or_default()
+            );
+            list.lock().expect("nobody panics with it").push(text);
+        })
+        .connect(NoTls)?;
+    Ok((session, notices))
+}
+
+/// Inserts row `id` into lt, ft1 and ft2 in a transaction that stays open.
+pub fn begin_everywhere(session: &mut Client, id: i32) -> Result<(), Error> {
+    session.batch_execute("BEGIN")?;
+    for table in ["lt", "ft1", "ft2"] {
+        session.batch_execute(&format!("INSERT INTO {table} VALUES ({id}, 'x')"))?;
+    }
+    Ok(())
+}
+
+/// Row `id` is in lt and on both shards, or in none of them, as `committed` says; asked of each server itself.
+pub fn assert_everywhere(fleet: &Fleet, id: i32, committed: bool) -> Outcome {
+    let found = [
+        fleet.ids_in_lt()?.contains(&id),
+        fleet.ids_on_shard(1)?.contains(&id),
+        fleet.ids_on_shard(2)?.contains(&id),
+    ];
+    assert_eq!(found, [committed; 3], "row {id} in lt, on shard 1, on shard 2");
+    Ok(())
+}
+
+/// A transaction over lt and both shards commits in `session` and is everywhere: nothing is in its way.
+pub fn assert_commits(fleet: &Fleet, session: &mut Client, id: i32) -> Outcome {
+    begin_everywhere(session, id)?;
+    session.batch_execute("COMMIT")?;
+    assert_everywhere(fleet, id, true)
+}
+
+/// COMMIT of `session` in the background, held where shard `number` is at `point` of `statement`.
+pub fn commit_held_at(
+    fleet: &Fleet,
+    session: Client,
+    number: usize,
+    point: Point,
+    statement: &str,
+) -> anyhow::Result<(Background, Hit)> {
+    let hit = fleet.proxy(number).inject(Fault::hold(point, statement));
+    let commit = in_background(session, "COMMIT");
+    hit.wait()?;
+    Ok((commit, hit))
+}

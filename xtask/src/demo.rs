@@ -1,0 +1,98 @@
+//! `cargo xtask demo`: a coordinator and two shards that stay, with the session played on them.
+//!
+//! All lies in the directory `demo` under the target directory. A demo starts from nothing: the servers and
+//! data of an earlier one are removed first.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use pg_test::{Cluster, Installation, fleet};
+
+use crate::session::{self, Stage};
+use crate::setup::Setup;
+use crate::workspace::Workspace;
+
+/// Where the demo remembers which PostgreSQL its servers belong to.
+const PG_CONFIG: &str = "pg_config";
+
+/// Builds and installs the extension, starts the servers, plays the session, leaves the servers running.
+pub fn play(setup: &Setup) -> Result<()> {
+    let directory = setup.server_files.join("demo");
+    stop_servers(&directory)?;
+    setup.install_extension()?;
+
+    println!("\nstarting a coordinator and two shards in {}", directory.display());
+    if directory.exists() {
+        std::fs::remove_dir_all(&directory)?;
+    }
+    std::fs::create_dir_all(&directory)?;
+    let pg_config = setup.installation.pg_config();
+    std::fs::write(directory.join(PG_CONFIG), pg_config.to_string_lossy().as_bytes())?;
+    let mut servers = Vec::new();
+    for name in ["coordinator", "shard1", "shard2"] {
+        servers.push(Cluster::create_kept(&setup.installation, name, &directory.join(name))?);
+    }
+    servers[0].configure(&[("shared_preload_libraries", "pg_fdw_xacts")])?;
+    fleet::start_all(&mut servers)?;
+    let shards = servers.split_off(1);
+    let coordinator = servers.remove(0);
+    fleet::set_up(&coordinator, &shards, |index| shards[index].port())?;
+    let command_lines: Vec<String> = std::iter::once(&coordinator)
+        .chain(&shards)
+        .map(|server| format!("  {:<12} {}", server.name(), server.psql()))
+        .collect();
+
+    session::play(&mut Stage::new(coordinator, shards)?).with_context(|| {
+        format!(
+            "the session did not go as it should; the servers still run:\n{}",
+            command_lines.join("\n")
+        )
+    })?;
+
+    println!("\nThe servers go on running; reach them with\n{}", command_lines.join("\n"));
+    println!(
+        "\nOn the coordinator, lt is a local table, ft1 and ft2 are tables of the two shards. Try\n  \
+         BEGIN; INSERT INTO ft1 VALUES (100, 'a'); INSERT INTO ft2 VALUES (100, 'b'); PREPARE TRANSACTION 'mine';\n  \
+         SELECT * FROM pg_fdw_xacts;\n  \
+         COMMIT PREPARED 'mine';\n\
+         and, in between, stop or kill any of the servers. Their logs are in {}/*/log.\n\
+         To end them all: cargo xtask demo --stop",
+        directory.display()
+    );
+    Ok(())
+}
+
+/// Stops the servers of an earlier demo.
+pub fn stop(workspace: &Workspace) -> Result<()> {
+    let stopped = stop_servers(&workspace.server_files()?.join("demo"))?;
+    println!("{stopped} servers stopped");
+    Ok(())
+}
+
+/// Stops the servers that run in `directory`; how many they were.
+fn stop_servers(directory: &Path) -> Result<usize> {
+    let Ok(pg_config) = std::fs::read_to_string(directory.join(PG_CONFIG)) else {
+        return Ok(0);
+    };
+    let installation = Installation::from_pg_config(Path::new(&pg_config))?;
+    let mut stopped = 0;
+    for entry in std::fs::read_dir(directory)? {
+        let data: PathBuf = entry?.path().join("data");
+        // A killed server leaves the file behind, so ask whether one runs.
+        let data_option = [Path::new("-D"), &data];
+        if data.exists()
+            && installation
+                .command("pg_ctl")
+                .arg("status")
+                .args(data_option)
+                .output()?
+                .status
+                .success()
+        {
+            let stop = ["stop", "-m", "fast"].into_iter().map(Path::new).chain(data_option);
+            installation.run("pg_ctl", stop)?;
+            stopped += 1;
+        }
+    }
+    Ok(stopped)
+}

@@ -1,0 +1,112 @@
+//! Debian packages that the build and the servers need: which are missing, and installing them.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use nix::unistd::Uid;
+
+/// What the build needs beside a server: libpq, libclang for bindgen, OpenSSL for cargo-pgrx.
+const BUILD: &[&str] = &["libpq-dev", "libclang-dev", "clang", "pkg-config", "libssl-dev"];
+
+/// The major version of PostgreSQL in this release of Debian, `None` where nothing is known of the system.
+pub fn debian_postgresql() -> Option<u32> {
+    parse_release(&std::fs::read_to_string("/etc/os-release").ok()?)
+}
+
+fn parse_release(os_release: &str) -> Option<u32> {
+    let value = |key: &str| {
+        os_release
+            .lines()
+            .find_map(|line| Some(line.strip_prefix(key)?.strip_prefix('=')?.trim_matches('"')))
+    };
+    match (value("ID")?, value("VERSION_ID")?) {
+        ("debian", "12") => Some(15),
+        ("debian", "13") => Some(17),
+        _ => None,
+    }
+}
+
+/// Installs what is missing of the packages that the build needs, with the server of `major` if one is given.
+/// Where this process may not install, the error is the line to run.
+pub fn install_missing(major: Option<u32>) -> Result<()> {
+    let mut wanted: Vec<String> = BUILD.iter().map(|&name| name.to_owned()).collect();
+    if let Some(major) = major {
+        wanted.push(format!("postgresql-{major}"));
+        wanted.push(format!("postgresql-server-dev-{major}"));
+    }
+    let missing = missing(&wanted)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.join(" ");
+    let mut apt: Vec<&str> = Vec::new();
+    if !Uid::effective().is_root() {
+        if !succeeds(Command::new("sudo").args(["-n", "true"])) {
+            bail!(
+                "packages are missing and this user may not install them; run this line, then try again:\n\
+                 sudo apt-get update && sudo apt-get install -y {names}"
+            );
+        }
+        apt.extend(["sudo", "-n"]);
+    }
+    apt.extend(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+    println!("installing {names}");
+    run_apt(&apt, &["update"])?;
+    let mut install = vec!["install", "-y", "--no-install-recommends"];
+    install.extend(missing.iter().map(String::as_str));
+    run_apt(&apt, &install)
+}
+
+/// Those of `wanted` that dpkg does not know as installed.
+fn missing(wanted: &[String]) -> Result<Vec<String>> {
+    // It fails when it does not know one of them, and still tells of the others.
+    let output = Command::new("dpkg-query")
+        .args(["--show", "--showformat=${Package} ${db:Status-Status}\n"])
+        .args(wanted)
+        .output()
+        .with_context(|| {
+            format!(
+                "this is no Debian; install what corresponds to these packages by hand and name the server \
+                 with --pg-config: {}",
+                wanted.join(" ")
+            )
+        })?;
+    let known = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(wanted
+        .iter()
+        .filter(|name| !known.lines().any(|line| line == format!("{name} installed")))
+        .cloned()
+        .collect())
+}
+
+fn run_apt(apt: &[&str], arguments: &[&str]) -> Result<()> {
+    let status =
+        Command::new(apt[0]).args(&apt[1..]).args(arguments).stdin(Stdio::null()).status()?;
+    if !status.success() {
+        bail!("{} {}: {status}", apt.join(" "), arguments.join(" "));
+    }
+    Ok(())
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_release;
+
+    #[test]
+    fn debian_12_and_13_are_known_and_others_are_not() {
+        assert_eq!(parse_release("NAME=\"Debian\"\nVERSION_ID=\"12\"\nID=debian\n"), Some(15));
+        assert_eq!(parse_release("ID=debian\nVERSION_ID=13\n"), Some(17));
+        assert_eq!(parse_release("ID=debian\nVERSION_ID=\"11\"\n"), None);
+        assert_eq!(parse_release("ID=ubuntu\nVERSION_ID=\"12\"\n"), None);
+        assert_eq!(parse_release("ID=debian\n"), None);
+    }
+}

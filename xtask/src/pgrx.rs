@@ -1,0 +1,153 @@
+//! cargo-pgrx in exactly the version of the extension's pgrx, its configuration, and running it.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use pg_test::Installation;
+use pg_test::install::finish;
+
+use crate::workspace::Workspace;
+
+/// cargo-pgrx, found or installed.
+pub struct CargoPgrx {
+    program: PathBuf,
+}
+
+impl CargoPgrx {
+    /// Finds cargo-pgrx in the pinned version, installs it where it is missing: in cargo's home, or in the
+    /// target directory where another version is in use for other projects.
+    pub fn provide(workspace: &Workspace) -> Result<Self> {
+        let wanted = &workspace.pgrx_version;
+        let ours = workspace.target.join("tools/bin/cargo-pgrx");
+        let mut other = false;
+        for program in [Path::new("cargo-pgrx"), &ours] {
+            match version(program) {
+                Some(found) if found == *wanted => {
+                    return Ok(Self { program: program.to_owned() });
+                }
+                found => other |= found.is_some(),
+            }
+        }
+        println!("installing cargo-pgrx {wanted} (some minutes)");
+        let mut install = workspace.cargo();
+        install.args(["install", "--locked", "cargo-pgrx", "--version", wanted]);
+        if other {
+            install.arg("--root").arg(workspace.target.join("tools"));
+        }
+        let status = install.status()?;
+        if !status.success() {
+            bail!("cargo install cargo-pgrx: {status}");
+        }
+        let mut places = vec![PathBuf::from("cargo-pgrx"), ours];
+        places.extend(cargo_home().map(|home| home.join("bin/cargo-pgrx")));
+        let program = places
+            .into_iter()
+            .find(|program| version(program).as_ref() == Some(wanted))
+            .context("cargo-pgrx was installed, but not where it can be found")?;
+        Ok(Self { program })
+    }
+
+    /// `cargo pgrx …` in the workspace.
+    pub fn command(&self, workspace: &Workspace) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("pgrx");
+        workspace.adapt(&mut command);
+        // pgrx would build the extension with other flags than its tests, so every dependency twice.
+        command.env("CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND", "1");
+        command
+    }
+
+    /// Makes `installation` the one that pgrx uses for its major version, and keeps those of others.
+    pub fn configure(&self, workspace: &Workspace, installation: &Installation) -> Result<()> {
+        let home = workspace.pgrx_home();
+        let text = std::fs::read_to_string(home.join("config.toml")).unwrap_or_default();
+        let mut configured = configured(&text);
+        let label = format!("pg{}", installation.major());
+        let path = installation.pg_config().to_string_lossy().into_owned();
+        // Cargo rebuilds pgrx when this file is written, so it is only written when it must change.
+        if configured.insert(label, path.clone()).as_ref() == Some(&path) {
+            return Ok(());
+        }
+        configured.retain(|_, path| Path::new(path).exists());
+        std::fs::create_dir_all(&home)?;
+        let mut init = self.command(workspace);
+        init.args(["init", "--no-run"]);
+        init.args(configured.iter().map(|(label, path)| format!("--{label}={path}")));
+        finish(&mut init).map(drop)
+    }
+
+    /// Builds the extension and installs it into `installation`.
+    pub fn install(&self, workspace: &Workspace, installation: &Installation) -> Result<()> {
+        let feature = format!("pg{}", installation.major());
+        let status = self
+            .command(workspace)
+            .args(["install", "--no-default-features", "--features", &feature, "--pg-config"])
+            .arg(installation.pg_config())
+            .status()?;
+        if !status.success() {
+            bail!("the extension cannot be built and installed: {status}");
+        }
+        Ok(())
+    }
+}
+
+/// Version of a cargo-pgrx, `None` where there is none.
+fn version(program: &Path) -> Option<String> {
+    let output = Command::new(program).args(["pgrx", "--version"]).output().ok()?;
+    String::from_utf8(output.stdout).ok()?.split_whitespace().nth(1).map(str::to_owned)
+}
+
+fn cargo_home() -> Option<PathBuf> {
+    std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(std::env::home_dir()?.join(".cargo")))
+}
+
+/// The `pgNN = "path"` lines of pgrx's config.toml.
+fn configured(text: &str) -> BTreeMap<String, String> {
+    text.lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(label, path)| (label.trim(), path.trim().trim_matches('"')))
+        .filter(|(label, _)| label.strip_prefix("pg").is_some_and(|n| n.parse::<u32>().is_ok()))
+        .map(|(label, path)| (label.to_owned(), path.to_owned()))
+        .collect()
+}
+
+/// Where root has no `sudo`, makes a stand-in for the few ways in which `cargo pgrx test --runas` calls it;
+/// the directory to put on PATH.
+pub fn sudo_stand_in(workspace: &Workspace) -> Result<Option<PathBuf>> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&path).any(|directory| directory.join("sudo").exists()) {
+        return Ok(None);
+    }
+    let directory = workspace.target.join("sudo-stand-in");
+    std::fs::create_dir_all(&directory)?;
+    let script = directory.join("sudo");
+    std::fs::write(
+        &script,
+        "#!/bin/sh\n\
+         # sudo [-u USER] [NAME=VALUE ...] COMMAND, for root.\n\
+         if [ \"$1\" = -u ]; then user=$2; shift 2; exec runuser -u \"$user\" -- env \"$@\"; fi\n\
+         exec env \"$@\"\n",
+    )?;
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
+    Ok(Some(directory))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::configured;
+
+    #[test]
+    fn only_the_versions_are_read_from_the_configuration() {
+        let text =
+            "# comment\n[configs]\npg15 = \"/a/bin/pg_config\"\npg17=\"/b\"\nbase_port = 28800\n";
+        let found = configured(text);
+        assert_eq!(found.len(), 2);
+        assert_eq!(found["pg15"], "/a/bin/pg_config");
+        assert_eq!(found["pg17"], "/b");
+    }
+}

@@ -1,0 +1,68 @@
+//! Everything that must be there before the extension can be built and run. What is there already is found
+//! and left alone, so a second run starts at once.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use pg_test::Installation;
+
+use crate::pgrx::CargoPgrx;
+use crate::workspace::Workspace;
+use crate::{packages, server};
+
+/// A machine that is ready.
+pub struct Setup {
+    /// The workspace.
+    pub workspace: Workspace,
+    /// The PostgreSQL to build for and to run.
+    pub installation: Installation,
+    /// cargo-pgrx.
+    pub pgrx: CargoPgrx,
+    /// Directory for what server processes must reach.
+    pub server_files: PathBuf,
+}
+
+impl Setup {
+    /// Finds or installs what is missing. `pg_config` names the installation to use; without it, it is a copy
+    /// of Debian's.
+    pub fn prepare(workspace: Workspace, pg_config: Option<&Path>) -> Result<Self> {
+        let debian = packages::debian_postgresql();
+        let installation = match (pg_config, debian) {
+            (Some(path), _) => {
+                if debian.is_some() {
+                    packages::install_missing(None)?;
+                }
+                let path = path.canonicalize().with_context(|| path.display().to_string())?;
+                Some(Installation::from_pg_config(&path)?)
+            }
+            (None, Some(major)) => {
+                packages::install_missing(Some(major))?;
+                None
+            }
+            (None, None) => bail!(
+                "only Debian 12 and 13 are set up automatically. Elsewhere install PostgreSQL 15 to 18 with its \
+                 server headers, libpq's headers, libclang, OpenSSL's headers and pkg-config, then name the \
+                 server: --pg-config PATH"
+            ),
+        };
+        // After the packages: the user `postgres`, who must reach the directory, comes with them.
+        let server_files = workspace.server_files()?;
+        let installation = match (installation, debian) {
+            (Some(installation), _) => installation,
+            (None, major) => server::private_copy(&server_files, major.unwrap_or_default())?,
+        };
+        let pgrx = CargoPgrx::provide(&workspace)?;
+        pgrx.configure(&workspace, &installation)?;
+        Ok(Self { workspace, installation, pgrx, server_files })
+    }
+
+    /// Builds the extension and installs it where the servers find it.
+    pub fn install_extension(&self) -> Result<()> {
+        self.pgrx.install(&self.workspace, &self.installation)
+    }
+
+    /// The cargo feature for the server's version, for example `pg15`.
+    pub fn feature(&self) -> String {
+        format!("pg{}", self.installation.major())
+    }
+}

@@ -1,0 +1,145 @@
+//! The workspace: where it is, where its output goes, which pgrx it is written for, and running cargo in it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, anyhow};
+use pg_test::install::{ServerUser, as_server_user, finish};
+use serde_json::Value;
+
+/// Name of the package that is the extension.
+pub const EXTENSION: &str = "pg_fdw_xacts";
+
+/// What `cargo metadata` says of the workspace.
+pub struct Workspace {
+    /// The directory of the root Cargo.toml.
+    pub root: PathBuf,
+    /// Cargo's target directory.
+    pub target: PathBuf,
+    /// The pgrx version that the extension pins; cargo-pgrx must be the same.
+    pub pgrx_version: String,
+}
+
+impl Workspace {
+    /// The workspace that this program was built from.
+    pub fn find() -> Result<Self> {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .context("xtask is a member of a workspace")?
+            .join("Cargo.toml");
+        let text = finish(
+            cargo_command()
+                .args(["metadata", "--format-version=1", "--no-deps", "--manifest-path"])
+                .arg(manifest),
+        )?;
+        let metadata: Value = serde_json::from_str(&text)?;
+        let pgrx_version = pinned_pgrx(&metadata)
+            .ok_or_else(|| anyhow!("Cargo.toml must pin pgrx exactly: pgrx = \"=x.y.z\""))?;
+        let directory = |key: &str| -> Result<PathBuf> {
+            Ok(metadata[key]
+                .as_str()
+                .with_context(|| format!("no {key} in cargo metadata"))?
+                .into())
+        };
+        Ok(Self {
+            root: directory("workspace_root")?,
+            target: directory("target_directory")?,
+            pgrx_version,
+        })
+    }
+
+    /// cargo in this workspace, as pgrx needs it.
+    pub fn cargo(&self) -> Command {
+        let mut command = cargo_command();
+        self.adapt(&mut command);
+        command
+    }
+
+    /// Has `command` run in the workspace with its PGRX_HOME. Variables that cargo set for this program
+    /// would be taken for its own by a cargo further down.
+    pub fn adapt(&self, command: &mut Command) {
+        command
+            .current_dir(&self.root)
+            .env("PGRX_HOME", self.pgrx_home())
+            .env_remove("PGRX_PG_CONFIG_PATH");
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+                command.env_remove(&name);
+            }
+        }
+    }
+
+    /// pgrx's configuration of this clone. The same directory is named in `.cargo/config.toml`, so that plain
+    /// cargo and rust-analyzer use it too.
+    pub fn pgrx_home(&self) -> PathBuf {
+        self.root.join("target/pgrx")
+    }
+
+    /// The directory for what server processes must reach: servers, data directories. It is the target
+    /// directory, or one under /var/tmp where servers run as another user who cannot get there.
+    pub fn server_files(&self) -> Result<PathBuf> {
+        std::fs::create_dir_all(&self.target)?;
+        let Some(user) = ServerUser::when_root()? else {
+            return Ok(self.target.clone());
+        };
+        let reachable = as_server_user(Some(user), Path::new("test"))
+            .arg("-x")
+            .arg(&self.target)
+            .status()
+            .context("cannot run test")?
+            .success();
+        if reachable {
+            return Ok(self.target.clone());
+        }
+        let name: String = self
+            .root
+            .to_string_lossy()
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+            .collect();
+        let elsewhere = PathBuf::from(format!("/var/tmp/{EXTENSION}{name}"));
+        std::fs::create_dir_all(&elsewhere)?;
+        println!(
+            "the user {} cannot reach {}: servers and their data go to {}",
+            ServerUser::NAME,
+            self.target.display(),
+            elsewhere.display()
+        );
+        Ok(elsewhere)
+    }
+}
+
+fn cargo_command() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// The version in the extension's requirement "=x.y.z".
+fn pinned_pgrx(metadata: &Value) -> Option<String> {
+    let named = |list: &Value, name: &str| -> Option<Value> {
+        list.as_array()?.iter().find(|entry| entry["name"] == name).cloned()
+    };
+    let extension = named(&metadata["packages"], EXTENSION)?;
+    let pgrx = named(&extension["dependencies"], "pgrx")?;
+    pgrx["req"].as_str()?.strip_prefix('=').map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::pinned_pgrx;
+
+    fn requirement(text: &str) -> Option<String> {
+        pinned_pgrx(&json!({"packages": [
+            {"name": "xtask", "dependencies": []},
+            {"name": "pg_fdw_xacts", "dependencies": [{"name": "pgrx", "req": text}]}
+        ]}))
+    }
+
+    #[test]
+    fn only_an_exact_requirement_pins_pgrx() {
+        assert_eq!(requirement("=0.18.1").as_deref(), Some("0.18.1"));
+        assert_eq!(requirement("^0.18"), None);
+    }
+}
