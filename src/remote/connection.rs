@@ -49,6 +49,9 @@ pub enum Isolation {
     Serializable,
 }
 
+/// How long a cancel request may take.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The session with one participant.
 pub struct Connection {
     /// Which foreign server this is, for messages.
@@ -417,9 +420,11 @@ impl Connection {
     }
 
     /// Asks the server to stop what it is doing; waits for the request to be taken, not for its effect.
+    /// A server that does not take it is given up: the connection is doomed.
     pub fn cancel(&self) {
-        if let Some(cancel) = self.conn.cancel() {
-            let _ = cancel.send();
+        let sent = self.conn.cancel().is_some_and(|cancel| cancel.send(CANCEL_TIMEOUT));
+        if !sent {
+            self.doom();
         }
     }
 
