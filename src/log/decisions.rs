@@ -8,6 +8,7 @@ use std::collections::HashSet;
 
 use pgrx::pg_sys::{self, Datum, TransactionId};
 
+use crate::log::replication;
 use crate::log::table::{See, Table, int8_array};
 use crate::pg::error::Result;
 use crate::protocol::gid::Nonce;
@@ -42,6 +43,7 @@ pub fn insert(nonce: Nonce, participants: &[(i32, u64)]) -> Result<()> {
     ]);
     // SAFETY: sets a flag of the transaction.
     unsafe { pg_sys::ForceSyncCommit() };
+    replication::require_synchronous_commit();
     Ok(())
 }
 

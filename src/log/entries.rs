@@ -4,7 +4,7 @@
 use pgrx::pg_sys::{self, Oid};
 
 use crate::log::shmem::{self, Entry, Status};
-use crate::log::workers;
+use crate::log::{stats, workers};
 use crate::pg::error::{Error, Result, SqlState};
 use crate::protocol::gid::{Gid, Identity, Nonce};
 
@@ -43,7 +43,8 @@ impl Status {
 /// 53400 when there are not enough.
 pub fn reserve(gids: &[(Gid, i32)], xid: pg_sys::TransactionId) -> Result<()> {
     // SAFETY: plain globals of this backend.
-    let (dbid, owner) = unsafe { (pg_sys::MyDatabaseId, pg_sys::MyProcPid) };
+    let (dbid, owner, since) =
+        unsafe { (pg_sys::MyDatabaseId, pg_sys::MyProcPid, pg_sys::GetCurrentTimestamp()) };
     let reserved = shmem::write(|_, entries| {
         let free = entries.iter().filter(|e| e.status == Status::Free).take(gids.len()).count();
         if free < gids.len() {
@@ -55,6 +56,7 @@ pub fn reserve(gids: &[(Gid, i32)], xid: pg_sys::TransactionId) -> Result<()> {
                 status: Status::Preparing,
                 owner,
                 remote_pid: *remote_pid,
+                since,
                 dbid,
                 xid,
                 serverid: Oid::from_u32(gid.serverid),
@@ -77,14 +79,34 @@ pub fn reserve(gids: &[(Gid, i32)], xid: pg_sys::TransactionId) -> Result<()> {
 
 /// Changes the status of an entry, if there is one.
 pub fn set_status(gid: &Gid, status: Status) {
-    shmem::write(|_, entries| {
-        if let Some(entry) = entries.iter_mut().find(|e| e.is(gid)) {
-            entry.status = status;
+    shmem::write(|shared, entries| {
+        let Some(entry) = entries.iter_mut().find(|e| e.is(gid)) else { return };
+        if status == Status::Prepared
+            && entry.status != Status::Prepared
+            && let Some(stats) = stats::of(shared, entry.dbid, entry.serverid)
+        {
+            stats.prepared += 1;
         }
+        entry.status = status;
     });
 }
 
-/// Ends an entry: the participant has confirmed.
+/// Ends an entry: its owner's participant has confirmed the outcome.
+pub fn confirmed(gid: &Gid) {
+    shmem::write(|shared, entries| {
+        let Some(entry) = entries.iter_mut().find(|e| e.is(gid)) else { return };
+        if let Some(stats) = stats::of(shared, entry.dbid, entry.serverid) {
+            match entry.status {
+                Status::Committing => stats.committed += 1,
+                Status::Aborting => stats.rolled_back += 1,
+                Status::Free | Status::Preparing | Status::Prepared => {}
+            }
+        }
+        entry.status = Status::Free;
+    });
+}
+
+/// Ends an entry: there is nothing prepared.
 pub fn remove(gid: &Gid) {
     set_status(gid, Status::Free);
 }
@@ -104,8 +126,8 @@ pub fn hand_over(gid: &Gid, status: Status) {
 
 /// Adds an entry that the resolver found in the table or on a participant, unless there is one.
 pub fn adopt(gid: &Gid, xid: pg_sys::TransactionId, status: Status) {
-    // SAFETY: a plain global of this backend.
-    let dbid = unsafe { pg_sys::MyDatabaseId };
+    // SAFETY: a plain global of this backend, and the clock.
+    let (dbid, since) = unsafe { (pg_sys::MyDatabaseId, pg_sys::GetCurrentTimestamp()) };
     shmem::write(|_, entries| {
         if entries.iter().any(|e| e.is(gid)) {
             return;
@@ -116,6 +138,7 @@ pub fn adopt(gid: &Gid, xid: pg_sys::TransactionId, status: Status) {
                 status,
                 owner: 0,
                 remote_pid: 0,
+                since,
                 dbid,
                 xid,
                 serverid: Oid::from_u32(gid.serverid),

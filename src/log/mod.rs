@@ -4,13 +4,17 @@
 //! * [`table`]: reading and writing our tables below SQL;
 //! * [`decisions`]: one row per distributed transaction;
 //! * [`registered`]: the identity and the participants that ever prepared;
+//! * [`replication`]: whether decisions are where synchronous standbys need them;
 //! * [`shmem`]: the shared structure and its lock;
 //! * [`entries`]: one entry per participant that is prepared or about to be;
+//! * [`stats`]: counters per foreign server;
 //! * [`workers`]: which database has a resolver, and what backends ask of it.
 
 pub mod decisions;
 pub mod entries;
 pub mod registered;
+pub mod replication;
 pub mod shmem;
+pub mod stats;
 pub mod table;
 pub mod workers;

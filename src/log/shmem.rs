@@ -14,12 +14,19 @@ pub const MAX_WORKERS: usize = 64;
 pub const MAX_REQUESTS: usize = 32;
 /// Confirmed transactions that can wait until a resolver notes them; more are found by a scan.
 pub const MAX_CONFIRMED: usize = 8192;
+/// Foreign servers whose statistics are kept.
+pub const MAX_SERVERS: usize = 256;
+/// Length of an error message that is kept.
+pub const ERROR_LEN: usize = 256;
 /// Length of a database name, with its NUL.
 pub const NAME_LEN: usize = 64;
 
 /// Everything shared, followed by the entries.
 #[repr(C)]
 pub struct Shared {
+    /// Random, drawn at each start of the server: tells our sessions on a participant from those of an
+    /// earlier start and of a physical copy.
+    pub incarnation: i32,
     /// Process of the launcher, 0 while there is none.
     pub launcher: i32,
     /// A resolver per database.
@@ -30,6 +37,8 @@ pub struct Shared {
     pub confirmed: [Confirmed; MAX_CONFIRMED],
     /// How many of `confirmed` are in use.
     pub confirmed_len: usize,
+    /// What happened, per foreign server.
+    pub stats: [ServerStats; MAX_SERVERS],
     /// How many entries follow.
     pub entries_len: usize,
 }
@@ -110,6 +119,34 @@ pub struct Confirmed {
     pub nonce: u64,
 }
 
+/// What happened on one foreign server since this server's start.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ServerStats {
+    /// The database here; invalid where unused.
+    pub dbid: Oid,
+    /// The foreign server.
+    pub serverid: Oid,
+    /// Confirmed PREPAREs.
+    pub prepared: u64,
+    /// Prepared transactions that their owner committed.
+    pub committed: u64,
+    /// Prepared transactions that their owner rolled back.
+    pub rolled_back: u64,
+    /// Prepared transactions that the resolver settled.
+    pub resolved: u64,
+    /// Decided commits that somebody there has undone.
+    pub heuristic: u64,
+    /// Attempts of the resolver.
+    pub attempts: u64,
+    /// Those that failed.
+    pub failures: u64,
+    /// When the last one failed.
+    pub last_error_at: i64,
+    /// Why, in the server's encoding, ended by a NUL.
+    pub last_error: [u8; ERROR_LEN],
+}
+
 /// Status of a participant as the view shows it.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -134,8 +171,11 @@ pub struct Entry {
     pub status: Status,
     /// The backend that settles it, 0 where the resolver does.
     pub owner: i32,
-    /// The server process on the participant that ran PREPARE; 0 if not known.
+    /// The server process on the participant that ran PREPARE; 0 if it was prepared before this server's
+    /// start.
     pub remote_pid: i32,
+    /// Since when, in PostgreSQL's microseconds.
+    pub since: i64,
     /// The database here.
     pub dbid: Oid,
     /// The local transaction.
@@ -181,6 +221,11 @@ pub fn start_up() {
             // All states' first variant is 0: Free.
             std::ptr::write_bytes(shared.cast::<u8>(), 0, size());
             (*shared).entries_len = guc::max_foreign_xacts();
+            let mut incarnation = [0u8; 4];
+            if !pg_sys::pg_strong_random(incarnation.as_mut_ptr().cast(), incarnation.len()) {
+                pgrx::error!("could not generate random values");
+            }
+            (*shared).incarnation = i32::from_ne_bytes(incarnation);
         }
         LOCK.get().set(&raw mut (*pg_sys::GetNamedLWLockTranche(TRANCHE.as_ptr())).lock);
         SHARED.get().set(shared);

@@ -51,6 +51,20 @@ fn want(workers: &mut [WorkerSlot], dbid: Oid) {
     }
 }
 
+/// The identity of this database, if its resolver is up; does not wait.
+pub fn identity_if_ready() -> Option<Identity> {
+    let dbid = own_database();
+    let number = shmem::read(|shared, _| {
+        slot_of(&shared.workers, dbid).map(|slot| shared.workers[slot].identity)
+    })?;
+    Identity::new(number)
+}
+
+/// The random number of this start of the server.
+pub fn incarnation() -> i32 {
+    shmem::read(|shared, _| shared.incarnation)
+}
+
 /// The identity of this database, for which its resolver must be up: waits for it.
 ///
 /// # Errors

@@ -37,6 +37,13 @@ impl Identity {
         self.0
     }
 
+    /// The first key of the advisory lock that each session of this identity holds on a participant.
+    pub fn session_key(self) -> i32 {
+        // A multiplicative hash: equal keys of two identities would only make each wait for the other's
+        // sessions.
+        (self.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32 as i32
+    }
+
     /// What every gid of this identity begins with, and no other gid does.
     pub fn gid_prefix(self) -> String {
         format!("px_{:020}", self.0)

@@ -17,6 +17,8 @@ pub type Ticket = u64;
 pub enum Control {
     /// Session set-up: answers the server's fingerprint.
     Setup,
+    /// The advisory lock of the session.
+    SessionLock,
     /// `START TRANSACTION`.
     Begin,
     /// `SAVEPOINT`, with the nesting level it opens.

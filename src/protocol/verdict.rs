@@ -38,17 +38,31 @@ pub enum Verdict {
     Leave,
 }
 
+/// Who else may act on a gid that was found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Others {
+    /// The backend that ran the transaction is alive and delivering.
+    pub owner: bool,
+    /// A session of our identity but of another start of the server is alive there: a backend that a crash left
+    /// behind, or a physical copy of this coordinator at work.
+    pub strangers: bool,
+}
+
 /// Concludes about a gid of our identity that `place` *listed*, from the decision looked up after the
-/// list was read. `owner_is_settling`: the backend that ran the transaction is alive and delivering.
+/// list was read, and after `others` was.
 ///
 /// A listed gid is settled wherever it is found: nobody else draws our identity, and the decision is
 /// looked up by the exact gid.
-pub fn settle(place: Place, owner_is_settling: bool, decision: Decision) -> Verdict {
-    match (place, owner_is_settling, decision) {
+pub fn settle(place: Place, others: Others, decision: Decision) -> Verdict {
+    match (place, others, decision) {
         // A standby takes neither COMMIT PREPARED nor ROLLBACK PREPARED.
-        (Place::InRecovery, ..) | (_, true, _) | (.., Decision::InProgress) => Verdict::Leave,
-        (_, false, Decision::Committed) => Verdict::Commit,
-        (_, false, Decision::Absent) => Verdict::Rollback,
+        (Place::InRecovery, ..)
+        | (_, Others { owner: true, .. }, _)
+        | (.., Decision::InProgress)
+        // The row may be in the other copy's table.
+        | (_, Others { strangers: true, .. }, Decision::Absent) => Verdict::Leave,
+        (.., Decision::Committed) => Verdict::Commit,
+        (.., Decision::Absent) => Verdict::Rollback,
     }
 }
 
@@ -68,15 +82,16 @@ mod tests {
     #[test]
     fn each_verdict_follows_the_decision_alone() {
         for place in PLACES {
-            for owner in [false, true] {
+            for (owner, strangers) in [(false, false), (false, true), (true, false), (true, true)] {
                 for decision in DECISIONS {
                     let expected = match decision {
                         _ if owner || place == Place::InRecovery => Verdict::Leave,
                         Decision::Committed => Verdict::Commit,
-                        Decision::InProgress => Verdict::Leave,
-                        Decision::Absent => Verdict::Rollback,
+                        Decision::Absent if !strangers => Verdict::Rollback,
+                        _ => Verdict::Leave,
                     };
-                    assert_eq!(settle(place, owner, decision), expected, "{place:?} {decision:?}");
+                    let verdict = settle(place, Others { owner, strangers }, decision);
+                    assert_eq!(verdict, expected, "{place:?} {owner} {strangers} {decision:?}");
                 }
             }
         }

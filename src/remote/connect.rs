@@ -1,6 +1,6 @@
 //! Connecting to a participant without blocking the backend.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
@@ -9,7 +9,7 @@ use crate::libpq::{Conn, Polling};
 use crate::pg::error::{Error, Result, SqlState};
 use crate::remote::connection::Connection;
 use crate::remote::options::{self, Mapping, Server};
-use crate::remote::wait::{Woke, socket_once};
+use crate::remote::wait::{Want, Woke, socket_once};
 
 /// A place among the backend's file descriptors for libpq's socket.
 struct ExternalFd;
@@ -41,59 +41,118 @@ pub struct Established {
     _fd: ExternalFd,
 }
 
-/// Connects as the mapping says.
-///
-/// `deadline` is the caller's; the option `connect_timeout`, in seconds per host as in libpq, can only
-/// make it earlier.
+/// A connection that is being established.
+pub struct Connecting {
+    conn: Conn,
+    next: Polling,
+    server_name: CString,
+    password_required: bool,
+    deadline: Option<Instant>,
+    fd: ExternalFd,
+}
+
+/// What became of a step of connecting.
+pub enum Step {
+    /// Wait for the socket, then take the next.
+    Waits(Connecting),
+    /// Done.
+    Established(Established),
+}
+
+impl Connecting {
+    /// Starts to connect as the mapping says. `deadline` is the caller's; the option `connect_timeout`, in
+    /// seconds per host as in libpq, can only make it earlier.
+    ///
+    /// # Errors
+    /// 08001 with libpq's message as DETAIL, 2F003 where a password is required and not given.
+    pub fn start(server: &Server, mapping: &Mapping, deadline: Option<Instant>) -> Result<Self> {
+        options::check_password_given(mapping)?;
+        let info = options::conninfo(server, mapping)?;
+        let fd = ExternalFd::acquire()?;
+        let conn = Conn::start(&info).ok_or_else(|| failed(&server.name, c"out of memory"))?;
+        if conn.is_bad() {
+            return Err(failed(&server.name, conn.error_message()));
+        }
+        Ok(Self {
+            conn,
+            // libpq wants a first wait for writing before the first poll.
+            next: Polling::Writing,
+            server_name: server.name.clone(),
+            password_required: options::password_required(mapping),
+            deadline: earlier(deadline, own_timeout(&info)),
+            fd,
+        })
+    }
+
+    /// The socket to wait for, which may change with each step.
+    pub fn want(&self) -> Want {
+        Want { socket: self.conn.socket(), write: self.next == Polling::Writing }
+    }
+
+    /// When to give up.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// The error of giving up.
+    pub fn timed_out(&self) -> Error {
+        failed(&self.server_name, c"timeout expired")
+    }
+
+    /// The socket is ready: takes the next step.
+    ///
+    /// # Errors
+    /// 08001, or 2F003 where the server did not ask for the password that is required.
+    pub fn step(mut self) -> Result<Step> {
+        self.next = self.conn.poll_connect();
+        match self.next {
+            Polling::Reading | Polling::Writing => return Ok(Step::Waits(self)),
+            Polling::Failed => return Err(failed(&self.server_name, self.conn.error_message())),
+            Polling::Ok => {}
+        }
+        if self.password_required && !self.conn.used_password() {
+            return Err(Error::new(
+                SqlState::S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED,
+                "password is required",
+            )
+            .detail("Non-superuser cannot connect if the server does not request a password.")
+            .hint(
+                "Target server's authentication method must be changed or password_required=false set in the user mapping attributes.",
+            ));
+        }
+        let connection = Connection::new(self.server_name, self.conn)?;
+        Ok(Step::Established(Established { connection, _fd: self.fd }))
+    }
+}
+
+fn failed(server: &CStr, detail: &CStr) -> Error {
+    Error::new(
+        SqlState::UNABLE_TO_CONNECT,
+        [b"could not connect to server \"", server.to_bytes(), b"\""].concat(),
+    )
+    .detail(detail.to_bytes().trim_ascii_end())
+}
+
+/// Connects as the mapping says, and waits for it.
 ///
 /// # Errors
-/// 08001 with libpq's message as DETAIL, 2F003 where a password is required, a cancel.
+/// Those of [`Connecting`], and a cancel.
 pub fn connect(
     server: &Server,
     mapping: &Mapping,
     deadline: Option<Instant>,
 ) -> Result<Established> {
-    options::check_password_given(mapping)?;
-    let info = options::conninfo(server, mapping)?;
-    let fd = ExternalFd::acquire()?;
-    let deadline = earlier(deadline, own_timeout(&info));
-    let failed = |detail: &CStr| {
-        Error::new(
-            SqlState::UNABLE_TO_CONNECT,
-            [b"could not connect to server \"", server.name.to_bytes(), b"\""].concat(),
-        )
-        .detail(detail.to_bytes().trim_ascii_end())
-    };
-    let conn = Conn::start(&info).ok_or_else(|| failed(c"out of memory"))?;
-    if conn.is_bad() {
-        return Err(failed(conn.error_message()));
-    }
-    // libpq wants a first wait for writing before the first poll.
-    let mut next = Polling::Writing;
+    let mut connecting = Connecting::start(server, mapping, deadline)?;
     loop {
-        match next {
-            Polling::Ok => break,
-            Polling::Failed => return Err(failed(conn.error_message())),
-            Polling::Reading | Polling::Writing => {
-                let write = next == Polling::Writing;
-                if socket_once(conn.socket(), write, deadline)? == Woke::Deadline {
-                    return Err(failed(c"timeout expired"));
-                }
-            }
+        let Want { socket, write } = connecting.want();
+        if socket_once(socket, write, connecting.deadline())? == Woke::Deadline {
+            return Err(connecting.timed_out());
         }
-        next = conn.poll_connect();
+        match connecting.step()? {
+            Step::Waits(again) => connecting = again,
+            Step::Established(established) => return Ok(established),
+        }
     }
-    if options::password_required(mapping) && !conn.used_password() {
-        return Err(Error::new(
-            SqlState::S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED,
-            "password is required",
-        )
-        .detail("Non-superuser cannot connect if the server does not request a password.")
-        .hint(
-            "Target server's authentication method must be changed or password_required=false set in the user mapping attributes.",
-        ));
-    }
-    Ok(Established { connection: Connection::new(server.name.clone(), conn)?, _fd: fd })
 }
 
 fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {

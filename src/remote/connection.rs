@@ -20,7 +20,9 @@ use crate::libpq::{Conn, Flush, PgResult, Status, Transaction};
 use crate::pg::error::{Error, Result, SqlState, c_string};
 use crate::protocol::pipeline::{Answer, Control, Kind, Ticket};
 use crate::remote::report;
-use crate::remote::session_state::{Doom, Fingerprint, PROBE, PROBE_NAME, SETUP, SessionState};
+use crate::remote::session_state::{
+    Doom, Fingerprint, PROBE, PROBE_NAME, SETUP, SessionLock, SessionState,
+};
 use crate::remote::wait::{Patience, WaitSet, Want, Woke};
 
 mod savepoints;
@@ -109,6 +111,35 @@ impl Connection {
     pub fn wrote(&self) -> bool {
         let inner = self.inner.borrow();
         inner.xid.is_some() || inner.probe_failed
+    }
+
+    /// Asks for the session's advisory lock, unless this very one has been asked for. It travels with the
+    /// next statement; call it outside of a remote transaction or before its PREPARE is sent.
+    pub fn lock_session(&self, lock: SessionLock) {
+        let mut inner = self.inner.borrow_mut();
+        if inner.asked_lock == Some(lock) {
+            return;
+        }
+        inner.asked_lock = Some(lock);
+        inner.session_lock = None;
+        inner.lock_to_send = true;
+    }
+
+    /// Sends the session's lock now, if it is still to be sent.
+    pub fn send_lock(&self) {
+        let sent = {
+            let inner = &mut *self.inner.borrow_mut();
+            self.queue_preamble(inner)
+        };
+        if sent.is_none() {
+            let _ = self.lose();
+        }
+        self.flush();
+    }
+
+    /// Whether the server has confirmed the session's advisory lock.
+    pub fn holds(&self, lock: SessionLock) -> bool {
+        self.inner.borrow().session_lock == Some(lock)
     }
 
     /// Whether a remote transaction was begun.
@@ -240,7 +271,7 @@ impl Connection {
         Some(first.unwrap_or(0))
     }
 
-    /// Session set-up and chores, each in a segment of its own.
+    /// Session set-up, the session's lock and chores, each in a segment of its own.
     fn queue_preamble(&self, inner: &mut SessionState) -> Option<()> {
         let conn = &self.conn;
         if !inner.set_up {
@@ -249,6 +280,18 @@ impl Connection {
             inner.fifo.control(Control::Setup);
             conn.send_prepare(PROBE_NAME, PROBE).then_some(())?;
             inner.fifo.control(Control::Setup);
+            conn.send_sync().then_some(())?;
+            inner.fifo.sync();
+        }
+        if inner.lock_to_send
+            && let Some(SessionLock { key, incarnation }) = inner.asked_lock
+        {
+            inner.lock_to_send = false;
+            let sql = format!(
+                "SELECT pg_catalog.pg_try_advisory_lock_shared({key}::int4, {incarnation}::int4)"
+            );
+            conn.send_query(&c_string(sql), &[]).then_some(())?;
+            inner.fifo.control(Control::SessionLock);
             conn.send_sync().then_some(())?;
             inner.fifo.sync();
         }
@@ -270,9 +313,7 @@ impl Connection {
         let ticket = {
             let inner = &mut *self.inner.borrow_mut();
             (|| {
-                if inner.depth == 0 {
-                    self.queue_preamble(inner)?;
-                }
+                self.queue_preamble(inner)?;
                 self.conn.send_query(command, &[]).then_some(())?;
                 let ticket = inner.fifo.statement();
                 self.conn.send_sync().then_some(())?;

@@ -11,4 +11,4 @@ pub mod together;
 pub mod wait;
 
 pub use connection::Connection;
-pub use session_state::Fingerprint;
+pub use session_state::{Fingerprint, SessionLock};

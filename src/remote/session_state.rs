@@ -19,6 +19,16 @@ pub struct Fingerprint {
     pub in_recovery: bool,
 }
 
+/// The advisory lock that each session holds in shared mode on the participant from before its first PREPARE
+/// on: who finds none knows that nobody can prepare any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SessionLock {
+    /// Stands for the identity.
+    pub key: i32,
+    /// Stands for the server's start.
+    pub incarnation: i32,
+}
+
 /// Why a connection takes no more statements.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Doom {
@@ -41,6 +51,12 @@ pub struct SessionState {
     pub depth: u32,
     /// The depth that the server has answered for.
     pub confirmed: u32,
+    /// The advisory lock that tells others that this session lives, once it is held.
+    pub session_lock: Option<SessionLock>,
+    /// The same, asked for and not answered yet.
+    pub asked_lock: Option<SessionLock>,
+    /// It has still to be sent.
+    pub lock_to_send: bool,
     /// The remote xid, once the transaction has one.
     pub xid: Option<u64>,
     /// The question for the xid was not answered: the transaction may have written.
@@ -83,6 +99,11 @@ impl SessionState {
                     self.fingerprint = Fingerprint::read(&result);
                 }
             }
+            Effect::Done(Control::SessionLock, result) => {
+                if result.value(0, 0).is_some_and(|v| v.to_bytes() == b"t") {
+                    self.session_lock = self.asked_lock;
+                }
+            }
             Effect::Done(Control::Begin, _) => self.confirmed = 1,
             Effect::Done(Control::Savepoint(level), _) => self.confirmed = level,
             Effect::Done(Control::XidProbe, result) => {
@@ -93,7 +114,7 @@ impl SessionState {
             // The statement before it failed, or the question itself: it may have written.
             Effect::Failed(Control::XidProbe, _) => self.probe_failed = true,
             Effect::Failed(Control::Cleanup | Control::Begin | Control::Savepoint(_), _) => {}
-            Effect::Failed(Control::Setup | Control::EndSavepoint, _) => {
+            Effect::Failed(Control::Setup | Control::SessionLock | Control::EndSavepoint, _) => {
                 doomed.set(Some(Doom::CleanupFailed));
             }
         }

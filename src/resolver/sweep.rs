@@ -1,14 +1,17 @@
-//! Settling one participant: everything prepared there that is ours.
+//! Settling one participant: everything prepared there that is ours. A sweep never waits by itself, so that many
+//! run side by side and a slow server delays nobody else.
 //!
 //! The order of the observations closes the races:
 //! 1. the decision rows, for what may be concluded from a gid that is *not* listed;
 //! 2. the server's fingerprint, and whether it is in recovery;
-//! 3. which sessions that may still prepare are alive;
-//! 4. the list of prepared transactions of our identity;
-//! 5. the decision rows again, for what is listed. A row is inserted before its PREPARE is sent, so a
+//! 3. the fence: an exclusive advisory lock on our identity there, so that of all copies of this coordinator only
+//!    one settles;
+//! 4. which sessions of ours are alive, of this start of the server or of another;
+//! 5. the list of prepared transactions of our identity;
+//! 6. the decision rows again, for what is listed. A row is inserted before its PREPARE is sent, so a
 //!    listed gid without a row has aborted.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -19,21 +22,65 @@ use crate::libpq::PgResult;
 use crate::log::decisions::{self, Row};
 use crate::log::entries;
 use crate::log::registered::Registered;
+use crate::log::replication;
 use crate::log::shmem::{Entry, Status};
 use crate::pg::error::{Error, Result, SqlState, c_string};
 use crate::pg::transaction;
 use crate::protocol::gid::{Gid, Identity, Nonce};
-use crate::protocol::verdict::{Decision, Place, Verdict, absence_is_final, settle};
-use crate::remote::Connection;
-use crate::remote::connect::connect;
+use crate::protocol::pipeline::Ticket;
+use crate::protocol::verdict::{Decision, Others, Place, Verdict, absence_is_final, settle};
+use crate::remote::connect::{Connecting, Established, Step};
 use crate::remote::options::{Mapping, Server};
 use crate::remote::report;
-use crate::remote::wait::Patience;
-use crate::resolver::worker;
-use crate::xact::Prepared;
+use crate::remote::wait::Want;
+use crate::remote::{Connection, SessionLock};
+use crate::resolver::questions;
+use crate::xact::{Prepared, session_lock};
 
 /// How long connecting, and then each step of the conversation, may take.
 const STEP: Duration = Duration::from_secs(10);
+
+/// A sweep on its way.
+pub struct Sweep {
+    identity: Identity,
+    participant: Registered,
+    /// What backends have left here.
+    left: Vec<Entry>,
+    /// Committed transactions with this participant that nobody has confirmed.
+    committed: Vec<Row>,
+    stage: Stage,
+    deadline: Instant,
+}
+
+enum Stage {
+    Connecting(Connecting),
+    Asking(Fenced, Asked),
+    Settling(Fenced, Settling),
+}
+
+/// A session that holds the fence, or has asked for it. The server ends it when nothing is heard of us
+/// for `idle_session_timeout`: the fence is a lease.
+pub struct Fenced(Established);
+
+struct Asked {
+    fence: Option<Ticket>,
+    sessions: Ticket,
+    list: Ticket,
+}
+
+struct Settling {
+    listed: HashSet<Gid>,
+    /// Listed, and not ours to settle now.
+    unsettled: HashSet<Gid>,
+    /// The unsettled ones among them that wait for the application.
+    pending: HashSet<Gid>,
+    strangers: bool,
+    alive: Vec<i32>,
+    place: Place,
+    sent: Vec<(Gid, &'static CStr, Ticket)>,
+    /// What became of the committed transactions that are not listed.
+    verified: Option<Ticket>,
+}
 
 /// What a sweep found.
 pub struct Swept {
@@ -41,108 +88,439 @@ pub struct Swept {
     pub again: bool,
     /// Committed transactions of which this participant has nothing left, with all their participants.
     pub delivered: Vec<(Nonce, Vec<i32>)>,
+    /// Prepared transactions that were settled.
+    pub resolved: u64,
+    /// Decided commits that somebody on the participant has undone.
+    pub heuristic: u64,
+    /// Keeps the fence, while anything of ours is prepared there.
+    pub fenced: Option<Fenced>,
 }
 
-/// Settles what is prepared on a participant.
-///
-/// # Errors
-/// It cannot be reached, is not the recorded server, or only reads.
-pub fn sweep(identity: Identity, participant: &Registered) -> Result<Swept> {
-    let left = handed_over(participant);
-    let before = transaction::run(|| Ok(decisions::all()))?;
-    let connection = transaction::run(|| {
-        let mapping =
-            Mapping::find(participant.userid, participant.serverid).ok_or_else(|| {
-                Error::new(
-                    SqlState::UNDEFINED_OBJECT,
+/// What became of a step.
+pub enum Progress {
+    /// Wait for the socket, then advance again.
+    Waits(Sweep),
+    /// Done.
+    Done(Swept),
+}
+
+impl Sweep {
+    /// Starts to settle a participant, on the session that still holds the fence if there is one.
+    /// `confirmed` are transactions that need not be looked after.
+    ///
+    /// # Errors
+    /// Its server or user mapping has gone, or connecting fails at once.
+    pub fn start(
+        identity: Identity,
+        participant: &Registered,
+        fenced: Option<Fenced>,
+        confirmed: &HashSet<Nonce>,
+    ) -> Result<Self> {
+        let left = handed_over(participant);
+        let committed = transaction::run(|| Ok(decisions::all()))?
+            .into_iter()
+            .filter(|row| row.decision == Decision::Committed && !confirmed.contains(&row.nonce))
+            .filter(|row| row.participants.iter().any(|(id, _)| *id == participant.id))
+            .collect();
+        let deadline = Instant::now() + STEP;
+        let fenced = fenced.filter(|f| f.0.connection.is_reusable() && !f.0.connection.hung_up());
+        let stage = match fenced {
+            Some(fenced) => Stage::ask(fenced, identity, true)?,
+            None => Stage::Connecting(transaction::run(|| connect(participant, deadline))?),
+        };
+        Ok(Self { identity, participant: participant.clone(), left, committed, stage, deadline })
+    }
+
+    /// The socket to wait for.
+    pub fn want(&self) -> Want {
+        match &self.stage {
+            Stage::Connecting(connecting) => connecting.want(),
+            Stage::Asking(fenced, _) | Stage::Settling(fenced, _) => fenced.0.connection.want(),
+        }
+    }
+
+    /// When to give up.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Goes on as far as it can without waiting.
+    ///
+    /// # Errors
+    /// The participant cannot be reached, does not answer in time, is not the recorded server, only reads, or
+    /// somebody else holds the fence.
+    pub fn advance(mut self) -> Result<Progress> {
+        loop {
+            self.stage = match self.stage {
+                Stage::Connecting(connecting) => match connecting.step()? {
+                    Step::Established(established) => {
+                        self.deadline = Instant::now() + STEP;
+                        Stage::ask(Fenced(established), self.identity, false)?
+                    }
+                    Step::Waits(connecting) => {
+                        self.stage = Stage::Connecting(connecting);
+                        return self.waits();
+                    }
+                },
+                Stage::Asking(fenced, asked) => {
+                    if !drained(&fenced.0.connection)? {
+                        self.stage = Stage::Asking(fenced, asked);
+                        return self.waits();
+                    }
+                    self.deadline = Instant::now() + STEP;
+                    let settling = Settling::begin(
+                        &fenced.0.connection,
+                        &asked,
+                        self.identity,
+                        &self.participant,
+                        &self.committed,
+                    )?;
+                    Stage::Settling(fenced, settling)
+                }
+                Stage::Settling(fenced, settling) => {
+                    if !drained(&fenced.0.connection)? {
+                        self.stage = Stage::Settling(fenced, settling);
+                        return self.waits();
+                    }
+                    return conclude(
+                        self.identity,
+                        &self.participant,
+                        &self.left,
+                        self.committed,
+                        fenced,
+                        settling,
+                    )
+                    .map(Progress::Done);
+                }
+            };
+        }
+    }
+
+    fn waits(self) -> Result<Progress> {
+        if Instant::now() < self.deadline {
+            return Ok(Progress::Waits(self));
+        }
+        Err(match &self.stage {
+            Stage::Connecting(connecting) => connecting.timed_out(),
+            Stage::Asking(..) | Stage::Settling(..) => {
+                report::lost(c"the server did not answer in time")
+            }
+        })
+    }
+}
+
+fn connect(participant: &Registered, deadline: Instant) -> Result<Connecting> {
+    let mapping = Mapping::find(participant.userid, participant.serverid).ok_or_else(|| {
+        Error::new(
+            SqlState::UNDEFINED_OBJECT,
+            format!(
+                "transactions may be in doubt on foreign server {}, but the server or its user mapping for user {} has gone",
+                participant.serverid, participant.userid
+            ),
+        )
+    })?;
+    Connecting::start(&Server::read(participant.serverid), &mapping, Some(deadline))
+}
+
+/// Whether everything asked has been answered.
+fn drained(connection: &Connection) -> Result<bool> {
+    connection.pump();
+    if connection.is_drained() {
+        return Ok(true);
+    }
+    if connection.is_doomed() { Err(connection.doom_error()) } else { Ok(false) }
+}
+
+fn send(connection: &Connection, sql: &str) -> Result<Ticket> {
+    connection.send_alone(&c_string(sql)).ok_or_else(|| connection.doom_error())
+}
+
+/// An answer that has come.
+fn answer(connection: &Connection, ticket: Ticket, sql: &CStr) -> Result<Rc<PgResult>> {
+    connection.answer(ticket, Some(sql))
+}
+
+impl Stage {
+    /// Asks for everything that has to be known before anything is settled.
+    fn ask(fenced: Fenced, identity: Identity, has_fence: bool) -> Result<Self> {
+        let connection = &fenced.0.connection;
+        let fence =
+            if has_fence { None } else { Some(send(connection, &questions::fence(identity))?) };
+        let sessions = send(connection, &questions::sessions(identity))?;
+        let list = send(connection, &questions::prepared(identity))?;
+        Ok(Self::Asking(fenced, Asked { fence, sessions, list }))
+    }
+}
+
+impl Settling {
+    /// Looks at the answers, and sends what they call for.
+    fn begin(
+        connection: &Connection,
+        asked: &Asked,
+        identity: Identity,
+        participant: &Registered,
+        committed: &[Row],
+    ) -> Result<Self> {
+        let place = place(connection, participant)?;
+        if place == Place::InRecovery {
+            return Err(Error::new(
+                SqlState::READ_ONLY_SQL_TRANSACTION,
+                format!("server \"{}\" is a standby", connection.server_name.to_string_lossy()),
+            ));
+        }
+        if let Some(fence) = asked.fence {
+            let held = answer(connection, fence, c"pg_try_advisory_lock")?;
+            if held.value(0, 0).is_none_or(|v| v.to_bytes() != b"t") {
+                return Err(Error::new(
+                    SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
                     format!(
-                        "transactions may be in doubt on foreign server {}, but the server or its user mapping for user {} has gone",
-                        participant.serverid, participant.userid
+                        "another process settles transactions of this coordinator on server \"{}\"",
+                        connection.server_name.to_string_lossy()
                     ),
                 )
-            })?;
-        let server = Server::read(participant.serverid);
-        connect(&server, &mapping, Some(Instant::now() + STEP))
-    })?;
-    let connection = &connection.connection;
-    let pids: Vec<String> =
-        left.iter().filter(|e| e.remote_pid != 0).map(|e| e.remote_pid.to_string()).collect();
-    let alive = question(
-        connection,
-        &format!(
-            "SELECT pid FROM pg_catalog.pg_stat_activity WHERE pid = ANY ('{{{}}}'::int[])",
-            pids.join(",")
-        ),
-    )?;
-    let list = question(
-        connection,
-        &format!(
-            "SELECT gid FROM pg_catalog.pg_prepared_xacts \
-             WHERE pg_catalog.starts_with(gid, '{}') AND database = pg_catalog.current_database()",
-            identity.gid_prefix()
-        ),
-    )?;
-    let fingerprint = connection.fingerprint().ok_or_else(|| connection.doom_error())?;
-    let place = match (fingerprint.in_recovery, participant.is_at(&fingerprint)) {
-        (true, _) => Place::InRecovery,
-        (false, true) => Place::Recorded,
-        (false, false) => Place::Other,
-    };
-    if place == Place::InRecovery {
-        return Err(Error::new(
-            SqlState::READ_ONLY_SQL_TRANSACTION,
-            format!("server \"{}\" is a standby", connection.server_name.to_string_lossy()),
-        ));
+                .detail(format!(
+                    "The advisory lock {} is held there by {}.",
+                    identity.number(),
+                    held.value(0, 1).map_or_else(
+                        || "a session that has just ended".into(),
+                        |pid| format!("process {}", pid.to_string_lossy())
+                    )
+                ))
+                .hint("A physical copy of this coordinator must not run beside it."));
+            }
+        }
+        let SessionLock { incarnation, .. } = session_lock(identity);
+        let sessions = answer(connection, asked.sessions, c"pg_locks")?;
+        let mut strangers = false;
+        let mut alive = Vec::new();
+        for row in 0..sessions.rows() {
+            let number = |column| -> Option<i64> {
+                sessions.value(row, column)?.to_str().ok()?.parse().ok()
+            };
+            if number(1) == Some(i64::from(incarnation as u32)) {
+                alive.extend(number(0).map(|pid| pid as i32));
+            } else {
+                strangers = true;
+            }
+        }
+        let list = answer(connection, asked.list, c"pg_prepared_xacts")?;
+        let listed: HashSet<Gid> = (0..list.rows())
+            .filter_map(|row| Gid::parse(list.value(row, 0)?.to_str().ok()?))
+            .filter(|gid| gid.identity == identity)
+            .collect();
+        let mut settling = Self {
+            listed,
+            unsettled: HashSet::new(),
+            pending: HashSet::new(),
+            strangers,
+            alive,
+            place,
+            sent: Vec::new(),
+            verified: None,
+        };
+        settling.deliver(connection)?;
+        let unlisted: Vec<u64> = committed
+            .iter()
+            .filter(|row| !settling.listed.contains(&gid(identity, row.nonce, participant)))
+            .filter_map(|row| xid_of(row, participant))
+            .collect();
+        if place == Place::Recorded && !unlisted.is_empty() {
+            settling.verified = Some(send(connection, &questions::status(&unlisted))?);
+        }
+        Ok(settling)
     }
-    let listed: Vec<Gid> = column(&list)
-        .filter_map(|text| Gid::parse(text.to_str().ok()?))
-        .filter(|gid| gid.identity == identity)
-        .collect();
-    let rows: HashMap<Nonce, Row> = transaction::run(|| Ok(decisions::all()))?
-        .into_iter()
-        .map(|row| (row.nonce, row))
-        .collect();
-    let mut unsettled = settle_listed(connection, place, &listed, &rows)?;
-    let alive: Vec<i32> =
-        column(&alive).filter_map(|pid| pid.to_str().ok()?.parse().ok()).collect();
 
-    // What is not listed any more, or has just been settled, is done.
-    let mut again = false;
-    for entry in &left {
+    /// Sends the verdicts on what is listed.
+    fn deliver(&mut self, connection: &Connection) -> Result<()> {
+        if self.listed.is_empty() {
+            return Ok(());
+        }
+        let rows: HashMap<Nonce, Row> = transaction::run(|| Ok(decisions::all()))?
+            .into_iter()
+            .map(|row| (row.nonce, row))
+            .collect();
+        let owned: HashSet<Gid> =
+            entries::all().iter().filter(|e| e.owner != 0).filter_map(Entry::gid).collect();
+        let decision =
+            |gid: &Gid| rows.get(&gid.nonce).map_or(Decision::Absent, |row| row.decision);
+        // A decision that a standby may still lose must not be delivered.
+        let replicated = !self.listed.iter().any(|g| decision(g) == Decision::Committed)
+            || replication::everything_committed_is_replicated()?;
+        for gid in &self.listed {
+            let others = Others { owner: owned.contains(gid), strangers: self.strangers };
+            let decision = decision(gid);
+            let settle_by = Prepared::new(*gid);
+            let (command, tag) = match settle(self.place, others, decision) {
+                Verdict::Commit if replicated => (settle_by.commit, c"COMMIT PREPARED"),
+                Verdict::Rollback => (settle_by.rollback, c"ROLLBACK PREPARED"),
+                Verdict::Commit | Verdict::Leave => {
+                    self.unsettled.insert(*gid);
+                    if decision == Decision::InProgress {
+                        self.pending.insert(*gid);
+                    }
+                    continue;
+                }
+            };
+            let ticket = connection.send_alone(&command).ok_or_else(|| connection.doom_error())?;
+            self.sent.push((*gid, tag, ticket));
+        }
+        Ok(())
+    }
+
+    /// Notes what the participant answered to the verdicts; returns how many it settled.
+    fn note_answers(&mut self, connection: &Connection) -> Result<u64> {
+        let mut resolved = 0;
+        for (gid, tag, ticket) in std::mem::take(&mut self.sent) {
+            match connection.take(ticket) {
+                Some(Ok(Ok(result))) if result.command_tag() == tag => {
+                    resolved += 1;
+                    Error::new(
+                        SqlState(0),
+                        format!(
+                            "resolved: {} '{gid}' on server \"{}\"",
+                            tag.to_string_lossy(),
+                            connection.server_name.to_string_lossy()
+                        ),
+                    )
+                    .log(PgLogLevel::LOG)?;
+                }
+                // Somebody else settled it between the list and now: the next sweep finds out how.
+                Some(Ok(Err(failure)))
+                    if SqlState::parse(failure.error_field(b'C')) == SqlState::UNDEFINED_OBJECT =>
+                {
+                    self.unsettled.insert(gid);
+                }
+                Some(Ok(Err(failure))) => {
+                    connection.error_of(&failure, None).log(PgLogLevel::LOG)?;
+                    self.unsettled.insert(gid);
+                }
+                _ => {
+                    self.unsettled.insert(gid);
+                }
+            }
+        }
+        Ok(resolved)
+    }
+}
+
+/// Everything has been answered: what follows from it.
+fn conclude(
+    identity: Identity,
+    participant: &Registered,
+    left: &[Entry],
+    committed: Vec<Row>,
+    fenced: Fenced,
+    mut settling: Settling,
+) -> Result<Swept> {
+    let connection = &fenced.0.connection;
+    let resolved = settling.note_answers(connection)?;
+    let statuses = match settling.verified {
+        Some(ticket) => questions::read_status(connection, ticket)?,
+        None => HashMap::new(),
+    };
+    let mut heuristic = 0;
+    let mut delivered = Vec::new();
+    let mut gone = HashSet::new();
+    if settling.place == Place::Recorded {
+        for row in committed {
+            let gid = gid(identity, row.nonce, participant);
+            if settling.unsettled.contains(&gid) {
+                continue;
+            }
+            if !settling.listed.contains(&gid) {
+                let status = xid_of(&row, participant).and_then(|xid| statuses.get(&xid));
+                match status.map(String::as_str) {
+                    // Not to be seen any more, so long ago: assumed delivered, as nothing else can be.
+                    Some("committed") | None => {}
+                    Some("in progress") => continue,
+                    Some(other) => {
+                        heuristic += 1;
+                        report_heuristic(connection, &gid, other)?;
+                    }
+                }
+            }
+            gone.insert(gid);
+            delivered.push((row.nonce, row.participants.iter().map(|(id, _)| *id).collect()));
+        }
+    }
+    let mut again = settling.strangers;
+    for entry in left {
         let Some(gid) = entry.gid() else { continue };
-        // For a commit the PREPARE was confirmed: no session can still be at work on it.
-        let preparer_may_live =
-            entry.status == Status::Aborting && alive.contains(&entry.remote_pid);
-        let gone = listed.contains(&gid) || absence_is_final(place, preparer_may_live);
-        if gone && !unsettled.contains(&gid) {
+        let settled = if settling.listed.contains(&gid) {
+            !settling.unsettled.contains(&gid)
+        } else if entry.status == Status::Aborting {
+            let may_live = settling.strangers || settling.alive.contains(&entry.remote_pid);
+            absence_is_final(settling.place, may_live)
+        } else {
+            gone.contains(&gid)
+        };
+        if settled {
             entries::remove(&gid);
         } else {
             again = true;
         }
     }
-    if place != Place::Recorded {
-        return Err(Error::new(
-            SqlState::CONNECTION_FAILURE,
-            format!(
-                "server \"{}\" is not the one that was used before",
-                connection.server_name.to_string_lossy()
-            ),
-        )
-        .detail(format!(
-            "Transactions may be in doubt in database \"{}\" of the server with system identifier {}.",
-            participant.database, participant.system_identifier
-        ))
-        .hint("Point the foreign server's options back at it, so that they can be settled."));
+    again |= settling.unsettled.difference(&settling.pending).next().is_some();
+    if settling.place != Place::Recorded {
+        return Err(other_server(connection, participant));
     }
-    let delivered = before
-        .into_iter()
-        .filter(|row| row.decision == Decision::Committed)
-        .filter(|row| row.participants.iter().any(|(id, _)| *id == participant.id))
-        .filter(|row| !unsettled.contains(&worker::gid(identity, row.nonce, participant)))
-        .map(|row| (row.nonce, row.participants.iter().map(|(id, _)| *id).collect()))
-        .collect();
-    unsettled.retain(|gid| rows.get(&gid.nonce).is_none_or(|r| r.decision != Decision::InProgress));
-    Ok(Swept { again: again || !unsettled.is_empty(), delivered })
+    let keep = again || !settling.pending.is_empty();
+    Ok(Swept { again, delivered, resolved, heuristic, fenced: keep.then_some(fenced) })
+}
+
+fn place(connection: &Connection, participant: &Registered) -> Result<Place> {
+    let fingerprint = connection.fingerprint().ok_or_else(|| connection.doom_error())?;
+    Ok(match (fingerprint.in_recovery, participant.is_at(&fingerprint)) {
+        (true, _) => Place::InRecovery,
+        (false, true) => Place::Recorded,
+        (false, false) => Place::Other,
+    })
+}
+
+fn other_server(connection: &Connection, participant: &Registered) -> Error {
+    Error::new(
+        SqlState::CONNECTION_FAILURE,
+        format!(
+            "server \"{}\" is not the one that was used before",
+            connection.server_name.to_string_lossy()
+        ),
+    )
+    .detail(format!(
+        "Transactions may be in doubt in database \"{}\" of the server with system identifier {}.",
+        participant.database, participant.system_identifier
+    ))
+    .hint("Point the foreign server's options back at it, so that they can be settled.")
+}
+
+fn report_heuristic(connection: &Connection, gid: &Gid, status: &str) -> Result<()> {
+    Error::new(
+        SqlState::new(b"40000"),
+        format!(
+            "heuristic outcome: '{gid}' was decided to commit but is {status} on server \"{}\"",
+            connection.server_name.to_string_lossy()
+        ),
+    )
+    .detail("Somebody settled the prepared transaction there by hand, or the server was restored to an earlier state.")
+    .hint("The other servers have committed: repair the data on this one.")
+    .log(PgLogLevel::WARNING)
+}
+
+/// The gid of a transaction on a participant.
+pub fn gid(identity: Identity, nonce: Nonce, participant: &Registered) -> Gid {
+    Gid {
+        identity,
+        nonce,
+        serverid: participant.serverid.to_u32(),
+        userid: participant.userid.to_u32(),
+    }
+}
+
+fn xid_of(row: &Row, participant: &Registered) -> Option<u64> {
+    row.participants
+        .iter()
+        .find(|(id, _)| *id == participant.id)
+        .map(|(_, xid)| *xid)
+        .filter(|xid| *xid != 0)
 }
 
 /// The entries that backends have left here.
@@ -158,80 +536,4 @@ fn handed_over(participant: &Registered) -> Vec<Entry> {
                 && matches!(e.status, Status::Committing | Status::Aborting)
         })
         .collect()
-}
-
-/// Delivers the verdicts on what is listed; returns what is left.
-fn settle_listed(
-    connection: &Connection,
-    place: Place,
-    listed: &[Gid],
-    rows: &HashMap<Nonce, Row>,
-) -> Result<Vec<Gid>> {
-    let owned: Vec<Gid> =
-        entries::all().iter().filter(|e| e.owner != 0).filter_map(Entry::gid).collect();
-    let mut left = Vec::new();
-    let mut sent = Vec::new();
-    for gid in listed {
-        let decision = rows.get(&gid.nonce).map_or(Decision::Absent, |row| row.decision);
-        let verdict = settle(place, owned.contains(gid), decision);
-        let settle = Prepared::new(*gid);
-        let (command, tag) = match verdict {
-            Verdict::Leave => {
-                left.push(*gid);
-                continue;
-            }
-            Verdict::Commit => (settle.commit, c"COMMIT PREPARED"),
-            Verdict::Rollback => (settle.rollback, c"ROLLBACK PREPARED"),
-        };
-        let ticket = connection.send_alone(&command).ok_or_else(|| connection.doom_error())?;
-        sent.push((*gid, tag, ticket));
-    }
-    finish(connection)?;
-    for (gid, tag, ticket) in sent {
-        match connection.take(ticket) {
-            Some(Ok(Ok(result))) if result.command_tag() == tag => {
-                Error::new(
-                    SqlState(0),
-                    format!(
-                        "resolved {} '{gid}' on server \"{}\"",
-                        tag.to_string_lossy(),
-                        connection.server_name.to_string_lossy()
-                    ),
-                )
-                .log(PgLogLevel::LOG)?;
-            }
-            // Somebody else settled it between the list and now.
-            Some(Ok(Err(failure)))
-                if SqlState::parse(failure.error_field(b'C')) == SqlState::UNDEFINED_OBJECT => {}
-            Some(Ok(Err(failure))) => {
-                connection.error_of(&failure, None).log(PgLogLevel::LOG)?;
-                left.push(gid);
-            }
-            _ => left.push(gid),
-        }
-    }
-    Ok(left)
-}
-
-/// Waits until everything asked has been answered.
-fn finish(connection: &Connection) -> Result<()> {
-    if connection.drain(Instant::now() + STEP, Patience::Interruptible)? {
-        return Ok(());
-    }
-    Err(if connection.is_doomed() {
-        connection.doom_error()
-    } else {
-        report::lost(c"the server did not answer in time")
-    })
-}
-
-fn question(connection: &Connection, sql: &str) -> Result<Rc<PgResult>> {
-    let sql = c_string(sql);
-    let ticket = connection.send_alone(&sql).ok_or_else(|| connection.doom_error())?;
-    finish(connection)?;
-    connection.answer(ticket, Some(&sql))
-}
-
-fn column(result: &PgResult) -> impl Iterator<Item = &CStr> {
-    (0..result.rows()).filter_map(|row| result.value(row, 0))
 }

@@ -13,13 +13,15 @@ use pgrx::{PgLogLevel, pg_sys};
 use crate::guc;
 use crate::log::registered::{self, Registered};
 use crate::log::shmem::{NAME_LEN, Request, Status};
-use crate::log::{decisions, entries, workers};
+use crate::log::{decisions, entries, stats, workers};
 use crate::pg::error::{Error, Result, boundary};
-use crate::pg::{latch, transaction};
-use crate::protocol::gid::{Gid, Identity, Nonce};
+use crate::pg::transaction;
+use crate::protocol::gid::{Identity, Nonce};
 use crate::protocol::retry;
 use crate::protocol::verdict::Decision;
-use crate::resolver::{process, sweep};
+use crate::remote::wait::{Patience, WaitSet};
+use crate::resolver::process;
+use crate::resolver::sweep::{Fenced, Progress, Sweep, Swept, gid};
 
 /// Rows deleted in one transaction, at the most this often.
 const FORGET_EVERY: Duration = Duration::from_secs(1);
@@ -71,6 +73,55 @@ struct Participant {
     due: Option<Instant>,
     failures: u32,
     last_error: String,
+    /// The sweep on its way.
+    sweep: Option<Sweep>,
+    /// The session that holds the fence, kept while something of ours is prepared there.
+    fenced: Option<Fenced>,
+}
+
+/// How often a kept fence is used: well within its lease.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+impl Participant {
+    fn new(registered: Registered, due: Option<Instant>) -> Self {
+        Self { registered, due, failures: 0, last_error: String::new(), sweep: None, fenced: None }
+    }
+
+    fn swept(&mut self, swept: Swept) {
+        let now = Instant::now();
+        stats::attempt(self.registered.serverid, swept.resolved, swept.heuristic, None);
+        self.last_error.clear();
+        self.fenced = swept.fenced;
+        if swept.again {
+            self.retry(now);
+        } else {
+            self.failures = 0;
+            if self.fenced.is_some() {
+                self.due = Some(self.due.map_or(now + HEARTBEAT, |due| due.min(now + HEARTBEAT)));
+            }
+        }
+    }
+
+    /// Reports an error once, not for each attempt, and tries again later.
+    fn failed(&mut self, error: Error) -> Result<()> {
+        self.retry(Instant::now());
+        stats::attempt(self.registered.serverid, 0, 0, Some(&error));
+        let text = error.message().to_string_lossy().into_owned();
+        if self.last_error == text {
+            return Ok(());
+        }
+        self.last_error = text;
+        error.log(PgLogLevel::LOG)
+    }
+
+    fn retry(&mut self, now: Instant) {
+        let (min, max) = guc::resolver_retry();
+        // Without randomness all come at the same time, which is no reason to fail.
+        let jitter = registered::random().map(u32::from_ne_bytes).unwrap_or(0);
+        let wait = retry::delay(self.failures, min, max, jitter);
+        self.failures = self.failures.saturating_add(1);
+        self.due = Some(now + wait);
+    }
 }
 
 impl Worker {
@@ -104,8 +155,7 @@ impl Worker {
 
     fn add(&mut self, registered: Registered, due: Option<Instant>) {
         let id = registered.id;
-        let participant = Participant { registered, due, failures: 0, last_error: String::new() };
-        self.participants.insert(id, participant);
+        self.participants.insert(id, Participant::new(registered, due));
     }
 
     fn round(&mut self) -> Result<()> {
@@ -117,24 +167,29 @@ impl Worker {
             self.look()?;
         }
         self.forget()?;
-        self.sweep_one_due()?;
-        self.sleep();
-        Ok(())
+        self.start_sweeps()?;
+        self.advance_sweeps()?;
+        self.sleep()
     }
 
-    /// Waits for the latch or for the next thing to do.
-    fn sleep(&self) {
+    /// Waits for the latch, for a participant's answer, or for the next thing to do.
+    fn sleep(&self) -> Result<()> {
         let mut next = self.next_look;
+        let mut wants = Vec::new();
         for participant in self.participants.values() {
             next = next.min(participant.due.unwrap_or(next));
+            if let Some(sweep) = &participant.sweep {
+                next = next.min(sweep.deadline());
+                wants.push(sweep.want());
+            }
         }
         if let Some((since, _)) = self.confirmed.front() {
             next = next.min((*since + guc::forget_delay()).max(self.next_forget));
         }
-        let left = next.saturating_duration_since(Instant::now());
-        if !left.is_zero() {
-            latch::wait(left);
-        }
+        wants.retain(|want| want.socket >= 0);
+        let sockets: Vec<_> = wants.iter().map(|want| want.socket).collect();
+        WaitSet::new(&sockets).wait(&wants, Some(next), Patience::Interruptible)?;
+        Ok(())
     }
 
     /// Writes down participants that backends are about to prepare on.
@@ -272,41 +327,44 @@ impl Worker {
         Ok(())
     }
 
-    /// Sweeps the participant that has been due longest.
-    fn sweep_one_due(&mut self) -> Result<()> {
+    /// Starts the sweeps that are due.
+    fn start_sweeps(&mut self) -> Result<()> {
         let now = Instant::now();
-        let due = self
-            .participants
-            .values()
-            .filter_map(|p| p.due.filter(|due| *due <= now).map(|due| (due, p.registered.id)))
-            .min();
-        let Some((_, id)) = due else { return Ok(()) };
-        let identity = self.identity;
-        let Some(participant) = self.participants.get_mut(&id) else { return Ok(()) };
-        match sweep::sweep(identity, &participant.registered) {
-            Ok(swept) => {
-                participant.due = swept.again.then(|| now + guc::resolver_retry().0);
-                participant.failures = 0;
-                participant.last_error.clear();
-                for (nonce, of) in swept.delivered {
-                    self.note_delivered(nonce, id, &of);
-                }
-                Ok(())
+        let mut confirmed = self.settled.clone();
+        confirmed.extend(self.owned());
+        for participant in self.participants.values_mut() {
+            if participant.sweep.is_some() || participant.due.is_none_or(|due| due > now) {
+                continue;
             }
-            Err(error) => {
-                let (min, max) = guc::resolver_retry();
-                let wait = retry::delay(participant.failures, min, max, jitter()?);
-                participant.failures = participant.failures.saturating_add(1);
-                participant.due = Some(Instant::now() + wait);
-                let text = error.message().to_string_lossy().into_owned();
-                // Once for each reason, not for each attempt.
-                if participant.last_error != text {
-                    participant.last_error = text;
-                    error.log(PgLogLevel::LOG)?;
-                }
-                Ok(())
+            participant.due = None;
+            let fenced = participant.fenced.take();
+            match Sweep::start(self.identity, &participant.registered, fenced, &confirmed) {
+                Ok(sweep) => participant.sweep = Some(sweep),
+                Err(error) => participant.failed(error)?,
             }
         }
+        Ok(())
+    }
+
+    /// Takes the sweeps that are on their way as far as they go without waiting.
+    fn advance_sweeps(&mut self) -> Result<()> {
+        let mut delivered = Vec::new();
+        for participant in self.participants.values_mut() {
+            let Some(sweep) = participant.sweep.take() else { continue };
+            match sweep.advance() {
+                Ok(Progress::Waits(sweep)) => participant.sweep = Some(sweep),
+                Ok(Progress::Done(swept)) => {
+                    let id = participant.registered.id;
+                    delivered.extend(swept.delivered.iter().map(|(n, of)| (*n, id, of.clone())));
+                    participant.swept(swept);
+                }
+                Err(error) => participant.failed(error)?,
+            }
+        }
+        for (nonce, id, of) in delivered {
+            self.note_delivered(nonce, id, &of);
+        }
+        Ok(())
     }
 
     /// One participant of a committed transaction has none of it left. When all have none, it is confirmed.
@@ -322,16 +380,6 @@ impl Worker {
     }
 }
 
-/// The gid of a transaction on a participant.
-pub fn gid(identity: Identity, nonce: Nonce, participant: &Registered) -> Gid {
-    Gid {
-        identity,
-        nonce,
-        serverid: participant.serverid.to_u32(),
-        userid: participant.userid.to_u32(),
-    }
-}
-
 fn wanted(request: &Request) -> Registered {
     let end = request.database.iter().position(|b| *b == 0).unwrap_or(NAME_LEN);
     Registered {
@@ -341,8 +389,4 @@ fn wanted(request: &Request) -> Registered {
         system_identifier: request.system_identifier,
         database: String::from_utf8_lossy(&request.database[..end]).into_owned(),
     }
-}
-
-fn jitter() -> Result<u32, Error> {
-    Ok(u32::from_ne_bytes(registered::random()?))
 }

@@ -109,7 +109,7 @@ fn deliver(endings: &[Ending]) -> Result<()> {
         if gone {
             p.take(Event::Confirmed)?;
             if let Some(prepared) = prepared {
-                entries::remove(&prepared.gid);
+                entries::confirmed(&prepared.gid);
             }
         }
         Ok(())

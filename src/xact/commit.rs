@@ -10,16 +10,17 @@ use pgrx::{PgLogLevel, pg_sys};
 
 use crate::guc;
 use crate::log::shmem::Status;
-use crate::log::{decisions, entries, registered, workers};
+use crate::log::{decisions, entries, registered, replication, workers};
 use crate::pg::error::{Error, Result, SqlState};
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::participant::{Event, State};
 use crate::protocol::plan::{self, Local, Refusal, Step, Work};
+use crate::remote::SessionLock;
 use crate::remote::cache;
 use crate::remote::together::{Outcome, Together};
 use crate::remote::wait::{Patience, Woke};
-use crate::xact::one_phase;
 use crate::xact::participants::{self, Participant};
+use crate::xact::{one_phase, session_lock};
 
 /// Before the decision: readers commit, writers prepare, a sole writer commits. `explicit`: the application's
 /// PREPARE TRANSACTION.
@@ -67,7 +68,7 @@ pub fn phase_one(explicit: bool) -> Result<()> {
         active.iter().zip(&steps).filter(|(_, s)| **s == wanted).map(|(p, _)| *p).collect()
     };
     let (readers, writers) = (of(Step::CommitReader), of(Step::Prepare));
-    write_down(&writers)?;
+    write_down(&writers, deadline, timeout)?;
     first_round(&readers, &writers, deadline, timeout)?;
     for p in of(Step::CommitLast) {
         one_phase::commit(p)?;
@@ -81,11 +82,12 @@ unsafe extern "C" {
 }
 
 /// Everything that has to be on record before the first PREPARE is sent.
-fn write_down(writers: &[&Participant]) -> Result<()> {
+fn write_down(writers: &[&Participant], deadline: Instant, timeout: Duration) -> Result<()> {
     if writers.is_empty() {
         return Ok(());
     }
     let identity = workers::identity()?;
+    hold_session_locks(writers, session_lock(identity), deadline, timeout)?;
     let nonce = Nonce::draw(registered::random()?);
     let mut row = Vec::with_capacity(writers.len());
     let mut gids = Vec::with_capacity(writers.len());
@@ -105,6 +107,39 @@ fn write_down(writers: &[&Participant]) -> Result<()> {
         p.set_gid(*gid);
     }
     decisions::insert(nonce, &row)
+}
+
+/// Each session holds its advisory lock before PREPARE is sent: who finds no such lock may conclude that
+/// nobody can prepare any more. Usually it was taken with the first statement.
+fn hold_session_locks(
+    writers: &[&Participant],
+    lock: SessionLock,
+    deadline: Instant,
+    timeout: Duration,
+) -> Result<()> {
+    for p in writers {
+        p.connection.lock_session(lock);
+        p.connection.send_lock();
+    }
+    for p in writers {
+        if !p.connection.drain(deadline, Patience::Interruptible)? && !p.connection.is_doomed() {
+            return Err(late(p, timeout));
+        }
+        if p.connection.is_doomed() {
+            return Err(rolled_back(p, p.connection.doom_error()));
+        }
+        if !p.connection.holds(lock) {
+            return Err(Error::new(
+                SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("could not take the session's advisory lock on server \"{}\"", p.server()),
+            )
+            .detail(format!(
+                "Somebody there holds the advisory lock ({}, {}) exclusively.",
+                lock.key, lock.incarnation
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Readers commit and writers prepare, all at once.
@@ -231,7 +266,8 @@ pub fn phase_two() -> Result<()> {
 }
 
 fn deliver_commit(prepared: &[&Participant]) -> Result<()> {
-    if prepared.is_empty() {
+    // Where the wait for synchronous standbys was cut short, the resolver delivers when they have it.
+    if prepared.is_empty() || !replication::own_commit_is_replicated() {
         return Ok(());
     }
     let mut together = Together::new(prepared.iter().map(|p| &**p.connection));
@@ -246,7 +282,7 @@ fn deliver_commit(prepared: &[&Participant]) -> Result<()> {
             && result.command_tag() == c"COMMIT PREPARED"
         {
             p.take(Event::Confirmed)?;
-            entries::remove(&settle.gid);
+            entries::confirmed(&settle.gid);
         }
         Ok(())
     })?;

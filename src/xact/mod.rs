@@ -17,4 +17,4 @@ mod session;
 pub mod utility;
 
 pub use participants::Prepared;
-pub use session::{Session, attach};
+pub use session::{Session, attach, session_lock};

@@ -6,8 +6,11 @@ use std::rc::Rc;
 use pgrx::pg_sys::{self, Oid};
 
 use crate::libpq::PgResult;
+use crate::log::workers;
 use crate::pg::error::Result;
+use crate::protocol::gid::Identity;
 use crate::protocol::pipeline::Ticket;
+use crate::remote::SessionLock;
 use crate::remote::cache::{self, Cached};
 use crate::remote::connection::{Connection, Isolation, Message};
 use crate::remote::options::Mapping;
@@ -33,11 +36,19 @@ pub fn attach(userid: Oid, serverid: Oid) -> Result<Session> {
         if participants::is_empty() {
             callbacks::register();
         }
+        if let Some(identity) = workers::identity_if_ready() {
+            connection.lock_session(session_lock(identity));
+        }
         participants::join(&connection, serverid, userid);
     }
     // SAFETY: reads the transaction state.
     let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() } as u32;
     Ok(Session { connection, level })
+}
+
+/// The advisory lock that this server's sessions of an identity hold on participants.
+pub fn session_lock(identity: Identity) -> SessionLock {
+    SessionLock { key: identity.session_key(), incarnation: workers::incarnation() }
 }
 
 impl Session {

@@ -14,7 +14,7 @@ use pgrx::{PgLogLevel, Spi, pg_sys};
 
 use crate::guc;
 use crate::log::shmem::Status;
-use crate::log::{decisions, entries, registered, workers};
+use crate::log::{decisions, entries, registered, replication, workers};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, boundary, shielded};
 use crate::protocol::gid::{Gid, Nonce};
@@ -145,6 +145,7 @@ fn prepare_settlement(gxid: &CStr, commit: bool) -> Result<()> {
         return Ok(());
     }
     let Some(xid) = local_xid(gxid)? else { return Ok(()) };
+    replication::require_synchronous_commit();
     let Some(row) = rows.into_iter().find(|row| row.xid == xid) else { return Ok(()) };
     let Some(identity) = registered::known_identity() else { return Ok(()) };
     let list = registered::all();
@@ -199,9 +200,12 @@ fn deliver() -> Result<()> {
         (Status::Aborting, c"ROLLBACK PREPARED")
     };
     let mut confirmed = vec![false; members.len()];
+    // A decision that a synchronous standby may still lose is the resolver's to deliver.
+    let replicated = replication::whole_log_is_replicated();
     let reached: Vec<(usize, &Member, &Rc<Cached>)> = members
         .iter()
         .enumerate()
+        .filter(|_| replicated)
         .filter_map(|(i, m)| m.connection.as_ref().map(|c| (i, m, c)))
         .collect();
     let mut together = Together::new(reached.iter().map(|(_, _, c)| &****c));
@@ -218,7 +222,8 @@ fn deliver() -> Result<()> {
     });
     for (member, confirmed) in members.iter().zip(&confirmed) {
         if *confirmed {
-            entries::remove(&member.prepared.gid);
+            entries::set_status(&member.prepared.gid, status);
+            entries::confirmed(&member.prepared.gid);
             continue;
         }
         entries::hand_over(&member.prepared.gid, status);

@@ -1,0 +1,75 @@
+//! What a sweep asks a participant, as SQL.
+
+use std::collections::HashMap;
+
+use pgrx::PgLogLevel;
+
+use crate::pg::error::Result;
+use crate::protocol::gid::Identity;
+use crate::protocol::pipeline::Ticket;
+use crate::remote::Connection;
+
+/// Takes the fence if it is free, and makes it a lease; else answers who holds it.
+pub fn fence(identity: Identity) -> String {
+    let number = identity.number();
+    format!(
+        "SELECT pg_catalog.pg_try_advisory_lock({number}::int8), \
+         (SELECT l.pid FROM pg_catalog.pg_locks l WHERE l.locktype = 'advisory' AND l.objsubid = 1 \
+          AND l.granted AND l.classid = {}::oid AND l.objid = {}::oid LIMIT 1), \
+         pg_catalog.set_config('idle_session_timeout', '30s', false)",
+        number >> 32,
+        number & 0xffff_ffff
+    )
+}
+
+/// The processes that hold the session lock of an identity, each with the start of the server it belongs to.
+pub fn sessions(identity: Identity) -> String {
+    format!(
+        "SELECT pid, objid::int8 FROM pg_catalog.pg_locks \
+         WHERE locktype = 'advisory' AND objsubid = 2 AND classid = {}::oid \
+         AND database = (SELECT oid FROM pg_catalog.pg_database \
+                         WHERE datname = pg_catalog.current_database())",
+        identity.session_key() as u32
+    )
+}
+
+/// The prepared transactions of an identity in this database, whoever owns them.
+pub fn prepared(identity: Identity) -> String {
+    format!(
+        "SELECT gid FROM pg_catalog.pg_prepared_xacts \
+         WHERE pg_catalog.starts_with(gid, '{}') AND database = pg_catalog.current_database()",
+        identity.gid_prefix()
+    )
+}
+
+/// What became of transactions, by their xids.
+pub fn status(xids: &[u64]) -> String {
+    let list: Vec<String> = xids.iter().map(u64::to_string).collect();
+    format!(
+        "SELECT x, pg_catalog.pg_xact_status(x::xid8) \
+         FROM pg_catalog.unnest('{{{}}}'::text[]) AS x",
+        list.join(",")
+    )
+}
+
+/// The answer to [`status`]; a transaction too old to be known is not in it.
+///
+/// # Errors
+/// The connection was lost.
+pub fn read_status(connection: &Connection, ticket: Ticket) -> Result<HashMap<u64, String>> {
+    let answer = match connection.answer(ticket, Some(c"pg_xact_status")) {
+        Ok(answer) => answer,
+        Err(lost) if connection.is_doomed() => return Err(lost),
+        // An xid that is in the future there: the server was restored to an earlier state.
+        Err(error) => {
+            error.log(PgLogLevel::WARNING)?;
+            return Ok(HashMap::new());
+        }
+    };
+    Ok((0..answer.rows())
+        .filter_map(|row| {
+            let xid = answer.value(row, 0)?.to_str().ok()?.parse().ok()?;
+            Some((xid, answer.value(row, 1)?.to_string_lossy().into_owned()))
+        })
+        .collect())
+}
