@@ -61,8 +61,8 @@ impl Log {
     }
 }
 
-/// The statements among the lines of a log: "LOG:  statement: …" of the simple protocol and
-/// "LOG:  execute <name>: …" of the extended one. Lines that continue a statement start with a tab.
+/// The statements among the lines of a log: `LOG:  statement: …` of the simple protocol and
+/// `LOG:  execute <name>: …` of the extended one. Lines that continue a statement start with a tab.
 fn statements(log: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     let mut inside = false;
