@@ -88,5 +88,9 @@ pub unsafe fn exec_eval_expr(
 /// The context is alive for as long as it is current.
 pub unsafe fn switch_to(context: pg_sys::MemoryContext) -> pg_sys::MemoryContext {
     // SAFETY: a backend-local global.
-    unsafe { std::mem::replace(&mut *(&raw mut pg_sys::CurrentMemoryContext), context) }
+    unsafe {
+        let before = pg_sys::CurrentMemoryContext;
+        pg_sys::CurrentMemoryContext = context;
+        before
+    }
 }
