@@ -127,7 +127,6 @@ pub fn define() {
         );
     }
     // SAFETY: the prefix is a static string.
-    #[cfg(not(any(feature = "pg13", feature = "pg14")))]
     unsafe {
         pg_sys::MarkGUCPrefixReserved(c"pg_fdw_xacts".as_ptr());
     }

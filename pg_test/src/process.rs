@@ -80,17 +80,19 @@ pub(crate) fn children_of(parent: Pid) -> Result<Vec<Pid>> {
 
 /// SIGKILLs `postmaster` and every process of its server at one moment, and waits until all are gone.
 ///
-/// The postmaster is stopped before its children are listed: it forks no more, and does not clean up after
-/// the first child it sees die.
+/// All are stopped before any is killed: the postmaster forks no more and does not clean up after the first
+/// child it sees die, and no child sees the postmaster die and still says something to its client.
 pub(crate) fn kill_server(postmaster: &mut Child) -> Result<()> {
     let pid = pid_of(postmaster)?;
     kill(pid, Signal::SIGSTOP).context("the server is not running")?;
     let children = children_of(pid)?;
-    kill(pid, Signal::SIGKILL)?;
-    for child in &children {
-        // It may have ended by itself meanwhile.
-        let _ = kill(*child, Signal::SIGKILL);
+    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+        for child in &children {
+            // It may have ended by itself meanwhile.
+            let _ = kill(*child, signal);
+        }
     }
+    kill(pid, Signal::SIGKILL)?;
     postmaster.wait()?;
     wait_until("the killed server's processes are gone", Duration::from_secs(30), || {
         Ok(children.iter().all(|child| !alive(*child)))

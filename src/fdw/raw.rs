@@ -88,9 +88,5 @@ pub unsafe fn exec_eval_expr(
 /// The context is alive for as long as it is current.
 pub unsafe fn switch_to(context: pg_sys::MemoryContext) -> pg_sys::MemoryContext {
     // SAFETY: a backend-local global.
-    unsafe {
-        let before = pg_sys::CurrentMemoryContext;
-        pg_sys::CurrentMemoryContext = context;
-        before
-    }
+    unsafe { (&raw mut pg_sys::CurrentMemoryContext).replace(context) }
 }

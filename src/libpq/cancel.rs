@@ -1,7 +1,13 @@
-//! Cancelling a running command.
+//! Cancelling a running command, within a deadline.
+//!
+//! libpq before 17 knows only `PQcancel`, which connects and waits for the server without any limit: a host
+//! that does not answer would hold the backend for ever, with interrupts off. So a child process sends the
+//! request (`PQcancel` may be called even from a signal handler, libpq documentation, "Canceling Queries in
+//! Progress"), and is killed when it takes too long.
 
-use std::ffi::c_char;
+use std::ffi::{c_char, c_int};
 use std::ptr::NonNull;
+use std::time::{Duration, Instant};
 
 /// What a cancel request needs; it stays valid after the connection is gone.
 #[derive(Debug)]
@@ -12,26 +18,61 @@ impl Cancel {
         NonNull::new(raw).map(Self)
     }
 
-    /// Sends the request on a connection of its own and **waits** until the server closed it,
-    /// without a deadline: never call it after the commit decision.
-    ///
-    /// # Errors
-    /// libpq's message if the request could not be sent.
-    pub fn send(&self) -> Result<(), Vec<u8>> {
-        let mut message = [0u8; 256];
-        // SAFETY: the buffer's true length is told.
-        let sent = unsafe {
-            pq_sys::PQcancel(
-                self.0.as_ptr(),
-                message.as_mut_ptr().cast::<c_char>(),
-                message.len() as i32,
-            )
-        };
-        if sent == 1 {
-            return Ok(());
+    /// Sends the request and waits until the server has taken it, at most for `limit`. `false` if it
+    /// could not be sent in time.
+    pub fn send(&self, limit: Duration) -> bool {
+        // SAFETY: the child calls PQcancel and `_exit`, nothing that shares state with the parent: no
+        // destructor, no exit handler, no memory of PostgreSQL.
+        let child = unsafe { libc::fork() };
+        match child {
+            0 => {
+                let mut message = [0 as c_char; 256];
+                // SAFETY: the buffer's true length is told.
+                unsafe {
+                    let sent = pq_sys::PQcancel(
+                        self.0.as_ptr(),
+                        message.as_mut_ptr(),
+                        message.len() as c_int,
+                    );
+                    libc::_exit(c_int::from(sent != 1))
+                }
+            }
+            failed if failed < 0 => false,
+            child => wait_for(child, limit),
         }
-        let end = message.iter().position(|&b| b == 0).unwrap_or(message.len());
-        Err(message[..end].to_vec())
+    }
+}
+
+/// Waits for the child, kills it when the time is up, and tells whether it was successful.
+fn wait_for(child: libc::pid_t, limit: Duration) -> bool {
+    // SAFETY: our own child, not waited for yet, so the pid cannot have been given to another.
+    unsafe {
+        let handle = libc::syscall(libc::SYS_pidfd_open, child, 0) as c_int;
+        let deadline = Instant::now() + limit;
+        let ended = handle >= 0
+            && loop {
+                let mut poll = libc::pollfd { fd: handle, events: libc::POLLIN, revents: 0 };
+                let left = deadline.saturating_duration_since(Instant::now());
+                // A signal for the backend ends a poll early.
+                match libc::poll(&mut poll, 1, left.as_millis().min(60_000) as c_int) {
+                    1 => break true,
+                    _ if left.is_zero() => break false,
+                    _ => {}
+                }
+            };
+        if !ended {
+            libc::kill(child, libc::SIGKILL);
+        }
+        if handle >= 0 {
+            libc::close(handle);
+        }
+        let mut status = 0;
+        while libc::waitpid(child, &mut status, 0) < 0 {
+            if *libc::__errno_location() != libc::EINTR {
+                return false;
+            }
+        }
+        libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0
     }
 }
 

@@ -1,7 +1,7 @@
 //! Safe owning types over libpq: connection, result, cancel.
 //!
-//! Every connection is non-blocking; a function here never waits, except [`Cancel::send`], which says
-//! so. Nothing here knows of PostgreSQL's backend: it links to the client library alone.
+//! Every connection is non-blocking; a function here never waits, except [`Cancel::send`], which has a
+//! limit. Nothing here knows of PostgreSQL's backend: it links to the client library alone.
 
 mod cancel;
 mod conn;

@@ -9,7 +9,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use crate::log::table::{See, Table, text};
 use crate::pg::error::{Error, Result, SqlState};
 use crate::protocol::gid::Identity;
-use crate::remote::connection::Fingerprint;
+use crate::remote::Fingerprint;
 
 /// A participant on the list.
 #[derive(Clone, PartialEq, Eq, Debug)]

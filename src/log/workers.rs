@@ -12,7 +12,7 @@ use crate::log::shmem::{
 use crate::pg::error::{Error, Result, SqlState, check_for_interrupts};
 use crate::pg::latch;
 use crate::protocol::gid::{Identity, Nonce};
-use crate::remote::connection::Fingerprint;
+use crate::remote::Fingerprint;
 
 /// How long a backend waits for its database's resolver to come up or to answer.
 const RESOLVER_DEADLINE: Duration = Duration::from_secs(10);

@@ -85,7 +85,7 @@ impl SqlState {
     pub const TRANSACTION_RESOLUTION_UNKNOWN: Self = Self::new(b"08007");
     /// 0A000.
     pub const FEATURE_NOT_SUPPORTED: Self = Self::new(b"0A000");
-    /// 2F003 and friends are the remote's own; this is "something else must be done first".
+    /// 55000: something else must be done first.
     pub const OBJECT_NOT_IN_PREREQUISITE_STATE: Self = Self::new(b"55000");
     /// 40000: the whole transaction was rolled back.
     pub const TRANSACTION_ROLLBACK: Self = Self::new(b"40000");
@@ -97,16 +97,10 @@ impl SqlState {
     pub const CONFIGURATION_LIMIT_EXCEEDED: Self = Self::new(b"53400");
     /// 42704: no such object, here mostly no such prepared transaction.
     pub const UNDEFINED_OBJECT: Self = Self::new(b"42704");
-    /// 42710: a gid in use.
-    pub const DUPLICATE_OBJECT: Self = Self::new(b"42710");
     /// HV000: the general foreign data wrapper error.
     pub const FDW_ERROR: Self = Self::new(b"HV000");
-    /// HV00D: an option name that is not known.
-    pub const FDW_INVALID_OPTION_NAME: Self = Self::new(b"HV00D");
-    /// 2F000-independent: the mapping asks for a password.
+    /// 2F003: a password is required.
     pub const S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED: Self = Self::new(b"2F003");
-    /// 22023.
-    pub const INVALID_PARAMETER_VALUE: Self = Self::new(b"22023");
 }
 
 /// A PostgreSQL error with every field that `ErrorData` has, owned by Rust.

@@ -10,7 +10,10 @@ type Hook = Option<unsafe extern "C-unwind" fn()>;
 
 static PREVIOUS_REQUEST: BackendLocal<Cell<Hook>> = BackendLocal::new(Cell::new(None));
 static PREVIOUS_STARTUP: BackendLocal<Cell<Hook>> = BackendLocal::new(Cell::new(None));
-static OWN: BackendLocal<Cell<Option<(fn(), fn())>>> = BackendLocal::new(Cell::new(None));
+/// What to do in the one and in the other.
+type Own = (fn(), fn());
+
+static OWN: BackendLocal<Cell<Option<Own>>> = BackendLocal::new(Cell::new(None));
 
 /// Installs both; called while the server loads the library.
 pub fn install(request: fn(), start_up: fn()) {

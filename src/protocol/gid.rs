@@ -4,6 +4,8 @@
 //! the transaction. It is random and not derived from a counter or an xid, because those are handed
 //! out again after a crash, a restore or a failover. All participants of a transaction share `<n>`.
 //!
+//! It has 63 characters at most; PostgreSQL takes fewer than 200 (`GIDSIZE` in `twophase.h`).
+//!
 //! Invariant: [`Gid::parse`] accepts exactly what [`Gid`]'s `Display` writes, so that nothing that
 //! another program prepared is ever taken for ours.
 
@@ -11,9 +13,6 @@ use std::fmt;
 
 /// Random digits of a transaction: below 10^18.
 pub const NONCE_LIMIT: u64 = 1_000_000_000_000_000_000;
-
-/// The longest gid in bytes; PostgreSQL takes fewer than 200 (`GIDSIZE` in `twophase.h`).
-pub const MAX_LEN: usize = 63;
 
 const IDENTITY_DIGITS: usize = 20;
 const NONCE_DIGITS: usize = 18;
@@ -115,6 +114,8 @@ impl Gid {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MAX_LEN: usize = 63;
     use proptest::prelude::*;
 
     fn gid(identity: u64, nonce: u64, serverid: u32, userid: u32) -> Gid {

@@ -90,16 +90,16 @@ impl State {
             _ => return Err(Illegal(self, event)),
         })
     }
-
-    /// Whether a prepared transaction may exist on the participant: then nothing may forget it.
-    pub fn may_be_prepared(self) -> bool {
-        matches!(self, State::Preparing | State::Prepared | State::Committing | State::HandedOver)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A prepared transaction may exist there: then nothing may forget it.
+    fn may_be_prepared(state: State) -> bool {
+        matches!(state, State::Preparing | State::Prepared | State::Committing | State::HandedOver)
+    }
 
     const STATES: [State; 8] = [
         State::Active,
@@ -141,7 +141,7 @@ mod tests {
         for s in STATES {
             for e in EVENTS {
                 let Ok(next) = s.on(e) else { continue };
-                if s.may_be_prepared() && next == State::Settled && s != State::Settled {
+                if may_be_prepared(s) && next == State::Settled && s != State::Settled {
                     assert!(
                         matches!(e, Event::Confirmed | Event::PrepareRefused),
                         "{s:?} forgot on {e:?}"

@@ -152,16 +152,6 @@ impl<R> Fifo<R> {
         self.answers.remove(&ticket)
     }
 
-    /// The owner will not ask any more.
-    pub fn abandon(&mut self, ticket: Ticket) {
-        self.answers.remove(&ticket);
-        for expected in &mut self.expected {
-            if *expected == Expected::Statement(ticket) {
-                *expected = Expected::Abandoned;
-            }
-        }
-    }
-
     /// Nobody will ask any more: the (sub)transaction ended.
     pub fn abandon_all(&mut self) {
         self.answers.clear();
@@ -234,11 +224,14 @@ mod tests {
         let mut fifo = Fifo::default();
         let a = fifo.statement();
         let b = fifo.statement();
-        fifo.abandon(a);
         fifo.answer(Kind::Done, "a").unwrap();
+        fifo.abandon_all();
+        let c = fifo.statement();
         fifo.answer(Kind::Done, "b").unwrap();
+        fifo.answer(Kind::Done, "c").unwrap();
         assert_eq!(fifo.take(a), None);
-        assert_eq!(fifo.take(b), ok("b"));
+        assert_eq!(fifo.take(b), None);
+        assert_eq!(fifo.take(c), ok("c"));
     }
 
     #[test]

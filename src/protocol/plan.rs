@@ -45,15 +45,15 @@ pub enum Step {
     CommitLast,
 }
 
-/// Why a transaction cannot commit atomically.
+/// Why a transaction with writers that cannot prepare cannot commit atomically.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {
-    /// More than one writer cannot prepare.
-    SeveralCannotPrepare,
-    /// A writer cannot prepare, and the application asked for PREPARE TRANSACTION.
-    ExplicitCannotPrepare,
-    /// A writer that cannot prepare under SERIALIZABLE: the local check comes after its commit.
-    SerializableCannotPrepare,
+    /// There is more than one.
+    Several,
+    /// The application asked for PREPARE TRANSACTION.
+    Explicit,
+    /// Under SERIALIZABLE the local check would come after its commit.
+    Serializable,
 }
 
 /// Decides what each participant does, in their order.
@@ -87,10 +87,10 @@ pub fn plan(mode: Mode, local: Local, participants: &[Work]) -> Result<Vec<Step>
     }
     match (last, local.explicit, local.serializable) {
         (0, ..) => Ok(steps),
-        (_, true, _) => Err(Refusal::ExplicitCannotPrepare),
-        (_, _, true) => Err(Refusal::SerializableCannotPrepare),
+        (_, true, _) => Err(Refusal::Explicit),
+        (_, _, true) => Err(Refusal::Serializable),
         (1, ..) => Ok(steps),
-        _ => Err(Refusal::SeveralCannotPrepare),
+        _ => Err(Refusal::Several),
     }
 }
 
@@ -133,12 +133,9 @@ mod tests {
             plan(Mode::Auto, NOTHING_LOCAL, &[UNABLE, WRITER]),
             Ok(vec![Step::CommitLast, Step::Prepare])
         );
-        assert_eq!(
-            plan(Mode::Auto, NOTHING_LOCAL, &[UNABLE, UNABLE]),
-            Err(Refusal::SeveralCannotPrepare)
-        );
+        assert_eq!(plan(Mode::Auto, NOTHING_LOCAL, &[UNABLE, UNABLE]), Err(Refusal::Several));
         let explicit = Local { explicit: true, ..NOTHING_LOCAL };
-        assert_eq!(plan(Mode::Auto, explicit, &[UNABLE]), Err(Refusal::ExplicitCannotPrepare));
+        assert_eq!(plan(Mode::Auto, explicit, &[UNABLE]), Err(Refusal::Explicit));
     }
 
     /// Every case up to three participants: whatever is committed before the decision may not be able to

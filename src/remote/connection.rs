@@ -12,31 +12,22 @@
 //!   are outstanding, or when the transaction is doomed.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_int};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::libpq::{Conn, Flush, PgResult, Status, Transaction};
 use crate::pg::error::{Error, Result, SqlState, c_string};
-use crate::protocol::pipeline::{Answer, Control, Effect, Fifo, Kind, Ticket};
+use crate::protocol::pipeline::{Answer, Control, Kind, Ticket};
 use crate::remote::report;
+use crate::remote::session_state::{Doom, Fingerprint, PROBE, PROBE_NAME, SETUP, SessionState};
 use crate::remote::wait::{Patience, WaitSet, Want, Woke};
+
+mod savepoints;
 
 /// How long the clean-up of a cancelled command may take (as postgres_fdw's
 /// `CONNECTION_CLEANUP_TIMEOUT`).
 pub const CLEANUP_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Which server and database a connection has reached, asked in its set-up.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Fingerprint {
-    /// `system_identifier` of `pg_control_system()`.
-    pub system_identifier: u64,
-    /// `current_database()`.
-    pub database: String,
-    /// `pg_is_in_recovery()`: the server only reads.
-    pub in_recovery: bool,
-}
 
 /// A statement to send.
 #[derive(Clone, Copy)]
@@ -58,64 +49,21 @@ pub enum Isolation {
     Serializable,
 }
 
+/// How long a cancel request may take.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The session with one participant.
 pub struct Connection {
     /// Which foreign server this is, for messages.
     pub server_name: CString,
     conn: Conn,
     wait_set: RefCell<WaitSet>,
-    inner: RefCell<Inner>,
+    inner: RefCell<SessionState>,
     /// Why nothing more may be sent in this transaction.
     doomed: Cell<Option<Doom>>,
     /// The end of the local transaction has begun: no statement may follow.
     sealed: Cell<bool>,
 }
-
-/// Why a connection takes no more statements.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Doom {
-    /// The connection broke.
-    Lost,
-    /// The remote transaction's state is not what it has to be.
-    CleanupFailed,
-}
-
-#[derive(Default)]
-struct Inner {
-    fifo: Fifo<PgResult>,
-    /// The set-up has been queued.
-    set_up: bool,
-    fingerprint: Option<Fingerprint>,
-    /// 0 outside a remote transaction, 1 inside, n with savepoint `s<n>`.
-    depth: u32,
-    confirmed: u32,
-    /// The remote xid, once the transaction has one.
-    xid: Option<u64>,
-    /// The question for the xid was not answered: the transaction may have written.
-    probe_failed: bool,
-    /// Commands to send before the next statement of this transaction.
-    postponed: Vec<(CString, Control)>,
-    /// Commands to send outside any transaction, where their failure harms nothing.
-    chores: Vec<CString>,
-    /// Open cursors by number, with the depth they were declared at.
-    cursors: HashMap<u32, u32>,
-    last_cursor: u32,
-    last_statement: u32,
-}
-
-/// One statement, because set-up has to be one message: settings postgres_fdw uses too, so that values
-/// travel in one text form whatever the participant's defaults are, and the fingerprint.
-const SETUP: &CStr = c"SELECT s.system_identifier, pg_catalog.current_database(), \
-    pg_catalog.pg_is_in_recovery(), \
-    pg_catalog.set_config('search_path', 'pg_catalog', false), \
-    pg_catalog.set_config('timezone', 'GMT', false), \
-    pg_catalog.set_config('datestyle', 'ISO', false), \
-    pg_catalog.set_config('intervalstyle', 'postgres', false), \
-    pg_catalog.set_config('extra_float_digits', '3', false) \
-    FROM pg_catalog.pg_control_system() s";
-
-const PROBE_NAME: &CStr = c"px_xid";
-const PROBE: &CStr = c"SELECT pg_catalog.pg_current_xact_id_if_assigned()";
 
 impl Connection {
     /// Takes over an established connection.
@@ -293,7 +241,7 @@ impl Connection {
     }
 
     /// Session set-up and chores, each in a segment of its own.
-    fn queue_preamble(&self, inner: &mut Inner) -> Option<()> {
+    fn queue_preamble(&self, inner: &mut SessionState) -> Option<()> {
         let conn = &self.conn;
         if !inner.set_up {
             inner.set_up = true;
@@ -427,7 +375,19 @@ impl Connection {
 
     /// The error that a failed answer is.
     pub fn error_of(&self, failure: &PgResult, sql: Option<&CStr>) -> Error {
-        report::remote_error(failure, self.conn.error_message(), sql)
+        let error = report::remote_error(failure, self.conn.error_message(), sql);
+        let standby = self.fingerprint().is_some_and(|f| f.in_recovery);
+        if !standby || error.sqlstate() != SqlState::READ_ONLY_SQL_TRANSACTION {
+            return error;
+        }
+        error.hint(
+            [
+                b"Server \"",
+                self.server_name.to_bytes(),
+                b"\" is a standby, which only reads; point its options at the primary.",
+            ]
+            .concat(),
+        )
     }
 
     fn wait(&self, deadline: Option<Instant>, patience: Patience) -> Result<Woke> {
@@ -460,9 +420,11 @@ impl Connection {
     }
 
     /// Asks the server to stop what it is doing; waits for the request to be taken, not for its effect.
+    /// A server that does not take it is given up: the connection is doomed.
     pub fn cancel(&self) {
-        if let Some(cancel) = self.conn.cancel() {
-            let _ = cancel.send();
+        let sent = self.conn.cancel().is_some_and(|cancel| cancel.send(CANCEL_TIMEOUT));
+        if !sent {
+            self.doom();
         }
     }
 
@@ -500,75 +462,6 @@ impl Connection {
         self.inner.borrow_mut().chores.push(c_string([b"DEALLOCATE ", name.to_bytes()].concat()));
     }
 
-    /// The owner of a statement will not ask for its answer.
-    pub fn abandon(&self, ticket: Ticket) {
-        self.inner.borrow_mut().fifo.abandon(ticket);
-    }
-
-    /// The local subtransaction at `level` committed: its savepoint is released before the next
-    /// statement.
-    pub fn release(&self, level: u32) {
-        let mut inner = self.inner.borrow_mut();
-        if inner.depth >= level {
-            inner.depth = level - 1;
-            let command = c_string(format!("RELEASE SAVEPOINT s{level}"));
-            inner.postponed.push((command, Control::EndSavepoint));
-        }
-    }
-
-    /// The local subtransaction at `level` aborted: takes the remote transaction back to where it began,
-    /// without waiting for the answer when nothing is running there. Never raises; what cannot be undone dooms
-    /// the transaction.
-    ///
-    /// # Errors
-    /// Only out of memory and the like.
-    pub fn rollback_to(&self, level: u32) -> Result<()> {
-        {
-            let mut inner = self.inner.borrow_mut();
-            inner.fifo.abandon_all();
-            inner.cursors.retain(|_, depth| *depth < level);
-            if inner.depth < level {
-                return Ok(());
-            }
-        }
-        if self.is_doomed() {
-            return Ok(());
-        }
-        self.pump();
-        if !self.is_drained() {
-            self.cancel();
-            if !self.drain(Instant::now() + CLEANUP_TIMEOUT, Patience::Stubborn)? {
-                self.doom();
-                return Ok(());
-            }
-        }
-        let inner = &mut *self.inner.borrow_mut();
-        // All of it was postponed after the savepoint was sent, so it goes with it.
-        inner.postponed.clear();
-        if inner.confirmed < level && inner.confirmed < inner.depth {
-            // The savepoint was skipped: there is nothing to go back to.
-            self.doom();
-            return Ok(());
-        }
-        let sent = (|| {
-            for verb in ["ROLLBACK TO SAVEPOINT", "RELEASE SAVEPOINT"] {
-                let command = c_string(format!("{verb} s{level}"));
-                self.conn.send_query(&command, &[]).then_some(())?;
-                inner.fifo.control(Control::EndSavepoint);
-            }
-            self.conn.send_sync().then_some(())?;
-            inner.fifo.sync();
-            Some(())
-        })();
-        inner.depth = level - 1;
-        inner.confirmed = inner.confirmed.min(level - 1);
-        if sent.is_none() {
-            self.doomed.set(Some(Doom::Lost));
-        }
-        self.flush();
-        Ok(())
-    }
-
     /// The remote transaction is over, one way or another.
     pub fn reset(&self) {
         let mut inner = self.inner.borrow_mut();
@@ -581,42 +474,5 @@ impl Connection {
         inner.cursors.clear();
         inner.last_cursor = 0;
         self.sealed.set(false);
-    }
-}
-
-impl Inner {
-    /// Notes the answer to a command of the connection's own.
-    fn note(&mut self, effect: Effect<PgResult>, doomed: &Cell<Option<Doom>>) {
-        match effect {
-            Effect::None | Effect::Done(Control::EndSavepoint | Control::Cleanup, _) => {}
-            Effect::Done(Control::Setup, result) => {
-                if result.rows() == 1 {
-                    self.fingerprint = Fingerprint::read(&result);
-                }
-            }
-            Effect::Done(Control::Begin, _) => self.confirmed = 1,
-            Effect::Done(Control::Savepoint(level), _) => self.confirmed = level,
-            Effect::Done(Control::XidProbe, result) => {
-                let xid = result.value(0, 0).and_then(|v| v.to_str().ok()?.parse().ok());
-                self.xid = self.xid.or(xid);
-                self.probe_failed = false;
-            }
-            // The statement before it failed, or the question itself: it may have written.
-            Effect::Failed(Control::XidProbe, _) => self.probe_failed = true,
-            Effect::Failed(Control::Cleanup | Control::Begin | Control::Savepoint(_), _) => {}
-            Effect::Failed(Control::Setup | Control::EndSavepoint, _) => {
-                doomed.set(Some(Doom::CleanupFailed));
-            }
-        }
-    }
-}
-
-impl Fingerprint {
-    fn read(result: &PgResult) -> Option<Self> {
-        Some(Self {
-            system_identifier: result.value(0, 0)?.to_str().ok()?.parse().ok()?,
-            database: result.value(0, 1)?.to_string_lossy().into_owned(),
-            in_recovery: result.value(0, 2)?.to_bytes() == b"t",
-        })
     }
 }

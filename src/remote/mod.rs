@@ -6,7 +6,9 @@ pub mod connect;
 pub mod connection;
 pub mod options;
 pub mod report;
+pub mod session_state;
 pub mod together;
 pub mod wait;
 
 pub use connection::Connection;
+pub use session_state::Fingerprint;

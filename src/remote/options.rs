@@ -14,8 +14,6 @@ pub type OptionPair = (CString, CString);
 
 /// A foreign server with what this extension reads of it.
 pub struct Server {
-    /// `pg_foreign_server.oid`.
-    pub oid: Oid,
     /// Its name, for messages.
     pub name: CString,
     /// Its options.
@@ -47,11 +45,18 @@ impl Server {
         unsafe {
             let server = &*pg_sys::GetForeignServer(oid);
             Self {
-                oid,
                 name: CStr::from_ptr(server.servername).to_owned(),
                 options: read_list(server.options),
             }
         }
+    }
+
+    /// Reads a server from the catalog, if it exists.
+    pub fn find(oid: Oid) -> Option<Self> {
+        // SAFETY: a catalog look-up that may find nothing.
+        let server =
+            unsafe { pg_sys::GetForeignServerExtended(oid, pg_sys::FSV_MISSING_OK as u16) };
+        (!server.is_null()).then(|| Self::read(oid))
     }
 
     /// Whether the server may be asked to prepare (option `two_phase_commit`, default on).

@@ -83,7 +83,8 @@ fn deliver(endings: &[Ending]) -> Result<()> {
                 if !p.connection.is_drained() && !p.connection.is_doomed() {
                     p.connection.cancel();
                 }
-                p.connection.send_alone(c"ROLLBACK")
+                // One that does not even take a cancel is not waited for.
+                if p.connection.is_doomed() { None } else { p.connection.send_alone(c"ROLLBACK") }
             }
         };
         together.sent(index, ticket);

@@ -270,9 +270,10 @@ pub fn detach() -> Result<()> {
 /// never of class 08, which leaves the outcome open to the client.
 fn rolled_back(p: &Participant, cause: Error) -> Error {
     const CLASS_08: i32 = SqlState::CONNECTION_FAILURE.class();
-    let no_transactions = SqlState::new(b"57P01").class();
-    if cause.sqlstate().class() != CLASS_08 && cause.sqlstate().class() != no_transactions {
-        return cause;
+    // Class 57: the server was shut down or terminated the session.
+    const CLASS_57: i32 = SqlState::new(b"57P01").class();
+    if cause.sqlstate().class() != CLASS_08 && cause.sqlstate().class() != CLASS_57 {
+        return cause.context(format!("commit on server \"{}\"", p.server()));
     }
     Error::new(
         SqlState::TRANSACTION_ROLLBACK,
@@ -309,14 +310,14 @@ fn refused(refusal: Refusal, active: &[&Participant]) -> Error {
         .find(|p| p.connection.wrote() && !p.connection.can_prepare)
         .map_or_else(String::new, |p| p.server());
     let message = match refusal {
-        Refusal::SeveralCannotPrepare => {
+        Refusal::Several => {
             "cannot commit atomically on more than one server with two_phase_commit 'off'"
                 .to_owned()
         }
-        Refusal::ExplicitCannotPrepare => format!(
+        Refusal::Explicit => format!(
             "cannot PREPARE a transaction that has written on server \"{server}\", which has two_phase_commit 'off'"
         ),
-        Refusal::SerializableCannotPrepare => format!(
+        Refusal::Serializable => format!(
             "cannot commit a serializable transaction atomically on server \"{server}\", which has two_phase_commit 'off'"
         ),
     };
@@ -335,7 +336,7 @@ mod known {
     use crate::pg::backend_local::BackendLocal;
     use crate::pg::error::Result;
     use crate::protocol::gid::Identity;
-    use crate::remote::connection::Fingerprint;
+    use crate::remote::Fingerprint;
 
     /// The list belongs to an identity: an extension that was created anew has another.
     type Key = (Identity, Oid, Oid, Fingerprint);

@@ -20,7 +20,7 @@ use crate::pg::error::{Error, Result, SqlState, boundary, shielded};
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::verdict::Decision;
 use crate::remote::cache::{self, Cached};
-use crate::remote::options::Mapping;
+use crate::remote::options::{Mapping, Server};
 use crate::remote::together::{Outcome, Together};
 use crate::remote::wait::Patience;
 use crate::xact::participants::Prepared;
@@ -34,6 +34,8 @@ struct Settlement {
 
 struct Member {
     prepared: Prepared,
+    /// The server's name, for messages.
+    server: String,
     /// None where the participant could not be reached.
     connection: Option<Rc<Cached>>,
 }
@@ -157,7 +159,9 @@ fn prepare_settlement(gxid: &CStr, commit: bool) -> Result<()> {
         };
         let connection = Mapping::find(registered.userid, registered.serverid)
             .and_then(|mapping| cache::connection(&mapping, |_| false).ok());
-        members.push(Member { prepared: Prepared::new(gid), connection });
+        let server = Server::find(registered.serverid)
+            .map_or_else(|| gid.serverid.to_string(), |s| s.name.to_string_lossy().into_owned());
+        members.push(Member { prepared: Prepared::new(gid), server, connection });
     }
     *PENDING.get().borrow_mut() = Some(Settlement { nonce: row.nonce, commit, members });
     Ok(())
@@ -218,8 +222,12 @@ fn deliver() -> Result<()> {
             continue;
         }
         entries::hand_over(&member.prepared.gid, status);
-        let text =
-            format!("{} '{}' has not been confirmed", tag.to_string_lossy(), member.prepared.gid);
+        let text = format!(
+            "server \"{}\" has not confirmed {} '{}'",
+            member.server.escape_default(),
+            tag.to_string_lossy(),
+            member.prepared.gid
+        );
         let _ = Error::new(SqlState::CONNECTION_FAILURE, text)
             .detail(if commit {
                 "The transaction is committed."

@@ -11,6 +11,7 @@ use pg_test::fleet::ids;
 use pg_test::log::Mark;
 use pg_test::oracle::{one, prepared_gids};
 use pg_test::{Cluster, Fault, Point, Proxy, StopMode, wait_until};
+use postgres::error::DbError;
 use postgres::{Client, NoTls};
 
 /// How long a step may take for what happens by itself.
@@ -134,7 +135,7 @@ impl Stage {
             .config()
             .notice_callback(move |notice| {
                 if let Ok(mut list) = received.lock() {
-                    list.push(format!("{}:  {}", notice.severity(), notice.message()));
+                    list.push(report(&notice));
                 }
             })
             .connect(NoTls)?;
@@ -162,8 +163,7 @@ impl Stage {
         let result = self.session.batch_execute(sql);
         self.show_notices();
         if let Err(error) = &result {
-            let text = error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string);
-            println!("        {}", self.paint("31", &text));
+            self.show("31", &error.as_db_error().map_or_else(|| error.to_string(), report));
         }
         result.with_context(|| sql.to_owned())
     }
@@ -179,7 +179,7 @@ impl Stage {
     fn show_notices(&self) {
         let notices = self.notices.lock().map(|mut list| std::mem::take(&mut *list));
         for notice in notices.unwrap_or_default() {
-            println!("        {}", self.paint("33", &notice));
+            self.show("33", &notice);
         }
     }
 
@@ -266,9 +266,27 @@ impl Stage {
             .batch_execute(&format!("ALTER SERVER shard1 OPTIONS (SET port '{port}')"))?)
     }
 
+    /// Shows what the coordinator answered.
+    fn show(&self, colour: &str, text: &str) {
+        for line in text.lines() {
+            println!("        {}", self.paint(colour, line));
+        }
+    }
+
     fn paint(&self, code: &str, text: &str) -> String {
         if self.colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
+}
+
+/// An error or warning as psql shows it.
+fn report(report: &DbError) -> String {
+    let mut text = format!("{}:  {}", report.severity(), report.message());
+    for (label, part) in [("DETAIL", report.detail()), ("HINT", report.hint())] {
+        if let Some(part) = part {
+            text += &format!("\n{label}:  {part}");
+        }
+    }
+    text
 }
 
 /// Whether a statement only sets up a session or asks after its state: true of each, and tells nothing.

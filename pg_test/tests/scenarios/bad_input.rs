@@ -25,7 +25,7 @@ fn an_unknown_server_option() -> Outcome {
         session.batch_execute(
             "CREATE SERVER s FOREIGN DATA WRAPPER pg_fdw_xacts OPTIONS (hosst 'localhost')",
         ),
-        "HV00J",
+        "HV00D",
     );
     assert_says(&error, "hosst", "host");
     assert_usable(&mut session);

@@ -199,6 +199,7 @@ fn a_shard_killed_in_prepare_aborts_everywhere_and_is_settled_when_back() -> Out
     // It has prepared, but nobody knows.
     let (commit, hit) = commit_held_at(&fleet, session, 1, Point::Answer, "PREPARE TRANSACTION")?;
     fleet.shard_mut(1).kill9()?;
+    fleet.proxy(1).cut_all();
     hit.release();
     let (mut session, result) = commit.join();
     result.expect_err("the outcome of PREPARE is unknown");

@@ -123,10 +123,15 @@ fn a_backend_killed_after_the_decision_leaves_nothing_behind() -> Outcome {
     let mut session = fleet.session()?;
     let pid: i32 = pg_test::oracle::one(&mut session, "SELECT pg_backend_pid()")?;
     begin_everywhere(&mut session, 1)?;
+    let mut witness = fleet.session()?;
     let (commit, hit) = commit_held_at(&fleet, session, 1, Point::Statement, "COMMIT PREPARED")?;
     fleet.coordinator.kill9_backend(pid)?;
     assert!(commit.join().1.is_err(), "the client got an answer from a dead backend");
     hit.release();
+    // The server ends all its sessions before it restarts itself.
+    pg_test::wait_until("the coordinator has noticed", pg_test::DEADLINE, || {
+        Ok(witness.batch_execute("SELECT 1").is_err())
+    })?;
     pg_test::wait_until("the coordinator has restarted itself", pg_test::DEADLINE, || {
         Ok(fleet.session().is_ok())
     })?;

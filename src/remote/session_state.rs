@@ -1,0 +1,111 @@
+//! What is known of a connection's remote session and transaction, and how the answers to the connection's own
+//! commands change it.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+
+use crate::libpq::PgResult;
+use crate::protocol::pipeline::{Control, Effect, Fifo};
+
+/// Which server and database a connection has reached, asked in its set-up.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fingerprint {
+    /// `system_identifier` of `pg_control_system()`.
+    pub system_identifier: u64,
+    /// `current_database()`.
+    pub database: String,
+    /// `pg_is_in_recovery()`: the server only reads.
+    pub in_recovery: bool,
+}
+
+/// Why a connection takes no more statements.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Doom {
+    /// The connection broke.
+    Lost,
+    /// The remote transaction's state is not what it has to be.
+    CleanupFailed,
+}
+
+/// What is known of the remote session.
+#[derive(Default)]
+pub struct SessionState {
+    /// The answers that are due.
+    pub fifo: Fifo<PgResult>,
+    /// The set-up has been queued.
+    pub set_up: bool,
+    /// Where it is, once the set-up has been answered.
+    pub fingerprint: Option<Fingerprint>,
+    /// 0 outside a remote transaction, 1 inside, n with savepoint `s<n>`.
+    pub depth: u32,
+    /// The depth that the server has answered for.
+    pub confirmed: u32,
+    /// The remote xid, once the transaction has one.
+    pub xid: Option<u64>,
+    /// The question for the xid was not answered: the transaction may have written.
+    pub probe_failed: bool,
+    /// Commands to send before the next statement of this transaction.
+    pub postponed: Vec<(CString, Control)>,
+    /// Commands to send outside any transaction, where their failure harms nothing.
+    pub chores: Vec<CString>,
+    /// Open cursors by number, with the depth they were declared at.
+    pub cursors: HashMap<u32, u32>,
+    /// The last number given to a cursor, in this transaction.
+    pub last_cursor: u32,
+    /// The last number given to a prepared statement, in this session.
+    pub last_statement: u32,
+}
+
+/// One statement, because set-up has to be one message: settings postgres_fdw uses too, so that values
+/// travel in one text form whatever the participant's defaults are, and the fingerprint.
+pub const SETUP: &CStr = c"SELECT s.system_identifier, pg_catalog.current_database(), \
+    pg_catalog.pg_is_in_recovery(), \
+    pg_catalog.set_config('search_path', 'pg_catalog', false), \
+    pg_catalog.set_config('timezone', 'GMT', false), \
+    pg_catalog.set_config('datestyle', 'ISO', false), \
+    pg_catalog.set_config('intervalstyle', 'postgres', false), \
+    pg_catalog.set_config('extra_float_digits', '3', false) \
+    FROM pg_catalog.pg_control_system() s";
+
+/// Under this name [`PROBE`] is prepared in each session.
+pub const PROBE_NAME: &CStr = c"px_xid";
+/// The question whether the transaction has written.
+pub const PROBE: &CStr = c"SELECT pg_catalog.pg_current_xact_id_if_assigned()";
+
+impl SessionState {
+    /// Notes the answer to a command of the connection's own.
+    pub fn note(&mut self, effect: Effect<PgResult>, doomed: &Cell<Option<Doom>>) {
+        match effect {
+            Effect::None | Effect::Done(Control::EndSavepoint | Control::Cleanup, _) => {}
+            Effect::Done(Control::Setup, result) => {
+                if result.rows() == 1 {
+                    self.fingerprint = Fingerprint::read(&result);
+                }
+            }
+            Effect::Done(Control::Begin, _) => self.confirmed = 1,
+            Effect::Done(Control::Savepoint(level), _) => self.confirmed = level,
+            Effect::Done(Control::XidProbe, result) => {
+                let xid = result.value(0, 0).and_then(|v| v.to_str().ok()?.parse().ok());
+                self.xid = self.xid.or(xid);
+                self.probe_failed = false;
+            }
+            // The statement before it failed, or the question itself: it may have written.
+            Effect::Failed(Control::XidProbe, _) => self.probe_failed = true,
+            Effect::Failed(Control::Cleanup | Control::Begin | Control::Savepoint(_), _) => {}
+            Effect::Failed(Control::Setup | Control::EndSavepoint, _) => {
+                doomed.set(Some(Doom::CleanupFailed));
+            }
+        }
+    }
+}
+
+impl Fingerprint {
+    fn read(result: &PgResult) -> Option<Self> {
+        Some(Self {
+            system_identifier: result.value(0, 0)?.to_str().ok()?.parse().ok()?,
+            database: result.value(0, 1)?.to_string_lossy().into_owned(),
+            in_recovery: result.value(0, 2)?.to_bytes() == b"t",
+        })
+    }
+}
