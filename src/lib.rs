@@ -15,6 +15,8 @@ mod pg;
 mod protocol;
 mod remote;
 mod resolver;
+#[cfg(any(test, feature = "pg_test"))]
+mod tests;
 mod xact;
 
 pgrx::extension_sql_file!("../sql/pg_fdw_xacts.sql", bootstrap);
@@ -52,4 +54,16 @@ pub extern "C-unwind" fn _PG_init() {
         }
         Ok(())
     });
+}
+
+/// What `cargo pgrx test` starts its server with.
+#[cfg(test)]
+pub mod pg_test {
+    /// Called once before the first test.
+    pub fn setup(_options: Vec<&str>) {}
+
+    /// Lines of `postgresql.conf`.
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec!["shared_preload_libraries = 'pg_fdw_xacts'", "max_prepared_transactions = 20"]
+    }
 }
