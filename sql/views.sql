@@ -5,5 +5,13 @@ CREATE VIEW pg_fdw_xacts AS
 
 GRANT SELECT ON pg_fdw_xacts TO PUBLIC;
 
+-- Per foreign server of this database: counters since the start of this server, and what is in doubt now.
+CREATE VIEW pg_stat_fdw_xacts AS
+    SELECT f.serverid, s.srvname AS server, f.prepared, f.committed, f.rolled_back, f.resolved, f.heuristic,
+           f.attempts, f.failures, f.in_doubt, f.oldest_in_doubt, f.last_error, f.last_error_at
+    FROM pg_fdw_xacts_stats() f LEFT JOIN pg_foreign_server s ON s.oid = f.serverid;
+
+GRANT SELECT ON pg_stat_fdw_xacts TO PUBLIC;
+
 -- Tell now, and not at the first COMMIT, that the library is not preloaded.
 DO $$ BEGIN PERFORM pg_fdw_xacts_list(); END $$;

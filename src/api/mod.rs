@@ -1,4 +1,8 @@
 //! SQL functions and what the views read.
+//!
+//! * [`statistics`]: what `pg_stat_fdw_xacts` reads.
+
+mod statistics;
 
 use pgrx::prelude::*;
 

@@ -56,7 +56,7 @@ pub enum Step {
     /// Wait for the socket, then take the next.
     Waits(Connecting),
     /// Done.
-    Established(Established),
+    Established(Box<Established>),
 }
 
 impl Connecting {
@@ -121,7 +121,7 @@ impl Connecting {
             ));
         }
         let connection = Connection::new(self.server_name, self.conn)?;
-        Ok(Step::Established(Established { connection, _fd: self.fd }))
+        Ok(Step::Established(Box::new(Established { connection, _fd: self.fd })))
     }
 }
 
@@ -150,7 +150,7 @@ pub fn connect(
         }
         match connecting.step()? {
             Step::Waits(again) => connecting = again,
-            Step::Established(established) => return Ok(established),
+            Step::Established(established) => return Ok(*established),
         }
     }
 }

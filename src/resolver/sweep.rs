@@ -99,9 +99,9 @@ pub struct Swept {
 /// What became of a step.
 pub enum Progress {
     /// Wait for the socket, then advance again.
-    Waits(Sweep),
+    Waits(Box<Sweep>),
     /// Done.
-    Done(Swept),
+    Done(Box<Swept>),
 }
 
 impl Sweep {
@@ -155,7 +155,7 @@ impl Sweep {
                 Stage::Connecting(connecting) => match connecting.step()? {
                     Step::Established(established) => {
                         self.deadline = Instant::now() + STEP;
-                        Stage::ask(Fenced(established), self.identity, false)?
+                        Stage::ask(Fenced(*established), self.identity, false)?
                     }
                     Step::Waits(connecting) => {
                         self.stage = Stage::Connecting(connecting);
@@ -190,7 +190,7 @@ impl Sweep {
                         fenced,
                         settling,
                     )
-                    .map(Progress::Done);
+                    .map(|swept| Progress::Done(Box::new(swept)));
                 }
             };
         }
@@ -198,7 +198,7 @@ impl Sweep {
 
     fn waits(self) -> Result<Progress> {
         if Instant::now() < self.deadline {
-            return Ok(Progress::Waits(self));
+            return Ok(Progress::Waits(Box::new(self)));
         }
         Err(match &self.stage {
             Stage::Connecting(connecting) => connecting.timed_out(),

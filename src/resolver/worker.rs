@@ -74,7 +74,7 @@ struct Participant {
     failures: u32,
     last_error: String,
     /// The sweep on its way.
-    sweep: Option<Sweep>,
+    sweep: Option<Box<Sweep>>,
     /// The session that holds the fence, kept while something of ours is prepared there.
     fenced: Option<Fenced>,
 }
@@ -339,7 +339,7 @@ impl Worker {
             participant.due = None;
             let fenced = participant.fenced.take();
             match Sweep::start(self.identity, &participant.registered, fenced, &confirmed) {
-                Ok(sweep) => participant.sweep = Some(sweep),
+                Ok(sweep) => participant.sweep = Some(Box::new(sweep)),
                 Err(error) => participant.failed(error)?,
             }
         }
@@ -356,7 +356,7 @@ impl Worker {
                 Ok(Progress::Done(swept)) => {
                     let id = participant.registered.id;
                     delivered.extend(swept.delivered.iter().map(|(n, of)| (*n, id, of.clone())));
-                    participant.swept(swept);
+                    participant.swept(*swept);
                 }
                 Err(error) => participant.failed(error)?,
             }
