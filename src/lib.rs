@@ -49,7 +49,8 @@ pub extern "C-unwind" fn _PG_init() {
             PRELOADED.store(true, std::sync::atomic::Ordering::Relaxed);
             guc::define();
             pg::shmem_hooks::install(log::shmem::request, log::shmem::start_up);
-            xact::utility::install();
+            xact::utility::install(api::guard::before_utility);
+            api::guard::install();
             resolver::launcher::register();
         }
         Ok(())

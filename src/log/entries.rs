@@ -154,3 +154,45 @@ pub fn adopt(gid: &Gid, xid: pg_sys::TransactionId, status: Status) {
 pub fn all() -> Vec<Entry> {
     shmem::read(|_, entries| entries.iter().filter(|e| e.status != Status::Free).copied().collect())
 }
+
+/// Takes over the entries of backends that have gone without settling them. What became of the transaction is
+/// found out as for those that are prepared here.
+pub fn reap() {
+    let owners: Vec<i32> = all().iter().map(|e| e.owner).filter(|pid| *pid != 0).collect();
+    let gone: Vec<i32> = owners.into_iter().filter(|pid| !shmem::is_alive(*pid)).collect();
+    if gone.is_empty() {
+        return;
+    }
+    shmem::write(|_, entries| {
+        for entry in entries.iter_mut().filter(|e| gone.contains(&e.owner)) {
+            entry.owner = 0;
+            if entry.status == Status::Preparing {
+                entry.status = Status::Prepared;
+            }
+        }
+    });
+}
+
+/// Ends an entry that no backend looks after, because somebody gave it up; tells whether there was one.
+pub fn forget(gid: &Gid) -> bool {
+    shmem::write(|_, entries| {
+        let Some(entry) = entries.iter_mut().find(|e| e.is(gid) && e.owner == 0) else {
+            return false;
+        };
+        entry.status = Status::Free;
+        true
+    })
+}
+
+/// Ends all such entries of a server of this database, but not what is prepared here too; returns how many.
+pub fn forget_server(serverid: Oid) -> usize {
+    // SAFETY: a plain global of this process.
+    let dbid = unsafe { pg_sys::MyDatabaseId };
+    shmem::write(|_, entries| {
+        let of_server = entries.iter_mut().filter(|e| {
+            (e.dbid, e.serverid, e.owner) == (dbid, serverid, 0)
+                && matches!(e.status, Status::Committing | Status::Aborting)
+        });
+        of_server.map(|entry| entry.status = Status::Free).count()
+    })
+}

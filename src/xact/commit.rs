@@ -368,7 +368,7 @@ mod known {
 
     use pgrx::pg_sys::Oid;
 
-    use crate::log::workers;
+    use crate::log::requests;
     use crate::pg::backend_local::BackendLocal;
     use crate::pg::error::Result;
     use crate::protocol::gid::Identity;
@@ -392,7 +392,7 @@ mod known {
         if let Some(id) = known {
             return Ok(id);
         }
-        let id = workers::register(serverid, userid, fingerprint)?;
+        let id = requests::register(serverid, userid, fingerprint)?;
         KNOWN.get().borrow_mut().push((key, id));
         Ok(id)
     }

@@ -61,8 +61,14 @@ mod raw {
     }
 }
 
-/// Installs the hook; called while the server loads the library.
-pub fn install() {
+/// Looks at a statement before it runs.
+pub type Look = unsafe fn(*mut pg_sys::Node) -> Result<()>;
+
+static BEFORE: BackendLocal<Cell<Option<Look>>> = BackendLocal::new(Cell::new(None));
+
+/// Installs the hook; called while the server loads the library. `before` looks at each statement first.
+pub fn install(before: Look) {
+    BEFORE.get().set(Some(before));
     // SAFETY: single-threaded start-up.
     unsafe {
         PREVIOUS.get().set(pg_sys::ProcessUtility_hook);
@@ -82,6 +88,7 @@ unsafe extern "C-unwind" fn process_utility(
 ) {
     // SAFETY: PostgreSQL hands a valid statement; the frame owns nothing with a destructor.
     unsafe {
+        boundary(|| BEFORE.get().get().map_or(Ok(()), |look| look((*pstmt).utilityStmt)));
         let settles = settled_gxid((*pstmt).utilityStmt);
         if let Some((gxid, commit)) = settles {
             boundary(|| prepare_settlement(CStr::from_ptr(gxid), commit));
@@ -146,7 +153,11 @@ fn prepare_settlement(gxid: &CStr, commit: bool) -> Result<()> {
     }
     let Some(xid) = local_xid(gxid)? else { return Ok(()) };
     replication::require_synchronous_commit();
-    let Some(row) = rows.into_iter().find(|row| row.xid == xid) else { return Ok(()) };
+    let Some(row) =
+        rows.into_iter().find(|row| row.xid == xid && row.decision == Decision::InProgress)
+    else {
+        return Ok(());
+    };
     let Some(identity) = registered::known_identity() else { return Ok(()) };
     let list = registered::all();
     let mut members = Vec::new();
