@@ -143,11 +143,11 @@ pub unsafe fn before_utility(statement: *mut pg_sys::Node) -> Result<()> {
         match (*statement).type_ {
             pg_sys::NodeTag::T_DropStmt => {
                 let drop = &*statement.cast::<pg_sys::DropStmt>();
-                let is_extension = drop.removeType == pg_sys::ObjectType::OBJECT_EXTENSION;
                 let names = PgList::<pg_sys::Node>::from_pg(drop.objects);
-                let is_ours =
-                    is_extension && names.iter_ptr().any(|name| text_of(name) == Some(EXTENSION));
-                if is_ours { before_drop_extension() } else { Ok(()) }
+                for name in names.iter_ptr().filter_map(|name| text_of(name)) {
+                    before_drop_of(drop.removeType, name)?;
+                }
+                Ok(())
             }
             pg_sys::NodeTag::T_DropdbStmt => {
                 let drop = &*statement.cast::<pg_sys::DropdbStmt>();
@@ -180,6 +180,20 @@ unsafe fn text_of<'a>(node: *mut pg_sys::Node) -> Option<&'a CStr> {
     unsafe {
         ((*node).type_ == pg_sys::NodeTag::T_String)
             .then(|| CStr::from_ptr((*node.cast::<pg_sys::String>()).sval))
+    }
+}
+
+/// Refuses before any lock is taken: the tables of a server may be locked by the very transaction that is
+/// prepared here.
+fn before_drop_of(kind: pg_sys::ObjectType::Type, name: &CStr) -> Result<()> {
+    match kind {
+        pg_sys::ObjectType::OBJECT_EXTENSION if name == EXTENSION => before_drop_extension(),
+        pg_sys::ObjectType::OBJECT_FOREIGN_SERVER => {
+            // SAFETY: a catalog look-up that may find nothing.
+            let oid = unsafe { pg_sys::get_foreign_server_oid(name.as_ptr(), true) };
+            before_drop(pg_sys::ForeignServerRelationId, oid)
+        }
+        _ => Ok(()),
     }
 }
 
