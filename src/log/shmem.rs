@@ -199,7 +199,7 @@ pub struct Entry {
     /// The server process on the participant that ran PREPARE; 0 if it was prepared before this server's
     /// start.
     pub remote_pid: i32,
-    /// Since when, in PostgreSQL's microseconds.
+    /// When it was made, and then when it was decided, in PostgreSQL's microseconds.
     pub since: i64,
     /// The database here.
     pub dbid: Oid,

@@ -92,6 +92,9 @@ struct Participant {
     fenced: Option<Fenced>,
 }
 
+/// How much longer than `commit_timeout` an owner may take to settle before the resolver does.
+const OWNER_GRACE: Duration = Duration::from_secs(10);
+
 /// How often a kept fence is used: well within its lease.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
@@ -278,7 +281,7 @@ impl Worker {
     /// Looks through the decision table for what nobody has told: after a start, and in every round.
     fn look(&mut self) -> Result<()> {
         self.next_look = Instant::now() + guc::resolver_interval();
-        entries::reap();
+        entries::reap(guc::commit_timeout() + OWNER_GRACE);
         asked::reap();
         let rows = transaction::run(|| Ok(decisions::all()))?;
         let owned = self.owned();

@@ -16,13 +16,14 @@ use crate::guc;
 use crate::log::shmem::Status;
 use crate::log::{decisions, entries, registered, replication, workers};
 use crate::pg::backend_local::BackendLocal;
-use crate::pg::error::{Error, Result, SqlState, boundary, shielded};
+use crate::pg::error::{Error, Result, SqlState, attempt, boundary, shielded};
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::verdict::Decision;
 use crate::remote::cache::{self, Cached};
 use crate::remote::options::{Mapping, Server};
 use crate::remote::together::{Outcome, Together};
 use crate::remote::wait::Patience;
+use crate::xact::inject;
 use crate::xact::participants::Prepared;
 
 /// What is to be delivered once PostgreSQL has settled 'gxid'.
@@ -219,17 +220,20 @@ fn deliver() -> Result<()> {
         .filter(|_| replicated)
         .filter_map(|(i, m)| m.connection.as_ref().map(|c| (i, m, c)))
         .collect();
-    let mut together = Together::new(reached.iter().map(|(_, _, c)| &****c));
-    for (index, (_, member, connection)) in reached.iter().enumerate() {
-        let command = if commit { &member.prepared.commit } else { &member.prepared.rollback };
-        together.sent(index, connection.send_alone(command));
-    }
-    let deadline = Instant::now() + guc::commit_timeout();
-    let waited = together.wait(deadline, Patience::Settling, |index, outcome| {
-        if let Outcome::Done(result) = outcome {
-            confirmed[reached[index].0] = result.command_tag() == tag;
+    let waited = attempt(|| {
+        let mut together = Together::new(reached.iter().map(|(_, _, c)| &****c));
+        for (index, (_, member, connection)) in reached.iter().enumerate() {
+            let command = if commit { &member.prepared.commit } else { &member.prepared.rollback };
+            together.sent(index, connection.send_alone(command));
         }
-        Ok(())
+        inject::point("settle");
+        let deadline = Instant::now() + guc::commit_timeout();
+        together.wait(deadline, Patience::Settling, |index, outcome| {
+            if let Outcome::Done(result) = outcome {
+                confirmed[reached[index].0] = result.command_tag() == tag;
+            }
+            Ok(())
+        })
     });
     for (member, confirmed) in members.iter().zip(&confirmed) {
         if *confirmed {
