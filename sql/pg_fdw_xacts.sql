@@ -48,6 +48,23 @@ CREATE TABLE fdw_xacts.forgotten (
     participant integer NOT NULL
 ) USING heap;
 
+-- Labels of transactions, for clients that lose the answer to their COMMIT (pg_fdw_xacts_track and _outcome).
+-- "taken": somebody asked before the label was used; it cannot be used any more.
+CREATE TABLE fdw_xacts.label (
+    label text COLLATE "C" NOT NULL,
+    at timestamptz NOT NULL,
+    taken boolean NOT NULL
+) USING heap;
+CREATE UNIQUE INDEX label_key ON fdw_xacts.label (label);
+
+-- What is left of a label for a while after pg_fdw_xacts.track_retention.
+CREATE TABLE fdw_xacts.expired (
+    trace bigint NOT NULL,
+    at timestamptz NOT NULL
+) USING heap;
+
+ALTER TABLE fdw_xacts.label REPLICA IDENTITY NOTHING;
+ALTER TABLE fdw_xacts.expired REPLICA IDENTITY NOTHING;
 ALTER TABLE fdw_xacts.forgotten REPLICA IDENTITY NOTHING;
 ALTER TABLE fdw_xacts.identity REPLICA IDENTITY NOTHING;
 ALTER TABLE fdw_xacts.participant REPLICA IDENTITY NOTHING;

@@ -25,6 +25,7 @@ static PREPARE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(0);
 static COMMIT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static FORGET_DELAY: GucSetting<i32> = GucSetting::<i32>::new(300);
 static MAX_FOREIGN_XACTS: GucSetting<i32> = GucSetting::<i32>::new(1000);
+static TRACK_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(86_400);
 static RESOLVER_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
 static RESOLVER_RETRY_MIN: GucSetting<i32> = GucSetting::<i32>::new(200);
 static RESOLVER_RETRY_MAX: GucSetting<i32> = GucSetting::<i32>::new(30_000);
@@ -74,6 +75,15 @@ pub fn define() {
             long: c"A foreign server that is restored or fails over to a state from within this time learns the decision again.",
             setting: &FORGET_DELAY,
             range: (0, i32::MAX),
+            context: GucContext::Sighup,
+            unit: GucFlags::UNIT_S,
+        },
+        Int {
+            name: c"pg_fdw_xacts.track_retention",
+            short: c"How long the outcome of a labelled transaction is kept.",
+            long: c"See pg_fdw_xacts_track() and pg_fdw_xacts_outcome().",
+            setting: &TRACK_RETENTION,
+            range: (1, i32::MAX),
             context: GucContext::Sighup,
             unit: GucFlags::UNIT_S,
         },
@@ -166,6 +176,11 @@ pub fn commit_timeout() -> Duration {
 /// How long decisions outlive their confirmation.
 pub fn forget_delay() -> Duration {
     Duration::from_secs(FORGET_DELAY.get().max(0) as u64)
+}
+
+/// How long labels are kept.
+pub fn track_retention() -> Duration {
+    Duration::from_secs(TRACK_RETENTION.get().max(1) as u64)
 }
 
 /// Slots in shared memory.

@@ -2,11 +2,13 @@
 //!
 //! * [`statistics`]: what `pg_stat_fdw_xacts` reads;
 //! * [`operators`]: try now, give up;
+//! * [`tracking`]: what became of a labelled transaction;
 //! * [`guard`]: refuses to drop what is still needed.
 
 pub mod guard;
 mod operators;
 mod statistics;
+mod tracking;
 
 use pgrx::prelude::*;
 

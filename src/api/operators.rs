@@ -6,7 +6,7 @@ use pgrx::prelude::*;
 
 use crate::log::shmem::{Entry, Status};
 use crate::log::{decisions, entries, registered, requests};
-use crate::pg::error::{Error, Result, SqlState, c_string};
+use crate::pg::error::{Error, Result, SqlState, attempt, c_string};
 use crate::protocol::gid::Gid;
 use crate::protocol::verdict::Decision;
 
@@ -21,7 +21,7 @@ REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_resolve(text) FROM PUBLIC;
 fn pg_fdw_xacts_resolve(
     identifier: Option<&str>,
 ) -> TableIterator<'static, (name!(identifier, String), name!(outcome, String))> {
-    let rows = resolve(identifier).unwrap_or_else(|error| error.raise_in_pgrx());
+    let rows = attempt(|| resolve(identifier)).unwrap_or_else(|error| error.raise_in_pgrx());
     TableIterator::new(rows)
 }
 
@@ -70,7 +70,7 @@ CREATE FUNCTION pg_fdw_xacts_forget(identifier text) RETURNS void
 REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_forget(text) FROM PUBLIC;
 ")]
 fn pg_fdw_xacts_forget(identifier: &str) {
-    forget(identifier).unwrap_or_else(|error| error.raise_in_pgrx());
+    attempt(|| forget(identifier)).unwrap_or_else(|error| error.raise_in_pgrx());
 }
 
 fn forget(identifier: &str) -> Result<()> {

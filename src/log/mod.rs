@@ -3,6 +3,7 @@
 //!
 //! * [`table`]: reading and writing our tables below SQL;
 //! * [`decisions`]: one row per distributed transaction;
+//! * [`labels`]: what became of transactions, for clients that lost the answer;
 //! * [`registered`]: the identity and the participants that ever prepared;
 //! * [`replication`]: whether decisions are where synchronous standbys need them;
 //! * [`shmem`]: the shared structure and its lock;
@@ -13,6 +14,7 @@
 
 pub mod decisions;
 pub mod entries;
+pub mod labels;
 pub mod registered;
 pub mod replication;
 pub mod requests;

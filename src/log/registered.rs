@@ -120,7 +120,7 @@ pub fn known_identity() -> Option<Identity> {
 
 /// The identity of this database; drawn if it has none. A copied database (`CREATE DATABASE … TEMPLATE`)
 /// carries the original's rows with the original's OID: it draws anew and forgets them, because they
-/// are not its own.
+/// are not its own. Labels stay: they tell of transactions that the copy has.
 ///
 /// # Errors
 /// No randomness, or no extension.

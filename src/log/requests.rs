@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgrx::pg_sys::{self, Oid};
 
-use crate::log::shmem::{self, NAME_LEN, Request, RequestKind, RequestState};
+use crate::log::shmem::{self, LABEL_LEN, NAME_LEN, Request, RequestKind, RequestState};
 use crate::log::workers::{self, RESOLVER_DEADLINE, own_database, wait_for};
 use crate::pg::error::{Error, Result, SqlState};
 use crate::protocol::gid::Nonce;
@@ -26,6 +26,7 @@ fn empty(kind: RequestKind) -> Request {
         nonce: 0,
         system_identifier: 0,
         database: [0; NAME_LEN],
+        label: [0; LABEL_LEN],
         answer: 0,
     }
 }
@@ -75,6 +76,18 @@ pub fn forget_transaction(nonce: Nonce, serverid: Oid, userid: Oid) -> Result<i3
 /// 55000 when the resolver does not answer.
 pub fn forget_server(serverid: Oid) -> Result<i32> {
     ask(Request { serverid, ..empty(RequestKind::ForgetServer) }, RESOLVER_DEADLINE)
+}
+
+/// Takes a label, so that no transaction can use it any more; `false` when one has used it meanwhile, or is
+/// about to.
+///
+/// # Errors
+/// 55000 when the resolver does not answer.
+pub fn take_label(label: &str) -> Result<bool> {
+    let mut bytes = [0; LABEL_LEN];
+    bytes[..label.len()].copy_from_slice(label.as_bytes());
+    let request = Request { label: bytes, ..empty(RequestKind::TakeLabel) };
+    ask(request, RESOLVER_DEADLINE).map(|taken| taken != 0)
 }
 
 fn ask(request: Request, limit: Duration) -> Result<i32> {

@@ -18,6 +18,8 @@ pub const MAX_CONFIRMED: usize = 8192;
 pub const MAX_SERVERS: usize = 256;
 /// Length of an error message that is kept.
 pub const ERROR_LEN: usize = 256;
+/// Length of a label, with its NUL.
+pub const LABEL_LEN: usize = crate::protocol::label::MAX_LEN + 1;
 /// Length of a database name, with its NUL.
 pub const NAME_LEN: usize = 64;
 
@@ -103,6 +105,8 @@ pub enum RequestKind {
     ForgetTransaction,
     /// Give up a server.
     ForgetServer,
+    /// Take a label, so that no transaction can use it any more.
+    TakeLabel,
 }
 
 /// Something that a backend wants of its database's resolver.
@@ -127,6 +131,8 @@ pub struct Request {
     pub system_identifier: u64,
     /// Fingerprint: the database's name there.
     pub database: [u8; NAME_LEN],
+    /// The label, ended by a NUL.
+    pub label: [u8; LABEL_LEN],
     /// The answer.
     pub answer: i32,
 }

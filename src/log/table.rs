@@ -7,7 +7,24 @@ use std::ptr::null_mut;
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use crate::pg::error::{Error, Result, SqlState};
+use crate::pg::error::{Error, Result, SqlState, catch};
+
+mod raw {
+    use super::{Datum, pg_sys};
+    // Unguarded: called inside `catch`, which keeps all of the ERROR.
+    unsafe extern "C-unwind" {
+        pub fn index_insert(
+            index: pg_sys::Relation,
+            values: *mut Datum,
+            nulls: *mut bool,
+            place: pg_sys::ItemPointer,
+            heap: pg_sys::Relation,
+            check: pg_sys::IndexUniqueCheck::Type,
+            unchanged: bool,
+            info: *mut pg_sys::IndexInfo,
+        ) -> bool;
+    }
+}
 
 /// One of our tables, open and locked until the transaction ends.
 pub struct Table {
@@ -43,6 +60,11 @@ impl Row<'_> {
     /// An integer.
     pub fn int4(&self, column: usize) -> i32 {
         self.values[column].value() as i32
+    }
+
+    /// A boolean.
+    pub fn boolean(&self, column: usize) -> bool {
+        self.values[column].value() != 0
     }
 
     /// An OID.
@@ -141,12 +163,63 @@ impl Table {
         unsafe { (*(*self.relation).rd_att).natts as usize }
     }
 
+    /// Inserts a row without NULLs, as [`insert`](Self::insert), and its first column into a unique index of that
+    /// name.
+    ///
+    /// # Errors
+    /// 23505 from PostgreSQL, once no running transaction can undo the row that is in the way.
+    pub fn insert_unique(&self, values: &mut [Datum], index: &CStr) -> Result<()> {
+        let index = Self::index(index)?;
+        let relation = self.relation;
+        let key = values.as_mut_ptr();
+        let tuple = self.insert_tuple(values);
+        // SAFETY: an index on the first column alone; the tuple has just got its place.
+        unsafe {
+            let index = pg_sys::index_open(index, pg_sys::RowExclusiveLock as i32);
+            let info = pg_sys::BuildIndexInfo(index);
+            let mut null = false;
+            let null = &raw mut null;
+            catch(|| {
+                raw::index_insert(
+                    index,
+                    key,
+                    null,
+                    &raw mut (*tuple).t_self,
+                    relation,
+                    pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES,
+                    false,
+                    info,
+                )
+            })?;
+            pg_sys::index_close(index, pg_sys::NoLock as i32);
+        }
+        Ok(())
+    }
+
+    fn index(name: &CStr) -> Result<Oid> {
+        // SAFETY: catalog look-ups.
+        let oid = unsafe {
+            let schema = pg_sys::get_namespace_oid(c"fdw_xacts".as_ptr(), true);
+            pg_sys::get_relname_relid(name.as_ptr(), schema)
+        };
+        if oid == Oid::INVALID {
+            return Err(Error::new(
+                SqlState::UNDEFINED_OBJECT,
+                "an index of pg_fdw_xacts is missing",
+            ));
+        }
+        Ok(oid)
+    }
+
     /// Inserts a row without NULLs, outside of logical decoding: subscribers have no such table.
     pub fn insert(&self, values: &mut [Datum]) {
+        self.insert_tuple(values);
+    }
+
+    fn insert_tuple(&self, values: &mut [Datum]) -> pg_sys::HeapTuple {
         assert_eq!(values.len(), self.columns());
         let mut nulls = vec![false; values.len()];
-        // SAFETY: as many values as columns, of the columns' types by our own CREATE TABLE. No index
-        // exists on these tables.
+        // SAFETY: as many values as columns, of the columns' types by our own CREATE TABLE.
         unsafe {
             let tuple = pg_sys::heap_form_tuple(
                 (*self.relation).rd_att,
@@ -160,13 +233,79 @@ impl Table {
                 pg_sys::HEAP_INSERT_NO_LOGICAL as i32,
                 null_mut(),
             );
-            pg_sys::heap_freetuple(tuple);
+            tuple
         }
     }
 
     /// Shows every row that `see` lets through, in no order.
     pub fn scan(&self, see: See, mut f: impl FnMut(&Row)) {
         self.each(see, |_, row| f(row));
+    }
+
+    /// Shows every row, running transactions' too, whose first column, a text under a unique index of that name, is
+    /// `key`.
+    ///
+    /// # Errors
+    /// The index is missing.
+    pub fn find(&self, index: &CStr, key: &str, mut f: impl FnMut(&Row)) -> Result<()> {
+        let index = Self::index(index)?;
+        let mut values = vec![Datum::from(0); self.columns()];
+        let mut nulls = vec![false; self.columns()];
+        // SAFETY: the key and the snapshot outlive the scan.
+        unsafe {
+            let mut dirty = dirty_snapshot();
+            let mut condition = pg_sys::ScanKeyData::default();
+            pg_sys::ScanKeyInit(
+                &mut condition,
+                1,
+                pg_sys::BTEqualStrategyNumber as u16,
+                pg_sys::F_TEXTEQ.into(),
+                text(key),
+            );
+            let scan = pg_sys::systable_beginscan(
+                self.relation,
+                index,
+                true,
+                &mut dirty,
+                1,
+                &mut condition,
+            );
+            loop {
+                let tuple = pg_sys::systable_getnext(scan);
+                if tuple.is_null() {
+                    break;
+                }
+                self.show(tuple, &mut values, &mut nulls, dirty.xmin, &mut |row| f(row));
+            }
+            pg_sys::systable_endscan(scan);
+        }
+        Ok(())
+    }
+
+    /// Takes a tuple of a scan apart. `running` is its transaction, where that has not ended.
+    ///
+    /// # Safety
+    /// A tuple of this table, held by its scan; as many values and nulls as columns.
+    unsafe fn show(
+        &self,
+        tuple: pg_sys::HeapTuple,
+        values: &mut [Datum],
+        nulls: &mut [bool],
+        running: pg_sys::TransactionId,
+        f: &mut dyn FnMut(&Row),
+    ) {
+        // SAFETY: by contract.
+        unsafe {
+            pg_sys::heap_deform_tuple(
+                tuple,
+                (*self.relation).rd_att,
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            );
+            let in_progress = running != pg_sys::InvalidTransactionId;
+            let xid = (*(*tuple).t_data).t_choice.t_heap.t_xmin;
+            f(&Row { values, nulls, xid, in_progress, tuple });
+        }
     }
 
     /// Deletes the rows that `which` picks among the committed ones.
@@ -188,10 +327,7 @@ impl Table {
         // SAFETY: the snapshot outlives the scan, a registered one is unregistered behind it. A dirty
         // snapshot needs no registration (`InitDirtySnapshot` sets the type alone).
         unsafe {
-            let mut dirty = pg_sys::SnapshotData {
-                snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY,
-                ..Default::default()
-            };
+            let mut dirty = dirty_snapshot();
             let snapshot = match see {
                 See::Dirty => &raw mut dirty,
                 See::Committed => pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()),
@@ -206,22 +342,27 @@ impl Table {
                 if tuple.is_null() {
                     break;
                 }
-                pg_sys::heap_deform_tuple(
-                    tuple,
-                    (*self.relation).rd_att,
-                    values.as_mut_ptr(),
-                    nulls.as_mut_ptr(),
-                );
-                let in_progress = see == See::Dirty && dirty.xmin != pg_sys::InvalidTransactionId;
-                let xid = (*(*tuple).t_data).t_choice.t_heap.t_xmin;
-                let row = Row { values: &values, nulls: &nulls, xid, in_progress, tuple };
-                f(self.relation, &row);
+                let running = match see {
+                    See::Dirty => dirty.xmin,
+                    See::Committed => pg_sys::InvalidTransactionId,
+                };
+                self.show(tuple, &mut values, &mut nulls, running, &mut |row| {
+                    f(self.relation, row);
+                });
             }
             pg_sys::heap_endscan(scan);
             if see == See::Committed {
                 pg_sys::UnregisterSnapshot(snapshot);
             }
         }
+    }
+}
+
+/// A snapshot that also shows what running transactions have inserted (`InitDirtySnapshot`).
+fn dirty_snapshot() -> pg_sys::SnapshotData {
+    pg_sys::SnapshotData {
+        snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY,
+        ..Default::default()
     }
 }
 

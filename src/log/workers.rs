@@ -49,13 +49,17 @@ fn want(workers: &mut [WorkerSlot], dbid: Oid) {
     }
 }
 
-/// The identity of this database, if its resolver is up; does not wait.
+/// The identity of this database, if its resolver is up; has it started if not, and does not wait.
 pub fn identity_if_ready() -> Option<Identity> {
     let dbid = own_database();
     let number = shmem::read(|shared, _| {
-        slot_of(&shared.workers, dbid).map(|slot| shared.workers[slot].identity)
-    })?;
-    Identity::new(number)
+        slot_of(&shared.workers, dbid).map_or(0, |slot| shared.workers[slot].identity)
+    });
+    let identity = Identity::new(number);
+    if identity.is_none() {
+        wake_resolver(dbid);
+    }
+    identity
 }
 
 /// The random number of this start of the server.

@@ -2,12 +2,14 @@
 //!
 //! * [`gid`]: the identifiers given to `PREPARE TRANSACTION`;
 //! * [`pipeline`]: which answer on a connection belongs to whom;
+//! * [`label`]: what a client may be told of a transaction it has labelled;
 //! * [`participant`]: the life of one participant in a transaction;
 //! * [`plan`]: how a commit must run, given who has written;
 //! * [`verdict`]: what the resolver may conclude about a prepared transaction it found;
 //! * [`retry`]: when to try again.
 
 pub mod gid;
+pub mod label;
 pub mod participant;
 pub mod pipeline;
 pub mod plan;

@@ -13,7 +13,7 @@ use pgrx::{PgLogLevel, pg_sys};
 use crate::guc;
 use crate::log::registered::{self, Registered};
 use crate::log::shmem::Status;
-use crate::log::{decisions, entries, requests as asked, stats, workers};
+use crate::log::{decisions, entries, labels, requests as asked, stats, workers};
 use crate::pg::error::{Error, Result, boundary};
 use crate::pg::transaction;
 use crate::protocol::gid::{Identity, Nonce};
@@ -283,6 +283,7 @@ impl Worker {
         self.next_look = Instant::now() + guc::resolver_interval();
         entries::reap(guc::commit_timeout() + OWNER_GRACE);
         asked::reap();
+        transaction::run(|| labels::expire(guc::track_retention()))?;
         let rows = transaction::run(|| Ok(decisions::all()))?;
         let owned = self.owned();
         for row in &rows {

@@ -15,3 +15,4 @@ mod fdw_subtransactions;
 mod harness;
 mod operators;
 mod support;
+mod tracking;

@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use pgrx::PgLogLevel;
+use pgrx::{PgLogLevel, pg_sys};
 
 use super::Worker;
 use crate::log::registered::{self, Registered};
 use crate::log::shmem::{NAME_LEN, Request, RequestKind};
-use crate::log::{decisions, entries, requests, stats};
+use crate::log::{decisions, entries, labels, requests, stats};
 use crate::pg::error::Result;
 use crate::pg::transaction;
 use crate::protocol::gid::Nonce;
@@ -33,6 +33,7 @@ impl Worker {
                 RequestKind::Register => self.register(&request),
                 RequestKind::ForgetTransaction => self.forget_transaction(&request),
                 RequestKind::ForgetServer => self.forget_server(&request),
+                RequestKind::TakeLabel => Ok(i32::from(take_label(&request))),
                 RequestKind::Resolve => {
                     self.try_all(slot, request)?;
                     continue;
@@ -171,4 +172,34 @@ fn wanted(request: &Request) -> Registered {
         system_identifier: request.system_identifier,
         database: String::from_utf8_lossy(&request.database[..end]).into_owned(),
     }
+}
+
+/// Takes a label. A transaction that is about to use it is not waited for: others wait for the resolver.
+fn take_label(request: &Request) -> bool {
+    let end = request.label.iter().position(|b| *b == 0).unwrap_or(request.label.len());
+    let label = String::from_utf8_lossy(&request.label[..end]);
+    let taken = transaction::run(|| {
+        if labels::find(&label)?.is_some() {
+            return Ok(false);
+        }
+        // SAFETY: the setting is local to this transaction.
+        unsafe {
+            pg_sys::set_config_option(
+                c"lock_timeout".as_ptr(),
+                c"100ms".as_ptr(),
+                pg_sys::GucContext::PGC_USERSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+                pg_sys::GucAction::GUC_ACTION_LOCAL,
+                true,
+                0,
+                false,
+            );
+        }
+        labels::insert(&label, true)?;
+        // SAFETY: sets a flag of the transaction: what is said of the label must outlive a crash.
+        unsafe { pg_sys::ForceSyncCommit() };
+        Ok(true)
+    });
+    // In use, or about to be: whoever asked looks again.
+    taken.unwrap_or(false)
 }

@@ -1,0 +1,100 @@
+//! The table of labels: what became of transactions, for clients that lost the answer.
+//!
+//! A label's row is inserted by the transaction that it names, and shares its fate. A row that says "taken" is inserted
+//! by the resolver, for somebody who asked before the label was used; the unique index lets only one of the two in.
+//! Rows are inserted and deleted, never updated.
+
+use std::time::Duration;
+
+use pgrx::pg_sys::{self, Datum, TransactionId};
+
+use crate::log::table::{See, Table, text};
+use crate::pg::error::{Error, Result, SqlState};
+use crate::protocol::label::trace;
+
+const INDEX: &std::ffi::CStr = c"label_key";
+
+/// For how many times `track_retention` it is remembered that an expired label was there.
+const TRACES_LAST: i64 = 30;
+
+/// A row.
+pub struct Label {
+    /// The transaction that inserted it.
+    pub xid: TransactionId,
+    /// That transaction has not ended.
+    pub in_progress: bool,
+    /// It was taken.
+    pub taken: bool,
+}
+
+fn now() -> Datum {
+    // SAFETY: reads the clock.
+    Datum::from(unsafe { pg_sys::GetCurrentTimestamp() })
+}
+
+/// The row of a label, also of a running transaction.
+///
+/// # Errors
+/// The extension is missing here.
+pub fn find(label: &str) -> Result<Option<Label>> {
+    let mut found = None;
+    Table::open(c"label", pg_sys::AccessShareLock)?.find(INDEX, label, |row| {
+        found = Some(Label { xid: row.xid, in_progress: row.in_progress, taken: row.boolean(2) });
+    })?;
+    Ok(found)
+}
+
+/// Whether a label was there that has expired.
+pub fn has_expired(label: &str) -> bool {
+    let mut found = false;
+    if let Some(table) = Table::open_if_exists(c"expired", pg_sys::AccessShareLock) {
+        table.scan(See::Committed, |row| found |= row.int8(0) == trace(label));
+    }
+    found
+}
+
+/// Inserts a row into the current transaction.
+///
+/// # Errors
+/// 42710 where the label is in use, was, or is taken.
+pub fn insert(label: &str, taken: bool) -> Result<()> {
+    let used = || {
+        Error::new(SqlState::new(b"42710"), format!("label \"{label}\" cannot be used"))
+            .detail(
+                "It has been used by another transaction, or somebody has asked for its outcome.",
+            )
+            .hint("Use a new label, for example a random UUID, for each transaction.")
+    };
+    if has_expired(label) {
+        return Err(used());
+    }
+    let table = Table::open(c"label", pg_sys::RowExclusiveLock)?;
+    let unique_violation = SqlState::new(b"23505");
+    table
+        .insert_unique(&mut [text(label), now(), Datum::from(taken)], INDEX)
+        .map_err(|error| if error.sqlstate() == unique_violation { used() } else { error })
+}
+
+/// Deletes what has been kept for long enough, and keeps its trace for a while.
+///
+/// # Errors
+/// The extension is missing here.
+pub fn expire(retention: Duration) -> Result<()> {
+    let keep = retention.as_micros() as i64;
+    // SAFETY: reads the clock.
+    let now = unsafe { pg_sys::GetCurrentTimestamp() };
+    let mut traces = Vec::new();
+    Table::open(c"label", pg_sys::RowExclusiveLock)?.delete(|row| {
+        let expired = row.int8(1) < now - keep;
+        if expired {
+            traces.push(trace(&row.text(0)));
+        }
+        expired
+    });
+    let table = Table::open(c"expired", pg_sys::RowExclusiveLock)?;
+    for trace in traces {
+        table.insert(&mut [Datum::from(trace), Datum::from(now)]);
+    }
+    table.delete(|row| row.int8(1) < now.saturating_sub(keep.saturating_mul(TRACES_LAST)));
+    Ok(())
+}

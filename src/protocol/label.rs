@@ -1,0 +1,122 @@
+//! Labels by which a client asks later what became of a transaction.
+
+use std::fmt;
+
+/// The longest label in bytes.
+pub const MAX_LEN: usize = 200;
+
+/// A label that a client may use: not empty, and not too long.
+pub fn is_valid(label: &str) -> bool {
+    !label.is_empty() && label.len() <= MAX_LEN
+}
+
+/// What is known of a label in the table of labels.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Known {
+    /// Its transaction runs.
+    Running,
+    /// Its transaction is prepared here under the application's 'gxid'.
+    Prepared,
+    /// Its transaction committed.
+    Committed,
+    /// Somebody asked for it before it was used: it cannot be used any more.
+    Taken,
+    /// It was used, or taken, longer ago than labels are kept.
+    Expired,
+    /// Nothing.
+    Unseen,
+}
+
+/// What a client is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Committed, and all participants have confirmed.
+    Committed,
+    /// Committed, and a participant has still to hear of it.
+    Committing,
+    /// Prepared under the application's 'gxid'.
+    Prepared,
+    /// Not ended.
+    InProgress,
+    /// It can not commit any more.
+    Aborted,
+    /// It cannot be known from here.
+    Unknown,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Outcome::Committed => "committed",
+            Outcome::Committing => "committing",
+            Outcome::Prepared => "prepared",
+            Outcome::InProgress => "in progress",
+            Outcome::Aborted => "aborted",
+            Outcome::Unknown => "unknown",
+        })
+    }
+}
+
+/// The answer about a label; `None`: it has first to be taken, so that it cannot be used any more, because an answer
+/// that is final must stay true. `standby`: asked on a server in recovery, which sees only the past.
+/// `unconfirmed`: a participant has still to hear.
+pub fn outcome(known: Known, standby: bool, unconfirmed: bool) -> Option<Outcome> {
+    Some(match (known, standby) {
+        (Known::Committed, _) if unconfirmed => Outcome::Committing,
+        (Known::Committed, _) => Outcome::Committed,
+        (Known::Taken, _) => Outcome::Aborted,
+        (Known::Expired, _) | (_, true) => Outcome::Unknown,
+        (Known::Running, false) => Outcome::InProgress,
+        (Known::Prepared, false) => Outcome::Prepared,
+        (Known::Unseen, false) => return None,
+    })
+}
+
+/// What is kept of a label that has expired (FNV-1a, 64 bits, as a bigint).
+pub fn trace(label: &str) -> i64 {
+    let hash = label.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    hash as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Known; 6] = [
+        Known::Running,
+        Known::Prepared,
+        Known::Committed,
+        Known::Taken,
+        Known::Expired,
+        Known::Unseen,
+    ];
+
+    #[test]
+    fn aborted_is_only_said_of_what_can_not_commit_any_more() {
+        for known in ALL {
+            for standby in [false, true] {
+                for unconfirmed in [false, true] {
+                    let said = outcome(known, standby, unconfirmed);
+                    assert_eq!(said == Some(Outcome::Aborted), known == Known::Taken, "{known:?}");
+                    let committed = matches!(said, Some(Outcome::Committed | Outcome::Committing));
+                    assert_eq!(committed, known == Known::Committed, "{known:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_standby_does_not_know_what_it_has_not_seen() {
+        for known in [Known::Running, Known::Prepared, Known::Unseen, Known::Expired] {
+            assert_eq!(outcome(known, true, false), Some(Outcome::Unknown));
+        }
+    }
+
+    #[test]
+    fn the_trace_is_fnv_1a() {
+        assert_eq!(trace("") as u64, 0xcbf2_9ce4_8422_2325);
+        assert_eq!(trace("a") as u64, 0xaf63_dc4c_8601_ec8c);
+    }
+}
