@@ -89,6 +89,15 @@ pub fn expect_error<T>(result: Result<T, Error>, code: &str) -> DbError {
     report.clone()
 }
 
+/// `result` is that of a session that was terminated: the client has read the server's last word, or only the
+/// end of the connection.
+#[track_caller]
+pub fn expect_terminated<T>(result: Result<T, Error>) {
+    let Err(error) = result else { panic!("no error where the session was terminated") };
+    let code = error.code().map(|code| code.code());
+    assert!(matches!(code, None | Some("57P01")), "not a termination: {error:?}");
+}
+
 /// A session that failed must go on: `SELECT 1` works in it.
 #[track_caller]
 pub fn assert_usable(session: &mut Client) {
