@@ -12,7 +12,7 @@ use pgrx::{PgLogLevel, pg_sys};
 
 use crate::guc;
 use crate::log::registered::{self, Registered};
-use crate::log::shmem::Status;
+use crate::log::shmem::{Entry, Status};
 use crate::log::{decisions, entries, requests as asked, stats, workers};
 use crate::pg::error::{Error, Result, boundary};
 use crate::pg::transaction;
@@ -257,9 +257,17 @@ impl Worker {
         // SAFETY: a plain global of this process.
         let dbid = unsafe { pg_sys::MyDatabaseId };
         for entry in entries::all() {
-            let left = matches!(entry.status, Status::Committing | Status::Aborting);
-            if entry.dbid != dbid || entry.owner != 0 || !left {
+            if entry.dbid != dbid || entry.owner != 0 {
                 continue;
+            }
+            match entry.status {
+                Status::Committing | Status::Aborting => {}
+                // It waits for the application; the fence is kept meanwhile.
+                Status::Prepared => {
+                    self.guard(&entry);
+                    continue;
+                }
+                Status::Free | Status::Preparing => continue,
             }
             let Some(gid) = entry.gid() else { continue };
             if entry.status == Status::Committing && self.settled.contains(&gid.nonce) {
@@ -274,6 +282,20 @@ impl Worker {
                         participant.due.get_or_insert_with(Instant::now);
                     }
                 }
+            }
+        }
+    }
+
+    /// Has the fence taken where something waits for the application: a physical copy of this server, which knows
+    /// nothing of it, would roll it back.
+    fn guard(&mut self, entry: &Entry) {
+        for participant in self.participants.values_mut() {
+            let r = &participant.registered;
+            if (r.serverid, r.userid) == (entry.serverid, entry.userid)
+                && participant.fenced.is_none()
+                && participant.sweep.is_none()
+            {
+                participant.due.get_or_insert_with(Instant::now);
             }
         }
     }

@@ -61,7 +61,8 @@ fn settling_gxid_over_a_connection_that_is_cut() -> Outcome {
 fn commit_returns_at_its_timeout_and_statement_timeout_does_not_turn_it_into_an_error() -> Outcome {
     let fleet = Fleet::start_proxied()?;
     let (mut session, notices) = session_with_notices(&fleet)?;
-    session.batch_execute("SET pg_fdw_xacts.commit_timeout = '2s'; SET statement_timeout = '1s'")?;
+    session
+        .batch_execute("SET pg_fdw_xacts.commit_timeout = '2s'; SET statement_timeout = '1s'")?;
     begin_everywhere(&mut session, 1)?;
     let (commit, hit) = commit_held_at(&fleet, session, 1, Point::Statement, "COMMIT PREPARED")?;
     let (mut session, result) = commit.join();
@@ -143,9 +144,11 @@ fn the_resolver_settles_healthy_servers_beside_hung_and_unreachable_ones() -> Ou
         }
         fleet.proxy(2).set_new_connections(NewConnections::Served);
         // The wait before the next attempt is a second at most in these fleets.
-        wait_until("shard 2 commits", Duration::from_secs(5), || {
-            Ok(fleet.ids_on_shard(2)? == [1])
-        })?;
+        wait_until(
+            "shard 2 commits",
+            Duration::from_secs(5),
+            || Ok(fleet.ids_on_shard(2)? == [1]),
+        )?;
         drop(_frozen);
         fleet.proxy(1).set_new_connections(NewConnections::Served);
         assert_recovered(&fleet, 1, true)?;

@@ -7,17 +7,20 @@ use postgres::Client;
 
 use crate::support::{
     Outcome, assert_commits, assert_everywhere, assert_recovered, begin_everywhere, commit_held_at,
-    in_background,
 };
 
 /// Waits until the resolver of the database behind `session` has come `count` times to shard `number`.
 fn wait_for_attempts(session: &mut Client, number: usize, count: i64) -> Outcome {
+    wait_until("the resolver of the copy comes", DEADLINE, || {
+        Ok(attempts(session, number)? >= count)
+    })
+}
+
+fn attempts(session: &mut Client, number: usize) -> anyhow::Result<i64> {
     let sql = format!(
         "SELECT coalesce((SELECT attempts FROM pg_stat_fdw_xacts WHERE server = 'shard{number}'), 0)"
     );
-    wait_until("the resolver of the copy comes", DEADLINE, || {
-        Ok(one::<i64>(session, &sql)? >= count)
-    })
+    one(session, &sql)
 }
 
 fn identity(session: &mut Client) -> anyhow::Result<i64> {
@@ -60,7 +63,8 @@ fn two_databases_of_one_coordinator() -> Outcome {
     let fleet = Fleet::start_proxied()?;
     fleet.session()?.batch_execute("CREATE DATABASE other")?;
     let mut other = fleet.coordinator.client_for("other", "postgres")?;
-    other.batch_execute("CREATE EXTENSION pg_fdw_xacts CASCADE; CREATE TABLE lt (id int, v text)")?;
+    other
+        .batch_execute("CREATE EXTENSION pg_fdw_xacts CASCADE; CREATE TABLE lt (id int, v text)")?;
     for number in [1, 2] {
         let port = fleet.port_of_shard(number);
         other.batch_execute(&format!(
@@ -81,19 +85,11 @@ fn two_databases_of_one_coordinator() -> Outcome {
 fn a_copied_database_draws_an_identity_of_its_own() -> Outcome {
     let fleet = Fleet::start_proxied()?;
     assert_commits(&fleet, &mut fleet.session()?, 9)?;
-    let copying = in_background(
-        fleet.coordinator.client_for("template1", "postgres")?,
-        "CREATE DATABASE copy TEMPLATE postgres",
-    );
-    // The resolver of the original is in the way until it is ended; then it has to wait for the copy.
-    let mut witness = fleet.coordinator.client_for("template1", "postgres")?;
-    wait_until("the database is copied", DEADLINE, || {
-        witness.batch_execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'postgres'",
-        )?;
-        Ok(copying.is_finished())
-    })?;
-    copying.join().1?;
+    // A resolver in the original is asked to make way.
+    fleet
+        .coordinator
+        .client_for("template1", "postgres")?
+        .batch_execute("CREATE DATABASE copy TEMPLATE postgres")?;
     for number in [1, 2] {
         fleet.shard(number).client()?.batch_execute("DELETE FROM t")?;
     }
@@ -144,10 +140,15 @@ fn a_physical_copy_leaves_a_pending_gxid_of_the_original_alone() -> Outcome {
     session.batch_execute("PREPARE TRANSACTION 'gxid'")?;
     // Its sessions are gone, only what is prepared is left.
     drop(session);
+    wait_for_attempts(&mut fleet.session()?, 1, 1)?;
+    wait_for_attempts(&mut fleet.session()?, 2, 1)?;
     copy.start()?;
     for number in [1, 2] {
-        wait_for_attempts(&mut copy.client()?, number, 3)?;
-        assert_eq!(prepared_gids(fleet.shard(number))?.len(), 1, "the copy settled shard {number}");
+        wait_until("the resolver of the copy comes in vain", DEADLINE, || {
+            let left = prepared_gids(fleet.shard(number))?;
+            assert_eq!(left.len(), 1, "the copy settled shard {number}");
+            attempts(&mut copy.client()?, number).map(|attempts| attempts >= 3)
+        })?;
     }
     copy.kill9()?;
     fleet.session()?.batch_execute("COMMIT PREPARED 'gxid'")?;

@@ -1,6 +1,11 @@
 //! SIGKILL for the coordinator between two participants, and while 'gxid' is being prepared or settled.
 
-use pg_test::oracle::{assert_usable, expect_error, prepared_gids, wait_for_attempts};
+use std::time::Duration;
+
+use pg_test::oracle::{
+    assert_usable, expect_error, prepared_gids, settled_within, wait_for_attempts,
+};
+use pg_test::proxy::NewConnections;
 use pg_test::{DEADLINE, Fault, Fleet, Point, wait_until};
 
 use crate::support::{
@@ -117,6 +122,27 @@ fn a_clean_restart_with_a_shard_down_keeps_gxid_pending() -> Outcome {
     session.batch_execute("COMMIT PREPARED 'gxid'")?;
     assert_usable(&mut session);
     fleet.shard_mut(1).start()?;
+    assert_recovered(&fleet, 1, true)
+}
+
+/// The launcher starts another one at once, not in its next round.
+#[test]
+fn a_terminated_resolver_comes_back() -> Outcome {
+    let fleet = Fleet::start_proxied()?;
+    let mut session = fleet.session()?;
+    for id in 1..=3 {
+        let hit = fleet.proxy(1).inject(Fault::cut(Point::Statement, "COMMIT PREPARED"));
+        fleet.proxy(1).set_new_connections(NewConnections::Refused);
+        begin_everywhere(&mut session, id)?;
+        session.batch_execute("COMMIT")?;
+        hit.wait()?;
+        session.batch_execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE backend_type = 'pg_fdw_xacts resolver'",
+        )?;
+        fleet.proxy(1).set_new_connections(NewConnections::Served);
+        settled_within(&fleet, Duration::from_secs(10))?;
+    }
     assert_recovered(&fleet, 1, true)
 }
 

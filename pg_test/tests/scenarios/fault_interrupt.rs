@@ -77,7 +77,8 @@ fn a_cancel_while_a_shard_prepares_aborts_everywhere() -> Outcome {
 fn statement_timeout_limits_phase_one() -> Outcome {
     let fleet = Fleet::start_proxied()?;
     let mut session = fleet.session()?;
-    session.batch_execute("SET pg_fdw_xacts.commit_timeout = '4s'; SET statement_timeout = '1s'")?;
+    session
+        .batch_execute("SET pg_fdw_xacts.commit_timeout = '4s'; SET statement_timeout = '1s'")?;
     begin_everywhere(&mut session, 1)?;
     let (commit, hit) = commit_held_at(&fleet, session, 1, Point::Answer, "PREPARE TRANSACTION")?;
     let start = Instant::now();

@@ -105,7 +105,8 @@ fn a_prepare_that_is_answered_too_late_is_rolled_back_behind_it() -> Outcome {
     wait_for_attempts(&fleet, 1, 2)?;
     hit.release();
     wait_for_late_prepare(&fleet, 1, mark)?;
-    session.batch_execute("RESET pg_fdw_xacts.prepare_timeout; RESET pg_fdw_xacts.commit_timeout")?;
+    session
+        .batch_execute("RESET pg_fdw_xacts.prepare_timeout; RESET pg_fdw_xacts.commit_timeout")?;
     assert_recovered(&fleet, 1, false)?;
     assert_commits(&fleet, &mut session, 2)
 }
