@@ -106,7 +106,7 @@ pub enum Progress {
 
 impl Sweep {
     /// Starts to settle a participant, on the session that still holds the fence if there is one.
-    /// `confirmed` are transactions that need not be looked after.
+    /// `confirmed` tells which transactions need not be looked after.
     ///
     /// # Errors
     /// Its server or user mapping has gone, or connecting fails at once.
@@ -114,12 +114,12 @@ impl Sweep {
         identity: Identity,
         participant: &Registered,
         fenced: Option<Fenced>,
-        confirmed: &HashSet<Nonce>,
+        confirmed: impl Fn(&Nonce) -> bool,
     ) -> Result<Self> {
         let left = handed_over(participant);
         let committed = transaction::run(|| Ok(decisions::all()))?
             .into_iter()
-            .filter(|row| row.decision == Decision::Committed && !confirmed.contains(&row.nonce))
+            .filter(|row| row.decision == Decision::Committed && !confirmed(&row.nonce))
             .filter(|row| row.participants.iter().any(|(id, _)| *id == participant.id))
             .collect();
         let deadline = Instant::now() + STEP;

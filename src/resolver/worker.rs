@@ -131,7 +131,7 @@ impl Participant {
     fn failed(&mut self, error: Error) -> Result<()> {
         self.retry(Instant::now());
         stats::attempt(self.registered.serverid, 0, 0, Some(&error));
-        let text = error.message().to_string_lossy().into_owned();
+        let text = String::from_utf8_lossy(&error.summary()).into_owned();
         if self.last_error == text {
             return Ok(());
         }
@@ -387,16 +387,23 @@ impl Worker {
     /// Starts the sweeps that are due.
     fn start_sweeps(&mut self) -> Result<()> {
         let now = Instant::now();
-        let mut confirmed = self.settled.clone();
-        confirmed.extend(self.owned());
+        let is_due = |p: &Participant| p.sweep.is_none() && p.due.is_some_and(|due| due <= now);
+        if !self.participants.values().any(is_due) {
+            return Ok(());
+        }
+        let owned = self.owned();
         let mut failed = Vec::new();
-        for participant in self.participants.values_mut() {
-            if participant.sweep.is_some() || participant.due.is_none_or(|due| due > now) {
-                continue;
-            }
+        for participant in self.participants.values_mut().filter(|p| is_due(p)) {
             participant.due = None;
             let fenced = participant.fenced.take();
-            match Sweep::start(self.identity, &participant.registered, fenced, &confirmed) {
+            let id = participant.registered.id;
+            // Nor what this one has none left of while others have: it is looked at, and counted, once.
+            let confirmed = |nonce: &Nonce| {
+                self.settled.contains(nonce)
+                    || owned.contains(nonce)
+                    || self.delivered.get(nonce).is_some_and(|ids| ids.contains(&id))
+            };
+            match Sweep::start(self.identity, &participant.registered, fenced, confirmed) {
                 Ok(sweep) => participant.sweep = Some(Box::new(sweep)),
                 Err(error) => {
                     failed.push(participant.registered.id);

@@ -132,8 +132,8 @@ fn a_terminated_resolver_comes_back() -> Outcome {
     let mut session = fleet.session()?;
     for id in 1..=3 {
         let hit = fleet.proxy(1).inject(Fault::cut(Point::Statement, "COMMIT PREPARED"));
-        fleet.proxy(1).set_new_connections(NewConnections::Refused);
         begin_everywhere(&mut session, id)?;
+        fleet.proxy(1).set_new_connections(NewConnections::Refused);
         session.batch_execute("COMMIT")?;
         hit.wait()?;
         session.batch_execute(

@@ -14,6 +14,7 @@ mod fault_failover;
 mod fault_gxid;
 mod fault_interrupt;
 mod fault_prepare;
+mod fault_resolver;
 mod fdw_errors;
 mod fdw_modify;
 mod fdw_scan;
