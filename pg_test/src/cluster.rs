@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use crate::install::{Installation, finish};
 use crate::log::{LINE_PREFIX, Log};
 use crate::port::PortLease;
+use crate::process::Frozen;
 use crate::{place, process, wait_until};
 
 /// How a server is asked to stop; the signals of `pg_ctl stop -m`.
@@ -100,6 +101,21 @@ impl Cluster {
         )?;
         standby.write_settings(&[("port", &standby.port().to_string())])?;
         Ok(standby)
+    }
+
+    /// A physical copy of `original`, which must not be running: the same in everything but the port.
+    pub fn copy_of(original: &mut Self, name: &str) -> Result<Self> {
+        if original.is_running() {
+            bail!("{} is running", original.name);
+        }
+        let copy = Self::in_temporary_home(&original.installation, name)?;
+        finish(
+            std::process::Command::new("cp")
+                .args(["-a", "--reflink=auto"])
+                .arg(original.data())
+                .arg(copy.data()),
+        )?;
+        Ok(copy)
     }
 
     /// A new cluster under `home`, which must not exist yet, not started. The directory stays when this is
@@ -243,6 +259,32 @@ impl Cluster {
     pub fn restart(&mut self) -> Result<()> {
         self.stop(StopMode::Fast)?;
         self.start()
+    }
+
+    /// Halts the server and all its processes until the value returned is dropped: it keeps its connections
+    /// and answers nothing.
+    pub fn freeze(&self) -> Result<Frozen> {
+        process::freeze_server(self.postmaster.as_ref().context("the server is not running")?)
+    }
+
+    /// Waits until `standby` has replayed everything that this server has written so far.
+    pub fn wait_for_standby(&self, standby: &Self) -> Result<()> {
+        let end: String =
+            self.client()?.query_one("SELECT pg_current_wal_lsn()::text", &[])?.get(0);
+        let mut session = standby.client()?;
+        wait_until("the standby has caught up", crate::DEADLINE, || {
+            let sql = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'::pg_lsn");
+            Ok(session.query_one(&sql, &[])?.get::<_, Option<bool>>(0) == Some(true))
+        })
+    }
+
+    /// Makes this standby a primary, and waits until it is one.
+    pub fn promote(&self) -> Result<()> {
+        let promoted: bool = self.client()?.query_one("SELECT pg_promote()", &[])?.get(0);
+        if !promoted {
+            bail!("{} was not promoted", self.name);
+        }
+        Ok(())
     }
 
     /// Has the server read its configuration again.

@@ -99,6 +99,11 @@ impl Fleet {
         &mut self.shards[number - 1]
     }
 
+    /// Puts `cluster` in the place of shard `number`; returns the one that was there.
+    pub fn replace_shard(&mut self, number: usize, cluster: Cluster) -> Cluster {
+        std::mem::replace(&mut self.shards[number - 1], cluster)
+    }
+
     /// The proxy in front of shard `number` of a proxied fleet.
     pub fn proxy(&self, number: usize) -> &Proxy {
         &self.proxies[number - 1]

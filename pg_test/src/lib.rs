@@ -30,5 +30,6 @@ pub mod wire;
 pub use cluster::{Cluster, StopMode};
 pub use fleet::{Fleet, FleetOptions};
 pub use install::Installation;
+pub use process::Frozen;
 pub use proxy::{Fault, Point, Proxy};
 pub use wait::{DEADLINE, wait_until};

@@ -34,6 +34,41 @@ pub fn settled_within(fleet: &Fleet, deadline: Duration) -> Result<()> {
     outcome.with_context(|| format!("left behind:\n{left}"))
 }
 
+/// Waits until no shard holds a lock of a transaction any more: what is prepared and what runs holds some. The
+/// test itself must have no transaction open.
+pub fn assert_no_locks(fleet: &Fleet) -> Result<()> {
+    for shard in fleet.shards() {
+        let mut session = shard.client()?;
+        let what = format!("no transaction holds locks on {}", shard.name());
+        wait_until(&what, DEADLINE, || {
+            let left: i64 = one(
+                &mut session,
+                "SELECT count(*) FROM pg_locks l
+                     LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+                 WHERE l.locktype <> 'advisory' AND l.pid IS DISTINCT FROM pg_backend_pid()
+                     AND a.backend_type IS DISTINCT FROM 'autovacuum worker'",
+            )?;
+            Ok(left == 0)
+        })?;
+    }
+    Ok(())
+}
+
+/// One number of `pg_stat_fdw_xacts` for shard `number`; 0 where nothing has been counted.
+pub fn statistic(fleet: &Fleet, number: usize, column: &str) -> Result<i64> {
+    let sql = format!(
+        "SELECT coalesce((SELECT {column} FROM pg_stat_fdw_xacts WHERE server = 'shard{number}'), 0)"
+    );
+    one(&mut fleet.session()?, &sql)
+}
+
+/// Waits until the resolver has come `count` times more to shard `number`, with or without success.
+pub fn wait_for_attempts(fleet: &Fleet, number: usize, count: i64) -> Result<()> {
+    let before = statistic(fleet, number, "attempts")?;
+    let what = format!("the resolver comes {count} times to shard {number}");
+    wait_until(&what, DEADLINE, || Ok(statistic(fleet, number, "attempts")? >= before + count))
+}
+
 /// The gids prepared on a server, in any of its databases.
 pub fn prepared_gids(cluster: &Cluster) -> Result<Vec<String>> {
     let rows = cluster.client()?.query("SELECT gid FROM pg_prepared_xacts ORDER BY gid", &[])?;
@@ -52,6 +87,15 @@ pub fn expect_error<T>(result: Result<T, Error>, code: &str) -> DbError {
     };
     assert_eq!(report.code().code(), code, "another error than expected: {report:#?}");
     report.clone()
+}
+
+/// `result` is that of a session that was terminated: the client has read the server's last word, or only the
+/// end of the connection.
+#[track_caller]
+pub fn expect_terminated<T>(result: Result<T, Error>) {
+    let Err(error) = result else { panic!("no error where the session was terminated") };
+    let code = error.code().map(|code| code.code());
+    assert!(matches!(code, None | Some("57P01")), "not a termination: {error:?}");
 }
 
 /// A session that failed must go on: `SELECT 1` works in it.

@@ -99,6 +99,32 @@ pub(crate) fn kill_server(postmaster: &mut Child) -> Result<()> {
     })
 }
 
+/// Processes that SIGSTOP has halted; they go on when this is dropped.
+#[derive(Debug)]
+#[must_use = "the processes go on as soon as this is dropped"]
+pub struct Frozen(Vec<Pid>);
+
+/// Halts `postmaster` and every process of its server: it stays connected and says nothing any more.
+pub(crate) fn freeze_server(postmaster: &Child) -> Result<Frozen> {
+    let pid = pid_of(postmaster)?;
+    let mut frozen = Frozen(vec![pid]);
+    kill(pid, Signal::SIGSTOP).context("the server is not running")?;
+    frozen.0.extend(children_of(pid)?);
+    for child in &frozen.0[1..] {
+        // It may have ended by itself meanwhile.
+        let _ = kill(*child, Signal::SIGSTOP);
+    }
+    Ok(frozen)
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        for pid in &self.0 {
+            let _ = kill(*pid, Signal::SIGCONT);
+        }
+    }
+}
+
 /// Whether the process runs: a zombie that nobody has waited for yet does not.
 pub(crate) fn alive(pid: Pid) -> bool {
     !matches!(stat(pid.as_raw()), None | Some(('Z' | 'X', _)))

@@ -118,7 +118,19 @@ pub fn remove(gid: &Gid) {
     set_status(gid, Status::Free);
 }
 
-/// Leaves an entry to the resolver, and tells it when there is something to do.
+/// Makes an entry that nobody owns this backend's, which is about to deliver the outcome.
+pub fn claim(gid: &Gid, status: Status) {
+    // SAFETY: a plain global of this backend.
+    let owner = unsafe { pg_sys::MyProcPid };
+    shmem::write(|_, entries| {
+        if let Some(entry) = entries.iter_mut().find(|e| e.is(gid) && e.owner == 0) {
+            entry.owner = owner;
+            entry.status = status;
+        }
+    });
+}
+
+/// Leaves an entry to the resolver, and tells it.
 pub fn hand_over(gid: &Gid, status: Status) {
     let dbid = shmem::write(|_, entries| {
         let entry = entries.iter_mut().find(|e| e.is(gid))?;
@@ -126,7 +138,7 @@ pub fn hand_over(gid: &Gid, status: Status) {
         entry.status = status;
         Some(entry.dbid)
     });
-    if let (Some(dbid), Status::Committing | Status::Aborting) = (dbid, status) {
+    if let Some(dbid) = dbid {
         workers::wake_resolver(dbid);
     }
 }

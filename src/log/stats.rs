@@ -23,15 +23,15 @@ pub fn of(shared: &mut Shared, dbid: Oid, serverid: Oid) -> Option<&mut ServerSt
 pub fn attempt(serverid: Oid, resolved: u64, heuristic: u64, error: Option<&Error>) {
     // SAFETY: a plain global, and the clock.
     let (dbid, now) = unsafe { (pg_sys::MyDatabaseId, pg_sys::GetCurrentTimestamp()) };
+    let text = error.map(Error::summary).unwrap_or_default();
     shmem::write(|shared, _| {
         let Some(stats) = of(shared, dbid, serverid) else { return };
         stats.attempts += 1;
         stats.resolved += resolved;
         stats.heuristic += heuristic;
-        if let Some(error) = error {
+        if error.is_some() {
             stats.failures += 1;
             stats.last_error_at = now;
-            let text = error.message().to_bytes();
             let len = text.len().min(ERROR_LEN - 1);
             stats.last_error = [0; ERROR_LEN];
             stats.last_error[..len].copy_from_slice(&text[..len]);

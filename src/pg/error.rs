@@ -191,6 +191,18 @@ impl Error {
         self.0.message.as_deref().unwrap_or(c"")
     }
 
+    /// The primary message and the detail in one line, for a reader who is shown nothing else.
+    pub fn summary(&self) -> Vec<u8> {
+        let mut text = self.message().to_bytes().to_vec();
+        if let Some(detail) = &self.0.detail {
+            text.extend_from_slice(b": ");
+            text.extend(
+                detail.to_bytes().iter().map(|b| if b.is_ascii_whitespace() { b' ' } else { *b }),
+            );
+        }
+        text
+    }
+
     /// Takes everything out of an `ErrorData`.
     ///
     /// # Safety

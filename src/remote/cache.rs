@@ -41,12 +41,16 @@ fn with<T>(f: impl FnOnce(&mut Connections) -> T) -> T {
     f(CONNECTIONS.get().borrow_mut().get_or_insert_default())
 }
 
-/// The connection of a mapping, established if need be. `in_use` tells whether the current
+/// The connection of a mapping, established by `deadline` if need be. `in_use` tells whether the current
 /// transaction has already used it: then it is returned as it is.
 ///
 /// # Errors
 /// Those of [`connect`].
-pub fn connection(mapping: &Mapping, in_use: impl Fn(&Rc<Cached>) -> bool) -> Result<Rc<Cached>> {
+pub fn connection(
+    mapping: &Mapping,
+    in_use: impl Fn(&Rc<Cached>) -> bool,
+    deadline: Option<Instant>,
+) -> Result<Rc<Cached>> {
     register_invalidation();
     let found = with(|all| all.get(&mapping.oid).cloned());
     if let Some(found) = found {
@@ -61,7 +65,7 @@ pub fn connection(mapping: &Mapping, in_use: impl Fn(&Rc<Cached>) -> bool) -> Re
         server_hash: hash(pg_sys::SysCacheIdentifier::FOREIGNSERVEROID, mapping.serverid),
         mapping_hash: hash(pg_sys::SysCacheIdentifier::USERMAPPINGOID, mapping.oid),
         invalidated: Cell::new(false),
-        established: connect(&server, mapping, None::<Instant>)?,
+        established: connect(&server, mapping, deadline)?,
     });
     with(|all| all.insert(mapping.oid, Rc::clone(&fresh)));
     Ok(fresh)

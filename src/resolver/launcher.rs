@@ -53,6 +53,19 @@ fn run() -> Result<()> {
     loop {
         process::attend()?;
         let paused = workers::end_pauses(PAUSE);
+        // First: what has ended is wanted again, and started in the same round.
+        running.retain(|dbid, worker| {
+            let ended = worker.has_ended();
+            if ended && !exists(*dbid) {
+                workers::forget_database(*dbid);
+                return false;
+            }
+            if ended && worker.since.elapsed() >= RESTART_AFTER {
+                workers::want_again(*dbid);
+                return false;
+            }
+            true
+        });
         for dbid in workers::take_wanted() {
             if !exists(dbid) {
                 workers::forget_database(dbid);
@@ -74,18 +87,6 @@ fn run() -> Result<()> {
                 }
             }
         }
-        running.retain(|dbid, worker| {
-            let ended = worker.has_ended();
-            if ended && !exists(*dbid) {
-                workers::forget_database(*dbid);
-                return false;
-            }
-            if ended && worker.since.elapsed() >= RESTART_AFTER {
-                workers::want_again(*dbid);
-                return false;
-            }
-            true
-        });
         // A worker that ended too soon has to be looked at again; everything else wakes the latch.
         let soon = paused || running.values().any(Running::has_ended);
         latch::wait(if soon { RESTART_AFTER } else { Duration::from_secs(60) });

@@ -7,16 +7,22 @@ use pgrx::PgLogLevel;
 use crate::pg::error::Result;
 use crate::protocol::gid::Identity;
 use crate::protocol::pipeline::Ticket;
-use crate::remote::Connection;
+use crate::remote::{Connection, SessionLock};
 
-/// Takes the fence if it is free, and makes it a lease; else answers who holds it.
-pub fn fence(identity: Identity) -> String {
+/// Takes the fence if it is free, and makes it a lease; else answers who holds it. Who holds it also holds the
+/// session lock `own`: a process that settles without the fence sees by it that another copy of the
+/// coordinator is there.
+pub fn fence(identity: Identity, own: SessionLock) -> String {
     let number = identity.number();
+    let SessionLock { key, incarnation } = own;
     format!(
-        "SELECT pg_catalog.pg_try_advisory_lock({number}::int8), \
+        "SELECT f.taken, \
          (SELECT l.pid FROM pg_catalog.pg_locks l WHERE l.locktype = 'advisory' AND l.objsubid = 1 \
           AND l.granted AND l.classid = {}::oid AND l.objid = {}::oid LIMIT 1), \
-         pg_catalog.set_config('idle_session_timeout', '30s', false)",
+         pg_catalog.set_config('idle_session_timeout', '30s', false), \
+         CASE WHEN f.taken \
+          THEN pg_catalog.pg_try_advisory_lock_shared({key}::int4, {incarnation}::int4) END \
+         FROM (SELECT pg_catalog.pg_try_advisory_lock({number}::int8) AS taken OFFSET 0) f",
         number >> 32,
         number & 0xffff_ffff
     )
@@ -27,6 +33,7 @@ pub fn sessions(identity: Identity) -> String {
     format!(
         "SELECT pid, objid::int8 FROM pg_catalog.pg_locks \
          WHERE locktype = 'advisory' AND objsubid = 2 AND classid = {}::oid \
+         AND pid <> pg_catalog.pg_backend_pid() \
          AND database = (SELECT oid FROM pg_catalog.pg_database \
                          WHERE datname = pg_catalog.current_database())",
         identity.session_key() as u32

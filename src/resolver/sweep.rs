@@ -106,7 +106,7 @@ pub enum Progress {
 
 impl Sweep {
     /// Starts to settle a participant, on the session that still holds the fence if there is one.
-    /// `confirmed` are transactions that need not be looked after.
+    /// `confirmed` tells which transactions need not be looked after.
     ///
     /// # Errors
     /// Its server or user mapping has gone, or connecting fails at once.
@@ -114,12 +114,12 @@ impl Sweep {
         identity: Identity,
         participant: &Registered,
         fenced: Option<Fenced>,
-        confirmed: &HashSet<Nonce>,
+        confirmed: impl Fn(&Nonce) -> bool,
     ) -> Result<Self> {
         let left = handed_over(participant);
         let committed = transaction::run(|| Ok(decisions::all()))?
             .into_iter()
-            .filter(|row| row.decision == Decision::Committed && !confirmed.contains(&row.nonce))
+            .filter(|row| row.decision == Decision::Committed && !confirmed(&row.nonce))
             .filter(|row| row.participants.iter().any(|(id, _)| *id == participant.id))
             .collect();
         let deadline = Instant::now() + STEP;
@@ -244,8 +244,11 @@ impl Stage {
     /// Asks for everything that has to be known before anything is settled.
     fn ask(fenced: Fenced, identity: Identity, has_fence: bool) -> Result<Self> {
         let connection = &fenced.0.connection;
-        let fence =
-            if has_fence { None } else { Some(send(connection, &questions::fence(identity))?) };
+        let fence = if has_fence {
+            None
+        } else {
+            Some(send(connection, &questions::fence(identity, session_lock(identity)))?)
+        };
         let sessions = send(connection, &questions::sessions(identity))?;
         let list = send(connection, &questions::prepared(identity))?;
         Ok(Self::Asking(fenced, Asked { fence, sessions, list }))
@@ -464,7 +467,7 @@ fn conclude(
     if settling.place != Place::Recorded {
         return Err(other_server(connection, participant));
     }
-    let keep = again || !settling.pending.is_empty();
+    let keep = again || !settling.pending.is_empty() || awaits_application(participant);
     Ok(Swept { again, delivered, resolved, heuristic, fenced: keep.then_some(fenced) })
 }
 
@@ -521,6 +524,16 @@ fn xid_of(row: &Row, participant: &Registered) -> Option<u64> {
         .find(|(id, _)| *id == participant.id)
         .map(|(_, xid)| *xid)
         .filter(|xid| *xid != 0)
+}
+
+/// Whether something here waits for the application's COMMIT PREPARED or ROLLBACK PREPARED.
+fn awaits_application(participant: &Registered) -> bool {
+    // SAFETY: a plain global of this process.
+    let dbid = unsafe { pg_sys::MyDatabaseId };
+    entries::all().iter().any(|e| {
+        (e.dbid, e.owner, e.status) == (dbid, 0, Status::Prepared)
+            && (e.serverid, e.userid) == (participant.serverid, participant.userid)
+    })
 }
 
 /// The entries that backends have left here.

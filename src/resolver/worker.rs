@@ -12,7 +12,7 @@ use pgrx::{PgLogLevel, pg_sys};
 
 use crate::guc;
 use crate::log::registered::{self, Registered};
-use crate::log::shmem::Status;
+use crate::log::shmem::{Entry, Status};
 use crate::log::{decisions, entries, labels, requests as asked, stats, workers};
 use crate::pg::error::{Error, Result, boundary};
 use crate::pg::transaction;
@@ -131,7 +131,7 @@ impl Participant {
     fn failed(&mut self, error: Error) -> Result<()> {
         self.retry(Instant::now());
         stats::attempt(self.registered.serverid, 0, 0, Some(&error));
-        let text = error.message().to_string_lossy().into_owned();
+        let text = String::from_utf8_lossy(&error.summary()).into_owned();
         if self.last_error == text {
             return Ok(());
         }
@@ -257,9 +257,17 @@ impl Worker {
         // SAFETY: a plain global of this process.
         let dbid = unsafe { pg_sys::MyDatabaseId };
         for entry in entries::all() {
-            let left = matches!(entry.status, Status::Committing | Status::Aborting);
-            if entry.dbid != dbid || entry.owner != 0 || !left {
+            if entry.dbid != dbid || entry.owner != 0 {
                 continue;
+            }
+            match entry.status {
+                Status::Committing | Status::Aborting => {}
+                // It waits for the application; the fence is kept meanwhile.
+                Status::Prepared => {
+                    self.guard(&entry);
+                    continue;
+                }
+                Status::Free | Status::Preparing => continue,
             }
             let Some(gid) = entry.gid() else { continue };
             if entry.status == Status::Committing && self.settled.contains(&gid.nonce) {
@@ -274,6 +282,20 @@ impl Worker {
                         participant.due.get_or_insert_with(Instant::now);
                     }
                 }
+            }
+        }
+    }
+
+    /// Has the fence taken where something waits for the application: a physical copy of this server, which knows
+    /// nothing of it, would roll it back.
+    fn guard(&mut self, entry: &Entry) {
+        for participant in self.participants.values_mut() {
+            let r = &participant.registered;
+            if (r.serverid, r.userid) == (entry.serverid, entry.userid)
+                && participant.fenced.is_none()
+                && participant.sweep.is_none()
+            {
+                participant.due.get_or_insert_with(Instant::now);
             }
         }
     }
@@ -366,16 +388,23 @@ impl Worker {
     /// Starts the sweeps that are due.
     fn start_sweeps(&mut self) -> Result<()> {
         let now = Instant::now();
-        let mut confirmed = self.settled.clone();
-        confirmed.extend(self.owned());
+        let is_due = |p: &Participant| p.sweep.is_none() && p.due.is_some_and(|due| due <= now);
+        if !self.participants.values().any(is_due) {
+            return Ok(());
+        }
+        let owned = self.owned();
         let mut failed = Vec::new();
-        for participant in self.participants.values_mut() {
-            if participant.sweep.is_some() || participant.due.is_none_or(|due| due > now) {
-                continue;
-            }
+        for participant in self.participants.values_mut().filter(|p| is_due(p)) {
             participant.due = None;
             let fenced = participant.fenced.take();
-            match Sweep::start(self.identity, &participant.registered, fenced, &confirmed) {
+            let id = participant.registered.id;
+            // Nor what this one has none left of while others have: it is looked at, and counted, once.
+            let confirmed = |nonce: &Nonce| {
+                self.settled.contains(nonce)
+                    || owned.contains(nonce)
+                    || self.delivered.get(nonce).is_some_and(|ids| ids.contains(&id))
+            };
+            match Sweep::start(self.identity, &participant.registered, fenced, confirmed) {
                 Ok(sweep) => participant.sweep = Some(Box::new(sweep)),
                 Err(error) => {
                     failed.push(participant.registered.id);

@@ -73,8 +73,10 @@ fn deliver(endings: &[Ending]) -> Result<()> {
     if endings.is_empty() {
         return Ok(());
     }
-    // SAFETY: a plain flag. When this backend is being terminated it sends and does not wait.
-    let dying = unsafe { pg_sys::ProcDiePending } != 0;
+    // When this backend is being terminated it sends and does not wait. The request is pending, or has been taken
+    // up by the FATAL error that ends the process and so aborts.
+    // SAFETY: plain flags.
+    let dying = unsafe { pg_sys::ProcDiePending != 0 || pg_sys::proc_exit_inprogress };
     let mut together = Together::new(endings.iter().map(|e| &**e.participant.connection));
     for (index, Ending { participant: p, prepared }) in endings.iter().enumerate() {
         let ticket = match prepared {

@@ -31,7 +31,7 @@ pub struct Session {
 pub fn attach(userid: Oid, serverid: Oid) -> Result<Session> {
     crate::require_preload()?;
     let mapping = Mapping::read(userid, serverid);
-    let connection = cache::connection(&mapping, participants::uses)?;
+    let connection = cache::connection(&mapping, participants::uses, None)?;
     if !participants::uses(&connection) {
         if participants::is_empty() {
             callbacks::register();

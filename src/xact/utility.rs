@@ -16,15 +16,17 @@ use crate::guc;
 use crate::log::shmem::Status;
 use crate::log::{decisions, entries, registered, replication, workers};
 use crate::pg::backend_local::BackendLocal;
-use crate::pg::error::{Error, Result, SqlState, attempt, boundary, shielded};
+use crate::pg::error::{Error, Result, SqlState, attempt, boundary, c_string, shielded};
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::verdict::Decision;
+use crate::remote::SessionLock;
 use crate::remote::cache::{self, Cached};
 use crate::remote::options::{Mapping, Server};
 use crate::remote::together::{Outcome, Together};
 use crate::remote::wait::Patience;
 use crate::xact::inject;
 use crate::xact::participants::Prepared;
+use crate::xact::session_lock;
 
 /// What is to be delivered once PostgreSQL has settled 'gxid'.
 struct Settlement {
@@ -161,6 +163,7 @@ fn prepare_settlement(gxid: &CStr, commit: bool) -> Result<()> {
     };
     let Some(identity) = registered::known_identity() else { return Ok(()) };
     let list = registered::all();
+    let deadline = Instant::now() + guc::commit_timeout();
     let mut members = Vec::new();
     for (id, _) in &row.participants {
         let Some(registered) = list.iter().find(|r| r.id == *id) else { continue };
@@ -170,13 +173,52 @@ fn prepare_settlement(gxid: &CStr, commit: bool) -> Result<()> {
             serverid: registered.serverid.to_u32(),
             userid: registered.userid.to_u32(),
         };
-        let connection = Mapping::find(registered.userid, registered.serverid)
-            .and_then(|mapping| cache::connection(&mapping, |_| false).ok());
+        let connection = match Mapping::find(registered.userid, registered.serverid)
+            .map(|mapping| cache::connection(&mapping, |_| false, Some(deadline)))
+        {
+            Some(Err(error)) if error.sqlstate() == SqlState::QUERY_CANCELED => return Err(error),
+            found => found.and_then(Result::ok),
+        };
         let server = Server::find(registered.serverid)
             .map_or_else(|| gid.serverid.to_string(), |s| s.name.to_string_lossy().into_owned());
         members.push(Member { prepared: Prepared::new(gid), server, connection });
     }
+    let_go_of_copied(&mut members, session_lock(identity), deadline)?;
     *PENDING.get().borrow_mut() = Some(Settlement { nonce: row.nonce, commit, members });
+    Ok(())
+}
+
+/// 'gxid' may have been copied here with the whole server, and still be pending in the original. Lets go of every
+/// participant that sees sessions of another copy, or cannot say: the resolver goes on there, with the fence.
+/// Ours are seen by the other copy from before we look, so that not both of us find nobody.
+fn let_go_of_copied(members: &mut [Member], lock: SessionLock, deadline: Instant) -> Result<()> {
+    let question = c_string(format!(
+        "SELECT FROM pg_catalog.pg_locks \
+         WHERE locktype = 'advisory' AND objsubid = 2 AND classid = {}::oid AND objid <> {}::oid \
+         AND database = (SELECT oid FROM pg_catalog.pg_database \
+                         WHERE datname = pg_catalog.current_database())",
+        lock.key as u32, lock.incarnation as u32
+    ));
+    let asked: Vec<_> = members
+        .iter()
+        .map(|member| {
+            let connection = member.connection.as_ref()?;
+            connection.lock_session(lock);
+            connection.send_alone(&question)
+        })
+        .collect();
+    for (member, ticket) in members.iter_mut().zip(asked) {
+        let (Some(connection), Some(ticket)) = (&member.connection, ticket) else {
+            member.connection = None;
+            continue;
+        };
+        let alone = connection.drain(deadline, Patience::Interruptible)?
+            && connection.holds(lock)
+            && connection.answer(ticket, None).is_ok_and(|strangers| strangers.rows() == 0);
+        if !alone && let Some(connection) = member.connection.take() {
+            cache::put_back(&connection);
+        }
+    }
     Ok(())
 }
 
@@ -211,6 +253,10 @@ fn deliver() -> Result<()> {
     } else {
         (Status::Aborting, c"ROLLBACK PREPARED")
     };
+    // From here on the resolver leaves them to us, until they are handed over.
+    for member in &members {
+        entries::claim(&member.prepared.gid, status);
+    }
     let mut confirmed = vec![false; members.len()];
     // A decision that a synchronous standby may still lose is the resolver's to deliver.
     let replicated = replication::whole_log_is_replicated();
@@ -237,7 +283,6 @@ fn deliver() -> Result<()> {
     });
     for (member, confirmed) in members.iter().zip(&confirmed) {
         if *confirmed {
-            entries::set_status(&member.prepared.gid, status);
             entries::confirmed(&member.prepared.gid);
             continue;
         }

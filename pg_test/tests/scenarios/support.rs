@@ -3,8 +3,10 @@
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use pg_test::log::Mark;
+use pg_test::oracle::{assert_no_locks, assert_settled, one};
 use pg_test::proxy::Hit;
-use pg_test::{Fault, Fleet, Point};
+use pg_test::{DEADLINE, Fault, Fleet, Point, wait_until};
 use postgres::{Client, Error, NoTls};
 
 /// The result of a scenario: an `Err` is the harness's own trouble, what is wrong with the extension panics.
@@ -152,6 +154,55 @@ pub fn assert_commits(fleet: &Fleet, session: &mut Client, id: i32) -> Outcome {
     begin_everywhere(session, id)?;
     session.batch_execute("COMMIT")?;
     assert_everywhere(fleet, id, true)
+}
+
+/// The end of every fault: nothing is in doubt or locked, row `id` is everywhere or nowhere as `committed` says,
+/// and a new session commits again.
+pub fn assert_recovered(fleet: &Fleet, id: i32, committed: bool) -> Outcome {
+    assert_settled(fleet);
+    assert_everywhere(fleet, id, committed)?;
+    assert_no_locks(fleet)?;
+    assert_commits(fleet, &mut fleet.session()?, id + 1000)?;
+    assert_settled(fleet);
+    Ok(())
+}
+
+/// A warning among `notices` names the server.
+#[track_caller]
+pub fn assert_warned(notices: &Notices, server: &str) {
+    let notices = notices.take();
+    assert!(
+        notices.iter().any(|line| line.starts_with("WARNING") && line.contains(server)),
+        "no warning that names {server}: {notices:#?}"
+    );
+}
+
+/// The status of each row of the view on shard `number`.
+pub fn statuses(fleet: &Fleet, number: usize) -> anyhow::Result<Vec<String>> {
+    let serverid = serverid(fleet, number)?;
+    let rows = fleet
+        .session()?
+        .query("SELECT status FROM pg_fdw_xacts WHERE serverid = $1", &[&serverid])?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Waits until a late PREPARE has run to its end on shard `number`, whose log is looked at from `mark` on.
+pub fn wait_for_late_prepare(fleet: &Fleet, number: usize, mark: Mark) -> Outcome {
+    let shard = fleet.shard(number);
+    let mut session = shard.client()?;
+    wait_until("the late PREPARE lands", DEADLINE, || {
+        let arrived = shard
+            .log()
+            .statements_since(mark)?
+            .iter()
+            .any(|statement| statement.starts_with("PREPARE TRANSACTION"));
+        let running: i64 = one(
+            &mut session,
+            "SELECT count(*) FROM pg_stat_activity
+             WHERE state = 'active' AND query LIKE 'PREPARE TRANSACTION%'",
+        )?;
+        Ok(arrived && running == 0)
+    })
 }
 
 /// COMMIT of `session` in the background, held where shard `number` is at `point` of `statement`.
