@@ -41,6 +41,14 @@ CREATE TABLE fdw_xacts.decision (
     autovacuum_vacuum_insert_threshold = -1
 );
 
+-- Committed transactions that nobody delivers any more to a participant (pg_fdw_xacts_forget). Their decisions
+-- are kept for ever, in case the participant comes back.
+CREATE TABLE fdw_xacts.forgotten (
+    nonce bigint NOT NULL,
+    participant integer NOT NULL
+) USING heap;
+
+ALTER TABLE fdw_xacts.forgotten REPLICA IDENTITY NOTHING;
 ALTER TABLE fdw_xacts.identity REPLICA IDENTITY NOTHING;
 ALTER TABLE fdw_xacts.participant REPLICA IDENTITY NOTHING;
 ALTER TABLE fdw_xacts.decision REPLICA IDENTITY NOTHING;

@@ -47,9 +47,12 @@ pub extern "C-unwind" fn _PG_init() {
         let preloading = unsafe { pgrx::pg_sys::process_shared_preload_libraries_in_progress };
         if preloading {
             PRELOADED.store(true, std::sync::atomic::Ordering::Relaxed);
+            #[cfg(feature = "inject")]
+            xact::inject::define();
             guc::define();
             pg::shmem_hooks::install(log::shmem::request, log::shmem::start_up);
-            xact::utility::install();
+            xact::utility::install(api::guard::before_utility);
+            api::guard::install();
             resolver::launcher::register();
         }
         Ok(())

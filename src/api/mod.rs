@@ -1,7 +1,11 @@
 //! SQL functions and what the views read.
 //!
-//! * [`statistics`]: what `pg_stat_fdw_xacts` reads.
+//! * [`statistics`]: what `pg_stat_fdw_xacts` reads;
+//! * [`operators`]: try now, give up;
+//! * [`guard`]: refuses to drop what is still needed.
 
+pub mod guard;
+mod operators;
 mod statistics;
 
 use pgrx::prelude::*;

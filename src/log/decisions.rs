@@ -21,7 +21,7 @@ pub struct Row {
     pub nonce: Nonce,
     /// Committed, or still in progress.
     pub decision: Decision,
-    /// The local transaction while in progress, invalid once committed.
+    /// The local transaction.
     pub xid: TransactionId,
     /// Its participants' numbers in the list of participants, with their remote xids.
     pub participants: Vec<(i32, u64)>,
@@ -55,14 +55,13 @@ pub fn all() -> Vec<Row> {
         return rows;
     };
     table.scan(See::Dirty, |row| {
-        let in_progress = row.inserter != pg_sys::InvalidTransactionId;
         let Some(nonce) = Nonce::new(row.int8(0) as u64) else { return };
         let numbers = row.int8_array(1);
         let xids = row.int8_array(2);
         rows.push(Row {
             nonce,
-            decision: if in_progress { Decision::InProgress } else { Decision::Committed },
-            xid: row.inserter,
+            decision: if row.in_progress { Decision::InProgress } else { Decision::Committed },
+            xid: row.xid,
             participants: numbers
                 .into_iter()
                 .zip(xids)

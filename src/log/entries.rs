@@ -1,6 +1,8 @@
 //! One entry per participant that is prepared or about to be, in all databases: what the view shows, and
 //! how a backend tells the resolver what it leaves behind.
 
+use std::time::Duration;
+
 use pgrx::pg_sys::{self, Oid};
 
 use crate::log::shmem::{self, Entry, Status};
@@ -79,6 +81,8 @@ pub fn reserve(gids: &[(Gid, i32)], xid: pg_sys::TransactionId) -> Result<()> {
 
 /// Changes the status of an entry, if there is one.
 pub fn set_status(gid: &Gid, status: Status) {
+    // SAFETY: reads the clock.
+    let now = unsafe { pg_sys::GetCurrentTimestamp() };
     shmem::write(|shared, entries| {
         let Some(entry) = entries.iter_mut().find(|e| e.is(gid)) else { return };
         if status == Status::Prepared
@@ -86,6 +90,9 @@ pub fn set_status(gid: &Gid, status: Status) {
             && let Some(stats) = stats::of(shared, entry.dbid, entry.serverid)
         {
             stats.prepared += 1;
+        }
+        if matches!(status, Status::Committing | Status::Aborting) {
+            entry.since = now;
         }
         entry.status = status;
     });
@@ -153,4 +160,51 @@ pub fn adopt(gid: &Gid, xid: pg_sys::TransactionId, status: Status) {
 /// All entries in use.
 pub fn all() -> Vec<Entry> {
     shmem::read(|_, entries| entries.iter().filter(|e| e.status != Status::Free).copied().collect())
+}
+
+/// Takes over the entries of backends that have gone without settling them, or have not settled them within
+/// `limit` of the decision. What became of the transaction is found out as for those that are prepared here.
+pub fn reap(limit: Duration) {
+    let owners: Vec<i32> = all().iter().map(|e| e.owner).filter(|pid| *pid != 0).collect();
+    if owners.is_empty() {
+        return;
+    }
+    let gone: Vec<i32> = owners.into_iter().filter(|pid| !shmem::is_alive(*pid)).collect();
+    // SAFETY: reads the clock.
+    let overdue = unsafe { pg_sys::GetCurrentTimestamp() } - limit.as_micros() as i64;
+    shmem::write(|_, entries| {
+        for entry in entries.iter_mut() {
+            let decided = matches!(entry.status, Status::Committing | Status::Aborting);
+            if gone.contains(&entry.owner) || (decided && entry.since < overdue) {
+                entry.owner = 0;
+                if entry.status == Status::Preparing {
+                    entry.status = Status::Prepared;
+                }
+            }
+        }
+    });
+}
+
+/// Ends an entry that no backend looks after, because somebody gave it up; tells whether there was one.
+pub fn forget(gid: &Gid) -> bool {
+    shmem::write(|_, entries| {
+        let Some(entry) = entries.iter_mut().find(|e| e.is(gid) && e.owner == 0) else {
+            return false;
+        };
+        entry.status = Status::Free;
+        true
+    })
+}
+
+/// Ends all such entries of a server of this database, but not what is prepared here too; returns how many.
+pub fn forget_server(serverid: Oid) -> usize {
+    // SAFETY: a plain global of this process.
+    let dbid = unsafe { pg_sys::MyDatabaseId };
+    shmem::write(|_, entries| {
+        let of_server = entries.iter_mut().filter(|e| {
+            (e.dbid, e.serverid, e.owner) == (dbid, serverid, 0)
+                && matches!(e.status, Status::Committing | Status::Aborting)
+        });
+        of_server.map(|entry| entry.status = Status::Free).count()
+    })
 }

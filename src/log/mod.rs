@@ -8,12 +8,14 @@
 //! * [`shmem`]: the shared structure and its lock;
 //! * [`entries`]: one entry per participant that is prepared or about to be;
 //! * [`stats`]: counters per foreign server;
-//! * [`workers`]: which database has a resolver, and what backends ask of it.
+//! * [`workers`]: which database has a resolver;
+//! * [`requests`]: what backends ask of it.
 
 pub mod decisions;
 pub mod entries;
 pub mod registered;
 pub mod replication;
+pub mod requests;
 pub mod shmem;
 pub mod stats;
 pub mod table;

@@ -4,11 +4,13 @@
 //! The list is what a crash leaves of an aborted transaction: each participant on it may hold something
 //! prepared until it has been swept.
 
+use std::collections::HashSet;
+
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::log::table::{See, Table, text};
 use crate::pg::error::{Error, Result, SqlState};
-use crate::protocol::gid::Identity;
+use crate::protocol::gid::{Identity, Nonce};
 use crate::remote::Fingerprint;
 
 /// A participant on the list.
@@ -68,6 +70,35 @@ pub fn insert(participant: &Registered) -> Result<()> {
     Ok(())
 }
 
+/// Takes a participant off the list.
+///
+/// # Errors
+/// The extension is missing here.
+pub fn delete(id: i32) -> Result<usize> {
+    Ok(Table::open(c"participant", pg_sys::RowExclusiveLock)?.delete(|row| row.int4(0) == id))
+}
+
+/// The transactions that are not delivered to a participant any more.
+pub fn forgotten() -> HashSet<(Nonce, i32)> {
+    let mut found = HashSet::new();
+    if let Some(table) = Table::open_if_exists(c"forgotten", pg_sys::AccessShareLock) {
+        table.scan(See::Committed, |row| {
+            found.extend(Nonce::new(row.int8(0) as u64).map(|nonce| (nonce, row.int4(1))));
+        });
+    }
+    found
+}
+
+/// From now on a transaction is not delivered to a participant any more.
+///
+/// # Errors
+/// The extension is missing here.
+pub fn forget(nonce: Nonce, id: i32) -> Result<()> {
+    let table = Table::open(c"forgotten", pg_sys::RowExclusiveLock)?;
+    table.insert(&mut [Datum::from(nonce.number() as i64), Datum::from(id)]);
+    Ok(())
+}
+
 /// Whether the extension exists in this database.
 pub fn extension_exists() -> bool {
     Table::open_if_exists(c"identity", pg_sys::AccessShareLock).is_some()
@@ -101,7 +132,7 @@ pub fn identity() -> Result<Identity> {
     }
     let table = Table::open(c"identity", pg_sys::RowExclusiveLock)?;
     table.delete(|_| true);
-    for copied in [c"decision", c"participant"] {
+    for copied in [c"decision", c"participant", c"forgotten"] {
         Table::open(copied, pg_sys::RowExclusiveLock)?.delete(|_| true);
     }
     let identity = Identity::draw(random()?);

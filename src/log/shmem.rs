@@ -10,7 +10,7 @@ use crate::pg::backend_local::BackendLocal;
 
 /// Databases that can have a resolver at a time.
 pub const MAX_WORKERS: usize = 64;
-/// Registrations that can wait for a resolver at a time.
+/// Requests that can wait for a resolver at a time.
 pub const MAX_REQUESTS: usize = 32;
 /// Confirmed transactions that can wait until a resolver notes them; more are found by a scan.
 pub const MAX_CONFIRMED: usize = 8192;
@@ -31,7 +31,7 @@ pub struct Shared {
     pub launcher: i32,
     /// A resolver per database.
     pub workers: [WorkerSlot; MAX_WORKERS],
-    /// Registrations waiting for a resolver.
+    /// What backends ask of a resolver.
     pub requests: [Request; MAX_REQUESTS],
     /// Transactions confirmed by their owner, for the resolver to forget in time.
     pub confirmed: [Confirmed; MAX_CONFIRMED],
@@ -57,6 +57,8 @@ pub enum WorkerState {
     Ready,
     /// The database has no extension.
     Absent,
+    /// Somebody needs the database for a moment without it.
+    Paused,
 }
 
 /// A database's resolver.
@@ -69,11 +71,13 @@ pub struct WorkerSlot {
     pub dbid: Oid,
     /// Its process, 0 while there is none.
     pub pid: i32,
+    /// Since when it is paused, in PostgreSQL's microseconds.
+    pub paused_at: i64,
     /// The database's identity, once ready.
     pub identity: u64,
 }
 
-/// Where a registration is.
+/// Where a request is.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RequestState {
@@ -81,18 +85,34 @@ pub enum RequestState {
     Free,
     /// Waits for the resolver.
     Waiting,
-    /// Written down and committed.
+    /// Done, and committed.
     Done,
     /// The resolver could not.
     Failed,
 }
 
-/// A participant to be written down before its first PREPARE.
+/// What is asked.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RequestKind {
+    /// Write down a participant before its first PREPARE.
+    Register,
+    /// Try every participant now.
+    Resolve,
+    /// Give up one prepared transaction.
+    ForgetTransaction,
+    /// Give up a server.
+    ForgetServer,
+}
+
+/// Something that a backend wants of its database's resolver.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Request {
     /// Where it is.
     pub state: RequestState,
+    /// What it is.
+    pub kind: RequestKind,
     /// The backend that waits.
     pub requester: i32,
     /// Its database.
@@ -101,12 +121,14 @@ pub struct Request {
     pub serverid: Oid,
     /// The local user.
     pub userid: Oid,
+    /// The transaction.
+    pub nonce: u64,
     /// Fingerprint: the server.
     pub system_identifier: u64,
     /// Fingerprint: the database's name there.
     pub database: [u8; NAME_LEN],
     /// The answer.
-    pub participant: i32,
+    pub answer: i32,
 }
 
 /// A transaction whose participants have all confirmed.
@@ -137,6 +159,9 @@ pub struct ServerStats {
     pub resolved: u64,
     /// Decided commits that somebody there has undone.
     pub heuristic: u64,
+    /// Participants on it that have not been swept clean since the start of this server: something may be
+    /// left there.
+    pub unswept: u64,
     /// Attempts of the resolver.
     pub attempts: u64,
     /// Those that failed.
@@ -174,7 +199,7 @@ pub struct Entry {
     /// The server process on the participant that ran PREPARE; 0 if it was prepared before this server's
     /// start.
     pub remote_pid: i32,
-    /// Since when, in PostgreSQL's microseconds.
+    /// When it was made, and then when it was decided, in PostgreSQL's microseconds.
     pub since: i64,
     /// The database here.
     pub dbid: Oid,
@@ -280,6 +305,12 @@ pub fn write<T>(f: impl FnOnce(&mut Shared, &mut [Entry]) -> T) -> T {
 fn entries_of(shared: &Shared) -> *const Entry {
     // SAFETY: the entries follow the structure in the same allocation.
     unsafe { std::ptr::from_ref(shared).add(1).cast() }
+}
+
+/// Whether a process of this server with a latch exists.
+pub fn is_alive(pid: i32) -> bool {
+    // SAFETY: looks through shared memory.
+    pid != 0 && unsafe { !pg_sys::BackendPidGetProc(pid).is_null() }
 }
 
 /// Sets the latch of a process, if it is still there.

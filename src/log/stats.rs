@@ -39,9 +39,24 @@ pub fn attempt(serverid: Oid, resolved: u64, heuristic: u64, error: Option<&Erro
     });
 }
 
+/// How many participants on a server have not been swept clean.
+pub fn set_unswept(serverid: Oid, participants: u64) {
+    // SAFETY: a plain global of this process.
+    let dbid = unsafe { pg_sys::MyDatabaseId };
+    shmem::write(|shared, _| {
+        if let Some(stats) = of(shared, dbid, serverid) {
+            stats.unswept = participants;
+        }
+    });
+}
+
 /// The statistics of this database's servers.
 pub fn all() -> Vec<ServerStats> {
     // SAFETY: a plain global of this backend.
-    let dbid = unsafe { pg_sys::MyDatabaseId };
+    of_database(unsafe { pg_sys::MyDatabaseId })
+}
+
+/// The statistics of a database's servers.
+pub fn of_database(dbid: Oid) -> Vec<ServerStats> {
     shmem::read(|shared, _| shared.stats.iter().filter(|s| s.dbid == dbid).copied().collect())
 }

@@ -27,8 +27,10 @@ pub enum See {
 pub struct Row<'a> {
     values: &'a [Datum],
     nulls: &'a [bool],
-    /// The transaction that inserted it, where it still runs or is prepared; invalid otherwise.
-    pub inserter: pg_sys::TransactionId,
+    /// The transaction that inserted it.
+    pub xid: pg_sys::TransactionId,
+    /// That transaction still runs or is prepared.
+    pub in_progress: bool,
     tuple: pg_sys::HeapTuple,
 }
 
@@ -210,11 +212,10 @@ impl Table {
                     values.as_mut_ptr(),
                     nulls.as_mut_ptr(),
                 );
-                let inserter = match see {
-                    See::Dirty => dirty.xmin,
-                    See::Committed => pg_sys::InvalidTransactionId,
-                };
-                f(self.relation, &Row { values: &values, nulls: &nulls, inserter, tuple });
+                let in_progress = see == See::Dirty && dirty.xmin != pg_sys::InvalidTransactionId;
+                let xid = (*(*tuple).t_data).t_choice.t_heap.t_xmin;
+                let row = Row { values: &values, nulls: &nulls, xid, in_progress, tuple };
+                f(self.relation, &row);
             }
             pg_sys::heap_endscan(scan);
             if see == See::Committed {

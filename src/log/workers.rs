@@ -1,23 +1,20 @@
-//! Which database has a resolver, and what backends ask of it: to be woken, to write down a participant, to
-//! forget a confirmed transaction.
+//! Which database has a resolver, who it is and whether it is up to date; and the confirmed transactions on
+//! their way to it.
 
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::{self, Oid};
 
 use crate::log::registered;
-use crate::log::shmem::{
-    self, Confirmed, MAX_CONFIRMED, NAME_LEN, Request, RequestState, WorkerSlot, WorkerState,
-};
+use crate::log::shmem::{self, Confirmed, MAX_CONFIRMED, WorkerSlot, WorkerState};
 use crate::pg::error::{Error, Result, SqlState, check_for_interrupts};
 use crate::pg::latch;
 use crate::protocol::gid::{Identity, Nonce};
-use crate::remote::Fingerprint;
 
 /// How long a backend waits for its database's resolver to come up or to answer.
-const RESOLVER_DEADLINE: Duration = Duration::from_secs(10);
+pub const RESOLVER_DEADLINE: Duration = Duration::from_secs(10);
 
-fn own_database() -> Oid {
+pub(super) fn own_database() -> Oid {
     // SAFETY: a plain global of this backend.
     unsafe { pg_sys::MyDatabaseId }
 }
@@ -47,7 +44,8 @@ fn want(workers: &mut [WorkerSlot], dbid: Oid) {
     let slot = slot_of(workers, dbid)
         .or_else(|| workers.iter().position(|w| w.state == WorkerState::Free));
     if let Some(slot) = slot {
-        workers[slot] = WorkerSlot { state: WorkerState::Wanted, dbid, pid: 0, identity: 0 };
+        workers[slot] =
+            WorkerSlot { state: WorkerState::Wanted, dbid, pid: 0, paused_at: 0, identity: 0 };
     }
 }
 
@@ -72,7 +70,7 @@ pub fn incarnation() -> i32 {
 pub fn identity() -> Result<Identity> {
     let dbid = own_database();
     let mut tried = false;
-    wait_for("the resolver of this database is not running", || {
+    wait_for("the resolver of this database is not running", RESOLVER_DEADLINE, || {
         let stored = registered::known_identity();
         let (state, identity) = shmem::read(|shared, _| {
             slot_of(&shared.workers, dbid)
@@ -100,7 +98,7 @@ pub fn identity() -> Result<Identity> {
                 wake_resolver(dbid);
                 Ok(None)
             }
-            WorkerState::Wanted | WorkerState::Starting => Ok(None),
+            WorkerState::Wanted | WorkerState::Starting | WorkerState::Paused => Ok(None),
         }
     })
 }
@@ -121,6 +119,51 @@ pub fn doubt_resolver() {
     shmem::wake(pid.unwrap_or(0));
 }
 
+/// Has the resolver of a database leave it for a moment, in which somebody needs it alone.
+pub fn pause(dbid: Oid) {
+    // SAFETY: reads the clock.
+    let now = unsafe { pg_sys::GetCurrentTimestamp() };
+    let pid = shmem::write(|shared, _| {
+        let slot = slot_of(&shared.workers, dbid)?;
+        let worker = &mut shared.workers[slot];
+        if worker.state != WorkerState::Absent {
+            worker.state = WorkerState::Paused;
+            worker.paused_at = now;
+        }
+        Some(worker.pid)
+    });
+    shmem::wake(pid.unwrap_or(0));
+}
+
+/// The databases whose resolver has been paused for long enough; they are wanted again. Also tells whether
+/// there are others.
+pub fn end_pauses(pause: Duration) -> bool {
+    // SAFETY: reads the clock.
+    let now = unsafe { pg_sys::GetCurrentTimestamp() };
+    shmem::write(|shared, _| {
+        let mut waiting = false;
+        for worker in &mut shared.workers {
+            if worker.state == WorkerState::Paused && worker.pid == 0 {
+                if now - worker.paused_at >= pause.as_micros() as i64 {
+                    worker.state = WorkerState::Wanted;
+                } else {
+                    waiting = true;
+                }
+            }
+        }
+        waiting
+    })
+}
+
+/// Whether this resolver has to leave its database.
+pub fn is_paused() -> bool {
+    let dbid = own_database();
+    shmem::read(|shared, _| {
+        slot_of(&shared.workers, dbid)
+            .is_some_and(|slot| shared.workers[slot].state == WorkerState::Paused)
+    })
+}
+
 /// Whether nobody doubts this resolver.
 pub fn is_trusted() -> bool {
     let dbid = own_database();
@@ -130,8 +173,12 @@ pub fn is_trusted() -> bool {
     })
 }
 
-fn wait_for<T>(failure: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let deadline = Instant::now() + RESOLVER_DEADLINE;
+pub(super) fn wait_for<T>(
+    failure: &str,
+    limit: Duration,
+    mut look: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let deadline = Instant::now() + limit;
     loop {
         if let Some(found) = look()? {
             return Ok(found);
@@ -143,81 +190,6 @@ fn wait_for<T>(failure: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Re
         }
         latch::wait(Duration::from_millis(20));
     }
-}
-
-/// Has a participant written down, durably, before its first PREPARE.
-///
-/// # Errors
-/// 55000 when the resolver does not answer.
-pub fn register(serverid: Oid, userid: Oid, fingerprint: &Fingerprint) -> Result<i32> {
-    identity()?;
-    let dbid = own_database();
-    // SAFETY: a plain global of this backend.
-    let requester = unsafe { pg_sys::MyProcPid };
-    let mut database = [0; NAME_LEN];
-    let name = fingerprint.database.as_bytes();
-    let len = name.len().min(NAME_LEN - 1);
-    database[..len].copy_from_slice(&name[..len]);
-    let request = Request {
-        state: RequestState::Waiting,
-        requester,
-        dbid,
-        serverid,
-        userid,
-        system_identifier: fingerprint.system_identifier,
-        database,
-        participant: 0,
-    };
-    let slot = wait_for("too many sessions wait for the resolver", || {
-        Ok(shmem::write(|shared, _| {
-            let slot = shared.requests.iter().position(|r| r.state == RequestState::Free)?;
-            shared.requests[slot] = request;
-            Some(slot)
-        }))
-    })?;
-    wake_resolver(dbid);
-    let answer = wait_for("the resolver of this database does not answer", || {
-        Ok(shmem::read(|shared, _| {
-            let r = &shared.requests[slot];
-            matches!(r.state, RequestState::Done | RequestState::Failed).then_some(*r)
-        }))
-    });
-    shmem::write(|shared, _| shared.requests[slot].state = RequestState::Free);
-    match answer? {
-        Request { state: RequestState::Done, participant, .. } => Ok(participant),
-        _ => Err(Error::new(
-            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-            "the resolver could not write down a participant",
-        )
-        .hint("See the server log.")),
-    }
-}
-
-/// The registrations that wait for this database's resolver, with their places.
-pub fn waiting_requests() -> Vec<(usize, Request)> {
-    let dbid = own_database();
-    shmem::read(|shared, _| {
-        shared
-            .requests
-            .iter()
-            .copied()
-            .enumerate()
-            .filter(|(_, r)| r.state == RequestState::Waiting && r.dbid == dbid)
-            .collect()
-    })
-}
-
-/// Answers a registration. One whose requester has given up meanwhile stays free.
-pub fn answer_request(slot: usize, request: &Request, participant: Option<i32>) {
-    shmem::write(|shared, _| {
-        let place = &mut shared.requests[slot];
-        if place.state == RequestState::Waiting && place.requester == request.requester {
-            place.participant = participant.unwrap_or(0);
-            place.state =
-                if participant.is_some() { RequestState::Done } else { RequestState::Failed };
-        }
-    });
-    shmem::wake(request.requester);
 }
 
 /// All participants of a transaction have confirmed: its decision may be forgotten in time. Without
@@ -300,7 +272,7 @@ pub fn take_wanted() -> Vec<Oid> {
 pub fn want_again(dbid: Oid) {
     shmem::write(|shared, _| {
         if let Some(slot) = slot_of(&shared.workers, dbid)
-            && shared.workers[slot].state != WorkerState::Absent
+            && !matches!(shared.workers[slot].state, WorkerState::Absent | WorkerState::Paused)
         {
             want(&mut shared.workers, dbid);
         }
@@ -320,7 +292,7 @@ pub fn become_resolver() -> bool {
         if worker.pid != 0 && worker.pid != pid {
             return false;
         }
-        *worker = WorkerSlot { state: WorkerState::Starting, dbid, pid, identity: 0 };
+        *worker = WorkerSlot { state: WorkerState::Starting, dbid, pid, paused_at: 0, identity: 0 };
         true
     })
 }
@@ -337,7 +309,7 @@ pub fn report_resolver(identity: Option<Identity>) {
 pub fn leave_resolver() {
     set_own(|worker| {
         worker.pid = 0;
-        if worker.state != WorkerState::Absent {
+        if !matches!(worker.state, WorkerState::Absent | WorkerState::Paused) {
             worker.state = WorkerState::Starting;
         }
     });

@@ -399,6 +399,32 @@ pub fn catch<T>(f: impl FnOnce() -> T) -> Result<T> {
     }
 }
 
+/// Runs `f` and returns what it returned or, as an error, what it raised or panicked with. For steps that must be
+/// followed by others whatever happens, under [`shielded`]; the interrupt hold-off counts are as they were.
+///
+/// # Errors
+/// Those of `f`.
+pub fn attempt<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
+    // SAFETY: plain reads of backend-local globals.
+    let (holdoff, cancel_holdoff, context) = unsafe {
+        (
+            pg_sys::InterruptHoldoffCount,
+            pg_sys::QueryCancelHoldoffCount,
+            pg_sys::CurrentMemoryContext,
+        )
+    };
+    let outcome = catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|p| Err(Error::from_panic(p)));
+    if outcome.is_err() {
+        // SAFETY: puts back what was read above.
+        unsafe {
+            pg_sys::InterruptHoldoffCount = holdoff;
+            pg_sys::QueryCancelHoldoffCount = cancel_holdoff;
+            pg_sys::CurrentMemoryContext = context;
+        }
+    }
+    outcome
+}
+
 /// Runs `f` where nothing may raise: after the commit decision, in abort, in `XACT_EVENT_PREPARE`.
 ///
 /// Whatever happens inside (an [`Error`], an ERROR of PostgreSQL, a panic) becomes a WARNING that

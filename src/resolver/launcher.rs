@@ -17,6 +17,9 @@ use crate::resolver::process;
 /// How long after its end a worker is started again.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
+/// How long a command that needs a database alone may take to get it.
+const PAUSE: Duration = Duration::from_secs(10);
+
 /// Registers the launcher; called while the server loads the library.
 pub fn register() {
     let mut worker = process::describe(
@@ -49,7 +52,12 @@ fn run() -> Result<()> {
     let mut running: HashMap<pg_sys::Oid, Running> = HashMap::new();
     loop {
         process::attend()?;
+        let paused = workers::end_pauses(PAUSE);
         for dbid in workers::take_wanted() {
+            if !exists(dbid) {
+                workers::forget_database(dbid);
+                continue;
+            }
             match start(dbid) {
                 Some(worker) => {
                     running.insert(dbid, worker);
@@ -79,7 +87,7 @@ fn run() -> Result<()> {
             true
         });
         // A worker that ended too soon has to be looked at again; everything else wakes the latch.
-        let soon = running.values().any(Running::has_ended);
+        let soon = paused || running.values().any(Running::has_ended);
         latch::wait(if soon { RESTART_AFTER } else { Duration::from_secs(60) });
     }
 }

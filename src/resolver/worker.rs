@@ -12,8 +12,8 @@ use pgrx::{PgLogLevel, pg_sys};
 
 use crate::guc;
 use crate::log::registered::{self, Registered};
-use crate::log::shmem::{NAME_LEN, Request, Status};
-use crate::log::{decisions, entries, stats, workers};
+use crate::log::shmem::Status;
+use crate::log::{decisions, entries, requests as asked, stats, workers};
 use crate::pg::error::{Error, Result, boundary};
 use crate::pg::transaction;
 use crate::protocol::gid::{Identity, Nonce};
@@ -22,6 +22,8 @@ use crate::protocol::verdict::Decision;
 use crate::remote::wait::{Patience, WaitSet};
 use crate::resolver::process;
 use crate::resolver::sweep::{Fenced, Progress, Sweep, Swept, gid};
+
+mod requests;
 
 /// Rows deleted in one transaction, at the most this often.
 const FORGET_EVERY: Duration = Duration::from_secs(1);
@@ -44,6 +46,9 @@ pub extern "C-unwind" fn pg_fdw_xacts_resolver_main(argument: pg_sys::Datum) {
             while workers::is_trusted() {
                 worker.round()?;
             }
+            if workers::is_paused() {
+                return Ok(());
+            }
         }
         workers::report_resolver(None);
         Ok(())
@@ -63,6 +68,12 @@ struct Worker {
     settled: HashSet<Nonce>,
     /// Which participants of a committed transaction have none of it left.
     delivered: HashMap<Nonce, HashSet<i32>>,
+    /// What is not delivered any more: its decision stays.
+    forgotten: HashSet<(Nonce, i32)>,
+    /// What was told of servers on which something may be left.
+    published: HashMap<pg_sys::Oid, u64>,
+    /// Backends that wait until each of these participants has been tried.
+    trying: Vec<requests::Trying>,
     next_look: Instant,
     next_forget: Instant,
 }
@@ -73,24 +84,38 @@ struct Participant {
     due: Option<Instant>,
     failures: u32,
     last_error: String,
+    /// It has not been swept clean since the start, or something was left there since.
+    unswept: bool,
     /// The sweep on its way.
     sweep: Option<Box<Sweep>>,
     /// The session that holds the fence, kept while something of ours is prepared there.
     fenced: Option<Fenced>,
 }
 
+/// How much longer than `commit_timeout` an owner may take to settle before the resolver does.
+const OWNER_GRACE: Duration = Duration::from_secs(10);
+
 /// How often a kept fence is used: well within its lease.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
 impl Participant {
     fn new(registered: Registered, due: Option<Instant>) -> Self {
-        Self { registered, due, failures: 0, last_error: String::new(), sweep: None, fenced: None }
+        Self {
+            registered,
+            due,
+            failures: 0,
+            last_error: String::new(),
+            unswept: due.is_some(),
+            sweep: None,
+            fenced: None,
+        }
     }
 
     fn swept(&mut self, swept: Swept) {
         let now = Instant::now();
         stats::attempt(self.registered.serverid, swept.resolved, swept.heuristic, None);
         self.last_error.clear();
+        self.unswept = swept.again;
         self.fenced = swept.fenced;
         if swept.again {
             self.retry(now);
@@ -132,9 +157,9 @@ impl Worker {
                 return Ok(None);
             }
             let identity = registered::identity()?;
-            Ok(Some((identity, registered::all())))
+            Ok(Some((identity, registered::all(), registered::forgotten())))
         })?;
-        let Some((identity, list)) = state else { return Ok(None) };
+        let Some((identity, list, forgotten)) = state else { return Ok(None) };
         let now = Instant::now();
         let mut worker = Self {
             identity,
@@ -142,6 +167,9 @@ impl Worker {
             confirmed: VecDeque::new(),
             settled: HashSet::new(),
             delivered: HashMap::new(),
+            forgotten,
+            published: HashMap::new(),
+            trying: Vec::new(),
             next_look: now,
             next_forget: now,
         };
@@ -149,6 +177,7 @@ impl Worker {
             worker.add(registered, Some(now));
         }
         worker.look()?;
+        worker.publish_unswept();
         workers::report_resolver(Some(identity));
         Ok(Some(worker))
     }
@@ -169,7 +198,23 @@ impl Worker {
         self.forget()?;
         self.start_sweeps()?;
         self.advance_sweeps()?;
+        self.answer_trying();
+        self.publish_unswept();
         self.sleep()
+    }
+
+    /// Tells everybody on which servers something may be left.
+    fn publish_unswept(&mut self) {
+        let mut servers: HashMap<pg_sys::Oid, u64> = HashMap::new();
+        for participant in self.participants.values() {
+            *servers.entry(participant.registered.serverid).or_default() +=
+                u64::from(participant.unswept);
+        }
+        for (serverid, unswept) in servers {
+            if self.published.insert(serverid, unswept) != Some(unswept) {
+                stats::set_unswept(serverid, unswept);
+            }
+        }
     }
 
     /// Waits for the latch, for a participant's answer, or for the next thing to do.
@@ -192,34 +237,6 @@ impl Worker {
         Ok(())
     }
 
-    /// Writes down participants that backends are about to prepare on.
-    fn answer_requests(&mut self) -> Result<()> {
-        for (slot, request) in workers::waiting_requests() {
-            let wanted = wanted(&request);
-            let known = self.participants.values().find(|p| {
-                let r = &p.registered;
-                Registered { id: r.id, ..wanted.clone() } == *r
-            });
-            if let Some(known) = known {
-                workers::answer_request(slot, &request, Some(known.registered.id));
-                continue;
-            }
-            let id = self.participants.keys().max().map_or(1, |max| max + 1);
-            let registered = Registered { id, ..wanted };
-            match transaction::run(|| registered::insert(&registered)) {
-                Ok(()) => {
-                    self.add(registered, None);
-                    workers::answer_request(slot, &request, Some(id));
-                }
-                Err(error) => {
-                    workers::answer_request(slot, &request, None);
-                    error.log(PgLogLevel::WARNING)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
     fn note_confirmed(&mut self) {
         for nonce in workers::take_confirmed() {
             self.settle(nonce);
@@ -228,7 +245,9 @@ impl Worker {
 
     fn settle(&mut self, nonce: Nonce) {
         self.delivered.remove(&nonce);
-        if self.settled.insert(nonce) {
+        let forgotten = self.forgotten.iter().any(|(of, _)| *of == nonce);
+        // The decision that somebody may still need one day stays.
+        if self.settled.insert(nonce) && !forgotten {
             self.confirmed.push_back((Instant::now(), nonce));
         }
     }
@@ -239,10 +258,19 @@ impl Worker {
         let dbid = unsafe { pg_sys::MyDatabaseId };
         for entry in entries::all() {
             let left = matches!(entry.status, Status::Committing | Status::Aborting);
-            if entry.dbid == dbid && entry.owner == 0 && left {
-                for participant in self.participants.values_mut() {
-                    let r = &participant.registered;
-                    if (r.serverid, r.userid) == (entry.serverid, entry.userid) {
+            if entry.dbid != dbid || entry.owner != 0 || !left {
+                continue;
+            }
+            let Some(gid) = entry.gid() else { continue };
+            if entry.status == Status::Committing && self.settled.contains(&gid.nonce) {
+                entries::remove(&gid);
+                continue;
+            }
+            for participant in self.participants.values_mut() {
+                let r = &participant.registered;
+                if (r.serverid, r.userid) == (entry.serverid, entry.userid) {
+                    participant.unswept = true;
+                    if participant.sweep.is_none() {
                         participant.due.get_or_insert_with(Instant::now);
                     }
                 }
@@ -253,6 +281,8 @@ impl Worker {
     /// Looks through the decision table for what nobody has told: after a start, and in every round.
     fn look(&mut self) -> Result<()> {
         self.next_look = Instant::now() + guc::resolver_interval();
+        entries::reap(guc::commit_timeout() + OWNER_GRACE);
+        asked::reap();
         let rows = transaction::run(|| Ok(decisions::all()))?;
         let owned = self.owned();
         for row in &rows {
@@ -260,12 +290,17 @@ impl Worker {
                 continue;
             }
             for (id, _) in &row.participants {
+                if self.forgotten.contains(&(row.nonce, *id)) {
+                    continue;
+                }
                 let Some(participant) = self.participants.get_mut(id) else { continue };
                 let gid = gid(self.identity, row.nonce, &participant.registered);
                 match row.decision {
                     // Nobody owns it, so it is prepared here: it waits for the application.
                     Decision::InProgress => entries::adopt(&gid, row.xid, Status::Prepared),
+                    // Nobody knows yet whether it has heard.
                     _ => {
+                        entries::adopt(&gid, row.xid, Status::Committing);
                         participant.due.get_or_insert_with(Instant::now);
                     }
                 }
@@ -332,6 +367,7 @@ impl Worker {
         let now = Instant::now();
         let mut confirmed = self.settled.clone();
         confirmed.extend(self.owned());
+        let mut failed = Vec::new();
         for participant in self.participants.values_mut() {
             if participant.sweep.is_some() || participant.due.is_none_or(|due| due > now) {
                 continue;
@@ -340,8 +376,14 @@ impl Worker {
             let fenced = participant.fenced.take();
             match Sweep::start(self.identity, &participant.registered, fenced, &confirmed) {
                 Ok(sweep) => participant.sweep = Some(Box::new(sweep)),
-                Err(error) => participant.failed(error)?,
+                Err(error) => {
+                    failed.push(participant.registered.id);
+                    participant.failed(error)?;
+                }
             }
+        }
+        for id in failed {
+            self.tried(id);
         }
         Ok(())
     }
@@ -349,17 +391,25 @@ impl Worker {
     /// Takes the sweeps that are on their way as far as they go without waiting.
     fn advance_sweeps(&mut self) -> Result<()> {
         let mut delivered = Vec::new();
+        let mut tried = Vec::new();
         for participant in self.participants.values_mut() {
             let Some(sweep) = participant.sweep.take() else { continue };
             match sweep.advance() {
                 Ok(Progress::Waits(sweep)) => participant.sweep = Some(sweep),
                 Ok(Progress::Done(swept)) => {
                     let id = participant.registered.id;
+                    tried.push(id);
                     delivered.extend(swept.delivered.iter().map(|(n, of)| (*n, id, of.clone())));
                     participant.swept(*swept);
                 }
-                Err(error) => participant.failed(error)?,
+                Err(error) => {
+                    tried.push(participant.registered.id);
+                    participant.failed(error)?;
+                }
             }
+        }
+        for id in tried {
+            self.tried(id);
         }
         for (nonce, id, of) in delivered {
             self.note_delivered(nonce, id, &of);
@@ -374,19 +424,8 @@ impl Worker {
         }
         let delivered = self.delivered.entry(nonce).or_default();
         delivered.insert(id);
-        if all.iter().all(|id| delivered.contains(id)) {
+        if all.iter().all(|id| delivered.contains(id) || self.forgotten.contains(&(nonce, *id))) {
             self.settle(nonce);
         }
-    }
-}
-
-fn wanted(request: &Request) -> Registered {
-    let end = request.database.iter().position(|b| *b == 0).unwrap_or(NAME_LEN);
-    Registered {
-        id: 0,
-        serverid: request.serverid,
-        userid: request.userid,
-        system_identifier: request.system_identifier,
-        database: String::from_utf8_lossy(&request.database[..end]).into_owned(),
     }
 }

@@ -11,12 +11,13 @@ use pgrx::{PgLogLevel, pg_sys};
 use crate::guc;
 use crate::log::entries;
 use crate::log::shmem::Status;
-use crate::pg::error::{Error, Result, SqlState};
+use crate::pg::error::{Error, Result, SqlState, attempt};
 use crate::protocol::participant::{Event, State};
 use crate::remote::cache;
 use crate::remote::connection::CLEANUP_TIMEOUT;
 use crate::remote::together::{Outcome, Together};
 use crate::remote::wait::Patience;
+use crate::xact::inject;
 use crate::xact::participants::{self, Participant, Prepared};
 
 /// A participant that has something to roll back.
@@ -43,7 +44,7 @@ pub fn roll_back() -> Result<()> {
             endings.push(Ending { participant: p, prepared: p.prepared().filter(|_| sent) });
         }
     }
-    let outcome = deliver(&endings);
+    let outcome = attempt(|| deliver(&endings));
     for Ending { participant: p, prepared } in &endings {
         if p.state() != State::Aborting {
             continue;
@@ -89,6 +90,7 @@ fn deliver(endings: &[Ending]) -> Result<()> {
         };
         together.sent(index, ticket);
     }
+    inject::point("abort");
     let timeout = match (dying, endings.iter().any(|e| e.prepared.is_some())) {
         (true, _) => return Ok(()),
         (_, true) => guc::commit_timeout(),

@@ -11,7 +11,7 @@ use pgrx::{PgLogLevel, pg_sys};
 use crate::guc;
 use crate::log::shmem::Status;
 use crate::log::{decisions, entries, registered, replication, workers};
-use crate::pg::error::{Error, Result, SqlState};
+use crate::pg::error::{Error, Result, SqlState, attempt};
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::participant::{Event, State};
 use crate::protocol::plan::{self, Local, Refusal, Step, Work};
@@ -20,7 +20,7 @@ use crate::remote::cache;
 use crate::remote::together::{Outcome, Together};
 use crate::remote::wait::{Patience, Woke};
 use crate::xact::participants::{self, Participant};
-use crate::xact::{one_phase, session_lock};
+use crate::xact::{inject, one_phase, session_lock};
 
 /// Before the decision: readers commit, writers prepare, a sole writer commits. `explicit`: the application's
 /// PREPARE TRANSACTION.
@@ -233,7 +233,7 @@ pub fn phase_two() -> Result<()> {
             prepared.push(p);
         }
     }
-    let outcome = deliver_commit(&prepared);
+    let outcome = attempt(|| deliver_commit(&prepared));
     let mut unconfirmed = 0;
     for p in &prepared {
         let (State::Committing, Some(settle)) = (p.state(), p.prepared()) else { continue };
@@ -275,6 +275,7 @@ fn deliver_commit(prepared: &[&Participant]) -> Result<()> {
         let ticket = p.prepared().and_then(|settle| p.connection.send_alone(&settle.commit));
         together.sent(index, ticket);
     }
+    inject::point("commit");
     let deadline = Instant::now() + guc::commit_timeout();
     together.wait(deadline, Patience::Settling, |index, outcome| {
         let p = prepared[index];
@@ -291,14 +292,18 @@ fn deliver_commit(prepared: &[&Participant]) -> Result<()> {
 
 /// After the application's PREPARE TRANSACTION: this session has nothing more to do with it.
 pub fn detach() -> Result<()> {
-    for p in participants::take_all() {
+    let all = participants::take_all();
+    for p in &all {
         // Refused by one that was never used in this transaction.
         let _ = p.take(Event::DecidedLater);
         if let Some(prepared) = p.prepared() {
             entries::hand_over(&prepared.gid, Status::Prepared);
         }
+    }
+    for p in &all {
         cache::put_back(&p.connection);
     }
+    inject::point("prepare");
     Ok(())
 }
 
@@ -368,7 +373,7 @@ mod known {
 
     use pgrx::pg_sys::Oid;
 
-    use crate::log::workers;
+    use crate::log::requests;
     use crate::pg::backend_local::BackendLocal;
     use crate::pg::error::Result;
     use crate::protocol::gid::Identity;
@@ -392,7 +397,7 @@ mod known {
         if let Some(id) = known {
             return Ok(id);
         }
-        let id = workers::register(serverid, userid, fingerprint)?;
+        let id = requests::register(serverid, userid, fingerprint)?;
         KNOWN.get().borrow_mut().push((key, id));
         Ok(id)
     }

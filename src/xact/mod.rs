@@ -6,11 +6,13 @@
 //! * [`commit`]: before the decision and after it;
 //! * [`one_phase`]: the commit of a participant that does not prepare;
 //! * [`abort`]: the abort of a transaction;
+//! * [`inject`]: faults for tests;
 //! * [`utility`]: COMMIT PREPARED and ROLLBACK PREPARED by the application.
 
 mod abort;
 mod callbacks;
 mod commit;
+pub mod inject;
 mod one_phase;
 mod participants;
 mod session;

@@ -16,13 +16,14 @@ use crate::guc;
 use crate::log::shmem::Status;
 use crate::log::{decisions, entries, registered, replication, workers};
 use crate::pg::backend_local::BackendLocal;
-use crate::pg::error::{Error, Result, SqlState, boundary, shielded};
+use crate::pg::error::{Error, Result, SqlState, attempt, boundary, shielded};
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::verdict::Decision;
 use crate::remote::cache::{self, Cached};
 use crate::remote::options::{Mapping, Server};
 use crate::remote::together::{Outcome, Together};
 use crate::remote::wait::Patience;
+use crate::xact::inject;
 use crate::xact::participants::Prepared;
 
 /// What is to be delivered once PostgreSQL has settled 'gxid'.
@@ -61,8 +62,14 @@ mod raw {
     }
 }
 
-/// Installs the hook; called while the server loads the library.
-pub fn install() {
+/// Looks at a statement before it runs.
+pub type Look = unsafe fn(*mut pg_sys::Node) -> Result<()>;
+
+static BEFORE: BackendLocal<Cell<Option<Look>>> = BackendLocal::new(Cell::new(None));
+
+/// Installs the hook; called while the server loads the library. `before` looks at each statement first.
+pub fn install(before: Look) {
+    BEFORE.get().set(Some(before));
     // SAFETY: single-threaded start-up.
     unsafe {
         PREVIOUS.get().set(pg_sys::ProcessUtility_hook);
@@ -82,6 +89,7 @@ unsafe extern "C-unwind" fn process_utility(
 ) {
     // SAFETY: PostgreSQL hands a valid statement; the frame owns nothing with a destructor.
     unsafe {
+        boundary(|| BEFORE.get().get().map_or(Ok(()), |look| look((*pstmt).utilityStmt)));
         let settles = settled_gxid((*pstmt).utilityStmt);
         if let Some((gxid, commit)) = settles {
             boundary(|| prepare_settlement(CStr::from_ptr(gxid), commit));
@@ -146,7 +154,11 @@ fn prepare_settlement(gxid: &CStr, commit: bool) -> Result<()> {
     }
     let Some(xid) = local_xid(gxid)? else { return Ok(()) };
     replication::require_synchronous_commit();
-    let Some(row) = rows.into_iter().find(|row| row.xid == xid) else { return Ok(()) };
+    let Some(row) =
+        rows.into_iter().find(|row| row.xid == xid && row.decision == Decision::InProgress)
+    else {
+        return Ok(());
+    };
     let Some(identity) = registered::known_identity() else { return Ok(()) };
     let list = registered::all();
     let mut members = Vec::new();
@@ -208,17 +220,20 @@ fn deliver() -> Result<()> {
         .filter(|_| replicated)
         .filter_map(|(i, m)| m.connection.as_ref().map(|c| (i, m, c)))
         .collect();
-    let mut together = Together::new(reached.iter().map(|(_, _, c)| &****c));
-    for (index, (_, member, connection)) in reached.iter().enumerate() {
-        let command = if commit { &member.prepared.commit } else { &member.prepared.rollback };
-        together.sent(index, connection.send_alone(command));
-    }
-    let deadline = Instant::now() + guc::commit_timeout();
-    let waited = together.wait(deadline, Patience::Settling, |index, outcome| {
-        if let Outcome::Done(result) = outcome {
-            confirmed[reached[index].0] = result.command_tag() == tag;
+    let waited = attempt(|| {
+        let mut together = Together::new(reached.iter().map(|(_, _, c)| &****c));
+        for (index, (_, member, connection)) in reached.iter().enumerate() {
+            let command = if commit { &member.prepared.commit } else { &member.prepared.rollback };
+            together.sent(index, connection.send_alone(command));
         }
-        Ok(())
+        inject::point("settle");
+        let deadline = Instant::now() + guc::commit_timeout();
+        together.wait(deadline, Patience::Settling, |index, outcome| {
+            if let Outcome::Done(result) = outcome {
+                confirmed[reached[index].0] = result.command_tag() == tag;
+            }
+            Ok(())
+        })
     });
     for (member, confirmed) in members.iter().zip(&confirmed) {
         if *confirmed {

@@ -19,7 +19,7 @@ const PG_CONFIG: &str = "pg_config";
 pub fn play(setup: &Setup) -> Result<()> {
     let directory = setup.server_files.join("demo");
     stop_servers(&directory)?;
-    setup.install_extension()?;
+    setup.install_extension(&[])?;
 
     println!("\nstarting a coordinator and two shards in {}", directory.display());
     if directory.exists() {

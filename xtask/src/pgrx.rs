@@ -79,12 +79,18 @@ impl CargoPgrx {
         finish(&mut init).map(drop)
     }
 
-    /// Builds the extension and installs it into `installation`.
-    pub fn install(&self, workspace: &Workspace, installation: &Installation) -> Result<()> {
-        let feature = format!("pg{}", installation.major());
+    /// Builds the extension with some of its own features and installs it into `installation`.
+    pub fn install(
+        &self,
+        workspace: &Workspace,
+        installation: &Installation,
+        features: &[&str],
+    ) -> Result<()> {
+        let version = format!("pg{}", installation.major());
+        let features = [&[version.as_str()], features].concat().join(",");
         let status = self
             .command(workspace)
-            .args(["install", "--no-default-features", "--features", &feature, "--pg-config"])
+            .args(["install", "--no-default-features", "--features", &features, "--pg-config"])
             .arg(installation.pg_config())
             .status()?;
         if !status.success() {

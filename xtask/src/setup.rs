@@ -56,9 +56,9 @@ impl Setup {
         Ok(Self { workspace, installation, pgrx, server_files })
     }
 
-    /// Builds the extension and installs it where the servers find it.
-    pub fn install_extension(&self) -> Result<()> {
-        self.pgrx.install(&self.workspace, &self.installation)
+    /// Builds the extension, with some of its own features, and installs it where the servers find it.
+    pub fn install_extension(&self, features: &[&str]) -> Result<()> {
+        self.pgrx.install(&self.workspace, &self.installation, features)
     }
 
     /// The cargo feature for the server's version, for example `pg15`.

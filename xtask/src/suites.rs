@@ -19,6 +19,8 @@ pub enum Suite {
     Unit,
     /// Unit tests of the extension and its #[pg_test]s, in one server
     Extension,
+    /// Faults inside the extension, built with its feature `inject`
+    Inject,
     /// Scenarios on real clusters
     Scenarios,
 }
@@ -44,7 +46,8 @@ pub fn run(setup: &Setup, filter: Option<&str>, only: &[Suite]) -> Result<()> {
             Suite::Checks => checks(setup),
             Suite::Unit => unit(setup, filter, &mut tally),
             Suite::Extension => extension(setup, filter, &mut tally),
-            Suite::Scenarios => scenarios(setup, filter, &mut tally),
+            Suite::Inject => clusters(setup, "inject", &["inject"], filter, &mut tally),
+            Suite::Scenarios => clusters(setup, "scenarios", &[], filter, &mut tally),
         });
     if let Err(error) = &outcome {
         eprintln!("error: {error:#}");
@@ -102,15 +105,22 @@ fn extension(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<(
     test(command.args(filter), tally)
 }
 
-fn scenarios(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
-    heading("installing the extension");
-    setup.install_extension()?;
-    heading("scenarios on real clusters");
+/// Runs the tests on real clusters in `pg_test/tests/<name>`, with the extension built with `features`.
+fn clusters(
+    setup: &Setup,
+    name: &str,
+    features: &[&str],
+    filter: Option<&str>,
+    tally: &mut Tally,
+) -> Result<()> {
+    heading(&format!("installing the extension for {name}"));
+    setup.install_extension(features)?;
+    heading(&format!("{name} on real clusters"));
     let mut command = setup.workspace.cargo();
     command
         .env(PG_CONFIG_VARIABLE, setup.installation.pg_config())
         .env(DIRECTORY_VARIABLE, setup.server_files.join("pg_test"))
-        .args(["test", "-p", "pg_test", "--test", "scenarios", "--"])
+        .args(["test", "-p", "pg_test", "--test", name, "--"])
         .args(filter);
     test(&mut command, tally)
 }

@@ -13,4 +13,5 @@ mod fdw_modify;
 mod fdw_scan;
 mod fdw_subtransactions;
 mod harness;
+mod operators;
 mod support;

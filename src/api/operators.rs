@@ -1,0 +1,130 @@
+//! What an operator can do about transactions in doubt: have the resolver try now, or give up.
+
+use std::ffi::CStr;
+
+use pgrx::prelude::*;
+
+use crate::log::shmem::{Entry, Status};
+use crate::log::{decisions, entries, registered, requests};
+use crate::pg::error::{Error, Result, SqlState, c_string};
+use crate::protocol::gid::Gid;
+use crate::protocol::verdict::Decision;
+
+/// Has the resolver try everything now, and tells for each transaction that is in doubt in this database, or for
+/// the one asked for, what happened.
+#[pg_extern(sql = "
+CREATE FUNCTION pg_fdw_xacts_resolve(identifier text DEFAULT NULL, OUT identifier text, OUT outcome text)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
+REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_resolve(text) FROM PUBLIC;
+")]
+fn pg_fdw_xacts_resolve(
+    identifier: Option<&str>,
+) -> TableIterator<'static, (name!(identifier, String), name!(outcome, String))> {
+    let rows = resolve(identifier).unwrap_or_else(|error| error.raise_in_pgrx());
+    TableIterator::new(rows)
+}
+
+fn resolve(identifier: Option<&str>) -> Result<Vec<(String, String)>> {
+    crate::require_preload()?;
+    let before: Vec<(Gid, Status)> = in_doubt_here()
+        .filter(|(gid, _)| identifier.is_none_or(|wanted| gid.to_string() == wanted))
+        .collect();
+    requests::resolve()?;
+    let after: Vec<(Gid, Status)> = in_doubt_here().collect();
+    let mut rows: Vec<(String, String)> = before
+        .iter()
+        .map(|(gid, was)| {
+            let now = after.iter().find(|(other, _)| other == gid).map(|(_, status)| *status);
+            let outcome = match (now, was) {
+                (Some(Status::Prepared), _) => "prepared",
+                (Some(_), _) => "in doubt",
+                (None, Status::Committing) => "committed",
+                (None, Status::Aborting) => "rolled back",
+                (None, _) => "settled",
+            };
+            (gid.to_string(), outcome.to_owned())
+        })
+        .collect();
+    if let (Some(wanted), true) = (identifier, rows.is_empty()) {
+        rows.push((wanted.to_owned(), "not in doubt".to_owned()));
+    }
+    Ok(rows)
+}
+
+/// What no backend of this database looks after any more.
+fn in_doubt_here() -> impl Iterator<Item = (Gid, Status)> {
+    // SAFETY: a plain global of this backend.
+    let dbid = unsafe { pg_sys::MyDatabaseId };
+    entries::all()
+        .into_iter()
+        .filter(move |e| e.dbid == dbid && e.owner == 0)
+        .filter_map(|e: Entry| Some((e.gid()?, e.status)))
+}
+
+/// Stops trying to settle a transaction on a server that will never come back, or everything on a server, by its
+/// name. The decision stays: it is delivered should the prepared transaction ever be seen.
+#[pg_extern(sql = "
+CREATE FUNCTION pg_fdw_xacts_forget(identifier text) RETURNS void
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
+REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_forget(text) FROM PUBLIC;
+")]
+fn pg_fdw_xacts_forget(identifier: &str) {
+    forget(identifier).unwrap_or_else(|error| error.raise_in_pgrx());
+}
+
+fn forget(identifier: &str) -> Result<()> {
+    crate::require_preload()?;
+    // SAFETY: looks at the session's user.
+    if !unsafe { pg_sys::superuser() } {
+        return Err(Error::new(
+            SqlState::new(b"42501"),
+            "must be superuser to forget a transaction that is in doubt",
+        ));
+    }
+    match Gid::parse(identifier) {
+        Some(gid) => forget_transaction(&gid, identifier),
+        None => forget_server(&c_string(identifier)),
+    }
+}
+
+fn forget_transaction(gid: &Gid, identifier: &str) -> Result<()> {
+    if registered::known_identity() != Some(gid.identity) {
+        return Err(Error::new(
+            SqlState::UNDEFINED_OBJECT,
+            format!("\"{identifier}\" is not a transaction of this database"),
+        ));
+    }
+    let row = decisions::all().into_iter().find(|row| row.nonce == gid.nonce);
+    if row.is_some_and(|row| row.decision == Decision::InProgress) {
+        return Err(Error::new(
+            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("\"{identifier}\" has not been decided yet"),
+        )
+        .hint("Settle it here first, with COMMIT PREPARED or ROLLBACK PREPARED."));
+    }
+    let (serverid, userid) = (gid.serverid.into(), gid.userid.into());
+    match requests::forget_transaction(gid.nonce, serverid, userid)? {
+        0 => {
+            Err(Error::new(SqlState::UNDEFINED_OBJECT, format!("\"{identifier}\" is not in doubt")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn forget_server(name: &CStr) -> Result<()> {
+    // SAFETY: a catalog look-up that may find nothing.
+    let server = unsafe { pg_sys::GetForeignServerByName(name.as_ptr(), true).as_ref() };
+    let Some(server) = server else {
+        return Err(Error::new(
+            SqlState::UNDEFINED_OBJECT,
+            [
+                b"\"",
+                name.to_bytes(),
+                b"\" is neither an identifier in pg_fdw_xacts nor a foreign server",
+            ]
+            .concat(),
+        ));
+    };
+    requests::forget_server(server.serverid).map(|_| ())
+}

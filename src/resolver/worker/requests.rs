@@ -1,0 +1,174 @@
+//! What backends ask of the resolver, and its answers.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use pgrx::PgLogLevel;
+
+use super::Worker;
+use crate::log::registered::{self, Registered};
+use crate::log::shmem::{NAME_LEN, Request, RequestKind};
+use crate::log::{decisions, entries, requests, stats};
+use crate::pg::error::Result;
+use crate::pg::transaction;
+use crate::protocol::gid::Nonce;
+use crate::protocol::verdict::Decision;
+use crate::resolver::sweep::gid;
+
+/// A backend that waits until each of these participants has been tried.
+pub struct Trying {
+    slot: usize,
+    request: Request,
+    participants: HashSet<i32>,
+}
+
+impl Worker {
+    /// Does what backends ask for.
+    pub(super) fn answer_requests(&mut self) -> Result<()> {
+        for (slot, request) in requests::waiting() {
+            if self.trying.iter().any(|t| t.slot == slot) {
+                continue;
+            }
+            let answer = match request.kind {
+                RequestKind::Register => self.register(&request),
+                RequestKind::ForgetTransaction => self.forget_transaction(&request),
+                RequestKind::ForgetServer => self.forget_server(&request),
+                RequestKind::Resolve => {
+                    self.try_all(slot, request)?;
+                    continue;
+                }
+            };
+            match answer {
+                Ok(answer) => requests::answer(slot, &request, Some(answer)),
+                Err(error) => {
+                    requests::answer(slot, &request, None);
+                    error.log(PgLogLevel::WARNING)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes down a participant that a backend is about to prepare on.
+    fn register(&mut self, request: &Request) -> Result<i32> {
+        let wanted = wanted(request);
+        let known = self.participants.values().find(|p| {
+            let r = &p.registered;
+            Registered { id: r.id, ..wanted.clone() } == *r
+        });
+        if let Some(known) = known {
+            return Ok(known.registered.id);
+        }
+        let registered = transaction::run(|| {
+            // The number of a forgotten participant may still stand in decisions.
+            let id = registered::all()
+                .iter()
+                .map(|r| r.id)
+                .chain(decisions::all().iter().flat_map(|row| row.participants.iter().map(|p| p.0)))
+                .max()
+                .map_or(1, |max| max + 1);
+            let registered = Registered { id, ..wanted };
+            registered::insert(&registered)?;
+            Ok(registered)
+        })?;
+        let id = registered.id;
+        self.add(registered, None);
+        Ok(id)
+    }
+
+    /// Makes everything due; the answer comes when all have been tried.
+    fn try_all(&mut self, slot: usize, request: Request) -> Result<()> {
+        self.look()?;
+        for participant in self.participants.values_mut() {
+            participant.due = Some(Instant::now());
+        }
+        let participants = self.participants.keys().copied().collect();
+        self.trying.push(Trying { slot, request, participants });
+        Ok(())
+    }
+
+    /// Notes that a participant has been tried.
+    pub(super) fn tried(&mut self, id: i32) {
+        for trying in &mut self.trying {
+            trying.participants.remove(&id);
+        }
+    }
+
+    /// Answers those for whom all have been tried.
+    pub(super) fn answer_trying(&mut self) {
+        let known = &self.participants;
+        self.trying.retain_mut(|trying| {
+            trying.participants.retain(|id| known.contains_key(id));
+            if trying.participants.is_empty() {
+                requests::answer(trying.slot, &trying.request, Some(0));
+            }
+            !trying.participants.is_empty()
+        });
+    }
+
+    fn forget_transaction(&mut self, request: &Request) -> Result<i32> {
+        let Some(nonce) = Nonce::new(request.nonce) else { return Ok(0) };
+        let ids: Vec<i32> = self
+            .participants
+            .values()
+            .map(|p| &p.registered)
+            .filter(|r| (r.serverid, r.userid) == (request.serverid, request.userid))
+            .map(|r| r.id)
+            .collect();
+        let committed = transaction::run(|| {
+            let row = decisions::all()
+                .into_iter()
+                .find(|row| row.nonce == nonce && row.decision == Decision::Committed);
+            let committed: Vec<i32> = row
+                .iter()
+                .flat_map(|row| row.participants.iter().map(|p| p.0))
+                .filter(|id| ids.contains(id))
+                .collect();
+            for id in &committed {
+                registered::forget(nonce, *id)?;
+            }
+            Ok(committed)
+        })?;
+        let mut forgotten = 0;
+        for participant in self.participants.values() {
+            if ids.contains(&participant.registered.id) {
+                let gid = gid(self.identity, nonce, &participant.registered);
+                forgotten += i32::from(entries::forget(&gid));
+            }
+        }
+        self.forgotten.extend(committed.iter().map(|id| (nonce, *id)));
+        Ok(forgotten.max(committed.len() as i32))
+    }
+
+    fn forget_server(&mut self, request: &Request) -> Result<i32> {
+        let list: Vec<Registered> = self
+            .participants
+            .values()
+            .map(|p| p.registered.clone())
+            .filter(|r| r.serverid == request.serverid)
+            .collect();
+        transaction::run(|| {
+            for registered in &list {
+                registered::delete(registered.id)?;
+            }
+            Ok(())
+        })?;
+        for registered in &list {
+            self.participants.remove(&registered.id);
+        }
+        stats::set_unswept(request.serverid, 0);
+        self.published.remove(&request.serverid);
+        Ok((list.len() + entries::forget_server(request.serverid)) as i32)
+    }
+}
+
+fn wanted(request: &Request) -> Registered {
+    let end = request.database.iter().position(|b| *b == 0).unwrap_or(NAME_LEN);
+    Registered {
+        id: 0,
+        serverid: request.serverid,
+        userid: request.userid,
+        system_identifier: request.system_identifier,
+        database: String::from_utf8_lossy(&request.database[..end]).into_owned(),
+    }
+}
