@@ -51,6 +51,7 @@ impl ServerUser {
 pub struct Installation {
     pg_config: PathBuf,
     bindir: PathBuf,
+    libdir: PathBuf,
     version: String,
     major: u32,
     user: Option<ServerUser>,
@@ -86,6 +87,7 @@ impl Installation {
         Ok(Self {
             pg_config: pg_config.to_owned(),
             bindir: ask("--bindir")?.into(),
+            libdir: ask("--libdir")?.into(),
             version,
             major,
             user: ServerUser::when_root()?,
@@ -100,6 +102,11 @@ impl Installation {
     /// Directory of the programs.
     pub fn bindir(&self) -> &Path {
         &self.bindir
+    }
+
+    /// Directory of a libpq that belongs to this installation; `None` where it uses the system's.
+    pub fn own_libpq(&self) -> Option<&Path> {
+        self.libdir.join("libpq.so.5").exists().then_some(&self.libdir)
     }
 
     /// Major version, for example 15.

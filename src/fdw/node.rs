@@ -1,10 +1,13 @@
-//! Reading nodes of plan and executor, and what differs there between PostgreSQL 15 and 18.
+//! Reading nodes of plan and executor.
 //!
 //! All functions here want valid nodes of the running executor, which is what `# Safety` means by "valid".
 
 use std::ffi::{CStr, c_int};
 
 use pgrx::pg_sys::{self, Oid};
+
+use crate::pg::versions;
+pub use crate::pg::versions::TupleDescAttr as attribute;
 
 /// `list_length()`.
 ///
@@ -56,26 +59,6 @@ pub unsafe fn range_table_entry(
         .expect("an index of the range table")
 }
 
-/// `TupleDescAttr()`, counted from 0.
-///
-/// # Safety
-/// A valid descriptor with more than `n` columns.
-pub unsafe fn attribute(
-    descriptor: pg_sys::TupleDesc,
-    n: usize,
-) -> *mut pg_sys::FormData_pg_attribute {
-    #[cfg(not(feature = "pg18"))]
-    // SAFETY: by contract.
-    unsafe {
-        (*descriptor).attrs.as_mut_ptr().add(n)
-    }
-    #[cfg(feature = "pg18")]
-    // SAFETY: by contract.
-    unsafe {
-        pg_sys::TupleDescAttr(descriptor, n as c_int)
-    }
-}
-
 /// `RelationGetRelationName()`.
 ///
 /// # Safety
@@ -109,28 +92,11 @@ pub unsafe fn scan_access(node: *const pg_sys::ForeignScanState) -> (Oid, Oid) {
         let plan: *const pg_sys::ForeignScan = (*node).ss.ps.plan.cast();
         let estate = (*node).ss.ps.state;
         let index = match (*plan).scan.scanrelid {
-            0 => pg_sys::bms_next_member(members(plan), -1) as u32,
+            0 => pg_sys::bms_next_member(versions::fs_base_relids(plan), -1) as u32,
             index => index,
         };
         let entry = range_table_entry(estate, index);
-        #[cfg(feature = "pg15")]
-        let user = (*entry).checkAsUser;
-        #[cfg(not(feature = "pg15"))]
-        let user = (*plan).checkAsUser;
-        (or_current(user), (*entry).relid)
-    }
-}
-
-unsafe fn members(plan: *const pg_sys::ForeignScan) -> *mut pg_sys::Bitmapset {
-    // SAFETY: a valid plan. From 16 on `fs_relids` also has outer joins, `fs_base_relids` has not.
-    #[cfg(feature = "pg15")]
-    unsafe {
-        (*plan).fs_relids
-    }
-    #[cfg(not(feature = "pg15"))]
-    // SAFETY: as above.
-    unsafe {
-        (*plan).fs_base_relids
+        (or_current(versions::checkAsUser(plan, entry)), (*entry).relid)
     }
 }
 
@@ -139,22 +105,13 @@ unsafe fn members(plan: *const pg_sys::ForeignScan) -> *mut pg_sys::Bitmapset {
 ///
 /// # Safety
 /// Valid nodes.
-#[cfg_attr(feature = "pg15", allow(unused_variables))]
 pub unsafe fn modification_user(
     target: *mut pg_sys::ResultRelInfo,
     entry: *const pg_sys::RangeTblEntry,
     estate: *mut pg_sys::EState,
 ) -> Oid {
     // SAFETY: by contract.
-    #[cfg(feature = "pg15")]
-    unsafe {
-        or_current((*entry).checkAsUser)
-    }
-    #[cfg(not(feature = "pg15"))]
-    // SAFETY: by contract.
-    unsafe {
-        or_current(pg_sys::ExecGetResultRelCheckAsUser(target, estate))
-    }
+    unsafe { or_current(versions::ExecGetResultRelCheckAsUser(target, entry, estate)) }
 }
 
 fn or_current(user: Oid) -> Oid {

@@ -9,7 +9,7 @@ use std::ffi::{c_char, c_void};
 use pgrx::pg_sys;
 
 use crate::pg::error::{Result, catch};
-use crate::pg::transaction;
+use crate::pg::{transaction, versions};
 
 /// The beginning of `WalSndCtlData` (`walsender_private.h`), which pgrx does not bind; the same from 15 to 18.
 #[repr(C)]
@@ -21,21 +21,6 @@ struct WalSenders {
 unsafe extern "C-unwind" {
     static SyncRepStandbyNames: *const c_char;
     static WalSndCtl: *const WalSenders;
-    #[cfg(any(feature = "pg15", feature = "pg16"))]
-    fn LogLogicalMessage(
-        prefix: *const c_char,
-        message: *const c_char,
-        size: usize,
-        transactional: bool,
-    ) -> pg_sys::XLogRecPtr;
-    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
-    fn LogLogicalMessage(
-        prefix: *const c_char,
-        message: *const c_char,
-        size: usize,
-        transactional: bool,
-        flush: bool,
-    ) -> pg_sys::XLogRecPtr;
 }
 
 /// Whether synchronous standbys are configured (`SyncStandbysDefined` in `syncrep.h`).
@@ -108,10 +93,7 @@ pub fn everything_committed_is_replicated() -> Result<bool> {
         // commit waits. The frame owns nothing.
         catch(|| unsafe {
             pg_sys::GetTopTransactionId();
-            #[cfg(any(feature = "pg15", feature = "pg16"))]
-            LogLogicalMessage(c"pg_fdw_xacts".as_ptr(), c"".as_ptr(), 0, true);
-            #[cfg(not(any(feature = "pg15", feature = "pg16")))]
-            LogLogicalMessage(c"pg_fdw_xacts".as_ptr(), c"".as_ptr(), 0, true, false);
+            versions::LogLogicalMessage(c"pg_fdw_xacts");
             pg_sys::ForceSyncCommit();
         })
     })?;

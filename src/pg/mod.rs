@@ -5,3 +5,4 @@ pub mod error;
 pub mod latch;
 pub mod shmem_hooks;
 pub mod transaction;
+pub mod versions;

@@ -88,7 +88,6 @@ pub fn put_back(connection: &Rc<Cached>) {
     }
 }
 
-#[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18"))]
 fn hash(cache: pg_sys::SysCacheIdentifier::Type, oid: Oid) -> u32 {
     let none = Datum::from(0);
     // SAFETY: a catalog cache with one OID key.

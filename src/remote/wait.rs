@@ -7,6 +7,7 @@ use std::time::Instant;
 use pgrx::pg_sys;
 
 use crate::pg::error::{Error, Result, SqlState, check_for_interrupts};
+use crate::pg::versions;
 
 /// What may end a wait besides the socket and the deadline.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,9 +59,9 @@ impl WaitSet {
     /// A set of these sockets, each once; it lives until dropped, whatever transaction comes and goes.
     pub fn new(sockets: &[c_int]) -> Self {
         let count = sockets.len() as c_int + 2;
-        // SAFETY: the memory context outlives the set; a socket is added once (epoll refuses twice).
+        // SAFETY: it lives until it is freed; a socket is added once (epoll refuses twice).
         let set = unsafe {
-            let set = pg_sys::CreateWaitEventSet(pg_sys::TopMemoryContext, count);
+            let set = versions::CreateWaitEventSet(count);
             pg_sys::AddWaitEventToSet(
                 set,
                 pg_sys::WL_LATCH_SET,

@@ -10,6 +10,9 @@ use serde_json::Value;
 /// Name of the package that is the extension.
 pub const EXTENSION: &str = "pg_fdw_xacts";
 
+/// Tells the extension's build script of [`Workspace::libpq`].
+const LIBPQ_VARIABLE: &str = "PG_FDW_XACTS_LIBPQ_DIR";
+
 /// What `cargo metadata` says of the workspace.
 pub struct Workspace {
     /// The directory of the root Cargo.toml.
@@ -18,6 +21,8 @@ pub struct Workspace {
     pub target: PathBuf,
     /// The pgrx version that the extension pins; cargo-pgrx must be the same.
     pub pgrx_version: String,
+    /// Where the libpq lies that the server of this build has for itself.
+    pub libpq: Option<PathBuf>,
 }
 
 impl Workspace {
@@ -45,6 +50,7 @@ impl Workspace {
             root: directory("workspace_root")?,
             target: directory("target_directory")?,
             pgrx_version,
+            libpq: None,
         })
     }
 
@@ -61,7 +67,9 @@ impl Workspace {
         command
             .current_dir(&self.root)
             .env("PGRX_HOME", self.pgrx_home())
-            .env_remove("PGRX_PG_CONFIG_PATH");
+            .env_remove("PGRX_PG_CONFIG_PATH")
+            .env_remove(LIBPQ_VARIABLE)
+            .envs(self.libpq.as_ref().map(|directory| (LIBPQ_VARIABLE, directory)));
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
             if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {

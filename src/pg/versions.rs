@@ -1,0 +1,144 @@
+//! All that differs between PostgreSQL 15 and 18, under the names and with the meaning of the newer ones.
+
+use std::ffi::c_int;
+
+use pgrx::pg_sys::{self, Oid};
+
+/// `CreateWaitEventSet()` that belongs to no resource owner, so that only `FreeWaitEventSet()` ends it.
+///
+/// # Safety
+/// In a backend or background worker.
+#[allow(non_snake_case)]
+pub unsafe fn CreateWaitEventSet(events: c_int) -> *mut pg_sys::WaitEventSet {
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    // SAFETY: the memory context is never reset.
+    unsafe {
+        pg_sys::CreateWaitEventSet(pg_sys::TopMemoryContext, events)
+    }
+    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+    // SAFETY: no owner; from 17 on the set is always allocated in TopMemoryContext.
+    unsafe {
+        pg_sys::CreateWaitEventSet(std::ptr::null_mut(), events)
+    }
+}
+
+/// `LogLogicalMessage()` of an empty, transactional message that is not flushed by itself.
+///
+/// # Safety
+/// In a transaction. An ERROR jumps: inside [`crate::pg::error::catch`] only.
+#[allow(non_snake_case)]
+pub unsafe fn LogLogicalMessage(prefix: &std::ffi::CStr) -> pg_sys::XLogRecPtr {
+    use std::ffi::c_char;
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    unsafe extern "C-unwind" {
+        fn LogLogicalMessage(
+            prefix: *const c_char,
+            message: *const c_char,
+            size: usize,
+            transactional: bool,
+        ) -> pg_sys::XLogRecPtr;
+    }
+    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+    unsafe extern "C-unwind" {
+        fn LogLogicalMessage(
+            prefix: *const c_char,
+            message: *const c_char,
+            size: usize,
+            transactional: bool,
+            flush: bool,
+        ) -> pg_sys::XLogRecPtr;
+    }
+    // SAFETY: by contract; both texts are copied into the record.
+    unsafe {
+        LogLogicalMessage(
+            prefix.as_ptr(),
+            c"".as_ptr(),
+            0,
+            true,
+            #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+            false,
+        )
+    }
+}
+
+/// `TupleDescAttr()`, counted from 0.
+///
+/// # Safety
+/// A valid descriptor with more than `n` columns.
+#[allow(non_snake_case)]
+pub unsafe fn TupleDescAttr(
+    descriptor: pg_sys::TupleDesc,
+    n: usize,
+) -> *mut pg_sys::FormData_pg_attribute {
+    #[cfg(not(feature = "pg18"))]
+    // SAFETY: by contract.
+    unsafe {
+        (*descriptor).attrs.as_mut_ptr().add(n)
+    }
+    #[cfg(feature = "pg18")]
+    // SAFETY: by contract.
+    unsafe {
+        pg_sys::TupleDescAttr(descriptor, n as c_int)
+    }
+}
+
+/// `checkAsUser` of a scan of the relation that `entry` stands for; invalid for the current user.
+///
+/// # Safety
+/// Valid nodes.
+#[allow(non_snake_case)]
+pub unsafe fn checkAsUser(
+    #[cfg_attr(feature = "pg15", allow(unused_variables))] plan: *const pg_sys::ForeignScan,
+    #[cfg_attr(not(feature = "pg15"), allow(unused_variables))] entry: *const pg_sys::RangeTblEntry,
+) -> Oid {
+    #[cfg(feature = "pg15")]
+    // SAFETY: by contract.
+    unsafe {
+        (*entry).checkAsUser
+    }
+    #[cfg(not(feature = "pg15"))]
+    // SAFETY: by contract.
+    unsafe {
+        (*plan).checkAsUser
+    }
+}
+
+/// `ExecGetResultRelCheckAsUser()`: of a modification's target, for which `entry` stands; invalid for the
+/// current user.
+///
+/// # Safety
+/// Valid nodes.
+#[allow(non_snake_case)]
+pub unsafe fn ExecGetResultRelCheckAsUser(
+    #[cfg_attr(feature = "pg15", allow(unused_variables))] target: *mut pg_sys::ResultRelInfo,
+    #[cfg_attr(not(feature = "pg15"), allow(unused_variables))] entry: *const pg_sys::RangeTblEntry,
+    #[cfg_attr(feature = "pg15", allow(unused_variables))] estate: *mut pg_sys::EState,
+) -> Oid {
+    #[cfg(feature = "pg15")]
+    // SAFETY: by contract.
+    unsafe {
+        (*entry).checkAsUser
+    }
+    #[cfg(not(feature = "pg15"))]
+    // SAFETY: by contract.
+    unsafe {
+        pg_sys::ExecGetResultRelCheckAsUser(target, estate)
+    }
+}
+
+/// `fs_base_relids`: the relations of a scan, without outer joins, which `fs_relids` has from 16 on.
+///
+/// # Safety
+/// A valid plan.
+pub unsafe fn fs_base_relids(plan: *const pg_sys::ForeignScan) -> *mut pg_sys::Bitmapset {
+    #[cfg(feature = "pg15")]
+    // SAFETY: by contract.
+    unsafe {
+        (*plan).fs_relids
+    }
+    #[cfg(not(feature = "pg15"))]
+    // SAFETY: by contract.
+    unsafe {
+        (*plan).fs_base_relids
+    }
+}
