@@ -219,11 +219,14 @@ fn beside_busy_sessions_the_resolver_disturbs_none() -> Outcome {
         let start = Instant::now();
         let mut number = 1;
         while start.elapsed() < Duration::from_secs(10) {
+            let before = statistic(&fleet, number, "attempts")?;
             for point in [Point::Statement, Point::Answer] {
                 let fault = Fault::cut(point, "COMMIT PREPARED");
                 fleet.proxy(number).inject(fault).wait()?;
             }
-            wait_for_attempts(&fleet, number, 1)?;
+            wait_until("the resolver comes", DEADLINE, || {
+                Ok(statistic(&fleet, number, "attempts")? > before)
+            })?;
             number = 3 - number;
         }
         stop.store(true, Ordering::Relaxed);

@@ -5,6 +5,7 @@
 #![allow(missing_docs, reason = "a test's name is its documentation")]
 
 mod bad_input;
+mod bank;
 mod commit;
 mod crash;
 mod explicit;
