@@ -12,9 +12,11 @@
 //! | [`log`] | reading a server's log: which statements it was sent |
 //! | [`fleet`] | a coordinator with shards behind foreign tables |
 //! | [`oracle`] | what must hold after every scenario; expected errors |
+//! | [`bank`] | concurrent transfers under random faults, and what must be true afterwards |
 //! | [`wire`] | PostgreSQL's message framing and which answer belongs to which statement |
 //! | [`proxy`] | the fault proxy: cut, hold, refuse, at exactly one statement |
 
+pub mod bank;
 pub mod cluster;
 pub mod fleet;
 pub mod install;

@@ -47,6 +47,17 @@ enum Command {
         #[arg(long, value_enum)]
         only: Vec<suites::Suite>,
     },
+    /// Run the bank: concurrent transfers under random faults, and check that none is lost or halved
+    Torture {
+        #[command(flatten)]
+        server: ServerChoice,
+        /// For how long faults are injected
+        #[arg(long, default_value_t = 120)]
+        seconds: u64,
+        /// Repeats the sequence of faults of an earlier run
+        #[arg(long)]
+        seed: Option<u64>,
+    },
 }
 
 #[derive(Args)]
@@ -76,6 +87,10 @@ fn run(command: Command) -> Result<()> {
         Command::Test { server, filter, only } => {
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
             suites::run(&setup, filter.as_deref(), &only)
+        }
+        Command::Torture { server, seconds, seed } => {
+            let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
+            suites::torture(&setup, seconds, seed)
         }
     }
 }

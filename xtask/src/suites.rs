@@ -125,6 +125,20 @@ fn clusters(
     test(&mut command, tally)
 }
 
+/// Runs the bank for `seconds`.
+pub fn torture(setup: &Setup, seconds: u64, seed: Option<u64>) -> Result<()> {
+    heading("installing the extension");
+    setup.install_extension(&[])?;
+    heading("the bank");
+    let mut command = setup.workspace.cargo();
+    command
+        .env(PG_CONFIG_VARIABLE, setup.installation.pg_config())
+        .env(DIRECTORY_VARIABLE, setup.server_files.join("pg_test"))
+        .args(["run", "-p", "pg_test", "--bin", "torture", "--", &seconds.to_string()])
+        .args(seed.map(|seed| seed.to_string()));
+    check(&mut command)
+}
+
 fn tempdir_under_tmp() -> Result<tempfile::TempDir> {
     tempfile::Builder::new().prefix("pgrx-").tempdir_in("/tmp").context("cannot write to /tmp")
 }

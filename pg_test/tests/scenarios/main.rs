@@ -1,10 +1,36 @@
 //! Scenarios on real clusters: a test names what is done and what must come of it.
 //!
+//! The fault matrix: each row of what can go wrong, and where it is tried. Each test ends with: all agree with the
+//! coordinator's decision, nothing is prepared, shown or locked anywhere, sessions commit again.
+//!
+//! | fault | tests |
+//! |---|---|
+//! | cut before PREPARE, or before its answer; an error in one of two | `fault_prepare`, `commit::a_remote_error_in_prepare…` |
+//! | PREPARE that lands after abort and sweeps, after a crash | `fault_prepare::a_prepare_that_lands…` |
+//! | local failure after all have prepared: serialization, 'gxid' in use, no room for it | `fault_prepare` |
+//! | … a deferred constraint | `commit::a_failing_deferred_constraint…` (fails before the first PREPARE) |
+//! | … NOTIFY's queue full | not tried: it takes 8 GB of notifications; the same path as a serialization failure |
+//! | cut before COMMIT PREPARED, or before its answer; the same with 'gxid' | `fault_commit` |
+//! | cancel, statement_timeout, termination, shutdown at every wait | `fault_interrupt` |
+//! | a shard hangs in phase one or two | `fault_commit::a_shard_that_hangs…` |
+//! | SIGKILL for the coordinator, a backend, the resolver, a shard | `crash`, `fault_gxid`, `commit` |
+//! | 'gxid' pending over crash, checkpoint, restart | `explicit`, `fault_gxid` |
+//! | synchronous_commit = off, no local write | `crash` |
+//! | fail-over of the coordinator or a shard | `fault_failover` |
+//! | resolver beside busy sessions | `fault_resolver::beside_busy_sessions…`, `bank` |
+//! | two databases, a copied database, a physical copy | `fault_copies` |
+//! | settled by hand on a shard; names that look like ours | `fault_resolver` |
+//! | hung or unreachable servers beside healthy ones | `fault_commit::the_resolver_settles_healthy_servers…` |
+//! | wrong password, changed address | `fault_resolver` |
+//! | connection lost inside a savepoint; readers under SERIALIZABLE | `fault_prepare` |
+//! | 10,000 in doubt | `fault_resolver::ten_thousand…` |
+//!
 //! They need a PostgreSQL with the extension installed and are run by `cargo xtask test`.
 
 #![allow(missing_docs, reason = "a test's name is its documentation")]
 
 mod bad_input;
+mod bank;
 mod commit;
 mod crash;
 mod explicit;

@@ -1,0 +1,31 @@
+//! Random numbers that a seed repeats: SplitMix64.
+
+/// A source of them.
+pub(super) struct Random(u64);
+
+impl Random {
+    /// One of the many sequences of `seed`.
+    pub(super) fn new(seed: u64, sequence: u64) -> Self {
+        let mut random = Self(seed ^ sequence.wrapping_mul(0xA076_1D64_78BD_642F));
+        random.next();
+        random
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `limit`.
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    /// One of `choices`.
+    pub(super) fn choose<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len() as u64) as usize]
+    }
+}

@@ -1,0 +1,28 @@
+//! `cargo xtask torture`: the bank for as long as one likes. Arguments: seconds, seed.
+
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use pg_test::bank::{Options, run};
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<u64>());
+    let mut next = |default: u64| arguments.next().map_or(Some(default), Result::ok);
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
+    let (Some(seconds), Some(seed)) = (next(120), next(clock)) else {
+        eprintln!("usage: torture [SECONDS [SEED]]");
+        return ExitCode::FAILURE;
+    };
+    println!("{seconds} s with seed {seed}");
+    let options = Options { duration: Duration::from_secs(seconds), sessions: 8, seed };
+    match run(&options, |line| println!("{line}")) {
+        Ok(report) => {
+            println!("seed {seed}: {report:?}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("seed {seed}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
