@@ -156,6 +156,52 @@ fn the_resolver_settles_healthy_servers_beside_hung_and_unreachable_ones() -> Ou
     Ok(())
 }
 
+/// A new session has to connect first, and the shard does not answer: that is bounded too, and no error.
+#[test]
+fn settling_gxid_with_a_hung_shard_returns_at_the_timeout() -> Outcome {
+    for (command, committed) in [("COMMIT PREPARED", true), ("ROLLBACK PREPARED", false)] {
+        let fleet = Fleet::start_proxied()?;
+        let mut session = fleet.session()?;
+        begin_everywhere(&mut session, 1)?;
+        session.batch_execute("PREPARE TRANSACTION 'gxid'")?;
+        drop(session);
+        fleet.proxy(1).set_new_connections(NewConnections::Hanging);
+        let (mut session, notices) = session_with_notices(&fleet)?;
+        session.batch_execute("SET pg_fdw_xacts.commit_timeout = '1s'")?;
+        let start = Instant::now();
+        session.batch_execute(&format!("{command} 'gxid'"))?;
+        assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+        assert_warned(&notices, "shard1");
+        wait_until(
+            "shard 2 has heard",
+            DEADLINE,
+            || Ok(prepared_gids(fleet.shard(2))?.is_empty()),
+        )?;
+        fleet.proxy(1).set_new_connections(NewConnections::Served);
+        assert_recovered(&fleet, 1, committed)?;
+    }
+    Ok(())
+}
+
+/// SIGTERM ends the resolver wherever it waits.
+#[test]
+fn a_resolver_that_waits_for_a_hung_shard_does_not_hold_up_a_shutdown() -> Outcome {
+    let mut fleet = Fleet::start_proxied()?;
+    let mut session = fleet.session()?;
+    begin_everywhere(&mut session, 1)?;
+    let hit = fleet.proxy(1).inject(Fault::cut(Point::Statement, "COMMIT PREPARED"));
+    fleet.proxy(1).set_new_connections(NewConnections::Hanging);
+    session.batch_execute("COMMIT")?;
+    hit.wait()?;
+    wait_until("the resolver hangs at shard 1", DEADLINE, || Ok(fleet.proxy(1).hanging() > 0))?;
+    let start = Instant::now();
+    fleet.coordinator.stop(pg_test::StopMode::Fast)?;
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    fleet.proxy(1).set_new_connections(NewConnections::Served);
+    fleet.coordinator.start()?;
+    assert_recovered(&fleet, 1, true)
+}
+
 /// One writer, nothing local: COMMIT goes there in one phase.
 fn sole_writer(fleet: &Fleet) -> anyhow::Result<postgres::Client> {
     let mut session = fleet.session()?;

@@ -17,6 +17,7 @@
 //! | 'gxid' pending over crash, checkpoint, restart | `explicit`, `fault_gxid` |
 //! | synchronous_commit = off, no local write | `crash` |
 //! | fail-over of the coordinator or a shard | `fault_failover` |
+//! | synchronous standbys of the coordinator; no room in shared memory | `fault_replication` |
 //! | resolver beside busy sessions | `fault_resolver::beside_busy_sessions…`, `bank` |
 //! | two databases, a copied database, a physical copy | `fault_copies` |
 //! | settled by hand on a shard; names that look like ours | `fault_resolver` |
@@ -40,6 +41,7 @@ mod fault_failover;
 mod fault_gxid;
 mod fault_interrupt;
 mod fault_prepare;
+mod fault_replication;
 mod fault_resolver;
 mod fdw_errors;
 mod fdw_modify;
