@@ -55,6 +55,8 @@ pub struct Report {
     pub found: u64,
     /// Faults that were injected.
     pub faults: u64,
+    /// Why transfers were refused or are unknown, and how often.
+    pub reasons: BTreeMap<String, u64>,
 }
 
 /// What the threads share.
@@ -194,6 +196,9 @@ fn audit(fleet: &Fleet, transfers: &[Transfer]) -> Result<Report> {
         known += if there { found.len() } else { 0 };
         if found.iter().any(|f| *f != there) {
             bail!("half a transfer: {transfer:?} is there: {found:?}");
+        }
+        if let Outcome::Refused(reason) | Outcome::Unknown(reason) = &transfer.outcome {
+            *report.reasons.entry(reason.clone()).or_default() += 1;
         }
         match (&transfer.outcome, there) {
             (Outcome::Committed, true) => report.committed += 1,

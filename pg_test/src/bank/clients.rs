@@ -86,7 +86,7 @@ impl Transfer {
             Err(error) => {
                 // Nothing was asked to commit.
                 let _ = session.batch_execute("ROLLBACK");
-                Outcome::Refused(error.to_string())
+                Outcome::Refused(reason(&error))
             }
             Ok(()) if self.explicit => self.prepare_and_commit(session),
             Ok(()) => told(session.batch_execute("COMMIT")),
@@ -120,10 +120,21 @@ fn told(answer: Result<(), Error>) -> Outcome {
     match error.as_db_error() {
         // 57P0x: the session was ended, at whatever point; 08007: the extension says that nobody knows.
         Some(report) if !matches!(report.code().code(), "57P01" | "57P02" | "57P03" | "08007") => {
-            Outcome::Refused(format!("{}: {}", report.code().code(), report.message()))
+            Outcome::Refused(reason(&error))
         }
-        _ => Outcome::Unknown(error.to_string()),
+        _ => Outcome::Unknown(reason(&error)),
     }
+}
+
+/// The same text for errors of one kind, whatever gid or process they name.
+fn reason(error: &Error) -> String {
+    let Some(report) = error.as_db_error() else { return error.to_string() };
+    let digits = |c: char| if c.is_ascii_digit() { '0' } else { c };
+    let mut message: String = report.message().chars().map(digits).collect();
+    while message.contains("00") {
+        message = message.replace("00", "0");
+    }
+    format!("{} {message}", report.code().code())
 }
 
 /// One of the concurrent sessions.

@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     let options = Options { duration: Duration::from_secs(seconds), sessions: 8, seed };
     match run(&options, |line| println!("{line}")) {
         Ok(report) => {
-            println!("seed {seed}: {report:?}");
+            println!("seed {seed}: {report:#?}");
             ExitCode::SUCCESS
         }
         Err(error) => {

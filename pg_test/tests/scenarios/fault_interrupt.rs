@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use pg_test::oracle::{assert_settled, assert_usable, expect_error, expect_terminated, one};
-use pg_test::{DEADLINE, Fleet, Point, wait_until};
+use pg_test::{DEADLINE, Fault, Fleet, Point, wait_until};
 use postgres::Client;
 
 use crate::support::{
@@ -117,14 +117,16 @@ fn a_cancel_after_the_decision_ends_the_wait_and_nothing_else() -> Outcome {
         let (mut session, notices) = session_with_notices(&fleet)?;
         let pid = pid(&mut session)?;
         begin_everywhere(&mut session, 1)?;
-        let (commit, hit) = commit_held_at(&fleet, session, 1, point, "COMMIT PREPARED")?;
+        // Neither the rest of the cancel nor anything else hits the next statement, not even of one message.
+        let hit = fleet.proxy(1).inject(Fault::hold(point, "COMMIT PREPARED"));
+        let commit = in_background(session, "COMMIT; SELECT pg_sleep(0.01)");
+        hit.wait()?;
         signal(&fleet, "pg_cancel_backend", pid)?;
         let start = Instant::now();
         let (mut session, result) = commit.join();
         result?;
         assert!(start.elapsed() < AT_ONCE, "{:?}", start.elapsed());
         assert_warned(&notices, "shard1");
-        // Neither the rest of the cancel nor anything else hits the next statement.
         assert_usable(&mut session);
         hit.release();
         assert_recovered(&fleet, 1, true)?;
@@ -162,7 +164,7 @@ fn a_cancel_while_gxid_is_delivered_ends_the_wait_and_nothing_else() -> Outcome 
         let pid = pid(&mut session)?;
         begin_everywhere(&mut session, 1)?;
         session.batch_execute("PREPARE TRANSACTION 'gxid'")?;
-        let hit = fleet.proxy(1).inject(pg_test::Fault::hold(Point::Statement, command));
+        let hit = fleet.proxy(1).inject(Fault::hold(Point::Statement, command));
         let settle = in_background(session, &format!("{command} 'gxid'"));
         hit.wait()?;
         signal(&fleet, "pg_cancel_backend", pid)?;
