@@ -146,8 +146,10 @@ impl Table {
         assert_eq!(values.len(), self.columns());
         let mut nulls = vec![false; values.len()];
         // SAFETY: as many values as columns, of the columns' types by our own CREATE TABLE. No index
-        // exists on these tables.
+        // exists on these tables. A value stored out of line needs a snapshot, and none is active in a
+        // transaction callback.
         unsafe {
+            let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
             let tuple = pg_sys::heap_form_tuple(
                 (*self.relation).rd_att,
                 values.as_mut_ptr(),
@@ -161,6 +163,7 @@ impl Table {
                 null_mut(),
             );
             pg_sys::heap_freetuple(tuple);
+            pg_sys::UnregisterSnapshot(snapshot);
         }
     }
 
@@ -185,16 +188,17 @@ impl Table {
     fn each(&self, see: See, mut f: impl FnMut(pg_sys::Relation, &Row)) {
         let mut values = vec![Datum::from(0); self.columns()];
         let mut nulls = vec![false; self.columns()];
-        // SAFETY: the snapshot outlives the scan, a registered one is unregistered behind it. A dirty
-        // snapshot needs no registration (`InitDirtySnapshot` sets the type alone).
+        // SAFETY: the snapshots outlive the scan. A dirty one needs no registration (`InitDirtySnapshot` sets
+        // the type alone), but values stored out of line are read through one that has it.
         unsafe {
             let mut dirty = pg_sys::SnapshotData {
                 snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY,
                 ..Default::default()
             };
+            let latest = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
             let snapshot = match see {
                 See::Dirty => &raw mut dirty,
-                See::Committed => pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()),
+                See::Committed => latest,
             };
             let flags = pg_sys::ScanOptions::SO_TYPE_SEQSCAN
                 | pg_sys::ScanOptions::SO_ALLOW_STRAT
@@ -218,9 +222,7 @@ impl Table {
                 f(self.relation, &row);
             }
             pg_sys::heap_endscan(scan);
-            if see == See::Committed {
-                pg_sys::UnregisterSnapshot(snapshot);
-            }
+            pg_sys::UnregisterSnapshot(latest);
         }
     }
 }
