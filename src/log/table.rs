@@ -330,15 +330,8 @@ impl Table {
         // SAFETY: the snapshots outlive the scan. A dirty one needs no registration (`InitDirtySnapshot` sets
         // the type alone), but values stored out of line are read through one that has it.
         unsafe {
-<<<<<<< HEAD
             let mut dirty = dirty_snapshot();
-=======
-            let mut dirty = pg_sys::SnapshotData {
-                snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY,
-                ..Default::default()
-            };
             let latest = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
->>>>>>> pg17
             let snapshot = match see {
                 See::Dirty => &raw mut dirty,
                 See::Committed => latest,
