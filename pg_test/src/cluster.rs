@@ -371,6 +371,13 @@ impl Drop for Cluster {
             let tail = self.log().tail(40).unwrap_or_default();
             eprintln!("---- end of the log of {}:\n{tail}", self.name);
         }
+        let faults = self.log().faults();
         self.end();
+        if let Ok(faults) = faults
+            && !faults.is_empty()
+            && !std::thread::panicking()
+        {
+            panic!("{} has tripped over itself:\n{}", self.name, faults.join("\n"));
+        }
     }
 }

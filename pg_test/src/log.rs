@@ -53,6 +53,12 @@ impl Log {
         Ok(lines[lines.len().saturating_sub(count)..].join("\n"))
     }
 
+    /// What no test provokes: failed assertions, processes that aborted or read memory that is not theirs,
+    /// resources that PostgreSQL found left behind.
+    pub(crate) fn faults(&self) -> Result<Vec<String>> {
+        Ok(faults(&String::from_utf8_lossy(&self.read()?)))
+    }
+
     fn read(&self) -> Result<Vec<u8>> {
         match std::fs::read(&self.path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -85,9 +91,24 @@ fn statements(log: &str) -> Vec<String> {
     found
 }
 
+fn faults(log: &str) -> Vec<String> {
+    const SIGNS: &[&str] = &[
+        "TRAP: ",
+        "terminated by signal 6:",
+        "terminated by signal 11:",
+        "PANIC:  ",
+        "WARNING:  resource was not closed",
+        " leak: ",
+    ];
+    log.lines()
+        .filter(|line| SIGNS.iter().any(|sign| line.contains(sign)))
+        .map(str::to_owned)
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::statements;
+    use super::{faults, statements};
 
     #[test]
     fn statements_of_both_protocols_are_found_and_other_lines_are_not() {
@@ -103,5 +124,14 @@ mod tests {
             statements(log),
             ["SELECT 1,\n2", "PREPARE TRANSACTION 'px_1: 2'", "FETCH 100 FROM c2"]
         );
+    }
+
+    #[test]
+    fn a_failed_assertion_and_a_leak_are_faults_and_a_kill_is_not() {
+        let log = "TRAP: failed Assert(\"x\"), File: \"heapam.c\", Line: 265, PID: 7\n\
+                   UTC [1] : LOG:  server process (PID 7) was terminated by signal 6: Aborted\n\
+                   UTC [1] : LOG:  server process (PID 8) was terminated by signal 9: Killed\n\
+                   UTC [9] app: WARNING:  Snapshot reference leak: Snapshot 0x1 still referenced\n";
+        assert_eq!(faults(log).len(), 3);
     }
 }

@@ -219,8 +219,10 @@ impl Table {
     fn insert_tuple(&self, values: &mut [Datum]) -> pg_sys::HeapTuple {
         assert_eq!(values.len(), self.columns());
         let mut nulls = vec![false; values.len()];
-        // SAFETY: as many values as columns, of the columns' types by our own CREATE TABLE.
+        // SAFETY: as many values as columns, of the columns' types by our own CREATE TABLE. A value stored
+        // out of line needs a snapshot, and none is active in a transaction callback.
         unsafe {
+            let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
             let tuple = pg_sys::heap_form_tuple(
                 (*self.relation).rd_att,
                 values.as_mut_ptr(),
@@ -233,6 +235,7 @@ impl Table {
                 pg_sys::HEAP_INSERT_NO_LOGICAL as i32,
                 null_mut(),
             );
+            pg_sys::UnregisterSnapshot(snapshot);
             tuple
         }
     }
@@ -324,13 +327,14 @@ impl Table {
     fn each(&self, see: See, mut f: impl FnMut(pg_sys::Relation, &Row)) {
         let mut values = vec![Datum::from(0); self.columns()];
         let mut nulls = vec![false; self.columns()];
-        // SAFETY: the snapshot outlives the scan, a registered one is unregistered behind it. A dirty
-        // snapshot needs no registration (`InitDirtySnapshot` sets the type alone).
+        // SAFETY: the snapshots outlive the scan. A dirty one needs no registration (`InitDirtySnapshot` sets
+        // the type alone), but values stored out of line are read through one that has it.
         unsafe {
             let mut dirty = dirty_snapshot();
+            let latest = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
             let snapshot = match see {
                 See::Dirty => &raw mut dirty,
-                See::Committed => pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()),
+                See::Committed => latest,
             };
             let flags = pg_sys::ScanOptions::SO_TYPE_SEQSCAN
                 | pg_sys::ScanOptions::SO_ALLOW_STRAT
@@ -351,9 +355,7 @@ impl Table {
                 });
             }
             pg_sys::heap_endscan(scan);
-            if see == See::Committed {
-                pg_sys::UnregisterSnapshot(snapshot);
-            }
+            pg_sys::UnregisterSnapshot(latest);
         }
     }
 }

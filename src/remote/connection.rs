@@ -26,6 +26,7 @@ use crate::remote::session_state::{
 use crate::remote::wait::{Patience, WaitSet, Want, Woke};
 
 mod savepoints;
+mod session_lock;
 
 /// How long the clean-up of a cancelled command may take (as postgres_fdw's
 /// `CONNECTION_CLEANUP_TIMEOUT`).
@@ -111,35 +112,6 @@ impl Connection {
     pub fn wrote(&self) -> bool {
         let inner = self.inner.borrow();
         inner.xid.is_some() || inner.probe_failed
-    }
-
-    /// Asks for the session's advisory lock, unless this very one has been asked for. It travels with the
-    /// next statement; call it outside of a remote transaction or before its PREPARE is sent.
-    pub fn lock_session(&self, lock: SessionLock) {
-        let mut inner = self.inner.borrow_mut();
-        if inner.asked_lock == Some(lock) {
-            return;
-        }
-        inner.asked_lock = Some(lock);
-        inner.session_lock = None;
-        inner.lock_to_send = true;
-    }
-
-    /// Sends the session's lock now, if it is still to be sent.
-    pub fn send_lock(&self) {
-        let sent = {
-            let inner = &mut *self.inner.borrow_mut();
-            self.queue_preamble(inner)
-        };
-        if sent.is_none() {
-            let _ = self.lose();
-        }
-        self.flush();
-    }
-
-    /// Whether the server has confirmed the session's advisory lock.
-    pub fn holds(&self, lock: SessionLock) -> bool {
-        self.inner.borrow().session_lock == Some(lock)
     }
 
     /// Whether a remote transaction was begun.
