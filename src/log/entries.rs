@@ -151,7 +151,12 @@ pub fn adopt(gid: &Gid, xid: pg_sys::TransactionId, status: Status) {
         if entries.iter().any(|e| e.is(gid)) {
             return;
         }
-        // Without a free entry it is settled all the same, only not shown.
+        // Half of the room is for new transactions: after a restart every decision of the last `forget_delay` comes
+        // here. Without an entry it is settled all the same, only not shown.
+        let free = entries.iter().filter(|e| e.status == Status::Free).count();
+        if free <= entries.len() / 2 {
+            return;
+        }
         if let Some(entry) = entries.iter_mut().find(|e| e.status == Status::Free) {
             *entry = Entry {
                 status,

@@ -2,7 +2,7 @@
 //! again nothing is in doubt, and all servers agree: committed if the decision had been made, else not.
 
 use pg_test::oracle::assert_settled;
-use pg_test::{Fleet, Point};
+use pg_test::{Fleet, FleetOptions, Point};
 use postgres::Client;
 
 use crate::support::{
@@ -23,13 +23,22 @@ fn kill_coordinator(fleet: &mut Fleet, session: Client, moment: Moment) -> Outco
     fleet.coordinator.start()
 }
 
+/// A fleet whose coordinator writes nothing to its log that nobody waits for.
+fn slow_to_write() -> anyhow::Result<Fleet> {
+    Fleet::start_with(&FleetOptions {
+        proxied: true,
+        coordinator: vec![("wal_writer_delay", "10s")],
+        ..FleetOptions::default()
+    })
+}
+
 /// Kills the coordinator at `moment` of a transaction that writes everywhere; `committed` is its outcome.
 fn killed_at(
     moment: Moment,
     committed: bool,
     prepare_session: impl Fn(&mut Client) -> Outcome,
 ) -> Outcome {
-    let mut fleet = Fleet::start_proxied()?;
+    let mut fleet = slow_to_write()?;
     let mut session = fleet.session()?;
     prepare_session(&mut session)?;
     begin_everywhere(&mut session, 1)?;
@@ -82,7 +91,7 @@ fn after_the_decision_with_asynchronous_commit() -> Outcome {
 
 #[test]
 fn after_the_decision_of_a_transaction_that_wrote_nothing_locally() -> Outcome {
-    let mut fleet = Fleet::start_proxied()?;
+    let mut fleet = slow_to_write()?;
     let mut session = fleet.session()?;
     session.batch_execute("SET synchronous_commit = off")?;
     session.batch_execute("BEGIN; INSERT INTO ft1 VALUES (1); INSERT INTO ft2 VALUES (1)")?;

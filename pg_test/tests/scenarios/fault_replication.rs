@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use pg_test::oracle::{assert_settled, expect_error, one, prepared_gids};
+use pg_test::oracle::{assert_settled, expect_error, one, prepared_gids, wait_for_attempts};
 use pg_test::{Cluster, DEADLINE, Fleet, FleetOptions, wait_until};
 
 use crate::support::{
@@ -122,4 +122,27 @@ fn without_room_for_all_participants_nothing_is_prepared() -> Outcome {
     assert_eq!((fleet.ids_in_lt()?, fleet.ids_on_shard(1)?), (vec![2], vec![2]));
     assert_settled(&fleet);
     Ok(())
+}
+
+/// After a crash nobody remembers which decisions have been confirmed, and shard 1 cannot say.
+#[test]
+fn old_decisions_take_no_room_from_new_transactions() -> Outcome {
+    let mut fleet = Fleet::start_with(&FleetOptions {
+        coordinator: vec![("pg_fdw_xacts.max_foreign_xacts", "6")],
+        ..FleetOptions::default()
+    })?;
+    let mut session = fleet.session()?;
+    for id in 1..=8 {
+        assert_commits(&fleet, &mut session, id)?;
+    }
+    fleet.coordinator.kill9()?;
+    fleet.shard_mut(1).stop(pg_test::StopMode::Fast)?;
+    fleet.coordinator.start()?;
+    // The attempts are a second apart at most, and so are the looks at the decisions.
+    wait_for_attempts(&fleet, 1, 6)?;
+    let mut session = fleet.session()?;
+    session.batch_execute("BEGIN; INSERT INTO lt VALUES (9); INSERT INTO ft2 VALUES (9)")?;
+    session.batch_execute("COMMIT")?;
+    fleet.shard_mut(1).start()?;
+    assert_recovered(&fleet, 10, false)
 }
