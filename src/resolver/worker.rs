@@ -299,15 +299,29 @@ impl Worker {
     /// Has the fence taken where something waits for the application: a physical copy of this server, which knows
     /// nothing of it, would roll it back.
     fn guard(&mut self, entry: &Entry) {
-        for participant in self.participants.values_mut() {
-            let r = &participant.registered;
-            if (r.serverid, r.userid) == (entry.serverid, entry.userid)
-                && participant.fenced.is_none()
-                && participant.sweep.is_none()
-            {
-                participant.due.get_or_insert_with(Instant::now);
+        let waits: Vec<i32> = self
+            .participants
+            .values()
+            .filter(|p| {
+                (p.registered.serverid, p.registered.userid) == (entry.serverid, entry.userid)
+            })
+            .filter(|p| !self.is_fenced(&p.registered))
+            .map(|p| p.registered.id)
+            .collect();
+        for id in waits {
+            if let Some(participant) = self.participants.get_mut(&id) {
+                participant.make_due();
             }
         }
+    }
+
+    /// Whether the fence is held, or being taken, in the same database of the same server.
+    fn is_fenced(&self, registered: &Registered) -> bool {
+        self.is_busy_at(registered)
+            || self
+                .participants
+                .values()
+                .any(|p| p.fenced.is_some() && p.registered.is_beside(registered))
     }
 
     /// Looks through the decision table for what nobody has told: after a start, and in every round.
