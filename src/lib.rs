@@ -51,6 +51,7 @@ pub extern "C-unwind" fn _PG_init() {
             xact::inject::define();
             guc::define();
             pg::shmem_hooks::install(log::shmem::request, log::shmem::start_up);
+            xact::callbacks::install();
             xact::utility::install(api::guard::before_utility);
             api::guard::install();
             resolver::launcher::register();

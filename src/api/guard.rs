@@ -13,6 +13,7 @@ use pgrx::{PgList, PgLogLevel, pg_sys};
 use crate::log::{entries, stats, workers};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, boundary};
+use crate::pg::versions;
 use crate::remote::options::Server;
 
 const EXTENSION: &CStr = c"pg_fdw_xacts";
@@ -69,6 +70,9 @@ fn before_drop(class: pg_sys::Oid, object: pg_sys::Oid) -> Result<()> {
             }
             _ => Ok(()),
         },
+        pg_sys::DatabaseRelationId if unsettled_in(object) => {
+            Err(refusal("drop the database".to_owned()))
+        }
         pg_sys::ExtensionRelationId => {
             // SAFETY: a catalog look-up that may find nothing.
             let own = unsafe { pg_sys::get_extension_oid(EXTENSION.as_ptr(), true) };
@@ -199,10 +203,14 @@ fn before_drop_of(kind: pg_sys::ObjectType::Type, name: &CStr) -> Result<()> {
 
 fn before_drop_extension() -> Result<()> {
     // SAFETY: a plain global of this backend.
-    let dbid = unsafe { pg_sys::MyDatabaseId };
-    let left =
-        entries::all().iter().any(|e| e.dbid == dbid) || stats::all().iter().any(|s| s.unswept > 0);
+    let left = unsettled_in(unsafe { pg_sys::MyDatabaseId });
     if left { Err(refusal("drop extension pg_fdw_xacts".to_owned())) } else { Ok(()) }
+}
+
+/// Whether something of a database may be prepared anywhere.
+fn unsettled_in(dbid: pg_sys::Oid) -> bool {
+    entries::all().iter().any(|e| e.dbid == dbid)
+        || stats::of_database(dbid).iter().any(|s| s.unswept > 0)
 }
 
 /// The resolver's connection must not stand in the way of a command that needs a database for itself.
@@ -212,9 +220,12 @@ fn leave_database(name: &CStr, drop: bool) -> Result<()> {
     if dbid == pg_sys::Oid::INVALID {
         return Ok(());
     }
-    let left = drop
-        && (entries::all().iter().any(|e| e.dbid == dbid)
-            || stats::of_database(dbid).iter().any(|s| s.unswept > 0));
+    // PostgreSQL refuses below; nobody else may stop the resolver.
+    // SAFETY: catalog look-ups for the current user.
+    if !unsafe { versions::is_database_owner(dbid, pg_sys::GetUserId()) } {
+        return Ok(());
+    }
+    let left = drop && unsettled_in(dbid);
     if left {
         return Err(refusal(format!("drop database \"{}\"", name.to_string_lossy())));
     }

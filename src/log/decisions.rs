@@ -72,6 +72,11 @@ pub fn all() -> Vec<Row> {
     rows
 }
 
+/// What became of one transaction.
+pub fn of(nonce: Nonce) -> Decision {
+    all().iter().find(|row| row.nonce == nonce).map_or(Decision::Absent, |row| row.decision)
+}
+
 /// Deletes rows.
 ///
 /// # Errors

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
+use crate::log::replication;
 use crate::log::table::{See, Table, text};
 use crate::pg::error::{Error, Result, SqlState};
 use crate::protocol::gid::{Identity, Nonce};
@@ -29,6 +30,11 @@ pub struct Registered {
 }
 
 impl Registered {
+    /// Whether another participant is in the same database of the same server.
+    pub fn is_beside(&self, other: &Self) -> bool {
+        self.system_identifier == other.system_identifier && self.database == other.database
+    }
+
     /// Whether a connection has reached the participant that was recorded.
     pub fn is_at(&self, fingerprint: &Fingerprint) -> bool {
         self.system_identifier == fingerprint.system_identifier
@@ -67,7 +73,16 @@ pub fn insert(participant: &Registered) -> Result<()> {
         Datum::from(participant.system_identifier as i64),
         text(&participant.database),
     ]);
+    durably();
     Ok(())
+}
+
+/// What is written down here has to outlive a crash, and a fail-over to a synchronous standby, from the moment it is
+/// used: whatever `synchronous_commit` says.
+fn durably() {
+    // SAFETY: sets a flag of the transaction.
+    unsafe { pg_sys::ForceSyncCommit() };
+    replication::require_synchronous_commit();
 }
 
 /// Takes a participant off the list.
@@ -96,6 +111,7 @@ pub fn forgotten() -> HashSet<(Nonce, i32)> {
 pub fn forget(nonce: Nonce, id: i32) -> Result<()> {
     let table = Table::open(c"forgotten", pg_sys::RowExclusiveLock)?;
     table.insert(&mut [Datum::from(nonce.number() as i64), Datum::from(id)]);
+    durably();
     Ok(())
 }
 
@@ -137,6 +153,7 @@ pub fn identity() -> Result<Identity> {
     }
     let identity = Identity::draw(random()?);
     table.insert(&mut [Datum::from(dbid), Datum::from(identity.number() as i64)]);
+    durably();
     Ok(identity)
 }
 

@@ -74,10 +74,10 @@ pub fn own_commit_is_replicated() -> bool {
     is_replicated(unsafe { pg_sys::XactLastCommitEnd })
 }
 
-/// Whether all of the server's log is replicated by now.
-pub fn whole_log_is_replicated() -> bool {
-    // SAFETY: reads a position in shared memory.
-    is_replicated(unsafe { pg_sys::GetXLogInsertRecPtr() })
+/// Whether the last record that this backend has written, in the transaction that is open, is replicated.
+pub fn last_record_is_replicated() -> bool {
+    // SAFETY: a plain global; 0 while nothing has been written.
+    is_replicated(unsafe { pg_sys::XactLastRecEnd })
 }
 
 /// Commits a small transaction synchronously: what was committed before it is replicated when it is.
@@ -89,13 +89,15 @@ pub fn everything_committed_is_replicated() -> Result<bool> {
         return Ok(true);
     }
     transaction::run(|| {
+        require_synchronous_commit();
         // SAFETY: writes a WAL record that nobody reads, in a transaction with an xid, so that its
-        // commit waits. The frame owns nothing.
-        catch(|| unsafe {
+        // commit waits. Only the raw call is inside `catch`.
+        unsafe {
             pg_sys::GetTopTransactionId();
-            versions::LogLogicalMessage(c"pg_fdw_xacts");
             pg_sys::ForceSyncCommit();
-        })
+            catch(|| versions::LogLogicalMessage(c"pg_fdw_xacts"))?;
+        }
+        Ok(())
     })?;
     Ok(own_commit_is_replicated())
 }

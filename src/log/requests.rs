@@ -18,6 +18,7 @@ fn empty(kind: RequestKind) -> Request {
     Request {
         state: RequestState::Waiting,
         kind,
+        serial: 0,
         // SAFETY: a plain global of this backend.
         requester: unsafe { pg_sys::MyProcPid },
         dbid: own_database(),
@@ -92,21 +93,30 @@ pub fn take_label(label: &str) -> Result<bool> {
 
 fn ask(request: Request, limit: Duration) -> Result<i32> {
     workers::identity()?;
-    let slot = wait_for("too many sessions wait for the resolver", RESOLVER_DEADLINE, || {
-        Ok(shmem::write(|shared, _| {
-            let slot = shared.requests.iter().position(|r| r.state == RequestState::Free)?;
-            shared.requests[slot] = request;
-            Some(slot)
-        }))
-    })?;
+    let (slot, serial) =
+        wait_for("too many sessions wait for the resolver", RESOLVER_DEADLINE, || {
+            Ok(shmem::write(|shared, _| {
+                let slot = shared.requests.iter().position(|r| r.state == RequestState::Free)?;
+                shared.last_serial += 1;
+                let serial = shared.last_serial;
+                shared.requests[slot] = request;
+                shared.requests[slot].serial = serial;
+                Some((slot, serial))
+            }))
+        })?;
     workers::wake_resolver(request.dbid);
     let answer = wait_for("the resolver of this database does not answer", limit, || {
         Ok(shmem::read(|shared, _| {
             let r = &shared.requests[slot];
-            matches!(r.state, RequestState::Done | RequestState::Failed).then_some(*r)
+            (r.serial == serial && matches!(r.state, RequestState::Done | RequestState::Failed))
+                .then_some(*r)
         }))
     });
-    shmem::write(|shared, _| shared.requests[slot].state = RequestState::Free);
+    shmem::write(|shared, _| {
+        if shared.requests[slot].serial == serial {
+            shared.requests[slot].state = RequestState::Free;
+        }
+    });
     match answer? {
         Request { state: RequestState::Done, answer, .. } => Ok(answer),
         _ => Err(Error::new(
@@ -135,7 +145,7 @@ pub fn waiting() -> Vec<(usize, Request)> {
 pub fn answer(slot: usize, request: &Request, answer: Option<i32>) {
     shmem::write(|shared, _| {
         let place = &mut shared.requests[slot];
-        if place.state == RequestState::Waiting && place.requester == request.requester {
+        if place.state == RequestState::Waiting && place.serial == request.serial {
             place.answer = answer.unwrap_or(0);
             place.state = if answer.is_some() { RequestState::Done } else { RequestState::Failed };
         }
@@ -145,14 +155,14 @@ pub fn answer(slot: usize, request: &Request, answer: Option<i32>) {
 
 /// Frees the places of backends that have gone.
 pub fn reap() {
-    let places: Vec<(usize, i32)> = shmem::read(|shared, _| {
-        let used = shared.requests.iter().enumerate();
-        used.filter(|(_, r)| r.state != RequestState::Free).map(|(i, r)| (i, r.requester)).collect()
+    let places: Vec<(usize, Request)> = shmem::read(|shared, _| {
+        let used = shared.requests.iter().copied().enumerate();
+        used.filter(|(_, r)| r.state != RequestState::Free).collect()
     });
-    for (slot, requester) in places {
-        if !shmem::is_alive(requester) {
+    for (slot, request) in places {
+        if !shmem::is_alive(request.requester) {
             shmem::write(|shared, _| {
-                if shared.requests[slot].requester == requester {
+                if shared.requests[slot].serial == request.serial {
                     shared.requests[slot].state = RequestState::Free;
                 }
             });

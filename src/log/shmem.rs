@@ -29,6 +29,8 @@ pub struct Shared {
     /// Random, drawn at each start of the server: tells our sessions on a participant from those of an
     /// earlier start and of a physical copy.
     pub incarnation: i32,
+    /// The last serial number or generation given.
+    pub last_serial: u64,
     /// Process of the launcher, 0 while there is none.
     pub launcher: i32,
     /// A resolver per database.
@@ -77,6 +79,8 @@ pub struct WorkerSlot {
     pub paused_at: i64,
     /// The database's identity, once ready.
     pub identity: u64,
+    /// Changes whenever a number on the list of participants may have lost its meaning.
+    pub generation: u64,
 }
 
 /// Where a request is.
@@ -117,6 +121,8 @@ pub struct Request {
     pub state: RequestState,
     /// What it is.
     pub kind: RequestKind,
+    /// Tells it from every other request: places are used again, by the same backend too.
+    pub serial: u64,
     /// The backend that waits.
     pub requester: i32,
     /// Its database.

@@ -41,11 +41,20 @@ pub fn wake_resolver(dbid: Oid) {
 }
 
 fn want(workers: &mut [WorkerSlot], dbid: Oid) {
-    let slot = slot_of(workers, dbid)
-        .or_else(|| workers.iter().position(|w| w.state == WorkerState::Free));
+    // The place of a database without the extension is free for others.
+    let unused = |w: &WorkerSlot| {
+        w.state == WorkerState::Free || (w.state == WorkerState::Absent && w.pid == 0)
+    };
+    let slot = slot_of(workers, dbid).or_else(|| workers.iter().position(unused));
     if let Some(slot) = slot {
-        workers[slot] =
-            WorkerSlot { state: WorkerState::Wanted, dbid, pid: 0, paused_at: 0, identity: 0 };
+        workers[slot] = WorkerSlot {
+            state: WorkerState::Wanted,
+            dbid,
+            pid: 0,
+            paused_at: 0,
+            identity: 0,
+            generation: 0,
+        };
     }
 }
 
@@ -168,12 +177,34 @@ pub fn is_paused() -> bool {
     })
 }
 
+/// As long as it is the same, numbers on this database's list of participants mean the same.
+pub fn generation() -> u64 {
+    let dbid = own_database();
+    shmem::read(|shared, _| {
+        slot_of(&shared.workers, dbid).map_or(0, |slot| shared.workers[slot].generation)
+    })
+}
+
+/// Numbers on the list of participants lose their meaning.
+pub fn new_generation() {
+    let dbid = own_database();
+    shmem::write(|shared, _| {
+        shared.last_serial += 1;
+        if let Some(slot) = slot_of(&shared.workers, dbid) {
+            shared.workers[slot].generation = shared.last_serial;
+        }
+    });
+}
+
 /// Whether nobody doubts this resolver.
 pub fn is_trusted() -> bool {
     let dbid = own_database();
+    // SAFETY: a plain global of this process.
+    let pid = unsafe { pg_sys::MyProcPid };
     shmem::read(|shared, _| {
-        slot_of(&shared.workers, dbid)
-            .is_some_and(|slot| shared.workers[slot].state == WorkerState::Ready)
+        slot_of(&shared.workers, dbid).is_some_and(|slot| {
+            shared.workers[slot].state == WorkerState::Ready && shared.workers[slot].pid == pid
+        })
     })
 }
 
@@ -237,12 +268,25 @@ pub fn take_confirmed() -> Vec<Nonce> {
 pub fn become_launcher() {
     // SAFETY: a plain global of this process.
     let pid = unsafe { pg_sys::MyProcPid };
+    shmem::write(|shared, _| shared.launcher = pid);
+    want_lost();
+}
+
+/// Wants a resolver again where one should be and its process has gone, whoever started it.
+pub fn want_lost() {
+    let places: Vec<(Oid, i32)> = shmem::read(|shared, _| {
+        let held = shared.workers.iter().filter(|w| w.pid != 0);
+        held.map(|w| (w.dbid, w.pid)).collect()
+    });
+    let lost: Vec<(Oid, i32)> =
+        places.into_iter().filter(|(_, pid)| !shmem::is_alive(*pid)).collect();
     shmem::write(|shared, _| {
-        shared.launcher = pid;
-        // What an earlier launcher started it cannot look after any more: its workers report themselves.
         for worker in &mut shared.workers {
-            if worker.state == WorkerState::Starting {
-                worker.state = WorkerState::Wanted;
+            if lost.contains(&(worker.dbid, worker.pid)) {
+                worker.pid = 0;
+                if !matches!(worker.state, WorkerState::Absent | WorkerState::Paused) {
+                    worker.state = WorkerState::Wanted;
+                }
             }
         }
     });
@@ -276,6 +320,7 @@ pub fn take_wanted() -> Vec<Oid> {
 pub fn want_again(dbid: Oid) {
     shmem::write(|shared, _| {
         if let Some(slot) = slot_of(&shared.workers, dbid)
+            && shared.workers[slot].pid == 0
             && !matches!(shared.workers[slot].state, WorkerState::Absent | WorkerState::Paused)
         {
             want(&mut shared.workers, dbid);
@@ -296,7 +341,14 @@ pub fn become_resolver() -> bool {
         if worker.pid != 0 && worker.pid != pid {
             return false;
         }
-        *worker = WorkerSlot { state: WorkerState::Starting, dbid, pid, paused_at: 0, identity: 0 };
+        *worker = WorkerSlot {
+            state: WorkerState::Starting,
+            dbid,
+            pid,
+            paused_at: 0,
+            identity: 0,
+            generation: 0,
+        };
         true
     })
 }
@@ -309,14 +361,15 @@ pub fn report_resolver(identity: Option<Identity>) {
     });
 }
 
-/// The resolver's process ends.
+/// The resolver's process ends: another is wanted, unless there is nothing for it to do.
 pub fn leave_resolver() {
     set_own(|worker| {
         worker.pid = 0;
         if !matches!(worker.state, WorkerState::Absent | WorkerState::Paused) {
-            worker.state = WorkerState::Starting;
+            worker.state = WorkerState::Wanted;
         }
     });
+    shmem::wake(shmem::read(|shared, _| shared.launcher));
 }
 
 fn set_own(f: impl FnOnce(&mut WorkerSlot)) {

@@ -142,3 +142,23 @@ pub unsafe fn fs_base_relids(plan: *const pg_sys::ForeignScan) -> *mut pg_sys::B
         (*plan).fs_base_relids
     }
 }
+
+/// Whether a role owns a database, or is a superuser.
+///
+/// # Safety
+/// Inside a transaction.
+#[cfg(feature = "pg15")]
+pub unsafe fn is_database_owner(database: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: by contract.
+    unsafe { pg_sys::pg_database_ownercheck(database, role) }
+}
+
+/// Whether a role owns a database, or is a superuser.
+///
+/// # Safety
+/// Inside a transaction.
+#[cfg(not(feature = "pg15"))]
+pub unsafe fn is_database_owner(database: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: by contract.
+    unsafe { pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, role) }
+}

@@ -89,6 +89,15 @@ impl Connecting {
         Want { socket: self.conn.socket(), write: self.next == Polling::Writing }
     }
 
+    /// Whether the socket is ready for the next step. libpq waits without a limit when asked too early.
+    pub fn is_ready(&self) -> bool {
+        let Want { socket, write } = self.want();
+        let events = if write { libc::POLLOUT } else { libc::POLLIN };
+        let mut poll = libc::pollfd { fd: socket, events, revents: 0 };
+        // SAFETY: one valid pollfd, no wait.
+        socket >= 0 && unsafe { libc::poll(&mut poll, 1, 0) } > 0
+    }
+
     /// When to give up.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
@@ -147,6 +156,10 @@ pub fn connect(
         let Want { socket, write } = connecting.want();
         if socket_once(socket, write, connecting.deadline())? == Woke::Deadline {
             return Err(connecting.timed_out());
+        }
+        // It may have been the latch.
+        if !connecting.is_ready() {
+            continue;
         }
         match connecting.step()? {
             Step::Waits(again) => connecting = again,

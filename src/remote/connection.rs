@@ -405,10 +405,11 @@ impl Connection {
 
     fn wait(&self, deadline: Option<Instant>, patience: Patience) -> Result<Woke> {
         let want = self.want();
-        // A nested use of the same connection (an invalidation, an interrupt) must not find the wait set
-        // borrowed: it would only be to wait here again, which nothing does.
-        let mut set = self.wait_set.borrow_mut();
-        set.wait(&[want], deadline, patience)
+        match self.wait_set.try_borrow_mut() {
+            Ok(mut set) => set.wait(&[want], deadline, patience),
+            // A termination inside the wait ends the process from there, and its abort comes here again.
+            Err(_) => Ok(Woke::Interrupted),
+        }
     }
 
     /// Waits until everything asked has been answered. `Ok(false)` if it was not by then.

@@ -53,6 +53,7 @@ fn run() -> Result<()> {
     loop {
         process::attend()?;
         let paused = workers::end_pauses(PAUSE);
+        workers::want_lost();
         // First: what has ended is wanted again, and started in the same round.
         running.retain(|dbid, worker| {
             let ended = worker.has_ended();

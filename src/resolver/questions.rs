@@ -2,8 +2,6 @@
 
 use std::collections::HashMap;
 
-use pgrx::PgLogLevel;
-
 use crate::pg::error::Result;
 use crate::protocol::gid::Identity;
 use crate::protocol::pipeline::Ticket;
@@ -49,11 +47,14 @@ pub fn prepared(identity: Identity) -> String {
     )
 }
 
-/// What became of transactions, by their xids.
+/// What became of transactions, by their xids. One that the server has not come to yet, because it was restored to an
+/// earlier state, is `not known` there.
 pub fn status(xids: &[u64]) -> String {
     let list: Vec<String> = xids.iter().map(u64::to_string).collect();
     format!(
-        "SELECT x, pg_catalog.pg_xact_status(x::xid8) \
+        "SELECT x, CASE \
+         WHEN x::xid8 < pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot()) \
+         THEN pg_catalog.pg_xact_status(x::xid8) ELSE 'not known' END \
          FROM pg_catalog.unnest('{{{}}}'::text[]) AS x",
         list.join(",")
     )
@@ -62,17 +63,9 @@ pub fn status(xids: &[u64]) -> String {
 /// The answer to [`status`]; a transaction too old to be known is not in it.
 ///
 /// # Errors
-/// The connection was lost.
+/// The question failed: then nothing is known.
 pub fn read_status(connection: &Connection, ticket: Ticket) -> Result<HashMap<u64, String>> {
-    let answer = match connection.answer(ticket, Some(c"pg_xact_status")) {
-        Ok(answer) => answer,
-        Err(lost) if connection.is_doomed() => return Err(lost),
-        // An xid that is in the future there: the server was restored to an earlier state.
-        Err(error) => {
-            error.log(PgLogLevel::WARNING)?;
-            return Ok(HashMap::new());
-        }
-    };
+    let answer = connection.answer(ticket, Some(c"pg_xact_status"))?;
     Ok((0..answer.rows())
         .filter_map(|row| {
             let xid = answer.value(row, 0)?.to_str().ok()?.parse().ok()?;

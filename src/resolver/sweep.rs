@@ -6,7 +6,7 @@
 //! 2. the server's fingerprint, and whether it is in recovery;
 //! 3. the fence: an exclusive advisory lock on our identity there, so that of all copies of this coordinator only
 //!    one settles;
-//! 4. which sessions of ours are alive, of this start of the server or of another;
+//! 4. which sessions of ours are alive, of this start of the server or of another, and again after
 //! 5. the list of prepared transactions of our identity;
 //! 6. the decision rows again, for what is listed. A row is inserted before its PREPARE is sent, so a
 //!    listed gid without a row has aborted.
@@ -66,8 +66,11 @@ pub struct Fenced(Established);
 
 struct Asked {
     fence: Option<Ticket>,
-    sessions: Ticket,
+    /// Asked before the list: who is not there any more cannot prepare after it.
+    before: Ticket,
     list: Ticket,
+    /// Asked after the list: whose transaction is on it, is there still.
+    after: Ticket,
 }
 
 /// What a sweep found.
@@ -80,6 +83,8 @@ pub struct Swept {
     pub resolved: u64,
     /// Decided commits that somebody on the participant has undone.
     pub heuristic: u64,
+    /// Servers and users whose prepared transactions this one's role may not settle.
+    pub not_allowed: Vec<(pg_sys::Oid, pg_sys::Oid)>,
     /// Keeps the fence, while anything of ours is prepared there.
     pub fenced: Option<Fenced>,
 }
@@ -140,6 +145,10 @@ impl Sweep {
     pub fn advance(mut self) -> Result<Progress> {
         loop {
             self.stage = match self.stage {
+                Stage::Connecting(connecting) if !connecting.is_ready() => {
+                    self.stage = Stage::Connecting(connecting);
+                    return self.waits();
+                }
                 Stage::Connecting(connecting) => match connecting.step()? {
                     Step::Established(established) => {
                         self.deadline = Instant::now() + STEP;
@@ -237,9 +246,10 @@ impl Stage {
         } else {
             Some(send(connection, &questions::fence(identity, session_lock(identity)))?)
         };
-        let sessions = send(connection, &questions::sessions(identity))?;
+        let before = send(connection, &questions::sessions(identity))?;
         let list = send(connection, &questions::prepared(identity))?;
-        Ok(Self::Asking(fenced, Asked { fence, sessions, list }))
+        let after = send(connection, &questions::sessions(identity))?;
+        Ok(Self::Asking(fenced, Asked { fence, before, list, after }))
     }
 }
 
@@ -253,7 +263,7 @@ fn conclude(
     mut settling: Settling,
 ) -> Result<Swept> {
     let connection = &fenced.0.connection;
-    let resolved = settling.note_answers(connection)?;
+    let resolved = settling.note_answers(connection, participant)?;
     let statuses = match settling.verified {
         Some(ticket) => questions::read_status(connection, ticket)?,
         None => HashMap::new(),
@@ -270,7 +280,7 @@ fn conclude(
             if !settling.listed.contains(&gid) {
                 let status = xid_of(&row, participant).and_then(|xid| statuses.get(&xid));
                 match status.map(String::as_str) {
-                    // Not to be seen any more, so long ago: assumed delivered, as nothing else can be.
+                    // Too long ago to be known: assumed delivered, as nothing else can be.
                     Some("committed") | None => {}
                     Some("in progress") => continue,
                     Some(other) => {
@@ -305,7 +315,9 @@ fn conclude(
         return Err(other_server(connection, participant));
     }
     let keep = again || !settling.pending.is_empty() || awaits_application(participant);
-    Ok(Swept { again, delivered, resolved, heuristic, fenced: keep.then_some(fenced) })
+    let not_allowed = std::mem::take(&mut settling.not_allowed);
+    let fenced = keep.then_some(fenced);
+    Ok(Swept { again, delivered, resolved, heuristic, not_allowed, fenced })
 }
 
 fn place(connection: &Connection, participant: &Registered) -> Result<Place> {

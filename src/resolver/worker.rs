@@ -139,6 +139,13 @@ impl Participant {
         error.log(PgLogLevel::LOG)
     }
 
+    /// Has it swept soon, unless that is under way or has failed just now.
+    fn make_due(&mut self) {
+        if self.sweep.is_none() {
+            self.due.get_or_insert_with(Instant::now);
+        }
+    }
+
     fn retry(&mut self, now: Instant) {
         let (min, max) = guc::resolver_retry();
         // Without randomness all come at the same time, which is no reason to fail.
@@ -178,6 +185,7 @@ impl Worker {
         }
         worker.look()?;
         worker.publish_unswept();
+        workers::new_generation();
         workers::report_resolver(Some(identity));
         Ok(Some(worker))
     }
@@ -222,10 +230,14 @@ impl Worker {
         let mut next = self.next_look;
         let mut wants = Vec::new();
         for participant in self.participants.values() {
-            next = next.min(participant.due.unwrap_or(next));
-            if let Some(sweep) = &participant.sweep {
-                next = next.min(sweep.deadline());
-                wants.push(sweep.want());
+            match &participant.sweep {
+                Some(sweep) => {
+                    next = next.min(sweep.deadline());
+                    wants.push(sweep.want());
+                }
+                // One that has to wait for another's sweep of the same place is woken by its end.
+                None if self.is_busy_at(&participant.registered) => {}
+                None => next = next.min(participant.due.unwrap_or(next)),
             }
         }
         if let Some((since, _)) = self.confirmed.front() {
@@ -278,9 +290,7 @@ impl Worker {
                 let r = &participant.registered;
                 if (r.serverid, r.userid) == (entry.serverid, entry.userid) {
                     participant.unswept = true;
-                    if participant.sweep.is_none() {
-                        participant.due.get_or_insert_with(Instant::now);
-                    }
+                    participant.make_due();
                 }
             }
         }
@@ -289,15 +299,29 @@ impl Worker {
     /// Has the fence taken where something waits for the application: a physical copy of this server, which knows
     /// nothing of it, would roll it back.
     fn guard(&mut self, entry: &Entry) {
-        for participant in self.participants.values_mut() {
-            let r = &participant.registered;
-            if (r.serverid, r.userid) == (entry.serverid, entry.userid)
-                && participant.fenced.is_none()
-                && participant.sweep.is_none()
-            {
-                participant.due.get_or_insert_with(Instant::now);
+        let waits: Vec<i32> = self
+            .participants
+            .values()
+            .filter(|p| {
+                (p.registered.serverid, p.registered.userid) == (entry.serverid, entry.userid)
+            })
+            .filter(|p| !self.is_fenced(&p.registered))
+            .map(|p| p.registered.id)
+            .collect();
+        for id in waits {
+            if let Some(participant) = self.participants.get_mut(&id) {
+                participant.make_due();
             }
         }
+    }
+
+    /// Whether the fence is held, or being taken, in the same database of the same server.
+    fn is_fenced(&self, registered: &Registered) -> bool {
+        self.is_busy_at(registered)
+            || self
+                .participants
+                .values()
+                .any(|p| p.fenced.is_some() && p.registered.is_beside(registered))
     }
 
     /// Looks through the decision table for what nobody has told: after a start, and in every round.
@@ -321,10 +345,11 @@ impl Worker {
                 match row.decision {
                     // Nobody owns it, so it is prepared here: it waits for the application.
                     Decision::InProgress => entries::adopt(&gid, row.xid, Status::Prepared),
-                    // Nobody knows yet whether it has heard.
+                    // Nobody knows yet whether it has heard. Most have: they are not shown, and take no entry that
+                    // a running transaction may need.
                     _ => {
-                        entries::adopt(&gid, row.xid, Status::Committing);
-                        participant.due.get_or_insert_with(Instant::now);
+                        participant.unswept = true;
+                        participant.make_due();
                     }
                 }
             }
@@ -385,6 +410,11 @@ impl Worker {
         Ok(())
     }
 
+    /// Whether a sweep is under way in the same database of the same server.
+    fn is_busy_at(&self, registered: &Registered) -> bool {
+        self.participants.values().any(|p| p.sweep.is_some() && p.registered.is_beside(registered))
+    }
+
     /// Starts the sweeps that are due.
     fn start_sweeps(&mut self) -> Result<()> {
         let now = Instant::now();
@@ -394,10 +424,29 @@ impl Worker {
         }
         let owned = self.owned();
         let mut failed = Vec::new();
-        for participant in self.participants.values_mut().filter(|p| is_due(p)) {
+        let mut due: Vec<(Option<Instant>, i32)> = self
+            .participants
+            .values()
+            .filter(|p| is_due(p))
+            .map(|p| (p.due, p.registered.id))
+            .collect();
+        due.sort_unstable();
+        for (_, id) in due {
+            let Some(registered) = self.participants.get(&id).map(|p| p.registered.clone()) else {
+                continue;
+            };
+            // Only one session of ours can hold the fence there.
+            if self.is_busy_at(&registered) {
+                continue;
+            }
+            for other in self.participants.values_mut() {
+                if other.registered.id != id && other.registered.is_beside(&registered) {
+                    other.fenced = None;
+                }
+            }
+            let Some(participant) = self.participants.get_mut(&id) else { continue };
             participant.due = None;
             let fenced = participant.fenced.take();
-            let id = participant.registered.id;
             // Nor what this one has none left of while others have: it is looked at, and counted, once.
             let confirmed = |nonce: &Nonce| {
                 self.settled.contains(nonce)
@@ -422,6 +471,7 @@ impl Worker {
     fn advance_sweeps(&mut self) -> Result<()> {
         let mut delivered = Vec::new();
         let mut tried = Vec::new();
+        let mut not_allowed = Vec::new();
         for participant in self.participants.values_mut() {
             let Some(sweep) = participant.sweep.take() else { continue };
             match sweep.advance() {
@@ -430,6 +480,7 @@ impl Worker {
                     let id = participant.registered.id;
                     tried.push(id);
                     delivered.extend(swept.delivered.iter().map(|(n, of)| (*n, id, of.clone())));
+                    not_allowed.extend(swept.not_allowed.iter().copied());
                     participant.swept(*swept);
                 }
                 Err(error) => {
@@ -440,6 +491,16 @@ impl Worker {
         }
         for id in tried {
             self.tried(id);
+        }
+        // What one mapping's role may not settle, the one that prepared it may.
+        for (serverid, userid) in not_allowed {
+            for participant in self.participants.values_mut() {
+                let r = &participant.registered;
+                if (r.serverid, r.userid) == (serverid, userid) {
+                    participant.unswept = true;
+                    participant.make_due();
+                }
+            }
         }
         for (nonce, id, of) in delivered {
             self.note_delivered(nonce, id, &of);

@@ -5,10 +5,17 @@ use std::cell::Cell;
 use pgrx::pg_sys;
 
 use crate::pg::backend_local::BackendLocal;
-use crate::pg::error::{boundary, shielded};
+use crate::pg::error::{attempt, boundary, shielded};
 use crate::xact::{abort, commit, participants};
 
 static SUBTRANSACTIONS: BackendLocal<Cell<bool>> = BackendLocal::new(Cell::new(false));
+
+/// Registers the callback of transactions while the server loads the library, so that every session has it before
+/// its first transaction ends.
+pub fn install() {
+    // SAFETY: the callback lives as long as the server.
+    unsafe { pg_sys::RegisterXactCallback(Some(on_transaction), std::ptr::null_mut()) };
+}
 
 /// Registers the callbacks, at the first remote statement of each transaction.
 ///
@@ -30,6 +37,8 @@ unsafe extern "C-unwind" fn on_transaction(
     _arg: *mut std::ffi::c_void,
 ) {
     use pg_sys::XactEvent as E;
+    // What other extensions do in callbacks after ours must not begin anything new.
+    participants::set_ending(matches!(event, E::XACT_EVENT_PRE_COMMIT | E::XACT_EVENT_PRE_PREPARE));
     if participants::is_empty() {
         return;
     }
@@ -68,10 +77,15 @@ unsafe extern "C-unwind" fn on_subtransaction(
             Ok(())
         }),
         E::SUBXACT_EVENT_ABORT_SUB => shielded("in the abort of a subtransaction", || {
+            let mut outcome = Ok(());
             for p in participants::all() {
-                p.connection.rollback_to(level)?;
+                // One that cannot go back must not commit, and must not keep the others from going back.
+                if let Err(error) = attempt(|| p.connection.rollback_to(level)) {
+                    p.connection.doom();
+                    outcome = Err(error);
+                }
             }
-            Ok(())
+            outcome
         }),
         _ => {}
     }

@@ -11,7 +11,7 @@ use pgrx::{PgLogLevel, pg_sys};
 use crate::guc;
 use crate::log::shmem::Status;
 use crate::log::{decisions, entries, registered, replication, workers};
-use crate::pg::error::{Error, Result, SqlState, attempt};
+use crate::pg::error::{Error, Result, SqlState, attempt, catch};
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::participant::{Event, State};
 use crate::protocol::plan::{self, Local, Refusal, Step, Work};
@@ -52,7 +52,8 @@ pub fn phase_one(explicit: bool) -> Result<()> {
     // SAFETY: plain reads of the transaction's state.
     let local = unsafe {
         Local {
-            wrote: pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId,
+            // A NOTIFY that is pending has no xid yet, and can still fail.
+            wrote: pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId || notifies(),
             serializable: pg_sys::XactIsoLevel == pg_sys::XACT_SERIALIZABLE as i32,
             explicit,
         }
@@ -79,6 +80,15 @@ pub fn phase_one(explicit: bool) -> Result<()> {
 unsafe extern "C" {
     /// `max_prepared_transactions` (`twophase.c`).
     static max_prepared_xacts: i32;
+}
+
+/// Whether the transaction has executed NOTIFY or LISTEN: PostgreSQL tells by refusing to prepare it.
+fn notifies() -> bool {
+    unsafe extern "C-unwind" {
+        fn AtPrepare_Notify();
+    }
+    // SAFETY: only looks, and raises if there is something.
+    catch(|| unsafe { AtPrepare_Notify() }).is_err()
 }
 
 /// Everything that has to be on record before the first PREPARE is sent.
@@ -194,8 +204,8 @@ fn first_round(
             (Outcome::Failed(failure), prepared) => {
                 let sql = prepared.map_or(c"COMMIT", |prepared| &prepared.prepare);
                 let error = p.connection.error_of(failure, Some(sql));
-                // An answer that the server gave as it went away is no answer to PREPARE.
-                if !p.connection.is_doomed() {
+                // What the server says as it goes away is no answer to PREPARE, nor is an error of libpq's.
+                if !p.connection.is_doomed() && failure.error_field(b'C').is_some() {
                     p.take(if prepared.is_some() {
                         Event::PrepareRefused
                     } else {
@@ -373,14 +383,15 @@ mod known {
 
     use pgrx::pg_sys::Oid;
 
-    use crate::log::requests;
+    use crate::log::{requests, workers};
     use crate::pg::backend_local::BackendLocal;
-    use crate::pg::error::Result;
+    use crate::pg::error::{Error, Result, SqlState};
     use crate::protocol::gid::Identity;
     use crate::remote::Fingerprint;
 
-    /// The list belongs to an identity: an extension that was created anew has another.
-    type Key = (Identity, Oid, Oid, Fingerprint);
+    /// The numbers belong to an identity, which an extension that was created anew does not keep, and to a
+    /// generation of the list.
+    type Key = (Identity, u64, Oid, Oid, Fingerprint);
 
     static KNOWN: BackendLocal<RefCell<Vec<(Key, i32)>>> =
         BackendLocal::new(RefCell::new(Vec::new()));
@@ -392,12 +403,18 @@ mod known {
         userid: Oid,
         fingerprint: &Fingerprint,
     ) -> Result<i32> {
-        let key = (identity, serverid, userid, fingerprint.clone());
+        let key = (identity, workers::generation(), serverid, userid, fingerprint.clone());
         let known = KNOWN.get().borrow().iter().find(|(k, _)| *k == key).map(|(_, id)| *id);
         if let Some(id) = known {
             return Ok(id);
         }
         let id = requests::register(serverid, userid, fingerprint)?;
+        if id < 1 {
+            return Err(Error::new(
+                SqlState::INTERNAL_ERROR,
+                "the resolver gave a participant no number",
+            ));
+        }
         KNOWN.get().borrow_mut().push((key, id));
         Ok(id)
     }

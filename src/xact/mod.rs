@@ -10,7 +10,7 @@
 //! * [`utility`]: COMMIT PREPARED and ROLLBACK PREPARED by the application.
 
 mod abort;
-mod callbacks;
+pub mod callbacks;
 mod commit;
 pub mod inject;
 mod one_phase;

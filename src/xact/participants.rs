@@ -90,6 +90,18 @@ impl Participant {
 static CURRENT: BackendLocal<RefCell<Vec<Rc<Participant>>>> =
     BackendLocal::new(RefCell::new(Vec::new()));
 
+static ENDING: BackendLocal<Cell<bool>> = BackendLocal::new(Cell::new(false));
+
+/// The transaction is ending: nobody can join any more.
+pub fn set_ending(ending: bool) {
+    ENDING.get().set(ending);
+}
+
+/// Whether the transaction is ending.
+pub fn is_ending() -> bool {
+    ENDING.get().get()
+}
+
 /// All of them, in the order in which they joined.
 pub fn all() -> Vec<Rc<Participant>> {
     CURRENT.get().borrow().clone()

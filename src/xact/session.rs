@@ -7,7 +7,7 @@ use pgrx::pg_sys::{self, Oid};
 
 use crate::libpq::PgResult;
 use crate::log::workers;
-use crate::pg::error::Result;
+use crate::pg::error::{Error, Result, SqlState};
 use crate::protocol::gid::Identity;
 use crate::protocol::pipeline::Ticket;
 use crate::remote::SessionLock;
@@ -30,6 +30,12 @@ pub struct Session {
 /// The library is not preloaded, there is no mapping, the server cannot be reached.
 pub fn attach(userid: Oid, serverid: Oid) -> Result<Session> {
     crate::require_preload()?;
+    if participants::is_ending() {
+        return Err(Error::new(
+            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "cannot use a foreign table while the transaction is ending",
+        ));
+    }
     let mapping = Mapping::read(userid, serverid);
     let connection = cache::connection(&mapping, participants::uses, None)?;
     if !participants::uses(&connection) {

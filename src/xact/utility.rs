@@ -31,8 +31,9 @@ use crate::xact::session_lock;
 /// What is to be delivered once PostgreSQL has settled 'gxid'.
 struct Settlement {
     nonce: Nonce,
-    commit: bool,
     members: Vec<Member>,
+    /// Every participant of the row is among the members.
+    complete: bool,
 }
 
 struct Member {
@@ -93,8 +94,8 @@ unsafe extern "C-unwind" fn process_utility(
     unsafe {
         boundary(|| BEFORE.get().get().map_or(Ok(()), |look| look((*pstmt).utilityStmt)));
         let settles = settled_gxid((*pstmt).utilityStmt);
-        if let Some((gxid, commit)) = settles {
-            boundary(|| prepare_settlement(CStr::from_ptr(gxid), commit));
+        if let Some(gxid) = settles {
+            boundary(|| prepare_settlement(CStr::from_ptr(gxid)));
         }
         match PREVIOUS.get().get() {
             Some(previous) => previous(
@@ -124,11 +125,11 @@ unsafe extern "C-unwind" fn process_utility(
     }
 }
 
-/// The 'gxid' of COMMIT PREPARED (true) or ROLLBACK PREPARED (false).
+/// The 'gxid' of COMMIT PREPARED or ROLLBACK PREPARED.
 ///
 /// # Safety
 /// `statement` is a valid node.
-unsafe fn settled_gxid(statement: *mut pg_sys::Node) -> Option<(*const c_char, bool)> {
+unsafe fn settled_gxid(statement: *mut pg_sys::Node) -> Option<*const c_char> {
     // SAFETY: by contract; the tag says which struct it is.
     unsafe {
         if (*statement).type_ != pg_sys::NodeTag::T_TransactionStmt {
@@ -136,11 +137,9 @@ unsafe fn settled_gxid(statement: *mut pg_sys::Node) -> Option<(*const c_char, b
         }
         let statement = &*statement.cast::<pg_sys::TransactionStmt>();
         match statement.kind {
-            pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED => {
-                Some((statement.gid.cast_const(), true))
-            }
-            pg_sys::TransactionStmtKind::TRANS_STMT_ROLLBACK_PREPARED => {
-                Some((statement.gid.cast_const(), false))
+            pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED
+            | pg_sys::TransactionStmtKind::TRANS_STMT_ROLLBACK_PREPARED => {
+                Some(statement.gid.cast_const())
             }
             _ => None,
         }
@@ -148,8 +147,13 @@ unsafe fn settled_gxid(statement: *mut pg_sys::Node) -> Option<(*const c_char, b
 }
 
 /// Finds the participants of 'gxid' and connects to them as far as possible.
-fn prepare_settlement(gxid: &CStr, commit: bool) -> Result<()> {
+fn prepare_settlement(gxid: &CStr) -> Result<()> {
     PENDING.get().borrow_mut().take();
+    // PostgreSQL refuses it there, and the connections are in use.
+    // SAFETY: reads the transaction's state.
+    if unsafe { pg_sys::IsTransactionBlock() } {
+        return Ok(());
+    }
     let rows = decisions::all();
     if rows.iter().all(|row| row.decision != Decision::InProgress) {
         return Ok(());
@@ -184,7 +188,8 @@ fn prepare_settlement(gxid: &CStr, commit: bool) -> Result<()> {
         members.push(Member { prepared: Prepared::new(gid), server, connection });
     }
     let_go_of_copied(&mut members, session_lock(identity), deadline)?;
-    *PENDING.get().borrow_mut() = Some(Settlement { nonce: row.nonce, commit, members });
+    let complete = members.len() == row.participants.len();
+    *PENDING.get().borrow_mut() = Some(Settlement { nonce: row.nonce, members, complete });
     Ok(())
 }
 
@@ -247,7 +252,14 @@ fn local_xid(gxid: &CStr) -> Result<Option<pg_sys::TransactionId>> {
 /// PostgreSQL has settled 'gxid': tells the participants, and leaves the rest to the resolver.
 fn deliver() -> Result<()> {
     let Some(settlement) = PENDING.get().borrow_mut().take() else { return Ok(()) };
-    let Settlement { nonce, commit, members } = settlement;
+    let Settlement { nonce, members, complete } = settlement;
+    // Another session may have settled it, and the name have been used again, while we connected: the row tells
+    // what is true.
+    let commit = match attempt(|| Ok(decisions::of(nonce)))? {
+        Decision::Committed => true,
+        Decision::Absent => false,
+        Decision::InProgress => return Ok(()),
+    };
     let (status, tag) = if commit {
         (Status::Committing, c"COMMIT PREPARED")
     } else {
@@ -259,7 +271,7 @@ fn deliver() -> Result<()> {
     }
     let mut confirmed = vec![false; members.len()];
     // A decision that a synchronous standby may still lose is the resolver's to deliver.
-    let replicated = replication::whole_log_is_replicated();
+    let replicated = replication::last_record_is_replicated();
     let reached: Vec<(usize, &Member, &Rc<Cached>)> = members
         .iter()
         .enumerate()
@@ -302,7 +314,7 @@ fn deliver() -> Result<()> {
             .hint("The resolver delivers it as soon as the server can be reached.")
             .log(PgLogLevel::WARNING);
     }
-    if commit && confirmed.iter().all(|c| *c) {
+    if commit && complete && confirmed.iter().all(|c| *c) {
         workers::confirmed(nonce);
     }
     for (_, _, connection) in reached {

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 
-use pgrx::PgLogLevel;
+use pgrx::{PgLogLevel, pg_sys};
 
 use super::{Asked, answer, gid, place, send, xid_of};
 use crate::log::decisions::{self, Row};
@@ -20,6 +20,8 @@ use crate::remote::{Connection, SessionLock};
 use crate::resolver::questions;
 use crate::xact::{Prepared, session_lock};
 
+const INSUFFICIENT_PRIVILEGE: SqlState = SqlState::new(b"42501");
+
 /// Everything has been asked, and the verdicts on what is listed are on their way.
 pub(super) struct Settling {
     pub(super) listed: HashSet<Gid>,
@@ -31,6 +33,8 @@ pub(super) struct Settling {
     pub(super) alive: Vec<i32>,
     pub(super) place: Place,
     pub(super) sent: Vec<(Gid, &'static CStr, Ticket)>,
+    /// Servers and users whose prepared transactions this one's role may not settle.
+    pub(super) not_allowed: Vec<(pg_sys::Oid, pg_sys::Oid)>,
     /// What became of the committed transactions that are not listed.
     pub(super) verified: Option<Ticket>,
 }
@@ -73,17 +77,19 @@ impl Settling {
             }
         }
         let SessionLock { incarnation, .. } = session_lock(identity);
-        let sessions = answer(connection, asked.sessions, c"pg_locks")?;
         let mut strangers = false;
         let mut alive = Vec::new();
-        for row in 0..sessions.rows() {
-            let number = |column| -> Option<i64> {
-                sessions.value(row, column)?.to_str().ok()?.parse().ok()
-            };
-            if number(1) == Some(i64::from(incarnation as u32)) {
-                alive.extend(number(0).map(|pid| pid as i32));
-            } else {
-                strangers = true;
+        for ticket in [asked.before, asked.after] {
+            let sessions = answer(connection, ticket, c"pg_locks")?;
+            for row in 0..sessions.rows() {
+                let number = |column| -> Option<i64> {
+                    sessions.value(row, column)?.to_str().ok()?.parse().ok()
+                };
+                if number(1) == Some(i64::from(incarnation as u32)) {
+                    alive.extend(number(0).map(|pid| pid as i32));
+                } else {
+                    strangers = true;
+                }
             }
         }
         let list = answer(connection, asked.list, c"pg_prepared_xacts")?;
@@ -99,6 +105,7 @@ impl Settling {
             alive,
             place,
             sent: Vec::new(),
+            not_allowed: Vec::new(),
             verified: None,
         };
         settling.deliver(connection)?;
@@ -151,7 +158,11 @@ impl Settling {
     }
 
     /// Notes what the participant answered to the verdicts; returns how many it settled.
-    pub(super) fn note_answers(&mut self, connection: &Connection) -> Result<u64> {
+    pub(super) fn note_answers(
+        &mut self,
+        connection: &Connection,
+        participant: &Registered,
+    ) -> Result<u64> {
         let mut resolved = 0;
         for (gid, tag, ticket) in std::mem::take(&mut self.sent) {
             match connection.take(ticket) {
@@ -172,6 +183,14 @@ impl Settling {
                     if SqlState::parse(failure.error_field(b'C')) == SqlState::UNDEFINED_OBJECT =>
                 {
                     self.unsettled.insert(gid);
+                }
+                // It belongs to another mapping's role: that one is swept next.
+                Some(Ok(Err(failure)))
+                    if SqlState::parse(failure.error_field(b'C')) == INSUFFICIENT_PRIVILEGE
+                        && (gid.serverid.into(), gid.userid.into())
+                            != (participant.serverid, participant.userid) =>
+                {
+                    self.not_allowed.push((gid.serverid.into(), gid.userid.into()));
                 }
                 Some(Ok(Err(failure))) => {
                     connection.error_of(&failure, None).log(PgLogLevel::LOG)?;

@@ -8,7 +8,7 @@ use pgrx::{PgLogLevel, pg_sys};
 use super::Worker;
 use crate::log::registered::{self, Registered};
 use crate::log::shmem::{NAME_LEN, Request, RequestKind};
-use crate::log::{decisions, entries, labels, requests, stats};
+use crate::log::{decisions, entries, labels, requests, stats, workers};
 use crate::pg::error::Result;
 use crate::pg::transaction;
 use crate::protocol::gid::Nonce;
@@ -26,7 +26,7 @@ impl Worker {
     /// Does what backends ask for.
     pub(super) fn answer_requests(&mut self) -> Result<()> {
         for (slot, request) in requests::waiting() {
-            if self.trying.iter().any(|t| t.slot == slot) {
+            if self.trying.iter().any(|t| t.request.serial == request.serial) {
                 continue;
             }
             let answer = match request.kind {
@@ -73,7 +73,8 @@ impl Worker {
             Ok(registered)
         })?;
         let id = registered.id;
-        self.add(registered, None);
+        // Something may have been left there before it was forgotten.
+        self.add(registered, Some(Instant::now()));
         Ok(id)
     }
 
@@ -157,6 +158,7 @@ impl Worker {
         for registered in &list {
             self.participants.remove(&registered.id);
         }
+        workers::new_generation();
         stats::set_unswept(request.serverid, 0);
         self.published.remove(&request.serverid);
         Ok((list.len() + entries::forget_server(request.serverid)) as i32)
