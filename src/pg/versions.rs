@@ -142,3 +142,18 @@ pub unsafe fn fs_base_relids(plan: *const pg_sys::ForeignScan) -> *mut pg_sys::B
         (*plan).fs_base_relids
     }
 }
+
+/// `pqsignal()` of the server; from 18 on libpq's has the name for itself.
+///
+/// # Safety
+/// A handler that is safe to run whenever a signal arrives.
+pub unsafe fn pqsignal(signal: c_int, handler: unsafe extern "C-unwind" fn(c_int)) {
+    #[cfg(not(feature = "pg18"))]
+    use pg_sys::pqsignal;
+    #[cfg(feature = "pg18")]
+    use pg_sys::pqsignal_be as pqsignal;
+    // SAFETY: by contract.
+    unsafe {
+        pqsignal(signal, Some(handler));
+    }
+}
