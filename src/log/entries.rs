@@ -54,18 +54,8 @@ pub fn reserve(gids: &[(Gid, i32)], xid: pg_sys::TransactionId) -> Result<()> {
         }
         let mut free = entries.iter_mut().filter(|e| e.status == Status::Free);
         for ((gid, remote_pid), entry) in gids.iter().zip(&mut free) {
-            *entry = Entry {
-                status: Status::Preparing,
-                owner,
-                remote_pid: *remote_pid,
-                since,
-                dbid,
-                xid,
-                serverid: Oid::from_u32(gid.serverid),
-                userid: Oid::from_u32(gid.userid),
-                identity: gid.identity.number(),
-                nonce: gid.nonce.number(),
-            };
+            *entry =
+                Entry { owner, remote_pid: *remote_pid, ..new_entry(gid, xid, Status::Preparing) };
         }
         true
     });
@@ -143,33 +133,33 @@ pub fn hand_over(gid: &Gid, status: Status) {
     }
 }
 
-/// Adds an entry that the resolver found in the table or on a participant, unless there is one.
-pub fn adopt(gid: &Gid, xid: pg_sys::TransactionId, status: Status) {
+/// An entry of this database without an owner.
+fn new_entry(gid: &Gid, xid: pg_sys::TransactionId, status: Status) -> Entry {
     // SAFETY: a plain global of this backend, and the clock.
     let (dbid, since) = unsafe { (pg_sys::MyDatabaseId, pg_sys::GetCurrentTimestamp()) };
+    Entry {
+        status,
+        owner: 0,
+        remote_pid: 0,
+        since,
+        dbid,
+        xid,
+        serverid: Oid::from_u32(gid.serverid),
+        userid: Oid::from_u32(gid.userid),
+        identity: gid.identity.number(),
+        nonce: gid.nonce.number(),
+    }
+}
+
+/// Adds an entry that the resolver found in the table or on a participant, unless there is one.
+pub fn adopt(gid: &Gid, xid: pg_sys::TransactionId, status: Status) {
     shmem::write(|_, entries| {
         if entries.iter().any(|e| e.is(gid)) {
             return;
         }
-        // Half of the room is for new transactions: after a restart every decision of the last `forget_delay` comes
-        // here. Without an entry it is settled all the same, only not shown.
-        let free = entries.iter().filter(|e| e.status == Status::Free).count();
-        if free <= entries.len() / 2 {
-            return;
-        }
+        // Without a free entry it is settled all the same, only not shown.
         if let Some(entry) = entries.iter_mut().find(|e| e.status == Status::Free) {
-            *entry = Entry {
-                status,
-                owner: 0,
-                remote_pid: 0,
-                since,
-                dbid,
-                xid,
-                serverid: Oid::from_u32(gid.serverid),
-                userid: Oid::from_u32(gid.userid),
-                identity: gid.identity.number(),
-                nonce: gid.nonce.number(),
-            };
+            *entry = new_entry(gid, xid, status);
         }
     });
 }

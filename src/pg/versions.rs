@@ -162,3 +162,18 @@ pub unsafe fn is_database_owner(database: pg_sys::Oid, role: pg_sys::Oid) -> boo
     // SAFETY: by contract.
     unsafe { pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, role) }
 }
+
+/// `pqsignal()` of the server; from 18 on libpq's has the name for itself.
+///
+/// # Safety
+/// A handler that is safe to run whenever a signal arrives.
+pub unsafe fn pqsignal(signal: c_int, handler: unsafe extern "C-unwind" fn(c_int)) {
+    #[cfg(not(feature = "pg18"))]
+    use pg_sys::pqsignal;
+    #[cfg(feature = "pg18")]
+    use pg_sys::pqsignal_be as pqsignal;
+    // SAFETY: by contract.
+    unsafe {
+        pqsignal(signal, Some(handler));
+    }
+}

@@ -5,6 +5,7 @@ use std::ffi::{CStr, c_char, c_int};
 use pgrx::pg_sys;
 
 use crate::pg::error::check_for_interrupts;
+use crate::pg::versions;
 
 mod raw {
     use super::c_int;
@@ -20,8 +21,8 @@ mod raw {
 pub fn take_signals() {
     // SAFETY: handlers of the server's own.
     unsafe {
-        pg_sys::pqsignal(libc::SIGTERM, Some(raw::die));
-        pg_sys::pqsignal(libc::SIGHUP, Some(raw::SignalHandlerForConfigReload));
+        versions::pqsignal(libc::SIGTERM, raw::die);
+        versions::pqsignal(libc::SIGHUP, raw::SignalHandlerForConfigReload);
         pg_sys::BackgroundWorkerUnblockSignals();
     }
 }

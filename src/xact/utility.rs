@@ -97,28 +97,8 @@ unsafe extern "C-unwind" fn process_utility(
         if let Some(gxid) = settles {
             boundary(|| prepare_settlement(CStr::from_ptr(gxid)));
         }
-        match PREVIOUS.get().get() {
-            Some(previous) => previous(
-                pstmt,
-                query,
-                read_only_tree,
-                context,
-                params,
-                environment,
-                destination,
-                completion,
-            ),
-            None => raw::standard_ProcessUtility(
-                pstmt,
-                query,
-                read_only_tree,
-                context,
-                params,
-                environment,
-                destination,
-                completion,
-            ),
-        }
+        let next = PREVIOUS.get().get().unwrap_or(raw::standard_ProcessUtility);
+        next(pstmt, query, read_only_tree, context, params, environment, destination, completion);
         if settles.is_some() {
             shielded("after settling a prepared transaction", deliver);
         }
