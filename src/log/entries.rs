@@ -44,9 +44,8 @@ impl Status {
 /// # Errors
 /// 53400 when there are not enough.
 pub fn reserve(gids: &[(Gid, i32)], xid: pg_sys::TransactionId) -> Result<()> {
-    // SAFETY: plain globals of this backend.
-    let (dbid, owner, since) =
-        unsafe { (pg_sys::MyDatabaseId, pg_sys::MyProcPid, pg_sys::GetCurrentTimestamp()) };
+    // SAFETY: a plain global of this backend.
+    let owner = unsafe { pg_sys::MyProcPid };
     let reserved = shmem::write(|_, entries| {
         let free = entries.iter().filter(|e| e.status == Status::Free).take(gids.len()).count();
         if free < gids.len() {
