@@ -2,6 +2,7 @@
 
 pub mod backend_local;
 pub mod error;
+pub mod frames;
 pub mod latch;
 pub mod shmem_hooks;
 pub mod transaction;

@@ -1,10 +1,8 @@
 //! A transaction of a background worker's own, with an abort path.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use pgrx::pg_sys;
 
-use crate::pg::error::{Error, Result};
+use crate::pg::error::{Result, attempt};
 
 /// Runs `f` in a transaction of its own with a snapshot: commits after `Ok`, aborts after anything
 /// else. Not for backends that run a client's statements.
@@ -27,8 +25,7 @@ pub fn run<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
         }
         Ok(value)
     };
-    let outcome =
-        catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|p| Err(Error::from_panic(p)));
+    let outcome = attempt(body);
     if outcome.is_err() {
         // SAFETY: ends whatever is left of it; a no-op if nothing is.
         unsafe { pg_sys::AbortCurrentTransaction() };

@@ -8,21 +8,22 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use pgrx::{PgLogLevel, pg_sys};
+use pgrx::pg_sys;
 
 use crate::guc;
 use crate::log::registered::{self, Registered};
 use crate::log::shmem::{Entry, Status};
 use crate::log::{decisions, entries, labels, requests as asked, stats, workers};
-use crate::pg::error::{Error, Result, boundary};
+use crate::pg::error::{Result, boundary};
 use crate::pg::transaction;
 use crate::protocol::gid::{Identity, Nonce};
-use crate::protocol::retry;
 use crate::protocol::verdict::Decision;
 use crate::remote::wait::{Patience, WaitSet};
 use crate::resolver::process;
-use crate::resolver::sweep::{Fenced, Progress, Sweep, Swept, gid};
+use crate::resolver::sweep::{Progress, Sweep, gid};
+use crate::resolver::worker::participant::Participant;
 
+mod participant;
 mod requests;
 
 /// Rows deleted in one transaction, at the most this often.
@@ -78,83 +79,8 @@ struct Worker {
     next_forget: Instant,
 }
 
-struct Participant {
-    registered: Registered,
-    /// When to sweep it; None while there is no reason to.
-    due: Option<Instant>,
-    failures: u32,
-    last_error: String,
-    /// It has not been swept clean since the start, or something was left there since.
-    unswept: bool,
-    /// The sweep on its way.
-    sweep: Option<Box<Sweep>>,
-    /// The session that holds the fence, kept while something of ours is prepared there.
-    fenced: Option<Fenced>,
-}
-
 /// How much longer than `commit_timeout` an owner may take to settle before the resolver does.
 const OWNER_GRACE: Duration = Duration::from_secs(10);
-
-/// How often a kept fence is used: well within its lease.
-const HEARTBEAT: Duration = Duration::from_secs(10);
-
-impl Participant {
-    fn new(registered: Registered, due: Option<Instant>) -> Self {
-        Self {
-            registered,
-            due,
-            failures: 0,
-            last_error: String::new(),
-            unswept: due.is_some(),
-            sweep: None,
-            fenced: None,
-        }
-    }
-
-    fn swept(&mut self, swept: Swept) {
-        let now = Instant::now();
-        stats::attempt(self.registered.serverid, swept.resolved, swept.heuristic, None);
-        self.last_error.clear();
-        self.unswept = swept.again;
-        self.fenced = swept.fenced;
-        if swept.again {
-            self.retry(now);
-        } else {
-            self.failures = 0;
-            if self.fenced.is_some() {
-                self.due = Some(self.due.map_or(now + HEARTBEAT, |due| due.min(now + HEARTBEAT)));
-            }
-        }
-    }
-
-    /// Reports an error once, not for each attempt, and tries again later.
-    fn failed(&mut self, error: Error) -> Result<()> {
-        self.retry(Instant::now());
-        stats::attempt(self.registered.serverid, 0, 0, Some(&error));
-        let text = String::from_utf8_lossy(&error.summary()).into_owned();
-        if self.last_error == text {
-            return Ok(());
-        }
-        self.last_error = text;
-        error.log(PgLogLevel::LOG)
-    }
-
-    /// Has it swept soon, unless that is under way or has failed just now.
-    fn make_due(&mut self) {
-        if self.sweep.is_none() {
-            self.due.get_or_insert_with(Instant::now);
-        }
-    }
-
-    fn retry(&mut self, now: Instant) {
-        let (min, max) = guc::resolver_retry();
-        // Without randomness all come at the same time, which is no reason to fail.
-        let jitter = registered::random().map(u32::from_ne_bytes).unwrap_or(0);
-        let wait = retry::delay(self.failures, min, max, jitter);
-        self.failures = self.failures.saturating_add(1);
-        self.due = Some(now + wait);
-    }
-}
 
 impl Worker {
     /// Reads the durable state; `None` where the extension is missing.
