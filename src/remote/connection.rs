@@ -103,6 +103,12 @@ impl Connection {
         self.inner.borrow().fingerprint.clone()
     }
 
+    /// Whether something between us and the server hands sessions around: who answered the set-up is not who answered
+    /// the connection.
+    pub fn is_pooled(&self) -> bool {
+        self.inner.borrow().server_pid.is_some_and(|pid| pid != self.backend_pid())
+    }
+
     /// The remote transaction's xid, if it is known to have one.
     pub fn xid(&self) -> Option<u64> {
         self.inner.borrow().xid

@@ -47,6 +47,8 @@ pub struct SessionState {
     pub set_up: bool,
     /// Where it is, once the set-up has been answered.
     pub fingerprint: Option<Fingerprint>,
+    /// The server process that ran the set-up.
+    pub server_pid: Option<i32>,
     /// 0 outside a remote transaction, 1 inside, n with savepoint `s<n>`.
     pub depth: u32,
     /// The depth that the server has answered for.
@@ -74,14 +76,19 @@ pub struct SessionState {
 }
 
 /// One statement, because set-up has to be one message: settings postgres_fdw uses too, so that values
-/// travel in one text form whatever the participant's defaults are, and the fingerprint.
+/// travel in one text form whatever the participant's defaults are, and the fingerprint. The keepalives have the
+/// participant notice within half a minute that our host has died without a word: until then its sessions keep their
+/// locks, and who takes over has to wait for them.
 pub const SETUP: &CStr = c"SELECT s.system_identifier, pg_catalog.current_database(), \
-    pg_catalog.pg_is_in_recovery(), \
+    pg_catalog.pg_is_in_recovery(), pg_catalog.pg_backend_pid(), \
     pg_catalog.set_config('search_path', 'pg_catalog', false), \
     pg_catalog.set_config('timezone', 'GMT', false), \
     pg_catalog.set_config('datestyle', 'ISO', false), \
     pg_catalog.set_config('intervalstyle', 'postgres', false), \
-    pg_catalog.set_config('extra_float_digits', '3', false) \
+    pg_catalog.set_config('extra_float_digits', '3', false), \
+    pg_catalog.set_config('tcp_keepalives_idle', '10', false), \
+    pg_catalog.set_config('tcp_keepalives_interval', '5', false), \
+    pg_catalog.set_config('tcp_keepalives_count', '3', false) \
     FROM pg_catalog.pg_control_system() s";
 
 /// Under this name [`PROBE`] is prepared in each session.
@@ -97,6 +104,8 @@ impl SessionState {
             Effect::Done(Control::Setup, result) => {
                 if result.rows() == 1 {
                     self.fingerprint = Fingerprint::read(&result);
+                    self.server_pid =
+                        result.value(0, 3).and_then(|v| v.to_str().ok()?.parse().ok());
                 }
             }
             Effect::Done(Control::SessionLock, result) => {

@@ -127,6 +127,14 @@ fn hold_session_locks(
     deadline: Instant,
     timeout: Duration,
 ) -> Result<()> {
+    if let Some(p) = writers.iter().find(|p| p.connection.is_pooled()) {
+        return Err(Error::new(
+            SqlState::FEATURE_NOT_SUPPORTED,
+            format!("cannot prepare a transaction on server \"{}\" through a connection pooler", p.server()),
+        )
+        .detail("The pooler may hand the session to somebody else while the transaction's outcome is open.")
+        .hint("Have the foreign server's options point at PostgreSQL itself."));
+    }
     for p in writers {
         p.connection.lock_session(lock);
         p.connection.send_lock();

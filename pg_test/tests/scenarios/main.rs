@@ -34,6 +34,7 @@ mod bad_input;
 mod bank;
 mod commit;
 mod crash;
+mod decisions;
 mod explicit;
 mod fault_commit;
 mod fault_copies;
