@@ -25,6 +25,7 @@
 //! | wrong password, changed address | `fault_resolver` |
 //! | connection lost inside a savepoint; readers under SERIALIZABLE | `fault_prepare` |
 //! | 10,000 in doubt | `fault_resolver::ten_thousand…` |
+//! | workers end in any order, mappings share a database | `fault_workers` |
 //!
 //! They need a PostgreSQL with the extension installed and are run by `cargo xtask test`.
 
@@ -44,6 +45,7 @@ mod fault_interrupt;
 mod fault_prepare;
 mod fault_replication;
 mod fault_resolver;
+mod fault_workers;
 mod fdw_errors;
 mod fdw_modify;
 mod fdw_scan;
