@@ -43,9 +43,9 @@ mod enabled {
         }
         match kind {
             "panic" => panic!("injected panic in {name}"),
-            // SAFETY: raises; pgrx turns it into a panic that carries the ERROR.
+            // SAFETY: raises, without looking at a catalog; pgrx turns it into a panic that carries the ERROR.
             "error" => unsafe {
-                pg_sys::GetForeignServer(pg_sys::Oid::INVALID);
+                pg_sys::pg_strtoint32(c"injected".as_ptr());
             },
             // SAFETY: more than palloc allows: raises, as above.
             "memory" => unsafe {
