@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use postgres::{Client, Config};
+use serde::Serialize;
 
 use crate::oracle::{assert_no_locks, one, prepared_gids, settled_within};
 use crate::{DEADLINE, Fleet, FleetOptions, wait_until};
@@ -42,8 +43,8 @@ pub struct Options {
     pub seed: u64,
 }
 
-/// What happened.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+/// What happened; `cargo xtask torture` prints it as JSON.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Transfers that were acknowledged.
     pub committed: u64,

@@ -17,7 +17,8 @@ fn main() -> ExitCode {
     let options = Options { duration: Duration::from_secs(seconds), sessions: 8, seed };
     match run(&options, |line| println!("{line}")) {
         Ok(report) => {
-            println!("seed {seed}: {report:#?}");
+            let report = serde_json::json!({ "seed": seed, "seconds": seconds, "report": report });
+            println!("{report:#}");
             ExitCode::SUCCESS
         }
         Err(error) => {
