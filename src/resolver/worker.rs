@@ -253,6 +253,11 @@ impl Worker {
     /// Looks through the decision table for what nobody has told: after a start, and in every round.
     fn look(&mut self) -> Result<()> {
         self.next_look = Instant::now() + guc::resolver_interval();
+        if transaction::run(|| Ok(registered::known_identity()))? != Some(self.identity) {
+            // The extension has been dropped, and perhaps created again.
+            workers::doubt_resolver();
+            return Ok(());
+        }
         entries::reap(guc::commit_timeout() + OWNER_GRACE);
         asked::reap();
         transaction::run(|| labels::expire(guc::track_retention()))?;

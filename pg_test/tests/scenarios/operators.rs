@@ -3,7 +3,7 @@
 
 use pg_test::oracle::{assert_settled, expect_error, one, prepared_gids};
 use pg_test::proxy::NewConnections;
-use pg_test::{Fleet, Point};
+use pg_test::{DEADLINE, Fleet, Point, wait_until};
 use postgres::Client;
 
 use crate::support::{
@@ -139,6 +139,16 @@ fn the_resolver_does_not_hold_up_commands_that_need_a_database_alone() -> Outcom
     let resolvers = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'other'
                      AND backend_type = 'pg_fdw_xacts resolver'";
     assert_eq!(one::<i64>(&mut session, resolvers)?, 1);
+    {
+        // It goes with the extension, and comes back with it.
+        let mut other = fleet.coordinator.client_for("other", "postgres")?;
+        other.batch_execute("DROP EXTENSION pg_fdw_xacts CASCADE")?;
+        wait_until("the resolver has left", DEADLINE, || {
+            Ok(one::<i64>(&mut session, resolvers)? == 0)
+        })?;
+        other.batch_execute("CREATE EXTENSION pg_fdw_xacts")?;
+        other.batch_execute("SELECT * FROM pg_fdw_xacts_resolve()")?;
+    }
     session.batch_execute("CREATE DATABASE copy TEMPLATE other")?;
     session.batch_execute("ALTER DATABASE other RENAME TO another")?;
     session.batch_execute("DROP DATABASE another")?;
