@@ -322,6 +322,9 @@ impl Connection {
     pub fn pump(&self) {
         self.flush();
         let alive = self.conn.consume_input();
+        if self.doomed.get() == Some(Doom::OutOfStep) {
+            return;
+        }
         let inner = &mut *self.inner.borrow_mut();
         let mut ends = 0;
         while !inner.fifo.is_idle() && !self.conn.is_busy() && ends < 2 {
@@ -337,14 +340,14 @@ impl Connection {
                 Status::PipelineSync => Kind::Sync,
                 Status::Copy => {
                     // COPY in pipeline mode leaves libpq in a state that nothing ends.
-                    self.doomed.set(Some(Doom::CleanupFailed));
+                    self.doomed.set(Some(Doom::OutOfStep));
                     return;
                 }
             };
             match inner.fifo.answer(kind, result) {
                 Ok(effect) => inner.note(effect, &self.doomed),
                 Err(_) => {
-                    self.doomed.set(Some(Doom::CleanupFailed));
+                    self.doomed.set(Some(Doom::OutOfStep));
                     return;
                 }
             }
@@ -360,19 +363,18 @@ impl Connection {
         if let Some(answer) = inner.fifo.take(ticket) {
             return Some(Ok(answer));
         }
-        match self.doomed.get() {
+        let doom = self.doomed.get()?;
+        // Whatever doomed it first: from a broken connection no answer comes any more.
+        if doom == Doom::Lost || self.conn.is_bad() {
             // What the server said last is the reason, not that the stream ended after it.
-            Some(Doom::Lost) => match inner.fifo.failure() {
-                Some(cause) => Some(Ok(Err(cause))),
-                None => Some(Err(report::lost(self.conn.error_message()))),
-            },
-            // The answers cannot be told apart any more.
-            Some(Doom::CleanupFailed) if self.conn.is_busy() || inner.fifo.is_idle() => {
-                drop(inner);
-                Some(Err(self.doom_error()))
-            }
-            _ => None,
+            return Some(match inner.fifo.failure() {
+                Some(cause) => Ok(Err(cause)),
+                None => Err(report::lost(self.conn.error_message())),
+            });
         }
+        let hopeless = doom == Doom::OutOfStep || self.conn.is_busy() || inner.fifo.is_idle();
+        drop(inner);
+        hopeless.then(|| Err(self.doom_error()))
     }
 
     /// Waits for a statement's answer; a failure is raised with `sql` as its CONTEXT.

@@ -34,8 +34,10 @@ pub struct SessionLock {
 pub enum Doom {
     /// The connection broke.
     Lost,
-    /// The remote transaction's state is not what it has to be.
+    /// The remote transaction's state is not what it has to be. What was asked is still answered.
     CleanupFailed,
+    /// Answers came that do not fit what was asked: they cannot be told apart any more.
+    OutOfStep,
 }
 
 /// What is known of the remote session.

@@ -109,6 +109,10 @@ impl WaitSet {
         if let Some(woke) = interrupted(patience)? {
             return Ok(woke);
         }
+        // A socket that libpq has closed has left the set, and would never wake it.
+        if wants.iter().any(|want| want.socket < 0) {
+            return Ok(Woke::Ready);
+        }
         for want in wants {
             let member = self.members.iter_mut().find(|m| m.socket == want.socket);
             let Some(member) = member.filter(|m| m.write != want.write) else { continue };

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use pg_test::oracle::{assert_usable, expect_error, one};
-use pg_test::{DEADLINE, Fleet, wait_until};
+use pg_test::{DEADLINE, Fault, Fleet, Point, wait_until};
 use postgres::NoTls;
 
 use crate::support::{Outcome, in_background};
@@ -175,5 +175,36 @@ fn a_connection_lost_inside_a_transaction_dooms_it() -> Outcome {
     // Outside a transaction a new connection is made without further ado.
     session.batch_execute("INSERT INTO ft1 VALUES (3, 'x')")?;
     assert_eq!(fleet.ids_on_shard(1)?, [3]);
+    Ok(())
+}
+
+/// All of a first message is answered in one go, or by the end of the connection, at any of its statements.
+#[test]
+fn a_connection_that_breaks_in_its_first_message_is_an_error_and_never_a_wait() -> Outcome {
+    let fleet = Fleet::start_proxied()?;
+    let statements = [
+        "SELECT s.system_identifier",
+        "SELECT pg_catalog.pg_try_advisory_lock_shared",
+        "START TRANSACTION",
+        "INSERT INTO",
+        "SELECT pg_catalog.pg_current_xact_id_if_assigned",
+    ];
+    for (number, statement) in statements.iter().enumerate() {
+        for point in [Point::Statement, Point::Answer] {
+            let sql = format!("INSERT INTO ft1 VALUES ({number}, '{point:?}')");
+            let hit = fleet.proxy(1).inject(Fault::cut(point, statement));
+            let insert = in_background(fleet.session()?, &sql);
+            wait_until(&format!("{statement} cut off at {point:?} is told"), DEADLINE, || {
+                Ok(insert.is_finished())
+            })?;
+            let (mut session, result) = insert.join();
+            hit.wait()?;
+            // The last is cut after the INSERT has been answered: COMMIT finds out.
+            let probed = statement.contains("xact_id") && point == Point::Answer;
+            expect_error(result, if probed { "40000" } else { "08006" });
+            session.batch_execute(&sql)?;
+            session.batch_execute("DELETE FROM ft1")?;
+        }
+    }
     Ok(())
 }
