@@ -5,7 +5,7 @@
 //! * [`plan`]: what postgres_fdw's planner hands over, checked;
 //! * [`scan`], [`modify`], [`direct`], [`insert`]: the execution callbacks, a file per kind of plan;
 //! * [`statement`]: the remote statement of a modification, and when it is prepared;
-//! * [`batch`]: how many rows an INSERT carries, and its text;
+//! * [`batch`]: how many rows an INSERT carries, and its text; [`volatility`]: whether they may go together;
 //! * [`params`], [`rows`]: values out, rows in;
 //! * [`state`]: execution state that an ERROR frees too;
 //! * [`node`]: reading nodes of the executor, and what differs between major versions;
@@ -26,3 +26,4 @@ mod state;
 mod statement;
 mod stock;
 mod validator;
+mod volatility;
