@@ -10,6 +10,7 @@ use std::ffi::CStr;
 
 use pgrx::{PgList, PgLogLevel, pg_sys};
 
+use crate::fdw::planning::{self, Purpose};
 use crate::log::{entries, stats, workers};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, boundary};
@@ -54,6 +55,7 @@ unsafe extern "C-unwind" fn on_access(
 fn before_drop(class: pg_sys::Oid, object: pg_sys::Oid) -> Result<()> {
     match class {
         pg_sys::ForeignServerRelationId => {
+            planning::note_switch();
             if unsettled_on(object, None) {
                 let name = Server::find(object).map(|s| s.name).unwrap_or_default();
                 return Err(refusal(format!("drop server \"{}\"", name.to_string_lossy())));
@@ -88,6 +90,7 @@ fn after_alter(class: pg_sys::Oid, object: pg_sys::Oid) -> Result<()> {
         pg_sys::ForeignDataWrapperRelationId => {
             // SAFETY: only queues messages, inside a command that changes a catalog.
             unsafe { pg_sys::CacheInvalidateRelcacheAll() };
+            planning::note_switch();
             Ok(())
         }
         pg_sys::ForeignServerRelationId if unsettled_on(object, None) => {
@@ -164,6 +167,15 @@ pub unsafe fn before_utility(statement: *mut pg_sys::Node) -> Result<()> {
                     if named && !(*option).arg.is_null() {
                         leave_database(CStr::from_ptr(pg_sys::defGetString(option)), false)?;
                     }
+                }
+                Ok(())
+            }
+            pg_sys::NodeTag::T_TransactionStmt => {
+                let transaction = &*statement.cast::<pg_sys::TransactionStmt>();
+                let prepares = transaction.kind == pg_sys::TransactionStmtKind::TRANS_STMT_PREPARE;
+                // One that has failed is rolled back by it.
+                if prepares && !pg_sys::IsAbortedTransactionBlockState() {
+                    planning::before(Purpose::Prepare)?;
                 }
                 Ok(())
             }

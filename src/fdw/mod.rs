@@ -3,6 +3,7 @@
 //! * [`handler`], [`validator`]: the two functions that SQL knows;
 //! * [`stock`]: what is called of postgres_fdw's library;
 //! * [`plan`]: what postgres_fdw's planner hands over, checked;
+//! * [`planning`]: what the planner's own connections need;
 //! * [`scan`], [`modify`], [`direct`], [`insert`]: the execution callbacks, a file per kind of plan;
 //! * [`statement`]: the remote statement of a modification, and when it is prepared;
 //! * [`batch`]: how many rows an INSERT carries, and its text; [`volatility`]: whether they may go together;
@@ -19,6 +20,7 @@ mod modify;
 mod node;
 mod params;
 mod plan;
+pub mod planning;
 mod raw;
 mod rows;
 mod scan;

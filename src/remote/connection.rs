@@ -383,14 +383,33 @@ impl Connection {
     /// The remote's error, the lost connection, or a cancel.
     pub fn answer(&self, ticket: Ticket, sql: Option<&CStr>) -> Result<Rc<PgResult>> {
         loop {
+            if let Some(result) = self.answer_by(ticket, sql, None)? {
+                return Ok(result);
+            }
+        }
+    }
+
+    /// [`Self::answer`] with a deadline; `None` if there was no answer by then.
+    ///
+    /// # Errors
+    /// Those of [`Self::answer`].
+    pub fn answer_by(
+        &self,
+        ticket: Ticket,
+        sql: Option<&CStr>,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Rc<PgResult>>> {
+        loop {
             self.pump();
             match self.take(ticket) {
-                Some(Ok(Ok(result))) => return Ok(result),
+                Some(Ok(Ok(result))) => return Ok(Some(result)),
                 Some(Ok(Err(failure))) => return Err(self.error_of(&failure, sql)),
                 Some(Err(error)) => return Err(report::with_sql(error, sql)),
                 None => {}
             }
-            self.wait(None, Patience::Interruptible)?;
+            if self.wait(deadline, Patience::Interruptible)? == Woke::Deadline {
+                return Ok(None);
+            }
         }
     }
 

@@ -1,12 +1,15 @@
 //! What execution uses of a transaction: attach to a participant, and run statements on it.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::{self, Oid};
 
 use crate::libpq::PgResult;
 use crate::log::workers;
+use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::protocol::gid::Identity;
 use crate::protocol::pipeline::Ticket;
@@ -47,9 +50,17 @@ pub fn attach(userid: Oid, serverid: Oid) -> Result<Session> {
         }
         participants::join(&connection, serverid, userid);
     }
-    // SAFETY: reads the transaction state.
-    let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() } as u32;
-    Ok(Session { connection, level })
+    Ok(Session::of(&connection))
+}
+
+/// What is done when an answer has not come within `deadlock_timeout`.
+pub type LongWait = fn() -> Result<()>;
+
+static LONG_WAIT: BackendLocal<Cell<Option<LongWait>>> = BackendLocal::new(Cell::new(None));
+
+/// Sets it.
+pub fn on_long_wait(what: LongWait) {
+    LONG_WAIT.get().set(Some(what));
 }
 
 /// The advisory lock that this server's sessions of an identity hold on participants.
@@ -58,6 +69,13 @@ pub fn session_lock(identity: Identity) -> SessionLock {
 }
 
 impl Session {
+    /// A participant's session at the current nesting level.
+    pub fn of(connection: &Rc<Cached>) -> Self {
+        // SAFETY: reads the transaction state.
+        let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() } as u32;
+        Self { connection: Rc::clone(connection), level }
+    }
+
     /// The connection, for cursor numbers, statement names and the like.
     pub fn connection(&self) -> &Connection {
         &self.connection
@@ -80,6 +98,16 @@ impl Session {
     /// # Errors
     /// The remote's error, the lost connection, a cancel.
     pub fn answer(&self, ticket: Ticket, sql: &CStr) -> Result<Rc<PgResult>> {
+        // SAFETY: a plain global, in milliseconds, at least 1.
+        let soon = Duration::from_millis(unsafe { pg_sys::DeadlockTimeout } as u64);
+        if let Some(result) =
+            self.connection.answer_by(ticket, Some(sql), Some(Instant::now() + soon))?
+        {
+            return Ok(result);
+        }
+        if let Some(act) = LONG_WAIT.get().get() {
+            act()?;
+        }
         self.connection.answer(ticket, Some(sql))
     }
 

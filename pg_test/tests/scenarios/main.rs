@@ -48,6 +48,7 @@ mod fault_resolver;
 mod fault_workers;
 mod fdw_batch;
 mod fdw_errors;
+mod fdw_estimates;
 mod fdw_modify;
 mod fdw_scan;
 mod fdw_subtransactions;
