@@ -60,3 +60,4 @@ mod harness;
 mod operators;
 mod support;
 mod tracking;
+mod waits;
