@@ -4,6 +4,8 @@
 //! * [`stock`]: what is called of postgres_fdw's library;
 //! * [`plan`]: what postgres_fdw's planner hands over, checked;
 //! * [`scan`], [`modify`], [`direct`], [`insert`]: the execution callbacks, a file per kind of plan;
+//! * [`truncate`], [`analyze`], [`import`]: the callbacks of utility commands, with SQL of our own;
+//! * [`names`]: what tables and columns are called there, and quoting;
 //! * [`statement`]: the remote statement of a modification, and when it is prepared;
 //! * [`batch`]: how many rows an INSERT carries, and its text;
 //! * [`params`], [`rows`]: values out, rows in;
@@ -11,11 +13,14 @@
 //! * [`node`]: reading nodes of the executor, and what differs between major versions;
 //! * [`raw`]: unguarded declarations for use inside [`crate::pg::error::catch`].
 
+mod analyze;
 mod batch;
 mod direct;
 mod handler;
+mod import;
 mod insert;
 mod modify;
+mod names;
 mod node;
 mod params;
 mod plan;
@@ -25,4 +30,5 @@ mod scan;
 mod state;
 mod statement;
 mod stock;
+mod truncate;
 mod validator;

@@ -50,6 +50,7 @@ mod fdw_errors;
 mod fdw_modify;
 mod fdw_scan;
 mod fdw_subtransactions;
+mod fdw_utility;
 mod harness;
 mod operators;
 mod support;
