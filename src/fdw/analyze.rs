@@ -304,3 +304,17 @@ impl Reservoir {
         Some(Place { index: (f64::from(self.target) * fraction) as usize, is_taken: true })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_samples_tables_and_filters_what_cannot_be_sampled() {
+        assert_eq!(Method::Auto.clause(0.25, true), " TABLESAMPLE BERNOULLI(25.000000)");
+        assert_eq!(Method::Auto.clause(0.25, false), " WHERE pg_catalog.random() < 0.250000");
+        // Who asks for a method by name gets it, or the participant's error.
+        assert_eq!(Method::System.clause(1.0 / 3.0, false), " TABLESAMPLE SYSTEM(33.333333)");
+        assert_eq!(Method::Off.clause(0.25, true), "");
+    }
+}

@@ -1,7 +1,7 @@
 //! IMPORT FOREIGN SCHEMA: reads the definitions of remote tables, and writes CREATE FOREIGN TABLE for them.
 //!
 //! The participant has `search_path` set to `pg_catalog`, so types and functions of any other schema come
-//! qualified. Every server that can take part (13 and later) knows partitions and generated columns.
+//! qualified. Every server that can take part (14 and later) knows partitions and generated columns.
 
 use std::ffi::{CStr, CString};
 

@@ -379,18 +379,55 @@ fn an_analyze_fills_the_statistics() -> Outcome {
     };
     assert_eq!(statistics(&mut session, "id")?, (0.0, -1.0, String::new()));
     assert_eq!(statistics(&mut session, "v")?, (0.25, 3.0, "v1 v2 v3".to_owned()));
-    // Now a sample of 300 rows: each that was replaced is gone, and the fractions are about the same.
-    session.batch_execute("SET default_statistics_target = 1; ANALYZE ft1")?;
+    // Now a sample of 3000 rows: the fractions are about the same, and the values are spread as they are there.
+    session.batch_execute("SET default_statistics_target = 10; ANALYZE ft1")?;
     assert_eq!(size(&mut session, "ft1")?.0, 10000);
     let (nulls, distinct, _) = statistics(&mut session, "v")?;
-    assert!((0.1..0.4).contains(&nulls) && distinct == 3.0, "{nulls} {distinct}");
-    // Most of the rows come after the first 300: a fair sample reaches far beyond them.
-    let median: f64 = one(
+    assert!((0.2..0.3).contains(&nulls) && distinct == 3.0, "{nulls} {distinct}");
+    let bounds: Vec<i32> = one(
         &mut session,
-        "SELECT (SELECT avg(x) FROM unnest(histogram_bounds::text::int[]) x)::float8
-         FROM pg_stats WHERE tablename = 'ft1' AND attname = 'id'",
+        "SELECT histogram_bounds::text::int[] FROM pg_stats
+         WHERE tablename = 'ft1' AND attname = 'id'",
     )?;
-    assert!((3000.0..7000.0).contains(&median), "{median}");
+    for (bound, expected) in bounds.iter().zip((0..=10).map(|n| n * 1000)) {
+        assert!((bound - expected).abs() < 500, "{bounds:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_option_analyze_sampling_has_the_shard_draw_the_rows() -> Outcome {
+    let (fleet, mut session) = start()?;
+    let add = "ALTER SERVER shard1 OPTIONS (ADD analyze_sampling 'off')";
+    if one::<i32>(&mut session, "SELECT current_setting('server_version_num')::int")? < 160000 {
+        let error = expect_error(session.batch_execute(add), "HV00D");
+        assert_eq!(error.message(), "invalid option \"analyze_sampling\"");
+        return Ok(());
+    }
+    fleet
+        .shard(1)
+        .client()?
+        .batch_execute("INSERT INTO t SELECT i, 'x' FROM generate_series(1, 10000) i; ANALYZE t")?;
+    session.batch_execute(&format!(
+        "SET default_statistics_target = 10; {add};
+         ALTER FOREIGN TABLE ft1 OPTIONS (ADD analyze_sampling 'off')"
+    ))?;
+    for (method, clause) in [
+        ("off", ""),
+        ("random", " WHERE pg_catalog.random() < 0.300000"),
+        ("system", " TABLESAMPLE SYSTEM(30.000000)"),
+        ("bernoulli", " TABLESAMPLE BERNOULLI(30.000000)"),
+        ("auto", " TABLESAMPLE BERNOULLI(30.000000)"),
+    ] {
+        let mark = fleet.shard(1).log().mark()?;
+        session.batch_execute(&format!(
+            "ALTER FOREIGN TABLE ft1 OPTIONS (SET analyze_sampling '{method}'); ANALYZE ft1"
+        ))?;
+        assert_eq!(size(&mut session, "ft1")?.0, 10000, "{method}");
+        let statements = fleet.shard(1).log().statements_since(mark)?;
+        let declare = format!("DECLARE c1 CURSOR FOR SELECT id, v FROM public.t{clause}");
+        assert!(statements.contains(&declare), "{declare}: {statements:#?}");
+    }
     Ok(())
 }
 
