@@ -19,4 +19,4 @@ mod session;
 pub mod utility;
 
 pub use participants::Prepared;
-pub use session::{Session, attach, session_lock};
+pub use session::{Session, attach, attach_to_write, session_lock};

@@ -5,14 +5,17 @@ use std::rc::Rc;
 
 use pgrx::pg_sys::{self, Oid};
 
+use crate::guc;
 use crate::libpq::PgResult;
 use crate::log::workers;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::protocol::gid::Identity;
 use crate::protocol::pipeline::Ticket;
+use crate::protocol::plan::Mode;
 use crate::remote::SessionLock;
 use crate::remote::cache::{self, Cached};
 use crate::remote::connection::{Connection, Isolation, Message};
+use crate::remote::credentials;
 use crate::remote::options::Mapping;
 use crate::xact::{callbacks, participants};
 
@@ -37,19 +40,33 @@ pub fn attach(userid: Oid, serverid: Oid) -> Result<Session> {
         ));
     }
     let mapping = Mapping::read(userid, serverid);
-    let connection = cache::connection(&mapping, participants::uses, None)?;
-    if !participants::uses(&connection) {
-        if participants::is_empty() {
-            callbacks::register();
-        }
+    if participants::is_empty() {
+        callbacks::register();
+    }
+    let connection = cache::connection(&mapping, None)?;
+    if !connection.is_in_use() {
+        participants::join(&connection, serverid, userid);
         if let Some(identity) = workers::identity_if_ready() {
             connection.lock_session(session_lock(identity));
         }
-        participants::join(&connection, serverid, userid);
     }
     // SAFETY: reads the transaction state.
     let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() } as u32;
+    connection.check_usable(level)?;
     Ok(Session { connection, level })
+}
+
+/// Attaches as [`attach`] does, to write.
+///
+/// # Errors
+/// Those of [`attach`], and 55000 where the write would need two phases that the resolver could not complete.
+pub fn attach_to_write(userid: Oid, serverid: Oid) -> Result<Session> {
+    let session = attach(userid, serverid)?;
+    let connection = &session.connection;
+    if connection.session_only && connection.can_prepare && guc::two_phase_commit() != Mode::Off {
+        return Err(credentials::cannot_settle(&connection.server_name));
+    }
+    Ok(session)
 }
 
 /// The advisory lock that this server's sessions of an identity hold on participants.
