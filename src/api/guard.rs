@@ -96,7 +96,7 @@ fn after_alter(class: pg_sys::Oid, object: pg_sys::Oid) -> Result<()> {
         pg_sys::ForeignServerRelationId if unsettled_on(object, None) => {
             let name = Server::find(object).map(|s| s.name).unwrap_or_default();
             Error::new(
-                SqlState::new(b"01000"),
+                SqlState::WARNING,
                 format!("transactions may be in doubt on server \"{}\"", name.to_string_lossy()),
             )
             .detail("They can only be settled on the server and database where they were prepared.")
@@ -122,7 +122,7 @@ fn unsettled_on(serverid: pg_sys::Oid, userid: Option<pg_sys::Oid>) -> bool {
 }
 
 /// The user and the server of a mapping.
-fn mapping(object: pg_sys::Oid) -> Option<(pg_sys::Oid, pg_sys::Oid)> {
+pub(super) fn mapping(object: pg_sys::Oid) -> Option<(pg_sys::Oid, pg_sys::Oid)> {
     // SAFETY: a catalog cache with one OID key; the tuple is read before it is released.
     unsafe {
         let cache = pg_sys::SysCacheIdentifier::USERMAPPINGOID as i32;

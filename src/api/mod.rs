@@ -1,10 +1,12 @@
 //! SQL functions and what the views read.
 //!
+//! * [`connections`]: this session's connections to foreign servers;
 //! * [`statistics`]: what `pg_stat_fdw_xacts` reads;
 //! * [`operators`]: try now, give up;
 //! * [`tracking`]: what became of a labelled transaction;
 //! * [`guard`]: refuses to drop what is still needed.
 
+mod connections;
 pub mod guard;
 mod operators;
 mod statistics;

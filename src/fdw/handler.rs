@@ -6,9 +6,7 @@
 
 use pgrx::pg_sys::{self, Datum, FdwRoutine};
 
-use crate::fdw::{
-    analyze, batch, direct, import, insert, modify, planning, scan, stock, truncate,
-};
+use crate::fdw::{analyze, batch, direct, import, insert, modify, planning, scan, stock, truncate};
 use crate::pg::error::boundary;
 
 /// The call convention's record of `pg_fdw_xacts_handler`.

@@ -13,7 +13,7 @@ use crate::fdw::rows::RowReader;
 use crate::fdw::statement::Statement;
 use crate::fdw::{node, plan, raw, state, volatility};
 use crate::pg::error::{Error, Result, SqlState, boundary, catch};
-use crate::xact::{Session, attach};
+use crate::xact::{Session, attach_to_write};
 
 /// The execution state of one target.
 pub struct Modification {
@@ -173,7 +173,7 @@ impl Modification {
             let relation = (*target).ri_RelationDesc;
             let userid = node::modification_user(target, entry, estate);
             let serverid = pg_sys::GetForeignServerIdByRelId((*relation).rd_id);
-            let session = attach(userid, serverid)?;
+            let session = attach_to_write(userid, serverid)?;
 
             let ctid = match operation {
                 CmdType::CMD_INSERT => None,

@@ -30,7 +30,7 @@ use crate::protocol::pipeline::Ticket;
 use crate::protocol::verdict::{Decision, Place, absence_is_final};
 use crate::remote::Connection;
 use crate::remote::connect::{Connecting, Established, Step};
-use crate::remote::options::{Mapping, Server};
+use crate::remote::options::{Mapping, Purpose, Server};
 use crate::remote::report;
 use crate::remote::wait::Want;
 use crate::resolver::questions;
@@ -216,7 +216,8 @@ fn connect(participant: &Registered, deadline: Instant) -> Result<Connecting> {
             ),
         )
     })?;
-    Connecting::start(&Server::read(participant.serverid), &mapping, Some(deadline))
+    let server = Server::read(participant.serverid);
+    Connecting::start(&server, &mapping, Purpose::Resolver, Some(deadline))
 }
 
 /// Whether everything asked has been answered.

@@ -19,4 +19,4 @@ mod session;
 pub mod utility;
 
 pub use participants::Prepared;
-pub use session::{Session, attach, on_long_wait, session_lock};
+pub use session::{Session, attach, attach_to_write, on_long_wait, session_lock};

@@ -124,13 +124,9 @@ pub fn is_empty() -> bool {
     CURRENT.get().borrow().is_empty()
 }
 
-/// Whether a connection belongs to the current transaction.
-pub fn uses(connection: &Rc<Cached>) -> bool {
-    CURRENT.get().borrow().iter().any(|p| Rc::ptr_eq(&p.connection, connection))
-}
-
 /// A connection joins the transaction.
 pub fn join(connection: &Rc<Cached>, serverid: Oid, userid: Oid) {
+    connection.use_in_transaction();
     CURRENT.get().borrow_mut().push(Rc::new(Participant {
         connection: Rc::clone(connection),
         serverid,

@@ -7,15 +7,18 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::{self, Oid};
 
+use crate::guc;
 use crate::libpq::PgResult;
 use crate::log::workers;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::protocol::gid::Identity;
 use crate::protocol::pipeline::Ticket;
+use crate::protocol::plan::Mode;
 use crate::remote::SessionLock;
 use crate::remote::cache::{self, Cached};
 use crate::remote::connection::{Connection, Isolation, Message};
+use crate::remote::credentials;
 use crate::remote::options::Mapping;
 use crate::xact::{callbacks, participants};
 
@@ -40,17 +43,19 @@ pub fn attach(userid: Oid, serverid: Oid) -> Result<Session> {
         ));
     }
     let mapping = Mapping::read(userid, serverid);
-    let connection = cache::connection(&mapping, participants::uses, None)?;
-    if !participants::uses(&connection) {
-        if participants::is_empty() {
-            callbacks::register();
-        }
+    if participants::is_empty() {
+        callbacks::register();
+    }
+    let connection = cache::connection(&mapping, None)?;
+    if !connection.is_in_use() {
+        participants::join(&connection, serverid, userid);
         if let Some(identity) = workers::identity_if_ready() {
             connection.lock_session(session_lock(identity));
         }
-        participants::join(&connection, serverid, userid);
     }
-    Ok(Session::of(&connection))
+    let session = Session::of(&connection);
+    connection.check_usable(session.level)?;
+    Ok(session)
 }
 
 /// What is done when an answer has not come within `deadlock_timeout`.
@@ -61,6 +66,19 @@ static LONG_WAIT: BackendLocal<Cell<Option<LongWait>>> = BackendLocal::new(Cell:
 /// Sets it.
 pub fn on_long_wait(what: LongWait) {
     LONG_WAIT.get().set(Some(what));
+}
+
+/// Attaches as [`attach`] does, to write.
+///
+/// # Errors
+/// Those of [`attach`], and 55000 where the write would need two phases that the resolver could not complete.
+pub fn attach_to_write(userid: Oid, serverid: Oid) -> Result<Session> {
+    let session = attach(userid, serverid)?;
+    let connection = &session.connection;
+    if connection.session_only && connection.can_prepare && guc::two_phase_commit() != Mode::Off {
+        return Err(credentials::cannot_settle(&connection.server_name));
+    }
+    Ok(session)
 }
 
 /// The advisory lock that this server's sessions of an identity hold on participants.

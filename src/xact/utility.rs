@@ -153,7 +153,7 @@ fn prepare_settlement(gxid: &CStr) -> Result<()> {
         let Some(registered) = list.iter().find(|r| r.id == *id) else { continue };
         let gid = registered.gid(identity, row.nonce);
         let connection = match Mapping::find(registered.userid, registered.serverid)
-            .map(|mapping| cache::connection(&mapping, |_| false, Some(deadline)))
+            .map(|mapping| cache::connection(&mapping, Some(deadline)))
         {
             Some(Err(error)) if error.sqlstate() == SqlState::QUERY_CANCELED => return Err(error),
             found => found.and_then(Result::ok),

@@ -89,6 +89,20 @@ fn what_waits_for_the_planners_locks_gets_them() -> Outcome {
 }
 
 #[test]
+fn truncate_gets_its_lock_after_planning_with_estimates() -> Outcome {
+    let (fleet, mut session) = start()?;
+    session.batch_execute("SET deadlock_timeout = '1h'; INSERT INTO ft1 VALUES (1, 'a'); BEGIN; EXPLAIN SELECT * FROM ft1")?;
+    let (mut session, result) = ended(in_background(session, "TRUNCATE ft1"))?;
+    result?;
+    // Now it is the planner that would wait.
+    expect_error(session.batch_execute("EXPLAIN SELECT * FROM ft1"), "55000");
+    session.batch_execute("ROLLBACK")?;
+    assert_eq!(one::<i64>(&mut session, "SELECT count(*) FROM ft1")?, 1);
+    assert_settled(&fleet);
+    Ok(())
+}
+
+#[test]
 fn estimates_that_would_wait_for_our_own_locks_are_refused() -> Outcome {
     let (fleet, mut session) = start()?;
     session.batch_execute("BEGIN; INSERT INTO trouble VALUES (1); SAVEPOINT s")?;
