@@ -335,7 +335,7 @@ fn what_an_import_refuses() -> Outcome {
 #[test]
 fn an_import_uses_the_session_of_the_transaction() -> Outcome {
     let (fleet, mut session) = with_a_schema()?;
-    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pg_fdw_xacts'";
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'postgres_fdw'";
     session.batch_execute("BEGIN; INSERT INTO ft1 VALUES (1, 'x')")?;
     session.batch_execute("IMPORT FOREIGN SCHEMA src FROM SERVER shard1 INTO dst; ANALYZE ft1")?;
     assert_eq!(one::<i64>(&mut fleet.shard(1).client()?, sessions)?, 1);
