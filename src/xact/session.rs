@@ -100,6 +100,14 @@ impl Session {
         self.connection.answer(ticket, Some(sql))
     }
 
+    /// Waits for the answer to `sent`, a command about a cursor for `sql`, which becomes CONTEXT of its failure.
+    ///
+    /// # Errors
+    /// Those of [`Session::answer`].
+    pub fn answer_to(&self, ticket: Ticket, sent: &CStr, sql: &CStr) -> Result<Rc<PgResult>> {
+        self.connection.answer_to(ticket, Some(sent), Some(sql))
+    }
+
     /// Runs one statement: sends it and waits for its answer.
     ///
     /// # Errors
