@@ -146,7 +146,7 @@ impl Scan {
         let result = if self.is_open {
             let ticket = self.session.submit(&[Message::Query(&self.fetch, &[])])?;
             self.moved_on = true;
-            self.session.answer(ticket, &self.sql)?
+            self.session.answer_to(ticket, &self.fetch, &self.sql)?
         } else {
             // SAFETY: the node's expression context.
             unsafe { self.open(context)? }
@@ -172,8 +172,8 @@ impl Scan {
             .submit(&[Message::Query(&self.declare, params), Message::Query(&self.fetch, &[])])?;
         self.is_open = true;
         self.session.connection().cursor_opened(self.cursor);
-        self.session.answer(ticket, &self.sql)?;
-        self.session.answer(ticket + 1, &self.sql)
+        self.session.answer_to(ticket, &self.declare, &self.sql)?;
+        self.session.answer_to(ticket + 1, &self.fetch, &self.sql)
     }
 
     /// Forgets the cursor and its rows; CLOSE travels with the next statement.

@@ -231,6 +231,13 @@ impl Conn {
         PgResult::from_raw(unsafe { pq_sys::PQgetResult(self.raw()) })
     }
 
+    /// Whether there is something to read, if only the end; reads nothing, never waits.
+    pub fn has_input(&self) -> bool {
+        let mut poll = libc::pollfd { fd: self.socket(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one valid pollfd, no wait.
+        poll.fd < 0 || unsafe { libc::poll(&mut poll, 1, 0) } != 0
+    }
+
     /// Whether the other end hung up or sent something unasked while the connection was idle.
     /// Reads what there is, never waits.
     pub fn hung_up(&self) -> bool {

@@ -11,7 +11,7 @@
 //! * `depth` counts what was sent, `confirmed` what the server answered; they differ only while answers
 //!   are outstanding, or when the transaction is doomed.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::{CStr, CString, c_int};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -66,6 +66,8 @@ pub struct Connection {
     inner: RefCell<SessionState>,
     /// Why nothing more may be sent in this transaction.
     doomed: Cell<Option<Doom>>,
+    /// What libpq said when the connection turned out to be broken.
+    end: OnceCell<CString>,
     /// The end of the local transaction has begun: no statement may follow.
     sealed: Cell<bool>,
 }
@@ -86,6 +88,7 @@ impl Connection {
             wait_set,
             inner: RefCell::default(),
             doomed: Cell::new(None),
+            end: OnceCell::new(),
             sealed: Cell::new(false),
         })
     }
@@ -297,6 +300,7 @@ impl Connection {
     pub fn pump(&self) {
         self.flush();
         let alive = self.conn.consume_input();
+        self.note_message();
         if self.doomed.get() == Some(Doom::OutOfStep) {
             return;
         }
@@ -349,7 +353,7 @@ impl Connection {
                 // What the server said last is the reason, not that the stream ended after it.
                 return Some(match inner.fifo.failure() {
                     Some(cause) => Ok(Err(cause)),
-                    None => Err(report::lost(self.conn.error_message())),
+                    None => Err(report::lost(self.message())),
                 });
             }
             Doom::OutOfStep => true,
@@ -367,34 +371,49 @@ impl Connection {
     /// # Errors
     /// The remote's error, the lost connection, or a cancel.
     pub fn answer(&self, ticket: Ticket, sql: Option<&CStr>) -> Result<Rc<PgResult>> {
+        self.answer_to(ticket, sql, sql)
+    }
+
+    /// Waits as [`Connection::answer`] does; where the connection is lost, CONTEXT is what postgres_fdw tells then:
+    /// before 17 the command that was `sent`, which may be about a cursor for `sql`.
+    ///
+    /// # Errors
+    /// Those of [`Connection::answer`].
+    pub fn answer_to(
+        &self,
+        ticket: Ticket,
+        sent: Option<&CStr>,
+        sql: Option<&CStr>,
+    ) -> Result<Rc<PgResult>> {
         loop {
-            if let Some(result) = self.answer_by(ticket, sql, None)? {
+            if let Some(result) = self.answer_by(ticket, sent, sql, None)? {
                 return Ok(result);
             }
         }
     }
 
-    /// [`Self::answer`] with a deadline; `None` if there was no answer by then.
+    /// [`Self::answer_to`] with a deadline; `None` if there was no answer by then.
     ///
     /// # Errors
-    /// Those of [`Self::answer`].
+    /// Those of [`Self::answer_to`].
     pub fn answer_by(
         &self,
         ticket: Ticket,
+        sent: Option<&CStr>,
         sql: Option<&CStr>,
         deadline: Option<Instant>,
     ) -> Result<Option<Rc<PgResult>>> {
+        let lost = if cfg!(any(feature = "pg15", feature = "pg16")) { sent } else { sql };
         loop {
             self.pump();
             match self.take(ticket) {
                 Some(Ok(Ok(result))) => return Ok(Some(result)),
-                Some(Ok(Err(failure))) => {
-                    if failure.is_fatal() {
-                        self.read_to_end()?;
-                    }
-                    return Err(self.error_of(&failure, sql));
+                Some(Ok(Err(failure))) if failure.is_fatal() => {
+                    self.read_to_end(Patience::Interruptible)?;
+                    return Err(self.error_of(&failure, lost));
                 }
-                Some(Err(error)) => return Err(report::with_sql(error, sql)),
+                Some(Ok(Err(failure))) => return Err(self.error_of(&failure, sql)),
+                Some(Err(error)) => return Err(report::with_sql(error, lost)),
                 None => {}
             }
             if self.wait(deadline, Patience::Interruptible)? == Woke::Deadline {

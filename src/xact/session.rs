@@ -116,17 +116,25 @@ impl Session {
     /// # Errors
     /// The remote's error, the lost connection, a cancel.
     pub fn answer(&self, ticket: Ticket, sql: &CStr) -> Result<Rc<PgResult>> {
+        self.answer_to(ticket, sql, sql)
+    }
+
+    /// Waits for the answer to `sent`, a command about a cursor for `sql`, which becomes CONTEXT of its failure.
+    ///
+    /// # Errors
+    /// Those of [`Session::answer`].
+    pub fn answer_to(&self, ticket: Ticket, sent: &CStr, sql: &CStr) -> Result<Rc<PgResult>> {
+        let (sent, sql) = (Some(sent), Some(sql));
         // SAFETY: a plain global, in milliseconds, at least 1.
-        let soon = Duration::from_millis(unsafe { pg_sys::DeadlockTimeout } as u64);
-        if let Some(result) =
-            self.connection.answer_by(ticket, Some(sql), Some(Instant::now() + soon))?
-        {
+        let soon =
+            Instant::now() + Duration::from_millis(unsafe { pg_sys::DeadlockTimeout } as u64);
+        if let Some(result) = self.connection.answer_by(ticket, sent, sql, Some(soon))? {
             return Ok(result);
         }
         if let Some(act) = LONG_WAIT.get().get() {
             act()?;
         }
-        self.connection.answer(ticket, Some(sql))
+        self.connection.answer_to(ticket, sent, sql)
     }
 
     /// Runs one statement: sends it and waits for its answer.

@@ -47,6 +47,7 @@ mod fault_replication;
 mod fault_resolver;
 mod fault_workers;
 mod fdw_batch;
+mod fdw_connections;
 mod fdw_errors;
 mod fdw_estimates;
 mod fdw_memory;

@@ -5,8 +5,10 @@
 //! * after a savepoint that could not be rolled back there: "cannot be used due to abort cleanup failure". Cursors
 //!   from before it may still ask, and are told the former.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::time::{Duration, Instant};
+
+use pgrx::PgLogLevel;
 
 use super::{Connection, Message};
 use crate::libpq::PgResult;
@@ -49,7 +51,7 @@ impl Connection {
     /// The error of using a doomed connection.
     pub fn doom_error(&self) -> Error {
         match self.doomed.get() {
-            Some(Doom::Lost) => report::lost(self.conn.error_message()),
+            Some(Doom::Lost) => report::lost(self.message()),
             _ => Error::new(
                 SqlState::CONNECTION_EXCEPTION,
                 [
@@ -60,6 +62,40 @@ impl Connection {
                 .concat(),
             ),
         }
+    }
+
+    /// Keeps libpq's reason for the end: whatever is tried after that has another.
+    pub(super) fn note_message(&self) {
+        if self.conn.is_bad() {
+            self.end.get_or_init(|| self.conn.error_message().to_owned());
+        }
+    }
+
+    /// Why the connection is lost, as libpq told it.
+    pub(super) fn message(&self) -> &CStr {
+        self.end.get().map_or_else(|| self.conn.error_message(), CString::as_c_str)
+    }
+
+    /// Warns that `command`, which would have ended a transaction or savepoint, finds the connection lost.
+    ///
+    /// # Errors
+    /// Only out of memory and the like.
+    pub fn warn_if_lost(&self, command: &CStr) -> Result<()> {
+        if self.doomed.get() == Some(Doom::Lost) && self.conn.is_bad() {
+            return warn(no_connection(command));
+        }
+        Ok(())
+    }
+
+    /// Warns that `command`, which was to end a transaction or savepoint, has failed.
+    ///
+    /// # Errors
+    /// Only out of memory and the like.
+    pub fn warn_of(&self, failure: &PgResult, command: &CStr) -> Result<()> {
+        if failure.is_fatal() {
+            self.read_to_end(Patience::Stubborn)?;
+        }
+        warn(self.error_of(failure, Some(command)))
     }
 
     /// The error of sending `sql` on a doomed connection.
@@ -73,12 +109,13 @@ impl Connection {
 
     pub(super) fn lose(&self) -> Error {
         self.doomed.set(Some(Doom::Lost));
-        report::lost(self.conn.error_message())
+        report::lost(self.message())
     }
 
     /// The connection has ended, or is about to. If the answer to a ROLLBACK TO was still to come, nobody waited
     /// for that: then it is the clean-up that failed.
     pub(super) fn note_end(&self, inner: &SessionState) {
+        self.note_message();
         if self.doomed.get().is_none() {
             let undoing = inner.fifo.awaits(Control::UndoSavepoint);
             self.doomed.set(Some(if undoing { Doom::CleanupFailed } else { Doom::Lost }));
@@ -107,8 +144,7 @@ impl Connection {
 
     /// What the server said last, and how the connection ended, as libpq tells both outside of a pipeline.
     fn last_words(&self, failure: &PgResult) -> Error {
-        let (said, end) =
-            (failure.error_message().to_bytes(), self.conn.error_message().to_bytes());
+        let (said, end) = (failure.error_message().to_bytes(), self.message().to_bytes());
         let text = if end.starts_with(said) { end.to_vec() } else { [said, end].concat() };
         report::lost(&c_string(text))
     }
@@ -116,14 +152,12 @@ impl Connection {
     /// Reads the end of the stream, which follows the server's last word.
     ///
     /// # Errors
-    /// A cancel.
-    pub(super) fn read_to_end(&self) -> Result<()> {
+    /// A cancel, under [`Patience::Interruptible`].
+    pub(super) fn read_to_end(&self, patience: Patience) -> Result<()> {
         let deadline = Instant::now() + PARTING;
         while !self.conn.is_bad() {
             self.pump();
-            if !self.conn.is_bad()
-                && self.wait(Some(deadline), Patience::Interruptible)? != Woke::Ready
-            {
+            if !self.conn.is_bad() && self.wait(Some(deadline), patience)? != Woke::Ready {
                 break;
             }
         }
@@ -135,6 +169,10 @@ const NO_CONNECTION: &CStr = c"no connection to the server";
 
 pub(super) fn no_connection(sql: &CStr) -> Error {
     report::with_sql(report::lost(NO_CONNECTION), Some(sql))
+}
+
+pub(super) fn warn(error: Error) -> Result<()> {
+    error.log(PgLogLevel::WARNING)
 }
 
 /// The first statement of a segment, for CONTEXT.

@@ -1,10 +1,13 @@
 //! Savepoints of the remote transaction, one for each local subtransaction in which it was used.
 
+use std::ffi::CStr;
 use std::time::Instant;
 
+use super::failures::warn;
 use super::{CLEANUP_TIMEOUT, Connection};
 use crate::pg::error::{Result, c_string};
-use crate::protocol::pipeline::Control;
+use crate::protocol::pipeline::{Control, Ticket};
+use crate::remote::report;
 use crate::remote::session_state::Doom;
 use crate::remote::wait::Patience;
 
@@ -46,14 +49,18 @@ impl Connection {
             }
             std::mem::replace(&mut inner.depth, level - 1)
         };
-        self.pump();
-        if self.is_drained() && self.conn.hung_up() {
-            self.doomed.set(Some(Doom::CleanupFailed));
+        let command =
+            c_string(format!("ROLLBACK TO SAVEPOINT s{level}; RELEASE SAVEPOINT s{level}"));
+        if !self.is_drained() {
+            self.pump();
         }
         if self.is_doomed() {
+            let warned = self.warn_if_lost(&command);
             self.doomed.set(Some(Doom::CleanupFailed));
-            return Ok(());
+            return warned;
         }
+        // What an idle server sends is mostly its last word: then the answer is worth waiting for.
+        let stirs = self.is_drained() && self.conn.has_input();
         if !self.is_drained() {
             self.cancel();
             if !self.drain(Instant::now() + CLEANUP_TIMEOUT, Patience::Stubborn)? {
@@ -61,29 +68,55 @@ impl Connection {
                 return Ok(());
             }
         }
+        let Some(ticket) = self.queue_undo(level, depth, stirs) else {
+            self.doomed.set(Some(Doom::CleanupFailed));
+            return Ok(());
+        };
+        self.flush();
+        if stirs { self.confirm_undo(ticket, &command) } else { Ok(()) }
+    }
+
+    /// Queues the way back to savepoint `level` in a segment of its own; `None` if there is none. Returns the ticket of
+    /// the second of its two commands, if they are to be `awaited`.
+    fn queue_undo(&self, level: u32, depth: u32, awaited: bool) -> Option<Ticket> {
         let inner = &mut *self.inner.borrow_mut();
         // All of it was postponed after the savepoint was sent, so it goes with it.
         inner.postponed.clear();
+        // The savepoint was skipped: there is nothing to go back to.
         if inner.confirmed < level && inner.confirmed < depth {
-            // The savepoint was skipped: there is nothing to go back to.
-            self.doom();
-            return Ok(());
+            return None;
         }
-        let sent = (|| {
-            for verb in ["ROLLBACK TO SAVEPOINT", "RELEASE SAVEPOINT"] {
-                let command = c_string(format!("{verb} s{level}"));
-                self.conn.send_query(&command, &[]).then_some(())?;
+        inner.confirmed = inner.confirmed.min(level - 1);
+        let mut ticket = 0;
+        for verb in ["ROLLBACK TO SAVEPOINT", "RELEASE SAVEPOINT"] {
+            let command = c_string(format!("{verb} s{level}"));
+            self.conn.send_query(&command, &[]).then_some(())?;
+            if awaited {
+                ticket = inner.fifo.statement();
+            } else {
                 inner.fifo.control(Control::UndoSavepoint);
             }
-            self.conn.send_sync().then_some(())?;
-            inner.fifo.sync();
-            Some(())
-        })();
-        inner.confirmed = inner.confirmed.min(level - 1);
-        if sent.is_none() {
-            self.doomed.set(Some(Doom::CleanupFailed));
         }
-        self.flush();
+        self.conn.send_sync().then_some(())?;
+        inner.fifo.sync();
+        Some(ticket)
+    }
+
+    /// Waits for the answers to [`Self::queue_undo`]; the last has this ticket.
+    fn confirm_undo(&self, last: Ticket, command: &CStr) -> Result<()> {
+        let drained = self.drain(Instant::now() + CLEANUP_TIMEOUT, Patience::Stubborn)?;
+        let first = self.take(last - 1);
+        let answer = match (first, self.take(last)) {
+            (Some(Ok(Ok(_))), last) => last,
+            (first, _) => first,
+        };
+        match answer {
+            Some(Ok(Ok(_))) if drained => return Ok(()),
+            Some(Ok(Err(failure))) => self.warn_of(&failure, command)?,
+            Some(Err(error)) => warn(report::with_sql(error, Some(command)))?,
+            _ => {}
+        }
+        self.doomed.set(Some(Doom::CleanupFailed));
         Ok(())
     }
 }
