@@ -10,6 +10,7 @@ use std::ffi::CStr;
 
 use pgrx::{PgList, PgLogLevel, pg_sys};
 
+use crate::fdw::planning::{self, Purpose};
 use crate::log::{entries, stats, workers};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, boundary};
@@ -54,6 +55,7 @@ unsafe extern "C-unwind" fn on_access(
 fn before_drop(class: pg_sys::Oid, object: pg_sys::Oid) -> Result<()> {
     match class {
         pg_sys::ForeignServerRelationId => {
+            planning::note_switch();
             if unsettled_on(object, None) {
                 let name = Server::find(object).map(|s| s.name).unwrap_or_default();
                 return Err(refusal(format!("drop server \"{}\"", name.to_string_lossy())));
@@ -88,12 +90,13 @@ fn after_alter(class: pg_sys::Oid, object: pg_sys::Oid) -> Result<()> {
         pg_sys::ForeignDataWrapperRelationId => {
             // SAFETY: only queues messages, inside a command that changes a catalog.
             unsafe { pg_sys::CacheInvalidateRelcacheAll() };
+            planning::note_switch();
             Ok(())
         }
         pg_sys::ForeignServerRelationId if unsettled_on(object, None) => {
             let name = Server::find(object).map(|s| s.name).unwrap_or_default();
             Error::new(
-                SqlState::new(b"01000"),
+                SqlState::WARNING,
                 format!("transactions may be in doubt on server \"{}\"", name.to_string_lossy()),
             )
             .detail("They can only be settled on the server and database where they were prepared.")
@@ -119,7 +122,7 @@ fn unsettled_on(serverid: pg_sys::Oid, userid: Option<pg_sys::Oid>) -> bool {
 }
 
 /// The user and the server of a mapping.
-fn mapping(object: pg_sys::Oid) -> Option<(pg_sys::Oid, pg_sys::Oid)> {
+pub(super) fn mapping(object: pg_sys::Oid) -> Option<(pg_sys::Oid, pg_sys::Oid)> {
     // SAFETY: a catalog cache with one OID key; the tuple is read before it is released.
     unsafe {
         let cache = pg_sys::SysCacheIdentifier::USERMAPPINGOID as i32;
@@ -164,6 +167,15 @@ pub unsafe fn before_utility(statement: *mut pg_sys::Node) -> Result<()> {
                     if named && !(*option).arg.is_null() {
                         leave_database(CStr::from_ptr(pg_sys::defGetString(option)), false)?;
                     }
+                }
+                Ok(())
+            }
+            pg_sys::NodeTag::T_TransactionStmt => {
+                let transaction = &*statement.cast::<pg_sys::TransactionStmt>();
+                let prepares = transaction.kind == pg_sys::TransactionStmtKind::TRANS_STMT_PREPARE;
+                // One that has failed is rolled back by it.
+                if prepares && !pg_sys::IsAbortedTransactionBlockState() {
+                    planning::before(Purpose::Prepare)?;
                 }
                 Ok(())
             }

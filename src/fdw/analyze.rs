@@ -126,8 +126,7 @@ fn for_each_batch(
         let ticket = session.submit(&[Message::Query(&fetch, &[])])?;
         batch = session.answer(ticket, &declare)?;
     }
-    session.connection().close_cursor(cursor);
-    Ok(())
+    session.connection().close_cursor(cursor)
 }
 
 fn fetch_size(table: &Table) -> c_int {

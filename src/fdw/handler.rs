@@ -6,7 +6,7 @@
 
 use pgrx::pg_sys::{self, Datum, FdwRoutine};
 
-use crate::fdw::{analyze, batch, direct, import, insert, modify, scan, stock, truncate};
+use crate::fdw::{analyze, batch, direct, import, insert, modify, planning, scan, stock, truncate};
 use crate::pg::error::boundary;
 
 /// The call convention's record of `pg_fdw_xacts_handler`.
@@ -38,7 +38,7 @@ fn ours(stock: &FdwRoutine) -> FdwRoutine {
     FdwRoutine {
         type_: pg_sys::NodeTag::T_FdwRoutine,
 
-        GetForeignRelSize: stock.GetForeignRelSize,
+        GetForeignRelSize: planning::in_front_of(stock),
         GetForeignPaths: stock.GetForeignPaths,
         GetForeignPlan: stock.GetForeignPlan,
         GetForeignJoinPaths: stock.GetForeignJoinPaths,

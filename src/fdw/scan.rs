@@ -85,7 +85,7 @@ pub unsafe extern "C-unwind" fn rescan(node: *mut ForeignScanState) {
     boundary(|| unsafe {
         let scan: &mut Scan = state::get((*node).fdw_state).expect("a scan that has begun");
         if scan.is_open && (scan.moved_on || !(*node).ss.ps.chgParam.is_null()) {
-            scan.close();
+            scan.close()?;
         }
         scan.next = 0;
         Ok(())
@@ -102,7 +102,7 @@ pub unsafe extern "C-unwind" fn end(node: *mut ForeignScanState) {
         if let Some(mut scan) = state::take::<Scan>((*node).fdw_state)
             && scan.is_open
         {
-            scan.close();
+            scan.close()?;
         }
         Ok(())
     })
@@ -177,12 +177,12 @@ impl Scan {
     }
 
     /// Forgets the cursor and its rows; CLOSE travels with the next statement.
-    fn close(&mut self) {
-        self.session.connection().close_cursor(self.cursor);
+    fn close(&mut self) -> Result<()> {
         self.is_open = false;
         self.tuples.clear();
         self.next = 0;
         self.at_end = false;
         self.moved_on = false;
+        self.session.connection().close_cursor(self.cursor)
     }
 }

@@ -4,9 +4,10 @@ use pgrx::pg_sys::{self, DropBehavior, List};
 
 use crate::fdw::names::Table;
 use crate::fdw::node;
+use crate::fdw::planning::{self, Purpose};
 use crate::pg::error::{Error, Result, SqlState, boundary, c_string};
 use crate::remote::options::parse_bool;
-use crate::xact::attach;
+use crate::xact::attach_to_write;
 
 /// `ExecForeignTruncate`: called once per server, with all its tables that the command names or reaches.
 ///
@@ -32,7 +33,8 @@ pub unsafe extern "C-unwind" fn execute(
         let sql = c_string([b"TRUNCATE ", &list[..], identity, b" IDENTITY", dependents].concat());
         let serverid = tables.first().expect("TRUNCATE of at least one table").serverid;
         // SAFETY: a global of the session.
-        let session = attach(unsafe { pg_sys::GetUserId() }, serverid)?;
+        let session = attach_to_write(unsafe { pg_sys::GetUserId() }, serverid)?;
+        planning::before(Purpose::Lock)?;
         session.run(&sql, &[])?;
         Ok(())
     })

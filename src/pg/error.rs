@@ -75,6 +75,10 @@ impl SqlState {
     pub const INTERNAL_ERROR: Self = Self::new(b"XX000");
     /// 08001: the connection could not be established.
     pub const UNABLE_TO_CONNECT: Self = Self::new(b"08001");
+    /// 01000.
+    pub const WARNING: Self = Self::new(b"01000");
+    /// 08000: a connection is not what it has to be.
+    pub const CONNECTION_EXCEPTION: Self = Self::new(b"08000");
     /// 08006: the connection was lost.
     pub const CONNECTION_FAILURE: Self = Self::new(b"08006");
     /// 08007: the outcome of a transaction is unknown.

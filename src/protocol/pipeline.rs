@@ -23,8 +23,10 @@ pub enum Control {
     Begin,
     /// `SAVEPOINT`, with the nesting level it opens.
     Savepoint(u32),
-    /// `ROLLBACK TO SAVEPOINT`, `RELEASE SAVEPOINT`.
+    /// `RELEASE SAVEPOINT`.
     EndSavepoint,
+    /// `ROLLBACK TO SAVEPOINT`, and `RELEASE SAVEPOINT` behind it.
+    UndoSavepoint,
     /// `CLOSE`, `DEALLOCATE`: its failure matters to nobody but the segment.
     Cleanup,
     /// The question whether the transaction has an xid.
@@ -109,6 +111,11 @@ impl<R> Fifo<R> {
     /// Whether everything asked has been answered.
     pub fn is_idle(&self) -> bool {
         self.expected.is_empty()
+    }
+
+    /// Whether such a command's answer is still to come.
+    pub fn awaits(&self, control: Control) -> bool {
+        self.expected.contains(&Expected::Control(control))
     }
 
     /// The next answer came.

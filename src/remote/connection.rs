@@ -25,6 +25,8 @@ use crate::remote::session_state::{
 };
 use crate::remote::wait::{Patience, WaitSet, Want, Woke};
 
+mod cursors;
+mod failures;
 mod savepoints;
 mod session_lock;
 
@@ -138,37 +140,15 @@ impl Connection {
         self.conn.hung_up()
     }
 
-    /// Whether nothing more can be done on this connection in this transaction.
-    pub fn is_doomed(&self) -> bool {
-        self.doomed.get().is_some()
-    }
-
-    /// Marks the remote transaction as one that must not commit.
-    pub fn doom(&self) {
-        if self.doomed.get().is_none() {
-            self.doomed.set(Some(Doom::CleanupFailed));
-        }
+    /// Whether the other end has closed, in use or not; reads nothing.
+    #[cfg(feature = "pg18")]
+    pub fn is_closed_by_peer(&self) -> bool {
+        self.conn.is_closed_by_peer()
     }
 
     /// From now on no statement may be sent any more: the local transaction is ending.
     pub fn seal(&self) {
         self.sealed.set(true);
-    }
-
-    /// The error of using a doomed connection.
-    pub fn doom_error(&self) -> Error {
-        match self.doomed.get() {
-            Some(Doom::Lost) => report::lost(self.conn.error_message()),
-            _ => Error::new(
-                SqlState::CONNECTION_FAILURE,
-                [
-                    b"connection to server \"",
-                    self.server_name.to_bytes(),
-                    b"\" cannot be used due to abort cleanup failure",
-                ]
-                .concat(),
-            ),
-        }
     }
 
     /// Sends statements at a nesting level, as one segment, without waiting. The tickets of the
@@ -177,8 +157,8 @@ impl Connection {
     /// # Errors
     /// The connection is lost or doomed, or the local transaction is ending.
     pub fn submit(&self, isolation: Isolation, level: u32, messages: &[Message]) -> Result<Ticket> {
-        if self.doomed.get().is_some() {
-            return Err(self.doom_error());
+        if self.is_doomed() {
+            return Err(self.refusal(failures::first_sql(messages)));
         }
         if self.sealed.get() {
             return Err(Error::new(
@@ -197,7 +177,7 @@ impl Connection {
                 self.flush();
                 Ok(ticket)
             }
-            None => Err(self.lose()),
+            None => Err(report::with_sql(self.lose(), failures::first_sql(messages))),
         }
     }
 
@@ -313,11 +293,6 @@ impl Connection {
         }
     }
 
-    fn lose(&self) -> Error {
-        self.doomed.set(Some(Doom::Lost));
-        report::lost(self.conn.error_message())
-    }
-
     /// Reads what has come, without waiting.
     pub fn pump(&self) {
         self.flush();
@@ -344,16 +319,22 @@ impl Connection {
                     return;
                 }
             };
+            let fatal = kind == Kind::Failed && result.is_fatal();
             match inner.fifo.answer(kind, result) {
                 Ok(effect) => inner.note(effect, &self.doomed),
+                // What libpq makes of the end of a connection answers nothing.
+                Err(_) if self.doomed.get() == Some(Doom::Lost) => {}
                 Err(_) => {
                     self.doomed.set(Some(Doom::OutOfStep));
                     return;
                 }
             }
+            if fatal {
+                self.note_end(inner);
+            }
         }
-        if (!alive || self.conn.is_bad()) && self.doomed.get().is_none() {
-            self.doomed.set(Some(Doom::Lost));
+        if !alive || self.conn.is_bad() {
+            self.note_end(inner);
         }
     }
 
@@ -363,16 +344,20 @@ impl Connection {
         if let Some(answer) = inner.fifo.take(ticket) {
             return Some(Ok(answer));
         }
-        let doom = self.doomed.get()?;
-        // Whatever doomed it first: from a broken connection no answer comes any more.
-        if doom == Doom::Lost || self.conn.is_bad() {
-            // What the server said last is the reason, not that the stream ended after it.
-            return Some(match inner.fifo.failure() {
-                Some(cause) => Ok(Err(cause)),
-                None => Err(report::lost(self.conn.error_message())),
-            });
-        }
-        let hopeless = doom == Doom::OutOfStep || self.conn.is_busy() || inner.fifo.is_idle();
+        let hopeless = match self.doomed.get()? {
+            Doom::Lost => {
+                // What the server said last is the reason, not that the stream ended after it.
+                return Some(match inner.fifo.failure() {
+                    Some(cause) => Ok(Err(cause)),
+                    None => Err(report::lost(self.conn.error_message())),
+                });
+            }
+            Doom::OutOfStep => true,
+            // What was asked is still answered, unless the connection is broken too.
+            Doom::CleanupFailed => {
+                self.conn.is_bad() || self.conn.is_busy() || inner.fifo.is_idle()
+            }
+        };
         drop(inner);
         hopeless.then(|| Err(self.doom_error()))
     }
@@ -383,32 +368,39 @@ impl Connection {
     /// The remote's error, the lost connection, or a cancel.
     pub fn answer(&self, ticket: Ticket, sql: Option<&CStr>) -> Result<Rc<PgResult>> {
         loop {
-            self.pump();
-            match self.take(ticket) {
-                Some(Ok(Ok(result))) => return Ok(result),
-                Some(Ok(Err(failure))) => return Err(self.error_of(&failure, sql)),
-                Some(Err(error)) => return Err(report::with_sql(error, sql)),
-                None => {}
+            if let Some(result) = self.answer_by(ticket, sql, None)? {
+                return Ok(result);
             }
-            self.wait(None, Patience::Interruptible)?;
         }
     }
 
-    /// The error that a failed answer is.
-    pub fn error_of(&self, failure: &PgResult, sql: Option<&CStr>) -> Error {
-        let error = report::remote_error(failure, self.conn.error_message(), sql);
-        let standby = self.fingerprint().is_some_and(|f| f.in_recovery);
-        if !standby || error.sqlstate() != SqlState::READ_ONLY_SQL_TRANSACTION {
-            return error;
+    /// [`Self::answer`] with a deadline; `None` if there was no answer by then.
+    ///
+    /// # Errors
+    /// Those of [`Self::answer`].
+    pub fn answer_by(
+        &self,
+        ticket: Ticket,
+        sql: Option<&CStr>,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Rc<PgResult>>> {
+        loop {
+            self.pump();
+            match self.take(ticket) {
+                Some(Ok(Ok(result))) => return Ok(Some(result)),
+                Some(Ok(Err(failure))) => {
+                    if failure.is_fatal() {
+                        self.read_to_end()?;
+                    }
+                    return Err(self.error_of(&failure, sql));
+                }
+                Some(Err(error)) => return Err(report::with_sql(error, sql)),
+                None => {}
+            }
+            if self.wait(deadline, Patience::Interruptible)? == Woke::Deadline {
+                return Ok(None);
+            }
         }
-        error.hint(
-            [
-                b"Server \"",
-                self.server_name.to_bytes(),
-                b"\" is a standby, which only reads; point its options at the primary.",
-            ]
-            .concat(),
-        )
     }
 
     fn wait(&self, deadline: Option<Instant>, patience: Patience) -> Result<Woke> {
@@ -448,40 +440,6 @@ impl Connection {
         if !sent {
             self.doom();
         }
-    }
-
-    /// A number for a new cursor; numbers begin anew with each transaction.
-    pub fn new_cursor(&self) -> u32 {
-        let mut inner = self.inner.borrow_mut();
-        inner.last_cursor += 1;
-        inner.last_cursor
-    }
-
-    /// A cursor was declared in the segment just sent.
-    pub fn cursor_opened(&self, cursor: u32) {
-        let mut inner = self.inner.borrow_mut();
-        let depth = inner.depth;
-        inner.cursors.insert(cursor, depth);
-    }
-
-    /// Closes a cursor before the next statement, unless the end of its savepoint has done so.
-    pub fn close_cursor(&self, cursor: u32) {
-        let mut inner = self.inner.borrow_mut();
-        if inner.cursors.remove(&cursor).is_some() {
-            inner.postponed.push((c_string(format!("CLOSE c{cursor}")), Control::Cleanup));
-        }
-    }
-
-    /// A name for a new prepared statement, unique on this connection.
-    pub fn new_statement_name(&self) -> CString {
-        let mut inner = self.inner.borrow_mut();
-        inner.last_statement += 1;
-        c_string(format!("px_{}", inner.last_statement))
-    }
-
-    /// Deallocates a prepared statement after this transaction.
-    pub fn deallocate(&self, name: &CStr) {
-        self.inner.borrow_mut().chores.push(c_string([b"DEALLOCATE ", name.to_bytes()].concat()));
     }
 
     /// The remote transaction is over, one way or another.

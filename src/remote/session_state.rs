@@ -102,7 +102,9 @@ impl SessionState {
     /// Notes the answer to a command of the connection's own.
     pub fn note(&mut self, effect: Effect<PgResult>, doomed: &Cell<Option<Doom>>) {
         match effect {
-            Effect::None | Effect::Done(Control::EndSavepoint | Control::Cleanup, _) => {}
+            Effect::None
+            | Effect::Done(Control::EndSavepoint | Control::UndoSavepoint | Control::Cleanup, _) => {
+            }
             Effect::Done(Control::Setup, result) => {
                 if result.rows() == 1 {
                     self.fingerprint = Fingerprint::read(&result);
@@ -125,7 +127,13 @@ impl SessionState {
             // The statement before it failed, or the question itself: it may have written.
             Effect::Failed(Control::XidProbe, _) => self.probe_failed = true,
             Effect::Failed(Control::Cleanup | Control::Begin | Control::Savepoint(_), _) => {}
-            Effect::Failed(Control::Setup | Control::SessionLock | Control::EndSavepoint, _) => {
+            Effect::Failed(
+                Control::Setup
+                | Control::SessionLock
+                | Control::EndSavepoint
+                | Control::UndoSavepoint,
+                _,
+            ) => {
                 doomed.set(Some(Doom::CleanupFailed));
             }
         }

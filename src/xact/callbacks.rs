@@ -72,7 +72,7 @@ unsafe extern "C-unwind" fn on_subtransaction(
     match event {
         E::SUBXACT_EVENT_PRE_COMMIT_SUB => boundary(|| {
             for p in participants::all() {
-                p.connection.release(level);
+                p.connection.release(level)?;
             }
             Ok(())
         }),

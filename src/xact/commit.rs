@@ -17,6 +17,7 @@ use crate::protocol::participant::{Event, State};
 use crate::protocol::plan::{self, Local, Refusal, Step, Work};
 use crate::remote::SessionLock;
 use crate::remote::cache;
+use crate::remote::credentials;
 use crate::remote::together::{Outcome, Together};
 use crate::remote::wait::{Patience, Woke};
 use crate::xact::participants::{self, Participant};
@@ -69,6 +70,10 @@ pub fn phase_one(explicit: bool) -> Result<()> {
         active.iter().zip(&steps).filter(|(_, s)| **s == wanted).map(|(p, _)| *p).collect()
     };
     let (readers, writers) = (of(Step::CommitReader), of(Step::Prepare));
+    // Writes that were not seen coming: by functions and triggers of a participant.
+    if let Some(p) = writers.iter().find(|p| p.connection.session_only) {
+        return Err(credentials::cannot_settle(&p.connection.server_name));
+    }
     write_down(&writers, deadline, timeout)?;
     first_round(&readers, &writers, deadline, timeout)?;
     for p in of(Step::CommitLast) {

@@ -1,18 +1,24 @@
 //! What execution uses of a transaction: attach to a participant, and run statements on it.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::{self, Oid};
 
+use crate::guc;
 use crate::libpq::PgResult;
 use crate::log::workers;
+use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::protocol::gid::Identity;
 use crate::protocol::pipeline::Ticket;
+use crate::protocol::plan::Mode;
 use crate::remote::SessionLock;
 use crate::remote::cache::{self, Cached};
 use crate::remote::connection::{Connection, Isolation, Message};
+use crate::remote::credentials;
 use crate::remote::options::Mapping;
 use crate::xact::{callbacks, participants};
 
@@ -37,19 +43,42 @@ pub fn attach(userid: Oid, serverid: Oid) -> Result<Session> {
         ));
     }
     let mapping = Mapping::read(userid, serverid);
-    let connection = cache::connection(&mapping, participants::uses, None)?;
-    if !participants::uses(&connection) {
-        if participants::is_empty() {
-            callbacks::register();
-        }
+    if participants::is_empty() {
+        callbacks::register();
+    }
+    let connection = cache::connection(&mapping, None)?;
+    if !connection.is_in_use() {
+        participants::join(&connection, serverid, userid);
         if let Some(identity) = workers::identity_if_ready() {
             connection.lock_session(session_lock(identity));
         }
-        participants::join(&connection, serverid, userid);
     }
-    // SAFETY: reads the transaction state.
-    let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() } as u32;
-    Ok(Session { connection, level })
+    let session = Session::of(&connection);
+    connection.check_usable(session.level)?;
+    Ok(session)
+}
+
+/// What is done when an answer has not come within `deadlock_timeout`.
+pub type LongWait = fn() -> Result<()>;
+
+static LONG_WAIT: BackendLocal<Cell<Option<LongWait>>> = BackendLocal::new(Cell::new(None));
+
+/// Sets it.
+pub fn on_long_wait(what: LongWait) {
+    LONG_WAIT.get().set(Some(what));
+}
+
+/// Attaches as [`attach`] does, to write.
+///
+/// # Errors
+/// Those of [`attach`], and 55000 where the write would need two phases that the resolver could not complete.
+pub fn attach_to_write(userid: Oid, serverid: Oid) -> Result<Session> {
+    let session = attach(userid, serverid)?;
+    let connection = &session.connection;
+    if connection.session_only && connection.can_prepare && guc::two_phase_commit() != Mode::Off {
+        return Err(credentials::cannot_settle(&connection.server_name));
+    }
+    Ok(session)
 }
 
 /// The advisory lock that this server's sessions of an identity hold on participants.
@@ -58,6 +87,13 @@ pub fn session_lock(identity: Identity) -> SessionLock {
 }
 
 impl Session {
+    /// A participant's session at the current nesting level.
+    pub fn of(connection: &Rc<Cached>) -> Self {
+        // SAFETY: reads the transaction state.
+        let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() } as u32;
+        Self { connection: Rc::clone(connection), level }
+    }
+
     /// The connection, for cursor numbers, statement names and the like.
     pub fn connection(&self) -> &Connection {
         &self.connection
@@ -80,6 +116,16 @@ impl Session {
     /// # Errors
     /// The remote's error, the lost connection, a cancel.
     pub fn answer(&self, ticket: Ticket, sql: &CStr) -> Result<Rc<PgResult>> {
+        // SAFETY: a plain global, in milliseconds, at least 1.
+        let soon = Duration::from_millis(unsafe { pg_sys::DeadlockTimeout } as u64);
+        if let Some(result) =
+            self.connection.answer_by(ticket, Some(sql), Some(Instant::now() + soon))?
+        {
+            return Ok(result);
+        }
+        if let Some(act) = LONG_WAIT.get().get() {
+            act()?;
+        }
         self.connection.answer(ticket, Some(sql))
     }
 

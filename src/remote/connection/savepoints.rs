@@ -11,13 +11,23 @@ use crate::remote::wait::Patience;
 impl Connection {
     /// The local subtransaction at `level` committed: its savepoint is released before the next
     /// statement.
-    pub fn release(&self, level: u32) {
-        let mut inner = self.inner.borrow_mut();
-        if inner.depth >= level {
-            inner.depth = level - 1;
-            let command = c_string(format!("RELEASE SAVEPOINT s{level}"));
-            inner.postponed.push((command, Control::EndSavepoint));
+    ///
+    /// # Errors
+    /// The connection is known to be lost, or spoilt by the failed clean-up of a savepoint inside this one.
+    pub fn release(&self, level: u32) -> Result<()> {
+        if self.inner.borrow().depth < level {
+            return Ok(());
         }
+        let command = c_string(format!("RELEASE SAVEPOINT s{level}"));
+        match self.doomed.get() {
+            Some(Doom::CleanupFailed) => return Err(self.doom_error()),
+            Some(_) => return Err(self.refusal(Some(&command))),
+            None => {}
+        }
+        let mut inner = self.inner.borrow_mut();
+        inner.depth = level - 1;
+        inner.postponed.push((command, Control::EndSavepoint));
+        Ok(())
     }
 
     /// The local subtransaction at `level` aborted: takes the remote transaction back to where it began,
@@ -27,29 +37,34 @@ impl Connection {
     /// # Errors
     /// Only out of memory and the like.
     pub fn rollback_to(&self, level: u32) -> Result<()> {
-        {
+        let depth = {
             let mut inner = self.inner.borrow_mut();
             inner.fifo.abandon_all();
             inner.cursors.retain(|_, depth| *depth < level);
             if inner.depth < level {
                 return Ok(());
             }
+            std::mem::replace(&mut inner.depth, level - 1)
+        };
+        self.pump();
+        if self.is_drained() && self.conn.hung_up() {
+            self.doomed.set(Some(Doom::CleanupFailed));
         }
         if self.is_doomed() {
+            self.doomed.set(Some(Doom::CleanupFailed));
             return Ok(());
         }
-        self.pump();
         if !self.is_drained() {
             self.cancel();
             if !self.drain(Instant::now() + CLEANUP_TIMEOUT, Patience::Stubborn)? {
-                self.doom();
+                self.doomed.set(Some(Doom::CleanupFailed));
                 return Ok(());
             }
         }
         let inner = &mut *self.inner.borrow_mut();
         // All of it was postponed after the savepoint was sent, so it goes with it.
         inner.postponed.clear();
-        if inner.confirmed < level && inner.confirmed < inner.depth {
+        if inner.confirmed < level && inner.confirmed < depth {
             // The savepoint was skipped: there is nothing to go back to.
             self.doom();
             return Ok(());
@@ -58,16 +73,15 @@ impl Connection {
             for verb in ["ROLLBACK TO SAVEPOINT", "RELEASE SAVEPOINT"] {
                 let command = c_string(format!("{verb} s{level}"));
                 self.conn.send_query(&command, &[]).then_some(())?;
-                inner.fifo.control(Control::EndSavepoint);
+                inner.fifo.control(Control::UndoSavepoint);
             }
             self.conn.send_sync().then_some(())?;
             inner.fifo.sync();
             Some(())
         })();
-        inner.depth = level - 1;
         inner.confirmed = inner.confirmed.min(level - 1);
         if sent.is_none() {
-            self.doomed.set(Some(Doom::Lost));
+            self.doomed.set(Some(Doom::CleanupFailed));
         }
         self.flush();
         Ok(())
