@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, reason = "a program: its documentation is --help")]
 
+mod bench;
 mod demo;
 mod packages;
 mod pgrx;
@@ -67,6 +68,20 @@ enum Command {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Measure against postgres_fdw and an application that commits in two phases itself: bench/report.md
+    Bench {
+        #[command(flatten)]
+        server: ServerChoice,
+        /// Short slices and few rounds: three minutes instead of fifteen
+        #[arg(long)]
+        quick: bool,
+        /// Take only these measures
+        #[arg(long, value_name = "NAME", num_args = 1..)]
+        only: Vec<String>,
+        /// Write the report there instead of into bench/
+        #[arg(long, value_name = "PATH")]
+        output: Option<PathBuf>,
+    },
 }
 
 #[derive(Args)]
@@ -104,6 +119,11 @@ fn run(command: Command) -> Result<()> {
         Command::Torture { server, seconds, seed } => {
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
             suites::torture(&setup, seconds, seed)
+        }
+        Command::Bench { server, quick, only, output } => {
+            let output = output.map(std::path::absolute).transpose()?;
+            let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
+            bench::run(&setup, quick, &only, output.as_deref())
         }
     }
 }

@@ -1,0 +1,192 @@
+//! How many times something waits for the network, one after the other: its time on a slow network over a round trip
+//! of it. The shortest of several attempts counts, because what the machine does besides only ever adds.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use postgres::Client;
+
+use crate::contender::Contender;
+use crate::effort::Effort;
+use crate::progress::say;
+use crate::report::{Report, Target, Unit};
+use crate::stand::{Ids, Route, SHARDS, Stand};
+use crate::statistics::Spread;
+
+const ROUND_TRIP: Duration = Duration::from_millis(20);
+
+/// Something to be timed. In the statements "{1}" is the foreign table of shard 1, and so on, and "{id}" another
+/// number each time.
+struct Probe {
+    measure: String,
+    /// The most waits it may have.
+    target: u32,
+    /// Run before, not timed.
+    before: String,
+    timed: String,
+    /// Run after, not timed.
+    after: String,
+    /// Whether each attempt has a new session, which knows no connection yet.
+    cold: bool,
+}
+
+fn probe(measure: &str, target: u32, timed: &str) -> Probe {
+    Probe {
+        measure: format!("waits: {measure}"),
+        target,
+        before: String::new(),
+        timed: timed.to_owned(),
+        after: String::new(),
+        cold: false,
+    }
+}
+
+/// `BEGIN`, an INSERT on each of the first `shards` shards, `COMMIT`.
+fn transaction(shards: usize) -> String {
+    let inserts: String = (1..=shards)
+        .map(|shard| format!("INSERT INTO {{{shard}}} VALUES ({{id}}, 'value'); "))
+        .collect();
+    format!("BEGIN; {inserts}COMMIT")
+}
+
+fn probes() -> Vec<Probe> {
+    vec![
+        probe("autocommit single-row INSERT", 2, "INSERT INTO {1} VALUES ({id}, 'value')"),
+        probe("autocommit direct UPDATE", 2, "UPDATE {1} SET v = 'value' WHERE id = 0"),
+        probe(
+            "SELECT that fits one fetch, in its own transaction",
+            2,
+            "SELECT * FROM {1} WHERE id = 0",
+        ),
+        probe(
+            "INSERT of 100 rows without `batch_size`, with commit",
+            3,
+            "INSERT INTO {1} SELECT -(1000 * {id} + i), 'value' FROM generate_series(1, 100) i",
+        ),
+        Probe {
+            before: "BEGIN; INSERT INTO {1} VALUES ({id}, 'value')".to_owned(),
+            after: "COMMIT".to_owned(),
+            ..probe(
+                "savepoint + statement + release",
+                1,
+                "SAVEPOINT s; UPDATE {1} SET v = 'value' WHERE id = 0; RELEASE s",
+            )
+        },
+        probe("one insert on each of 8 shards + commit", 10, &transaction(SHARDS)),
+        Probe {
+            after: "COMMIT".to_owned(),
+            cold: true,
+            ..probe(
+                "first statement on a new connection (connecting takes 1)",
+                2,
+                "BEGIN; SELECT * FROM {1} WHERE id = 0",
+            )
+        },
+    ]
+}
+
+/// The rows of the report on waits and turns.
+pub fn measure(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()> {
+    let attempts = effort.choose(3, 8);
+    let two = probe("2 single-row inserts on 2 shards + commit", 4, &transaction(2));
+    for contender in stand.contenders() {
+        let (measure, target) = match contender {
+            Contender::Ours => (two.measure.clone(), 4),
+            Contender::OursWithoutWait => (format!("{}, `commit_wait = off`", two.measure), 3),
+            _ => continue,
+        };
+        add(report, &measure, target, waits(stand, contender, &two, attempts)?, {
+            let stock = waits(stand, Contender::Stock, &two, attempts)?;
+            let parallel = waits(stand, Contender::StockParallel, &two, attempts)?;
+            format!("postgres_fdw {stock}, with parallel_commit {parallel}")
+        });
+    }
+    let [ours, stock] = [turns(stand, Contender::Ours)?, turns(stand, Contender::Stock)?];
+    add(report, "turns per connection: the same", 3, ours, format!("postgres_fdw {stock}"));
+    for probe in probes() {
+        let ours = waits(stand, Contender::Ours, &probe, attempts)?;
+        let stock = waits(stand, Contender::Stock, &probe, attempts)?;
+        add(report, &probe.measure, probe.target, ours, format!("postgres_fdw {stock}"));
+    }
+    Ok(())
+}
+
+fn add(report: &mut Report, measure: &str, target: u32, figure: u32, remark: String) {
+    let figure = Some(Spread::single(f64::from(figure)));
+    report.row(measure, figure, Unit::Count, Some(Target::AtMost(f64::from(target))), remark);
+}
+
+/// How many waits `probe` has.
+fn waits(stand: &Stand, contender: Contender, probe: &Probe, attempts: usize) -> Result<u32> {
+    say(&format!("{}: {}", probe.measure, contender.label()));
+    let ids = stand.ids();
+    let mut session = stand.client(contender)?;
+    stand.set_round_trip(Duration::ZERO);
+    for _ in 0..3 {
+        attempt(&mut session, contender, probe, &ids)?;
+    }
+    let mut best = Duration::MAX;
+    for _ in 0..attempts {
+        if probe.cold {
+            session = stand.client(contender)?;
+        } else {
+            // Fetches what is under way, so that it is not waited for below.
+            stand.set_round_trip(Duration::ZERO);
+            attempt(&mut session, contender, probe, &ids)?;
+        }
+        stand.set_round_trip(ROUND_TRIP);
+        best = best.min(attempt(&mut session, contender, probe, &ids)?);
+    }
+    stand.set_round_trip(Duration::ZERO);
+    Ok(best.div_duration_f64(ROUND_TRIP) as u32)
+}
+
+fn attempt(
+    session: &mut Client,
+    contender: Contender,
+    probe: &Probe,
+    ids: &Ids,
+) -> Result<Duration> {
+    let id = ids.next();
+    session.batch_execute(&fill(&probe.before, contender, id)?)?;
+    let timed = fill(&probe.timed, contender, id)?;
+    let start = Instant::now();
+    session.batch_execute(&timed)?;
+    let time = start.elapsed();
+    session.batch_execute(&fill(&probe.after, contender, id)?)?;
+    Ok(time)
+}
+
+/// The most turns that a connection takes in a transaction on two shards.
+fn turns(stand: &Stand, contender: Contender) -> Result<u32> {
+    let mut session = stand.session(contender, Route::Linked, 2)?;
+    let before = stand.turns();
+    session.transaction(stand.ids().next())?;
+    let turns = stand.turns().into_iter().zip(before).map(|(after, before)| after - before);
+    Ok(u32::try_from(turns.max().unwrap_or(0))?)
+}
+
+/// Puts tables and `id` into `statements`.
+fn fill(statements: &str, contender: Contender, id: i32) -> Result<String> {
+    let mut text = statements.replace("{id}", &id.to_string());
+    for shard in 1..=SHARDS {
+        text =
+            text.replace(&format!("{{{shard}}}"), &Stand::table(contender, Route::Linked, shard)?);
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{fill, transaction};
+    use crate::contender::Contender;
+
+    #[test]
+    fn statements_are_filled_in_for_a_contender() {
+        assert_eq!(
+            fill(&transaction(2), Contender::Stock, 7).expect("it has tables"),
+            "BEGIN; INSERT INTO s1_link VALUES (7, 'value'); INSERT INTO s2_link VALUES (7, 'value'); COMMIT"
+        );
+        assert!(fill("", Contender::Application, 7).is_err());
+    }
+}
