@@ -323,7 +323,10 @@ impl Connection {
                     return;
                 }
             };
-            let fatal = kind == Kind::Failed && result.is_fatal();
+            // First of all: what fails for that reason says nothing of its own.
+            if kind == Kind::Failed && (result.is_fatal() || self.conn.is_bad()) {
+                self.note_end(inner);
+            }
             match inner.fifo.answer(kind, result) {
                 Ok(effect) => inner.note(effect, &self.doomed),
                 // What libpq makes of the end of a connection answers nothing.
@@ -332,9 +335,6 @@ impl Connection {
                     self.doomed.set(Some(Doom::OutOfStep));
                     return;
                 }
-            }
-            if fatal {
-                self.note_end(inner);
             }
         }
         if !alive || self.conn.is_bad() {

@@ -134,7 +134,7 @@ impl SessionState {
                 | Control::UndoSavepoint,
                 _,
             ) => {
-                doomed.set(Some(Doom::CleanupFailed));
+                doomed.set(doomed.get().or(Some(Doom::CleanupFailed)));
             }
         }
     }
