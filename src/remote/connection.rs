@@ -323,7 +323,9 @@ impl Connection {
                     return;
                 }
             };
-            let fatal = kind == Kind::Failed && result.is_fatal();
+            if kind == Kind::Failed && (result.is_fatal() || self.conn.is_bad()) {
+                self.note_end(inner);
+            }
             match inner.fifo.answer(kind, result) {
                 Ok(effect) => inner.note(effect, &self.doomed),
                 // What libpq makes of the end of a connection answers nothing.
@@ -332,9 +334,6 @@ impl Connection {
                     self.doomed.set(Some(Doom::OutOfStep));
                     return;
                 }
-            }
-            if fatal {
-                self.note_end(inner);
             }
         }
         if !alive || self.conn.is_bad() {
