@@ -127,13 +127,9 @@ impl SessionState {
             // The statement before it failed, or the question itself: it may have written.
             Effect::Failed(Control::XidProbe, _) => self.probe_failed = true,
             Effect::Failed(Control::Cleanup | Control::Begin | Control::Savepoint(_), _) => {}
-            Effect::Failed(
-                Control::Setup
-                | Control::SessionLock
-                | Control::EndSavepoint
-                | Control::UndoSavepoint,
-                _,
-            ) => {
+            Effect::Failed(Control::UndoSavepoint, _) => doomed.set(Some(Doom::CleanupFailed)),
+            Effect::Failed(Control::Setup | Control::SessionLock | Control::EndSavepoint, _) => {
+                // Unless the connection has just broken.
                 doomed.set(doomed.get().or(Some(Doom::CleanupFailed)));
             }
         }
