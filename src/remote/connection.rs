@@ -132,10 +132,13 @@ impl Connection {
 
     /// Whether the connection may be used again for another transaction: alive, and nothing outstanding.
     pub fn is_reusable(&self) -> bool {
-        self.doomed.get().is_none()
-            && !self.conn.is_bad()
-            && self.inner.borrow().fifo.is_idle()
-            && matches!(self.conn.transaction(), Transaction::Idle)
+        self.doomed.get().is_none() && !self.conn.is_bad() && {
+            let fifo = &self.inner.borrow().fifo;
+            match fifo.is_idle() {
+                true => matches!(self.conn.transaction(), Transaction::Idle),
+                false => fifo.is_ending(),
+            }
+        }
     }
 
     /// Whether the other end has gone while the connection was idle.
@@ -289,6 +292,32 @@ impl Connection {
         ticket
     }
 
+    /// Sends what ends a transaction, as [`Self::send_alone`] does, for an answer that the connection takes itself.
+    /// `false` if the connection is lost.
+    pub fn send_ending(&self, command: &CStr, control: Control) -> bool {
+        let sent = {
+            let inner = &mut *self.inner.borrow_mut();
+            (|| {
+                self.queue_preamble(inner)?;
+                self.conn.send_query(command, &[]).then_some(())?;
+                inner.fifo.control(control);
+                self.conn.send_sync().then_some(())?;
+                inner.fifo.sync();
+                Some(())
+            })()
+        };
+        if sent.is_none() {
+            let _ = self.lose();
+        }
+        self.flush();
+        sent.is_some()
+    }
+
+    /// What became of a `COMMIT PREPARED` that nobody waits for: whether it was done, once that is known.
+    pub fn take_delivered(&self) -> Option<bool> {
+        self.inner.borrow_mut().delivered.take()
+    }
+
     fn flush(&self) {
         if self.conn.flush() == Flush::Failed {
             // What the server said before it went is still to be read: `pump` finds out.
@@ -323,7 +352,10 @@ impl Connection {
                     return;
                 }
             };
-            let fatal = kind == Kind::Failed && result.is_fatal();
+            // First of all: what fails for that reason says nothing of its own.
+            if kind == Kind::Failed && (result.is_fatal() || self.conn.is_bad()) {
+                self.note_end(inner);
+            }
             match inner.fifo.answer(kind, result) {
                 Ok(effect) => inner.note(effect, &self.doomed),
                 // What libpq makes of the end of a connection answers nothing.
@@ -332,9 +364,6 @@ impl Connection {
                     self.doomed.set(Some(Doom::OutOfStep));
                     return;
                 }
-            }
-            if fatal {
-                self.note_end(inner);
             }
         }
         if !alive || self.conn.is_bad() {

@@ -91,7 +91,8 @@ fn what_waits_for_the_planners_locks_gets_them() -> Outcome {
 #[test]
 fn truncate_gets_its_lock_after_planning_with_estimates() -> Outcome {
     let (fleet, mut session) = start()?;
-    session.batch_execute("SET deadlock_timeout = '1h'; INSERT INTO ft1 VALUES (1, 'a'); BEGIN; EXPLAIN SELECT * FROM ft1")?;
+    session.batch_execute("SET deadlock_timeout = '1h'; INSERT INTO ft1 VALUES (1, 'a')")?;
+    session.batch_execute("BEGIN; EXPLAIN SELECT * FROM ft1")?;
     let (mut session, result) = ended(in_background(session, "TRUNCATE ft1"))?;
     result?;
     // Now it is the planner that would wait.
