@@ -34,7 +34,8 @@ pub fn insert(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()> 
     let rounds = effort.choose(2, 5);
     let what = format!("INSERT … SELECT of {rows} rows");
     let measured = alternate(&what, rounds, &mut lines.clone(), |(_, table)| {
-        shard.batch_execute("TRUNCATE filled; CHECKPOINT")?;
+        shard.batch_execute("TRUNCATE filled")?;
+        shard.batch_execute("CHECKPOINT")?;
         let start = Instant::now();
         session.batch_execute(&format!("INSERT INTO {table} SELECT * FROM source"))?;
         Ok(start.elapsed().as_secs_f64() * 1000.0)
@@ -67,10 +68,11 @@ pub fn insert(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()> 
 pub fn scan(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()> {
     let rows = effort.choose(200_000, 1_000_000);
     say(&format!("filling a table with {rows} rows"));
-    stand.fleet.shard(1).client()?.batch_execute(&format!(
-        "CREATE TABLE big AS SELECT i AS id, 'value ' || i AS v FROM generate_series(1, {rows}) i;
-         VACUUM ANALYZE big"
+    let mut shard = stand.fleet.shard(1).client()?;
+    shard.batch_execute(&format!(
+        "CREATE TABLE big AS SELECT i AS id, 'value ' || i AS v FROM generate_series(1, {rows}) i"
     ))?;
+    shard.batch_execute("VACUUM ANALYZE big")?;
     let mut session = stand.fleet.session()?;
     let fetch_sizes = [100, 10_000];
     let mut lines = [Contender::Ours, Contender::Stock].map(|contender| (contender, Vec::new()));

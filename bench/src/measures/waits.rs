@@ -21,6 +21,10 @@ struct Probe {
     measure: String,
     /// The most waits it may have.
     target: u32,
+    /// The same with `commit_wait = off`, where that is another number.
+    without_wait: Option<u32>,
+    /// Whether `parallel_commit` makes a difference.
+    writes_on_many: bool,
     /// Run before, not timed.
     before: String,
     timed: String,
@@ -34,6 +38,8 @@ fn probe(measure: &str, target: u32, timed: &str) -> Probe {
     Probe {
         measure: format!("waits: {measure}"),
         target,
+        without_wait: None,
+        writes_on_many: false,
         before: String::new(),
         timed: timed.to_owned(),
         after: String::new(),
@@ -51,13 +57,21 @@ fn transaction(shards: usize) -> String {
 
 fn probes() -> Vec<Probe> {
     vec![
+        Probe {
+            without_wait: Some(3),
+            writes_on_many: true,
+            ..probe("2 single-row inserts on 2 shards + commit", 4, &transaction(2))
+        },
         probe("autocommit single-row INSERT", 2, "INSERT INTO {1} VALUES ({id}, 'value')"),
         probe("autocommit direct UPDATE", 2, "UPDATE {1} SET v = 'value' WHERE id = 0"),
-        probe(
-            "SELECT that fits one fetch, in its own transaction",
-            2,
-            "SELECT * FROM {1} WHERE id = 0",
-        ),
+        Probe {
+            without_wait: Some(1),
+            ..probe(
+                "SELECT that fits one fetch, in its own transaction",
+                2,
+                "SELECT * FROM {1} WHERE id = 0",
+            )
+        },
         probe(
             "INSERT of 100 rows without `batch_size`, with commit",
             3,
@@ -72,7 +86,10 @@ fn probes() -> Vec<Probe> {
                 "SAVEPOINT s; UPDATE {1} SET v = 'value' WHERE id = 0; RELEASE s",
             )
         },
-        probe("one insert on each of 8 shards + commit", 10, &transaction(SHARDS)),
+        Probe {
+            writes_on_many: true,
+            ..probe("one insert on each of 8 shards + commit", 10, &transaction(SHARDS))
+        },
         Probe {
             after: "COMMIT".to_owned(),
             cold: true,
@@ -88,26 +105,24 @@ fn probes() -> Vec<Probe> {
 /// The rows of the report on waits and turns.
 pub fn measure(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()> {
     let attempts = effort.choose(3, 8);
-    let two = probe("2 single-row inserts on 2 shards + commit", 4, &transaction(2));
-    for contender in stand.contenders() {
-        let (measure, target) = match contender {
-            Contender::Ours => (two.measure.clone(), 4),
-            Contender::OursWithoutWait => (format!("{}, `commit_wait = off`", two.measure), 3),
-            _ => continue,
-        };
-        add(report, &measure, target, waits(stand, contender, &two, attempts)?, {
-            let stock = waits(stand, Contender::Stock, &two, attempts)?;
-            let parallel = waits(stand, Contender::StockParallel, &two, attempts)?;
-            format!("postgres_fdw {stock}, with parallel_commit {parallel}")
-        });
-    }
-    let [ours, stock] = [turns(stand, Contender::Ours)?, turns(stand, Contender::Stock)?];
-    add(report, "turns per connection: the same", 3, ours, format!("postgres_fdw {stock}"));
     for probe in probes() {
         let ours = waits(stand, Contender::Ours, &probe, attempts)?;
         let stock = waits(stand, Contender::Stock, &probe, attempts)?;
-        add(report, &probe.measure, probe.target, ours, format!("postgres_fdw {stock}"));
+        let mut remark = format!("postgres_fdw {stock}");
+        if probe.writes_on_many {
+            let parallel = waits(stand, Contender::StockParallel, &probe, attempts)?;
+            remark += &format!(", with parallel_commit {parallel}");
+        }
+        add(report, &probe.measure, probe.target, ours, remark.clone());
+        if let Some(target) = probe.without_wait
+            && stand.contenders().contains(&Contender::OursWithoutWait)
+        {
+            let ours = waits(stand, Contender::OursWithoutWait, &probe, attempts)?;
+            add(report, &format!("{}, `commit_wait = off`", probe.measure), target, ours, remark);
+        }
     }
+    let [ours, stock] = [turns(stand, Contender::Ours)?, turns(stand, Contender::Stock)?];
+    add(report, "turns per connection: the same", 3, ours, format!("postgres_fdw {stock}"));
     Ok(())
 }
 
