@@ -26,6 +26,7 @@ static COMMIT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static FORGET_DELAY: GucSetting<i32> = GucSetting::<i32>::new(300);
 static MAX_FOREIGN_XACTS: GucSetting<i32> = GucSetting::<i32>::new(1000);
 static TRACK_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(86_400);
+static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(100);
 static RESOLVER_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
 static RESOLVER_RETRY_MIN: GucSetting<i32> = GucSetting::<i32>::new(200);
 static RESOLVER_RETRY_MAX: GucSetting<i32> = GucSetting::<i32>::new(30_000);
@@ -86,6 +87,15 @@ pub fn define() {
             range: (1, i32::MAX),
             context: GucContext::Sighup,
             unit: GucFlags::UNIT_S,
+        },
+        Int {
+            name: c"pg_fdw_xacts.batch_size",
+            short: c"How many rows one INSERT sends to a foreign server, where neither the table nor the server has the option batch_size.",
+            long: c"Rows go one by one where their result may depend on it: with RETURNING, row triggers, WITH CHECK OPTION, or a volatile function in the source.",
+            setting: &BATCH_SIZE,
+            range: (1, i32::MAX),
+            context: GucContext::Userset,
+            unit: GucFlags::default(),
         },
         Int {
             name: c"pg_fdw_xacts.max_foreign_xacts",
@@ -181,6 +191,11 @@ pub fn forget_delay() -> Duration {
 /// How long labels are kept.
 pub fn track_retention() -> Duration {
     Duration::from_secs(TRACK_RETENTION.get().max(1) as u64)
+}
+
+/// Rows in one INSERT, where no option says.
+pub fn batch_size() -> usize {
+    BATCH_SIZE.get().max(1) as usize
 }
 
 /// Slots in shared memory.

@@ -85,8 +85,7 @@ fn pending_here() -> Vec<(pg_sys::TransactionId, Gid)> {
     for row in rows.iter().filter(|row| row.decision == Decision::InProgress) {
         for (id, _) in &row.participants {
             if let Some(r) = list.iter().find(|r| r.id == *id) {
-                let (serverid, userid) = (r.serverid.to_u32(), r.userid.to_u32());
-                found.push((row.xid, Gid { identity, nonce: row.nonce, serverid, userid }));
+                found.push((row.xid, r.gid(identity, row.nonce)));
             }
         }
     }

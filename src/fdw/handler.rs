@@ -6,7 +6,7 @@
 
 use pgrx::pg_sys::{self, Datum, FdwRoutine};
 
-use crate::fdw::{batch, direct, insert, modify, scan, stock};
+use crate::fdw::{analyze, batch, direct, import, insert, modify, planning, scan, stock, truncate};
 use crate::pg::error::boundary;
 
 /// The call convention's record of `pg_fdw_xacts_handler`.
@@ -38,7 +38,7 @@ fn ours(stock: &FdwRoutine) -> FdwRoutine {
     FdwRoutine {
         type_: pg_sys::NodeTag::T_FdwRoutine,
 
-        GetForeignRelSize: stock.GetForeignRelSize,
+        GetForeignRelSize: planning::in_front_of(stock),
         GetForeignPaths: stock.GetForeignPaths,
         GetForeignPlan: stock.GetForeignPlan,
         GetForeignJoinPaths: stock.GetForeignJoinPaths,
@@ -72,9 +72,12 @@ fn ours(stock: &FdwRoutine) -> FdwRoutine {
         IterateDirectModify: Some(direct::iterate),
         EndDirectModify: Some(direct::end),
 
+        ExecForeignTruncate: Some(truncate::execute),
+        AnalyzeForeignTable: Some(analyze::size),
+        ImportForeignSchema: Some(import::execute),
+
         // IsForeignPathAsyncCapable stays NULL as long as the three asynchronous callbacks are: a plan
-        // marked asynchronous would call them. Without ExecForeignTruncate, AnalyzeForeignTable and
-        // ImportForeignSchema PostgreSQL itself says that they are not supported.
+        // marked asynchronous would call them.
         ..FdwRoutine::default()
     }
 }

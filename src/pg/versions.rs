@@ -143,6 +143,20 @@ pub unsafe fn fs_base_relids(plan: *const pg_sys::ForeignScan) -> *mut pg_sys::B
     }
 }
 
+/// The number of the current local transaction among those of this backend; another in each.
+pub fn local_transaction() -> pg_sys::LocalTransactionId {
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    // SAFETY: this backend's own entry.
+    unsafe {
+        (*pg_sys::MyProc).lxid
+    }
+    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+    // SAFETY: this backend's own entry.
+    unsafe {
+        (*pg_sys::MyProc).vxid.lxid
+    }
+}
+
 /// Whether a role owns a database, or is a superuser.
 ///
 /// # Safety

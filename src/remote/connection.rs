@@ -323,6 +323,7 @@ impl Connection {
                     return;
                 }
             };
+            // First of all: what fails for that reason says nothing of its own.
             if kind == Kind::Failed && (result.is_fatal() || self.conn.is_bad()) {
                 self.note_end(inner);
             }
@@ -384,11 +385,29 @@ impl Connection {
         sent: Option<&CStr>,
         sql: Option<&CStr>,
     ) -> Result<Rc<PgResult>> {
+        loop {
+            if let Some(result) = self.answer_by(ticket, sent, sql, None)? {
+                return Ok(result);
+            }
+        }
+    }
+
+    /// [`Self::answer_to`] with a deadline; `None` if there was no answer by then.
+    ///
+    /// # Errors
+    /// Those of [`Self::answer_to`].
+    pub fn answer_by(
+        &self,
+        ticket: Ticket,
+        sent: Option<&CStr>,
+        sql: Option<&CStr>,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Rc<PgResult>>> {
         let lost = if cfg!(any(feature = "pg15", feature = "pg16")) { sent } else { sql };
         loop {
             self.pump();
             match self.take(ticket) {
-                Some(Ok(Ok(result))) => return Ok(result),
+                Some(Ok(Ok(result))) => return Ok(Some(result)),
                 Some(Ok(Err(failure))) if failure.is_fatal() => {
                     self.read_to_end(Patience::Interruptible)?;
                     return Err(self.error_of(&failure, lost));
@@ -397,7 +416,9 @@ impl Connection {
                 Some(Err(error)) => return Err(report::with_sql(error, lost)),
                 None => {}
             }
-            self.wait(None, Patience::Interruptible)?;
+            if self.wait(deadline, Patience::Interruptible)? == Woke::Deadline {
+                return Ok(None);
+            }
         }
     }
 

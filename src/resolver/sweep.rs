@@ -274,7 +274,7 @@ fn conclude(
     let mut gone = HashSet::new();
     if settling.place == Place::Recorded {
         for row in committed {
-            let gid = gid(identity, row.nonce, participant);
+            let gid = participant.gid(identity, row.nonce);
             if settling.unsettled.contains(&gid) {
                 continue;
             }
@@ -356,16 +356,6 @@ fn report_heuristic(connection: &Connection, gid: &Gid, status: &str) -> Result<
     .detail("Somebody settled the prepared transaction there by hand, or the server was restored to an earlier state.")
     .hint("The other servers have committed: repair the data on this one.")
     .log(PgLogLevel::WARNING)
-}
-
-/// The gid of a transaction on a participant.
-pub fn gid(identity: Identity, nonce: Nonce, participant: &Registered) -> Gid {
-    Gid {
-        identity,
-        nonce,
-        serverid: participant.serverid.to_u32(),
-        userid: participant.userid.to_u32(),
-    }
 }
 
 fn xid_of(row: &Row, participant: &Registered) -> Option<u64> {

@@ -14,9 +14,9 @@ pub mod callbacks;
 mod commit;
 pub mod inject;
 mod one_phase;
-mod participants;
+pub mod participants;
 mod session;
 pub mod utility;
 
 pub use participants::Prepared;
-pub use session::{Session, attach, attach_to_write, session_lock};
+pub use session::{Session, attach, attach_to_write, on_long_wait, session_lock};

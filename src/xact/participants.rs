@@ -11,6 +11,7 @@ use crate::pg::error::{Error, Result, SqlState, c_string};
 use crate::protocol::gid::Gid;
 use crate::protocol::participant::{Event, State};
 use crate::remote::cache::Cached;
+use crate::xact::Session;
 
 /// One participant of the current transaction: a foreign server under one user mapping.
 pub struct Participant {
@@ -79,6 +80,17 @@ impl Participant {
     /// What settles it, once it has a gid.
     pub fn prepared(&self) -> Option<&Prepared> {
         self.prepared.get()
+    }
+
+    /// Asks the participant whether this transaction has locked a table exclusively there.
+    ///
+    /// # Errors
+    /// The remote's error, the lost connection, a cancel.
+    pub fn holds_exclusive_lock(&self) -> Result<bool> {
+        let sql = c"SELECT FROM pg_catalog.pg_locks WHERE pid = pg_catalog.pg_backend_pid() AND \
+            locktype = 'relation' AND mode = 'AccessExclusiveLock' AND granted LIMIT 1";
+        let locks = Session::of(&self.connection).run(sql, &[])?;
+        Ok(locks.rows() > 0)
     }
 
     /// The server's name for messages.

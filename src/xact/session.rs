@@ -1,13 +1,16 @@
 //! What execution uses of a transaction: attach to a participant, and run statements on it.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::{self, Oid};
 
 use crate::guc;
 use crate::libpq::PgResult;
 use crate::log::workers;
+use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::protocol::gid::Identity;
 use crate::protocol::pipeline::Ticket;
@@ -50,10 +53,19 @@ pub fn attach(userid: Oid, serverid: Oid) -> Result<Session> {
             connection.lock_session(session_lock(identity));
         }
     }
-    // SAFETY: reads the transaction state.
-    let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() } as u32;
-    connection.check_usable(level)?;
-    Ok(Session { connection, level })
+    let session = Session::of(&connection);
+    connection.check_usable(session.level)?;
+    Ok(session)
+}
+
+/// What is done when an answer has not come within `deadlock_timeout`.
+pub type LongWait = fn() -> Result<()>;
+
+static LONG_WAIT: BackendLocal<Cell<Option<LongWait>>> = BackendLocal::new(Cell::new(None));
+
+/// Sets it.
+pub fn on_long_wait(what: LongWait) {
+    LONG_WAIT.get().set(Some(what));
 }
 
 /// Attaches as [`attach`] does, to write.
@@ -75,6 +87,13 @@ pub fn session_lock(identity: Identity) -> SessionLock {
 }
 
 impl Session {
+    /// A participant's session at the current nesting level.
+    pub fn of(connection: &Rc<Cached>) -> Self {
+        // SAFETY: reads the transaction state.
+        let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() } as u32;
+        Self { connection: Rc::clone(connection), level }
+    }
+
     /// The connection, for cursor numbers, statement names and the like.
     pub fn connection(&self) -> &Connection {
         &self.connection
@@ -97,7 +116,7 @@ impl Session {
     /// # Errors
     /// The remote's error, the lost connection, a cancel.
     pub fn answer(&self, ticket: Ticket, sql: &CStr) -> Result<Rc<PgResult>> {
-        self.connection.answer(ticket, Some(sql))
+        self.answer_to(ticket, sql, sql)
     }
 
     /// Waits for the answer to `sent`, a command about a cursor for `sql`, which becomes CONTEXT of its failure.
@@ -105,7 +124,17 @@ impl Session {
     /// # Errors
     /// Those of [`Session::answer`].
     pub fn answer_to(&self, ticket: Ticket, sent: &CStr, sql: &CStr) -> Result<Rc<PgResult>> {
-        self.connection.answer_to(ticket, Some(sent), Some(sql))
+        let (sent, sql) = (Some(sent), Some(sql));
+        // SAFETY: a plain global, in milliseconds, at least 1.
+        let soon =
+            Instant::now() + Duration::from_millis(unsafe { pg_sys::DeadlockTimeout } as u64);
+        if let Some(result) = self.connection.answer_by(ticket, sent, sql, Some(soon))? {
+            return Ok(result);
+        }
+        if let Some(act) = LONG_WAIT.get().get() {
+            act()?;
+        }
+        self.connection.answer_to(ticket, sent, sql)
     }
 
     /// Runs one statement: sends it and waits for its answer.

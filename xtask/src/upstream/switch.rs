@@ -28,7 +28,9 @@ pub fn script(text: &str) -> String {
         changed += line;
         match line.trim_end() {
             "CREATE EXTENSION postgres_fdw;" => {
-                changed += &format!("CREATE EXTENSION pg_fdw_xacts;\n{HANDLER}\n{FUNCTIONS}\n");
+                changed += &format!(
+                    "SET client_min_messages = error;\nCREATE EXTENSION pg_fdw_xacts;\n{HANDLER}\n{FUNCTIONS}\nRESET client_min_messages;\n"
+                );
             }
             "PREPARE TRANSACTION 'fdw_tpc';" => prepared = true,
             _ => {}
