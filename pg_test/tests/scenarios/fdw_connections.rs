@@ -116,6 +116,52 @@ fn connections_are_listed_and_closed_by_hand() -> Outcome {
     Ok(())
 }
 
+/// From 18 on the list says more.
+#[test]
+fn the_list_of_connections_has_the_columns_of_the_version() -> Outcome {
+    let fleet = both()?;
+    let version: String =
+        one(&mut fleet.session()?, "SELECT current_setting('server_version_num')")?;
+    let columns =
+        "SELECT string_agg(parameter_name || ' ' || data_type, ', ' ORDER BY ordinal_position)
+        FROM information_schema.parameters
+        WHERE specific_name LIKE '{functions}\\_get\\_connections\\_%'";
+    let all = "SELECT * FROM {functions}_get_connections() WHERE valid";
+    let given = same_answers(&fleet, &[columns, all])?;
+    assert!(given[0].contains("server_name text"), "{}", given[0]);
+    if version.as_str() < "18" {
+        return Ok(());
+    }
+    let checked = "SELECT server_name, user_name, valid, used_in_xact, closed
+        FROM {functions}_get_connections(true)";
+    let given = same_answers(
+        &fleet,
+        &[
+            "SELECT pid FROM {me}",
+            "SELECT pid = remote_backend_pid FROM {functions}_get_connections(), {me}",
+            "SELECT closed FROM {functions}_get_connections()",
+            checked,
+            "BEGIN; SELECT pid FROM {me}",
+            checked,
+            "DROP USER MAPPING FOR CURRENT_USER SERVER {server}",
+            checked,
+            "ROLLBACK",
+            "SELECT pid FROM {me}",
+            TERMINATE,
+            checked,
+            "CREATE USER MAPPING FOR PUBLIC SERVER {server} OPTIONS (user 'postgres')",
+            "DROP USER MAPPING FOR CURRENT_USER SERVER {server}",
+            "SELECT pid FROM {me}",
+            checked,
+        ],
+    )?;
+    assert_eq!(given[3], "{server} | postgres | t | f | f");
+    assert_eq!(given[7], "{server} | NULL | f | t | f");
+    assert_eq!(given[10], "{server} | postgres | t | f | t");
+    assert_eq!(given[14], "{server} | public | t | f | f");
+    Ok(())
+}
+
 #[test]
 fn changed_options_close_a_connection_at_once_or_after_its_transaction() -> Outcome {
     let fleet = both()?;
