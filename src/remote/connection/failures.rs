@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::PgLogLevel;
 
-use super::{Connection, Message};
+use super::Connection;
 use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState, c_string};
 use crate::protocol::pipeline::Control;
@@ -173,12 +173,4 @@ pub(super) fn no_connection(sql: &CStr) -> Error {
 
 pub(super) fn warn(error: Error) -> Result<()> {
     error.log(PgLogLevel::WARNING)
-}
-
-/// The first statement of a segment, for CONTEXT.
-pub(super) fn first_sql<'a>(messages: &[Message<'a>]) -> Option<&'a CStr> {
-    match *messages.first()? {
-        Message::Query(sql, _) | Message::Prepare(_, sql) => Some(sql),
-        Message::Execute(..) => None,
-    }
 }
