@@ -58,6 +58,7 @@ mod fdw_scan;
 mod fdw_security;
 mod fdw_standby;
 mod fdw_subtransactions;
+mod fdw_switch;
 mod fdw_utility;
 mod fdw_values;
 mod harness;
