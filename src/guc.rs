@@ -21,6 +21,7 @@ enum TwoPhaseCommit {
 
 static TWO_PHASE_COMMIT: GucSetting<TwoPhaseCommit> =
     GucSetting::<TwoPhaseCommit>::new(TwoPhaseCommit::Auto);
+static COMMIT_WAIT: GucSetting<bool> = GucSetting::<bool>::new(true);
 static PREPARE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(0);
 static COMMIT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static FORGET_DELAY: GucSetting<i32> = GucSetting::<i32>::new(300);
@@ -48,6 +49,14 @@ pub fn define() {
         c"When participants are prepared before they commit.",
         c"auto: whenever atomicity needs it. always: for every transaction that wrote on a foreign server. off: never, each server commits on its own and the transaction is not atomic.",
         &TWO_PHASE_COMMIT,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"pg_fdw_xacts.commit_wait",
+        c"Whether COMMIT waits until the foreign servers have confirmed it.",
+        c"off: it returns when the transaction is committed here and on its way to them. Other sessions may see it on one server and not yet on another.",
+        &COMMIT_WAIT,
         GucContext::Userset,
         GucFlags::default(),
     );
@@ -163,6 +172,11 @@ pub fn two_phase_commit() -> Mode {
         TwoPhaseCommit::Always => Mode::Always,
         TwoPhaseCommit::Off => Mode::Off,
     }
+}
+
+/// Whether COMMIT waits for the participants' confirmation.
+pub fn commit_wait() -> bool {
+    COMMIT_WAIT.get()
 }
 
 /// The deadline of phase one, from its beginning.

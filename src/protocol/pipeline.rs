@@ -31,6 +31,10 @@ pub enum Control {
     Cleanup,
     /// The question whether the transaction has an xid.
     XidProbe,
+    /// `COMMIT` of a transaction that has only read: what becomes of it matters to nobody.
+    Ending,
+    /// `COMMIT PREPARED` that nobody waits for.
+    Delivery,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,6 +115,16 @@ impl<R> Fifo<R> {
     /// Whether everything asked has been answered.
     pub fn is_idle(&self) -> bool {
         self.expected.is_empty()
+    }
+
+    /// Whether all that is still to be answered has ended a transaction, so that another may begin behind it.
+    pub fn is_ending(&self) -> bool {
+        self.expected.iter().all(|expected| {
+            matches!(
+                expected,
+                Expected::Control(Control::Ending | Control::Delivery) | Expected::Sync
+            )
+        })
     }
 
     /// Whether such a command's answer is still to come.

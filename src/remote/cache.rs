@@ -46,6 +46,11 @@ impl Cached {
         !self.invalidated.get()
     }
 
+    /// Whether it outlives the current transaction, unless it breaks.
+    pub fn is_kept(&self) -> bool {
+        self.keep && self.is_valid()
+    }
+
     /// Whether the current transaction uses it.
     pub fn is_in_use(&self) -> bool {
         self.in_use.get()
@@ -128,7 +133,7 @@ pub fn discard(connection: &Rc<Cached>) {
 pub fn put_back(connection: &Rc<Cached>) {
     connection.reset();
     connection.in_use.set(false);
-    if !connection.is_valid() || !connection.keep || !connection.is_reusable() {
+    if !connection.is_kept() || !connection.is_reusable() {
         discard(connection);
     }
 }

@@ -133,10 +133,13 @@ impl Connection {
 
     /// Whether the connection may be used again for another transaction: alive, and nothing outstanding.
     pub fn is_reusable(&self) -> bool {
-        self.doomed.get().is_none()
-            && !self.conn.is_bad()
-            && self.inner.borrow().fifo.is_idle()
-            && matches!(self.conn.transaction(), Transaction::Idle)
+        self.doomed.get().is_none() && !self.conn.is_bad() && {
+            let fifo = &self.inner.borrow().fifo;
+            match fifo.is_idle() {
+                true => matches!(self.conn.transaction(), Transaction::Idle),
+                false => fifo.is_ending(),
+            }
+        }
     }
 
     /// Whether the other end has gone while the connection was idle.
@@ -294,6 +297,32 @@ impl Connection {
         }
         self.flush();
         ticket
+    }
+
+    /// Sends what ends a transaction, as [`Self::send_alone`] does, for an answer that the connection takes itself.
+    /// `false` if the connection is lost.
+    pub fn send_ending(&self, command: &CStr, control: Control) -> bool {
+        let sent = {
+            let inner = &mut *self.inner.borrow_mut();
+            (|| {
+                self.queue_preamble(inner)?;
+                self.conn.send_query(command, &[]).then_some(())?;
+                inner.fifo.control(control);
+                self.conn.send_sync().then_some(())?;
+                inner.fifo.sync();
+                Some(())
+            })()
+        };
+        if sent.is_none() {
+            let _ = self.lose();
+        }
+        self.flush();
+        sent.is_some()
+    }
+
+    /// What became of a `COMMIT PREPARED` that nobody waits for: whether it was done, once that is known.
+    pub fn take_delivered(&self) -> Option<bool> {
+        self.inner.borrow_mut().delivered.take()
     }
 
     fn flush(&self) {

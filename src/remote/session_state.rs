@@ -65,6 +65,8 @@ pub struct SessionState {
     pub lock_to_send: bool,
     /// The remote xid, once the transaction has one.
     pub xid: Option<u64>,
+    /// What became of a `COMMIT PREPARED` that nobody waits for, once it has been answered.
+    pub delivered: Option<bool>,
     /// The question for the xid was not answered: the transaction may have written.
     pub probe_failed: bool,
     /// Commands to send before the next statement of this transaction.
@@ -105,8 +107,14 @@ impl SessionState {
     pub fn note(&mut self, effect: Effect<PgResult>, doomed: &Cell<Option<Doom>>) {
         match effect {
             Effect::None
-            | Effect::Done(Control::EndSavepoint | Control::UndoSavepoint | Control::Cleanup, _) => {
+            | Effect::Done(Control::EndSavepoint | Control::UndoSavepoint | Control::Cleanup, _)
+            | Effect::Done(Control::Ending, _)
+            | Effect::Failed(Control::Ending, _) => {}
+            // Any other tag means that it was not prepared there.
+            Effect::Done(Control::Delivery, result) => {
+                self.delivered = Some(result.command_tag() == c"COMMIT PREPARED");
             }
+            Effect::Failed(Control::Delivery, _) => self.delivered = Some(false),
             Effect::Done(Control::Setup, result) => {
                 if result.rows() == 1 {
                     self.fingerprint = Fingerprint::read(&result);

@@ -34,6 +34,7 @@
 mod bad_input;
 mod bank;
 mod commit;
+mod commit_wait;
 mod crash;
 mod decisions;
 mod explicit;

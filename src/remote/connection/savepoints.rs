@@ -40,14 +40,15 @@ impl Connection {
     /// # Errors
     /// Only out of memory and the like.
     pub fn rollback_to(&self, level: u32) -> Result<()> {
-        let depth = {
+        let (depth, begun) = {
             let mut inner = self.inner.borrow_mut();
             inner.fifo.abandon_all();
             inner.cursors.retain(|_, depth| *depth < level);
             if inner.depth < level {
                 return Ok(());
             }
-            std::mem::replace(&mut inner.depth, level - 1)
+            let begun = inner.confirmed >= level;
+            (std::mem::replace(&mut inner.depth, level - 1), begun)
         };
         let command =
             c_string(format!("ROLLBACK TO SAVEPOINT s{level}; RELEASE SAVEPOINT s{level}"));
@@ -55,7 +56,8 @@ impl Connection {
             self.pump();
         }
         if self.is_doomed() {
-            let warned = self.warn_if_lost(&command);
+            // Where the savepoint itself found out, the statement's error says it all.
+            let warned = if begun { self.warn_if_lost(&command) } else { Ok(()) };
             self.doomed.set(Some(Doom::CleanupFailed));
             return warned;
         }
