@@ -127,6 +127,7 @@ impl Connection {
     pub(super) fn note_end(&self, inner: &SessionState) {
         self.note_message();
         if self.doomed.get().is_none() {
+            // Where a savepoint found out, the statement's error says it all: no warning follows.
             let doom = match inner.fifo.awaited_savepoint() {
                 _ if inner.fifo.awaits(Control::UndoSavepoint) => Doom::CleanupFailed,
                 Some(level) => Doom::LostOpening(level),
