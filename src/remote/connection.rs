@@ -366,7 +366,7 @@ impl Connection {
             match inner.fifo.answer(kind, result) {
                 Ok(effect) => inner.note(effect, &self.doomed),
                 // What libpq makes of the end of a connection answers nothing.
-                Err(_) if self.doomed.get() == Some(Doom::Lost) => {}
+                Err(_) if matches!(self.doomed.get(), Some(Doom::Lost | Doom::LostOpening(_))) => {}
                 Err(_) => {
                     self.doomed.set(Some(Doom::OutOfStep));
                     return;
@@ -385,7 +385,7 @@ impl Connection {
             return Some(Ok(answer));
         }
         let hopeless = match self.doomed.get()? {
-            Doom::Lost => {
+            Doom::Lost | Doom::LostOpening(_) => {
                 // What the server said last is the reason, not that the stream ended after it.
                 return Some(match inner.fifo.failure() {
                     Some(cause) => Ok(Err(cause)),
@@ -446,10 +446,14 @@ impl Connection {
                 Some(Ok(Ok(result))) => return Ok(Some(result)),
                 Some(Ok(Err(failure))) if failure.is_fatal() => {
                     self.read_to_end(Patience::Interruptible)?;
-                    return Err(self.error_of(&failure, lost));
+                    let opening = self.lost_command();
+                    return Err(self.error_of(&failure, opening.as_deref().or(lost)));
                 }
                 Some(Ok(Err(failure))) => return Err(self.error_of(&failure, sql)),
-                Some(Err(error)) => return Err(report::with_sql(error, lost)),
+                Some(Err(error)) => {
+                    let opening = self.lost_command();
+                    return Err(report::with_sql(error, opening.as_deref().or(lost)));
+                }
                 None => {}
             }
             if self.wait(deadline, Patience::Interruptible)? == Woke::Deadline {

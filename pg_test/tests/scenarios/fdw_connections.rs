@@ -374,6 +374,28 @@ fn a_savepoint_around_a_spoilt_one_cannot_be_released() -> Outcome {
     Ok(())
 }
 
+#[test]
+fn a_savepoint_that_finds_the_connection_lost_is_told_as_that() -> Outcome {
+    let fleet = both()?;
+    let given = same_answers(
+        &fleet,
+        &[
+            "BEGIN; DECLARE c CURSOR FOR SELECT * FROM {table} ORDER BY id; SELECT pid FROM {me}",
+            TERMINATE,
+            "SAVEPOINT a",
+            "SELECT count(*) FROM {table}",
+            "ROLLBACK TO SAVEPOINT a",
+            "SELECT count(*) FROM {table}",
+            "ROLLBACK TO SAVEPOINT a; RELEASE SAVEPOINT a",
+            "FETCH c",
+            "ROLLBACK",
+        ],
+    )?;
+    assert!(given[2].ends_with("remote SQL command: SAVEPOINT s2"), "{}", given[2]);
+    assert!(given[4].starts_with("08000\n"), "{}", given[4]);
+    Ok(())
+}
+
 /// Whoever has not used the lost connection in a savepoint may go back behind it.
 #[test]
 fn a_savepoint_that_did_not_use_the_lost_connection_is_rolled_back() -> Outcome {

@@ -23,7 +23,7 @@ impl Connection {
         }
         let command = c_string(format!("RELEASE SAVEPOINT s{level}"));
         match self.doomed.get() {
-            Some(Doom::CleanupFailed) => return Err(self.doom_error()),
+            Some(Doom::CleanupFailed | Doom::LostOpening(_)) => return Err(self.doom_error()),
             Some(_) => return Err(self.refusal(Some(&command))),
             None => {}
         }
@@ -40,15 +40,14 @@ impl Connection {
     /// # Errors
     /// Only out of memory and the like.
     pub fn rollback_to(&self, level: u32) -> Result<()> {
-        let (depth, begun) = {
+        let depth = {
             let mut inner = self.inner.borrow_mut();
             inner.fifo.abandon_all();
             inner.cursors.retain(|_, depth| *depth < level);
             if inner.depth < level {
                 return Ok(());
             }
-            let begun = inner.confirmed >= level;
-            (std::mem::replace(&mut inner.depth, level - 1), begun)
+            std::mem::replace(&mut inner.depth, level - 1)
         };
         let command =
             c_string(format!("ROLLBACK TO SAVEPOINT s{level}; RELEASE SAVEPOINT s{level}"));
@@ -56,8 +55,7 @@ impl Connection {
             self.pump();
         }
         if self.is_doomed() {
-            // Where the savepoint itself found out, the statement's error says it all.
-            let warned = if begun { self.warn_if_lost(&command) } else { Ok(()) };
+            let warned = self.warn_if_lost(&command);
             self.doomed.set(Some(Doom::CleanupFailed));
             return warned;
         }
