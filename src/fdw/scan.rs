@@ -13,6 +13,7 @@ use crate::fdw::rows::RowReader;
 use crate::fdw::{node, plan, raw, state};
 use crate::libpq::PgResult;
 use crate::pg::error::{Result, boundary, c_string, catch};
+use crate::pg::versions;
 use crate::remote::connection::Message;
 use crate::xact::{Session, attach};
 
@@ -144,7 +145,9 @@ impl Scan {
     /// not for the FETCH.
     unsafe fn fetch(&mut self, context: *mut pg_sys::ExprContext) -> Result<()> {
         let result = if self.is_open {
-            let ticket = self.session.submit(&[Message::Query(&self.fetch, &[])])?;
+            let told = if versions::LOSS_NAMES_COMMAND { &self.fetch } else { &self.sql };
+            let ticket =
+                self.session.submit_for(&[Message::Query(&self.fetch, &[])], Some(told))?;
             self.moved_on = true;
             self.session.answer_to(ticket, &self.fetch, &self.sql)?
         } else {

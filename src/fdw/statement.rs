@@ -7,7 +7,6 @@ use std::rc::Rc;
 use crate::libpq::PgResult;
 use crate::pg::error::Result;
 use crate::remote::connection::{Connection, Message};
-use crate::remote::report;
 use crate::xact::Session;
 
 /// A statement that may be executed many times.
@@ -51,9 +50,8 @@ impl Statement {
                 session.answer(ticket + 1, &self.sql)
             }
             Stage::Prepared(name) => {
-                let ticket = session
-                    .submit(&[Message::Execute(name, values)])
-                    .map_err(|error| report::with_sql(error, Some(&self.sql)))?;
+                let ticket =
+                    session.submit_for(&[Message::Execute(name, values)], Some(&self.sql))?;
                 session.answer(ticket, &self.sql)
             }
         }

@@ -4,6 +4,10 @@ use std::ffi::c_int;
 
 use pgrx::pg_sys::{self, Oid};
 
+/// Whether postgres_fdw tells a connection that is lost during a cursor's command with that command as CONTEXT; from
+/// 17 on it is the cursor's query, except where DECLARE and CLOSE cannot even be sent.
+pub const LOSS_NAMES_COMMAND: bool = cfg!(any(feature = "pg15", feature = "pg16"));
+
 /// `CreateWaitEventSet()` that belongs to no resource owner, so that only `FreeWaitEventSet()` ends it.
 ///
 /// # Safety

@@ -125,9 +125,10 @@ mod tests {
         State::Committing,
         State::Aborting,
         State::Settled,
+        State::Unawaited,
         State::HandedOver,
     ];
-    const EVENTS: [Event; 9] = [
+    const EVENTS: [Event; 10] = [
         Event::SendCommit,
         Event::SendPrepare,
         Event::PrepareConfirmed,
@@ -136,6 +137,7 @@ mod tests {
         Event::DecidedLater,
         Event::DecidedAbort,
         Event::Confirmed,
+        Event::Unawaited,
         Event::Unconfirmed,
     ];
 
@@ -163,6 +165,16 @@ mod tests {
                         "{s:?} forgot on {e:?}"
                     );
                 }
+            }
+        }
+    }
+
+    /// Nobody waits only for what is decided, or has nothing to decide.
+    #[test]
+    fn no_prepare_goes_unawaited() {
+        for s in STATES {
+            if s.on(Event::Unawaited).is_ok() {
+                assert!(matches!(s, State::Committing | State::CommittingOnePhase), "{s:?}");
             }
         }
     }

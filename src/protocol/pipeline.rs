@@ -132,6 +132,14 @@ impl<R> Fifo<R> {
         self.expected.contains(&Expected::Control(control))
     }
 
+    /// The level of the first savepoint whose answer is still to come.
+    pub fn awaited_savepoint(&self) -> Option<u32> {
+        self.expected.iter().find_map(|expected| match expected {
+            Expected::Control(Control::Savepoint(level)) => Some(*level),
+            _ => None,
+        })
+    }
+
     /// The next answer came.
     ///
     /// # Errors
@@ -255,6 +263,21 @@ mod tests {
         assert_eq!(fifo.take(a), None);
         assert_eq!(fifo.take(b), None);
         assert_eq!(fifo.take(c), ok("c"));
+    }
+
+    #[test]
+    fn what_is_still_to_come_is_known() {
+        let mut fifo = Fifo::default();
+        assert_eq!(fifo.awaited_savepoint(), None);
+        fifo.control(Control::UndoSavepoint);
+        fifo.control(Control::Savepoint(2));
+        fifo.control(Control::Savepoint(3));
+        assert!(fifo.awaits(Control::UndoSavepoint));
+        assert_eq!(fifo.awaited_savepoint(), Some(2));
+        fifo.answer(Kind::Done, "undone").unwrap();
+        fifo.answer(Kind::Done, "s2").unwrap();
+        assert!(!fifo.awaits(Control::UndoSavepoint));
+        assert_eq!(fifo.awaited_savepoint(), Some(3));
     }
 
     #[test]

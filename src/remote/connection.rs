@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::libpq::{Conn, Flush, PgResult, Status, Transaction};
 use crate::pg::error::{Error, Result, SqlState, c_string};
+use crate::pg::versions;
 use crate::protocol::pipeline::{Answer, Control, Kind, Ticket};
 use crate::remote::report;
 use crate::remote::session_state::{
@@ -158,13 +159,19 @@ impl Connection {
     }
 
     /// Sends statements at a nesting level, as one segment, without waiting. The tickets of the
-    /// messages are consecutive; the first is returned.
+    /// messages are consecutive; the first is returned. `sql` becomes CONTEXT where the connection is lost.
     ///
     /// # Errors
     /// The connection is lost or doomed, or the local transaction is ending.
-    pub fn submit(&self, isolation: Isolation, level: u32, messages: &[Message]) -> Result<Ticket> {
+    pub fn submit(
+        &self,
+        isolation: Isolation,
+        level: u32,
+        messages: &[Message],
+        sql: Option<&CStr>,
+    ) -> Result<Ticket> {
         if self.is_doomed() {
-            return Err(self.refusal(failures::first_sql(messages)));
+            return Err(self.refusal(sql));
         }
         if self.sealed.get() {
             return Err(Error::new(
@@ -183,7 +190,7 @@ impl Connection {
                 self.flush();
                 Ok(ticket)
             }
-            None => Err(report::with_sql(self.lose(), failures::first_sql(messages))),
+            None => Err(report::with_sql(self.lose(), sql)),
         }
     }
 
@@ -359,7 +366,7 @@ impl Connection {
             match inner.fifo.answer(kind, result) {
                 Ok(effect) => inner.note(effect, &self.doomed),
                 // What libpq makes of the end of a connection answers nothing.
-                Err(_) if self.doomed.get() == Some(Doom::Lost) => {}
+                Err(_) if matches!(self.doomed.get(), Some(Doom::Lost | Doom::LostOpening(_))) => {}
                 Err(_) => {
                     self.doomed.set(Some(Doom::OutOfStep));
                     return;
@@ -378,7 +385,7 @@ impl Connection {
             return Some(Ok(answer));
         }
         let hopeless = match self.doomed.get()? {
-            Doom::Lost => {
+            Doom::Lost | Doom::LostOpening(_) => {
                 // What the server said last is the reason, not that the stream ended after it.
                 return Some(match inner.fifo.failure() {
                     Some(cause) => Ok(Err(cause)),
@@ -403,8 +410,8 @@ impl Connection {
         self.answer_to(ticket, sql, sql)
     }
 
-    /// Waits as [`Connection::answer`] does; where the connection is lost, CONTEXT is what postgres_fdw tells then:
-    /// before 17 the command that was `sent`, which may be about a cursor for `sql`.
+    /// Waits as [`Connection::answer`] does; where the connection is lost, CONTEXT is what postgres_fdw tells then
+    /// ([`versions::LOSS_NAMES_COMMAND`]): the command that was `sent`, which may be about a cursor for `sql`.
     ///
     /// # Errors
     /// Those of [`Connection::answer`].
@@ -432,17 +439,21 @@ impl Connection {
         sql: Option<&CStr>,
         deadline: Option<Instant>,
     ) -> Result<Option<Rc<PgResult>>> {
-        let lost = if cfg!(any(feature = "pg15", feature = "pg16")) { sent } else { sql };
+        let lost = if versions::LOSS_NAMES_COMMAND { sent } else { sql };
         loop {
             self.pump();
             match self.take(ticket) {
                 Some(Ok(Ok(result))) => return Ok(Some(result)),
                 Some(Ok(Err(failure))) if failure.is_fatal() => {
                     self.read_to_end(Patience::Interruptible)?;
-                    return Err(self.error_of(&failure, lost));
+                    let opening = self.lost_command();
+                    return Err(self.error_of(&failure, opening.as_deref().or(lost)));
                 }
                 Some(Ok(Err(failure))) => return Err(self.error_of(&failure, sql)),
-                Some(Err(error)) => return Err(report::with_sql(error, lost)),
+                Some(Err(error)) => {
+                    let opening = self.lost_command();
+                    return Err(report::with_sql(error, opening.as_deref().or(lost)));
+                }
                 None => {}
             }
             if self.wait(deadline, Patience::Interruptible)? == Woke::Deadline {

@@ -34,6 +34,8 @@ pub struct SessionLock {
 pub enum Doom {
     /// The connection broke.
     Lost,
+    /// The connection broke while the savepoint of this level was being made: nobody else may try.
+    LostOpening(u32),
     /// The remote transaction's state is not what it has to be. What was asked is still answered.
     CleanupFailed,
     /// Answers came that do not fit what was asked: they cannot be told apart any more.

@@ -104,11 +104,24 @@ impl Session {
     /// # Errors
     /// The connection is lost or doomed, or the transaction is ending.
     pub fn submit(&self, messages: &[Message]) -> Result<Ticket> {
+        let sql = match messages.first() {
+            Some(Message::Query(sql, _) | Message::Prepare(_, sql)) => Some(*sql),
+            Some(Message::Execute(..)) | None => None,
+        };
+        self.submit_for(messages, sql)
+    }
+
+    /// Sends statements as [`Session::submit`] does, with another CONTEXT than the first of them where the connection is
+    /// lost.
+    ///
+    /// # Errors
+    /// Those of [`Session::submit`].
+    pub fn submit_for(&self, messages: &[Message], sql: Option<&CStr>) -> Result<Ticket> {
         // SAFETY: a plain global of the transaction.
         let serializable = unsafe { pg_sys::XactIsoLevel } == pg_sys::XACT_SERIALIZABLE as i32;
         let isolation =
             if serializable { Isolation::Serializable } else { Isolation::RepeatableRead };
-        self.connection.submit(isolation, self.level, messages)
+        self.connection.submit(isolation, self.level, messages, sql)
     }
 
     /// Waits for the answer to a statement; `sql` becomes CONTEXT of its failure.

@@ -31,7 +31,10 @@ pub fn insert(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()> 
         (Contender::Stock.label(), "s_filled"),
         ("postgres_fdw, batch_size 100", "s_filled_100"),
     ];
-    let rounds = effort.choose(2, 5);
+    for (_, table) in &lines {
+        session.batch_execute(&format!("INSERT INTO {table} SELECT * FROM source LIMIT 100"))?;
+    }
+    let rounds = effort.choose(3, 5);
     let what = format!("INSERT … SELECT of {rows} rows");
     let measured = alternate(&what, rounds, &mut lines.clone(), |(_, table)| {
         shard.batch_execute("TRUNCATE filled")?;

@@ -11,6 +11,11 @@ pub fn render(report: &Report) -> String {
     text += "Made by `cargo xtask bench`, which measures everything again. Ratios are taken round by round between \
              contenders that alternate on the same servers; a figure is the median of the rounds, with the smallest \
              and the largest in brackets.\n\n";
+    text += "The transaction, where nothing else is said, is `BEGIN`, a single-row `INSERT` on each shard, `COMMIT`, each \
+             sent when the one before is answered. Servers are durable (`fsync`, `synchronous_commit`). Without a \
+             delay the contenders reach the shards directly. The application sends `BEGIN` and `INSERT` in one message, \
+             and each of its two phases to all shards at once; it keeps no record of its decision, so a crash between \
+             the phases leaves what nobody can settle.\n\n";
     if report.quick {
         text += "**A quick run** (`--quick`): short slices, few rounds.\n\n";
     }

@@ -1,157 +1,11 @@
-//! Connections, side by side with postgres_fdw: server `stock1` and its tables reach shard 1 by that, `shard1` and its
-//! tables by this extension, and both must answer the same.
+//! Connections of a session, side by side with postgres_fdw: their names, what closes them, and what is told when they
+//! are lost.
 
-use std::sync::{Arc, Mutex};
+use pg_test::Fleet;
+use pg_test::oracle::{assert_settled, expect_error, one};
 
-use pg_test::oracle::{assert_settled, assert_usable, expect_error, one};
-use pg_test::{Cluster, Fleet};
-use postgres::error::DbError;
-use postgres::{Client, NoTls, SimpleQueryMessage};
-
+use crate::side_by_side::{TERMINATE, both, same_answers};
 use crate::support::Outcome;
-
-/// The two implementations: server, its table of `t`, and that of the view `me`.
-const BOTH: [&Side; 2] = [
-    &Side { server: "shard1", table: "ft1", me: "me1", functions: "pg_fdw_xacts" },
-    &Side { server: "stock1", table: "stock_ft1", me: "stock_me1", functions: "postgres_fdw" },
-];
-
-struct Side {
-    server: &'static str,
-    table: &'static str,
-    /// `pid` and `name` of the session that reads it.
-    me: &'static str,
-    /// What the names of the functions begin with.
-    functions: &'static str,
-}
-
-impl Side {
-    /// A statement in which `{server}`, `{table}`, `{me}` and `{functions}` stand for this side's.
-    fn text(&self, statement: &str) -> String {
-        [
-            ("{server}", self.server),
-            ("{table}", self.table),
-            ("{me}", self.me),
-            ("{functions}", self.functions),
-        ]
-        .iter()
-        .fold(statement.to_owned(), |text, (name, value)| text.replace(name, value))
-    }
-
-    /// Runs a statement and gives all of its answer, with this side's names as in the statement: what came of it,
-    /// then the warnings on the way.
-    fn answer(&self, (session, warnings): &mut Listening, statement: &str) -> String {
-        let mut lines: Vec<String> = match session.simple_query(&self.text(statement)) {
-            Ok(messages) => messages.iter().filter_map(row).collect(),
-            Err(error) => match error.as_db_error() {
-                Some(error) => vec![report(error)],
-                None => panic!("the coordinator did not answer {statement}: {error}"),
-            },
-        };
-        // What was told behind an error is read with the next answer.
-        session.simple_query("").expect("the session goes on");
-        lines.append(&mut warnings.lock().expect("nobody panics with it"));
-        let answer = lines.join("\n");
-        [("{table}", self.table), ("{me}", self.me), ("{server}", self.server)]
-            .iter()
-            .fold(answer, |text, (name, value)| text.replace(value, name))
-    }
-}
-
-fn row(message: &SimpleQueryMessage) -> Option<String> {
-    let SimpleQueryMessage::Row(row) = message else { return None };
-    Some((0..row.len()).map(|n| row.get(n).unwrap_or("NULL")).collect::<Vec<_>>().join(" | "))
-}
-
-/// SQLSTATE, message, DETAIL, HINT and CONTEXT.
-fn report(error: &DbError) -> String {
-    let rest = [error.detail(), error.hint(), error.where_()];
-    let lines =
-        [error.code().code(), error.message()].into_iter().chain(rest.into_iter().flatten());
-    lines.collect::<Vec<_>>().join("\n")
-}
-
-/// A session with the warnings that it was given.
-type Listening = (Client, Arc<Mutex<Vec<String>>>);
-
-/// A session of `user` on the coordinator whose warnings are kept.
-fn listening(fleet: &Fleet, user: &str) -> anyhow::Result<Listening> {
-    let warnings: Arc<Mutex<Vec<String>>> = Arc::default();
-    let list = Arc::clone(&warnings);
-    let mut config = fleet.coordinator.config();
-    config.user(user).notice_callback(move |notice| {
-        if notice.severity() == "WARNING" {
-            list.lock().expect("nobody panics with it").push(report(&notice));
-        }
-    });
-    Ok((config.connect(NoTls)?, warnings))
-}
-
-/// A fleet whose first shard is there twice.
-fn both() -> anyhow::Result<Fleet> {
-    let fleet = Fleet::start()?;
-    fleet.shard(1).client()?.batch_execute(
-        "INSERT INTO t SELECT i, 'x' FROM generate_series(1, 300) i;
-         CREATE VIEW me AS SELECT pg_backend_pid() AS pid, current_setting('application_name') AS name",
-    )?;
-    let port = fleet.port_of_shard(1);
-    fleet.session()?.batch_execute(&format!(
-        "CREATE SERVER stock1 FOREIGN DATA WRAPPER postgres_fdw
-             OPTIONS (host '127.0.0.1', port '{port}', dbname 'postgres');
-         CREATE USER MAPPING FOR CURRENT_USER SERVER stock1 OPTIONS (user 'postgres');
-         CREATE FOREIGN TABLE stock_ft1 (id int NOT NULL, v text) SERVER stock1 OPTIONS (table_name 't');
-         CREATE FOREIGN TABLE me1 (pid int, name text) SERVER shard1 OPTIONS (table_name 'me');
-         CREATE FOREIGN TABLE stock_me1 (pid int, name text) SERVER stock1 OPTIONS (table_name 'me')"
-    ))?;
-    Ok(fleet)
-}
-
-/// Both sides give the same answer to each of the statements, a session each; returns ours.
-fn same_answers(fleet: &Fleet, statements: &[&str]) -> anyhow::Result<Vec<String>> {
-    same_answers_of(fleet, "postgres", statements)
-}
-
-/// A statement that is no SQL: the session of this side on shard 1 is terminated, and has gone.
-const TERMINATE: &str = "terminate";
-
-fn same_answers_of(fleet: &Fleet, user: &str, statements: &[&str]) -> anyhow::Result<Vec<String>> {
-    let mut answers = Vec::new();
-    for side in BOTH {
-        let mut session = listening(fleet, user)?;
-        let mut pid = None;
-        let mut given = Vec::new();
-        for statement in statements {
-            if *statement == TERMINATE {
-                terminate(fleet.shard(1), pid.expect("{me} was read before"))?;
-                continue;
-            }
-            let answer = side.answer(&mut session, statement);
-            // The process is another one each time.
-            match answer.parse() {
-                Ok(number) if statement.contains("SELECT pid") => {
-                    given.push(format!("another session: {}", pid != Some(number)));
-                    pid = Some(number);
-                }
-                _ => given.push(answer),
-            }
-        }
-        answers.push(given);
-    }
-    let stock = answers.pop().expect("two sides");
-    let ours = answers.pop().expect("two sides");
-    for ((statement, ours), stock) in
-        statements.iter().filter(|s| **s != TERMINATE).zip(&ours).zip(&stock)
-    {
-        assert_eq!(ours, stock, "{statement}");
-    }
-    Ok(ours)
-}
-
-fn terminate(cluster: &Cluster, pid: i32) -> Outcome {
-    let sql = format!("SELECT pg_terminate_backend({pid}, 60000)");
-    assert!(one::<bool>(&mut cluster.client()?, &sql)?, "{pid} does not end");
-    Ok(())
-}
 
 #[test]
 fn application_names_are_made_as_postgres_fdw_makes_them() -> Outcome {
@@ -259,6 +113,52 @@ fn connections_are_listed_and_closed_by_hand() -> Outcome {
         "{given:?}"
     );
     assert!(given[3].contains("01000\ncannot close dropped server connection"), "{given:?}");
+    Ok(())
+}
+
+/// From 18 on the list says more.
+#[test]
+fn the_list_of_connections_has_the_columns_of_the_version() -> Outcome {
+    let fleet = both()?;
+    let version: String =
+        one(&mut fleet.session()?, "SELECT current_setting('server_version_num')")?;
+    let columns =
+        "SELECT string_agg(parameter_name || ' ' || data_type, ', ' ORDER BY ordinal_position)
+        FROM information_schema.parameters
+        WHERE specific_name LIKE '{functions}\\_get\\_connections\\_%'";
+    let all = "SELECT * FROM {functions}_get_connections() WHERE valid";
+    let given = same_answers(&fleet, &[columns, all])?;
+    assert!(given[0].contains("server_name text"), "{}", given[0]);
+    if version.as_str() < "18" {
+        return Ok(());
+    }
+    let checked = "SELECT server_name, user_name, valid, used_in_xact, closed
+        FROM {functions}_get_connections(true)";
+    let given = same_answers(
+        &fleet,
+        &[
+            "SELECT pid FROM {me}",
+            "SELECT pid = remote_backend_pid FROM {functions}_get_connections(), {me}",
+            "SELECT closed FROM {functions}_get_connections()",
+            checked,
+            "BEGIN; SELECT pid FROM {me}",
+            checked,
+            "DROP USER MAPPING FOR CURRENT_USER SERVER {server}",
+            checked,
+            "ROLLBACK",
+            "SELECT pid FROM {me}",
+            TERMINATE,
+            checked,
+            "CREATE USER MAPPING FOR PUBLIC SERVER {server} OPTIONS (user 'postgres')",
+            "DROP USER MAPPING FOR CURRENT_USER SERVER {server}",
+            "SELECT pid FROM {me}",
+            checked,
+        ],
+    )?;
+    assert_eq!(given[3], "{server} | postgres | t | f | f");
+    assert_eq!(given[7], "{server} | NULL | f | t | f");
+    assert_eq!(given[10], "{server} | postgres | t | f | t");
+    assert_eq!(given[14], "{server} | public | t | f | f");
     Ok(())
 }
 
@@ -474,6 +374,28 @@ fn a_savepoint_around_a_spoilt_one_cannot_be_released() -> Outcome {
     Ok(())
 }
 
+#[test]
+fn a_savepoint_that_finds_the_connection_lost_is_told_as_that() -> Outcome {
+    let fleet = both()?;
+    let given = same_answers(
+        &fleet,
+        &[
+            "BEGIN; DECLARE c CURSOR FOR SELECT * FROM {table} ORDER BY id; SELECT pid FROM {me}",
+            TERMINATE,
+            "SAVEPOINT a",
+            "SELECT count(*) FROM {table}",
+            "ROLLBACK TO SAVEPOINT a",
+            "SELECT count(*) FROM {table}",
+            "ROLLBACK TO SAVEPOINT a; RELEASE SAVEPOINT a",
+            "FETCH c",
+            "ROLLBACK",
+        ],
+    )?;
+    assert!(given[2].ends_with("remote SQL command: SAVEPOINT s2"), "{}", given[2]);
+    assert!(given[4].starts_with("08000\n"), "{}", given[4]);
+    Ok(())
+}
+
 /// Whoever has not used the lost connection in a savepoint may go back behind it.
 #[test]
 fn a_savepoint_that_did_not_use_the_lost_connection_is_rolled_back() -> Outcome {
@@ -493,154 +415,19 @@ fn a_savepoint_that_did_not_use_the_lost_connection_is_rolled_back() -> Outcome 
     Ok(())
 }
 
-/// Shard 1 asks `app` for a password and trusts everybody else.
-fn with_passwords() -> anyhow::Result<Fleet> {
-    let fleet = both()?;
-    let shard = fleet.shard(1);
-    let hba = shard.data().join("pg_hba.conf");
-    let rules = std::fs::read_to_string(&hba)?;
-    std::fs::write(&hba, format!("host all app 127.0.0.1/32 scram-sha-256\n{rules}"))?;
-    shard.reload()?;
-    quietly(
-        &mut shard.client()?,
-        &format!("CREATE ROLE app LOGIN PASSWORD '{SECRET}'; GRANT SELECT ON t, me TO app"),
-    )?;
-    fleet.session()?.batch_execute(
-        "CREATE ROLE app LOGIN; GRANT USAGE ON FOREIGN SERVER shard1, stock1 TO app;
-         GRANT SELECT ON ft1, stock_ft1, me1, stock_me1 TO app; GRANT CREATE ON SCHEMA public TO app",
-    )?;
-    Ok(fleet)
-}
-
-const SECRET: &str = "hunter2-and-more";
-
-/// Runs statements that the log is not to show: with the passwords that users write into them.
-fn quietly(superuser: &mut Client, statements: &str) -> Outcome {
-    superuser.batch_execute("SET log_statement = 'none'; SET log_min_error_statement = 'panic'")?;
-    superuser.batch_execute(statements)?;
-    superuser.batch_execute("RESET ALL")?;
-    Ok(())
-}
-
+/// What is in doubt on a server that has gone could never be settled.
 #[test]
-fn a_user_without_privileges_needs_a_password_that_was_asked_for() -> Outcome {
-    let fleet = with_passwords()?;
-    let mapping = |side: &Side, options: &str| -> Outcome {
-        let server = side.server;
-        quietly(
-            &mut fleet.session()?,
-            &format!(
-                "DROP USER MAPPING IF EXISTS FOR app SERVER {server};
-                 CREATE USER MAPPING FOR app SERVER {server} OPTIONS ({options})"
-            ),
-        )
-    };
-    let mut seen = Vec::new();
-    for options in [
-        "user 'app'".to_owned(),
-        "user 'app', password ''".to_owned(),
-        // The server trusts this one, and asks for nothing.
-        format!("user 'postgres', password '{SECRET}'"),
-        "user 'app', password 'wrong'".to_owned(),
-        format!("user 'app', password '{SECRET}'"),
-        "user 'postgres', password_required 'false'".to_owned(),
-        "user 'app', password_required 'true'".to_owned(),
-    ] {
-        for side in BOTH {
-            mapping(side, &options)?;
-        }
-        let given = same_answers_of(&fleet, "app", &["SELECT count(*) FROM {table}"])?;
-        seen.push(given[0].lines().next().unwrap_or_default().to_owned());
-        if given[0].starts_with("2F003") {
-            assert!(given[0].contains("required"), "{}", given[0]);
-        }
-    }
-    assert_eq!(seen, ["2F003", "2F003", "2F003", "08001", "300", "300", "2F003"]);
-
-    // What only superusers may say.
-    for side in BOTH {
-        mapping(side, "user 'app'")?;
-    }
-    for option in ["password_required 'false'", "sslcert 'x'", "sslkey 'x'"] {
-        let alter = format!("ALTER USER MAPPING FOR app SERVER {{server}} OPTIONS (ADD {option})");
-        let given = same_answers_of(&fleet, "app", &[&alter])?;
-        assert!(given[0].starts_with("42501\n"), "{}", given[0]);
-    }
-    let given = same_answers_of(
-        &fleet,
-        "app",
-        &["ALTER USER MAPPING FOR app SERVER {server} OPTIONS (ADD host 'x')"],
-    )?;
-    assert!(given[0].starts_with("HV00D\n"), "{}", given[0]);
-    Ok(())
-}
-
-/// A view reads with its owner's mapping, whoever asks.
-#[test]
-fn a_view_uses_the_mapping_of_its_owner() -> Outcome {
-    let fleet = with_passwords()?;
-    quietly(
-        &mut fleet.session()?,
-        &format!(
-            "CREATE VIEW v AS SELECT * FROM ft1; CREATE VIEW stock_v AS SELECT * FROM stock_ft1;
-             ALTER VIEW v OWNER TO app; ALTER VIEW stock_v OWNER TO app;
-             CREATE USER MAPPING FOR app SERVER shard1 OPTIONS (user 'app', password '{SECRET}');
-             CREATE USER MAPPING FOR app SERVER stock1 OPTIONS (user 'app')"
-        ),
-    )?;
+fn a_server_is_not_dropped_by_a_transaction_that_prepares_there() -> Outcome {
+    let fleet = Fleet::start()?;
     let mut session = fleet.session()?;
-    assert_eq!(one::<i64>(&mut session, "SELECT count(*) FROM v")?, 300);
-    expect_error(session.batch_execute("SELECT * FROM stock_v"), "2F003");
-    session.batch_execute("ALTER USER MAPPING FOR app SERVER shard1 OPTIONS (DROP password)")?;
-    expect_error(session.batch_execute("SELECT * FROM v"), "2F003");
-    Ok(())
-}
-
-#[test]
-fn a_password_is_shown_nowhere() -> Outcome {
-    let fleet = with_passwords()?;
-    let mark = (fleet.coordinator.log().mark()?, fleet.shard(1).log().mark()?);
-    let options = format!("user 'app', password '{SECRET}'");
-    let wrong = format!("user 'app', password 'not {SECRET}'");
-    quietly(
-        &mut fleet.session()?,
-        &format!(
-            "CREATE USER MAPPING FOR app SERVER shard1 OPTIONS ({options});
-             CREATE USER MAPPING FOR app SERVER shard2 OPTIONS ({wrong}, password_required 'false');
-             GRANT USAGE ON FOREIGN SERVER shard2 TO app; GRANT SELECT ON ft2 TO app;
-             SET log_min_messages = debug5"
-        ),
-    )?;
-    let mut config = fleet.coordinator.config();
-    let mut app = config.user("app").connect(NoTls)?;
-    let mut shown = String::new();
-    app.batch_execute("BEGIN; SELECT * FROM ft1")?;
-    for statement in ["SELECT * FROM pg_stat_activity", "SELECT * FROM pg_fdw_xacts"] {
-        for message in fleet.session()?.simple_query(statement)? {
-            shown += &row(&message).unwrap_or_default();
-        }
+    for drop in ["DROP SERVER shard1 CASCADE", "DROP USER MAPPING FOR CURRENT_USER SERVER shard1"] {
+        session.batch_execute("BEGIN; INSERT INTO ft1 VALUES (1, 'x')")?;
+        session.batch_execute(drop)?;
+        let error = expect_error(session.batch_execute("COMMIT"), "55000");
+        assert!(error.message().contains("shard1"), "{error:#?}");
     }
-    app.batch_execute("COMMIT")?;
-    for statement in [
-        "SELECT * FROM ft2",
-        "SELECT pg_fdw_xacts_get_connections()",
-        "SELECT * FROM pg_user_mappings WHERE usename <> current_user",
-    ] {
-        match app.simple_query(statement) {
-            Ok(messages) => shown.extend(messages.iter().filter_map(row)),
-            Err(error) => shown += &format!("{error:?}"),
-        }
-    }
-    quietly(
-        &mut fleet.session()?,
-        "ALTER USER MAPPING FOR app SERVER shard1 OPTIONS (SET password 'hunter2-and-less')",
-    )?;
-    let error = app.simple_query("SELECT * FROM ft1").expect_err("the password is wrong");
-    shown += &report(error.as_db_error().expect("the coordinator answers"));
-    assert!(shown.contains("08001") && shown.contains("password authentication failed"), "{shown}");
-    assert_usable(&mut app);
-    shown += &fleet.coordinator.log().since(mark.0)?;
-    shown += &fleet.shard(1).log().since(mark.1)?;
-    assert!(!shown.contains("hunter2"), "{shown}");
+    session.batch_execute("BEGIN; SELECT * FROM ft1; DROP SERVER shard1 CASCADE; COMMIT")?;
+    assert_settled(&fleet);
+    assert_eq!(fleet.ids_on_shard(1)?, []);
     Ok(())
 }

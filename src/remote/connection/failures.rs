@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::PgLogLevel;
 
-use super::{Connection, Message};
+use super::Connection;
 use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState, c_string};
 use crate::protocol::pipeline::Control;
@@ -44,7 +44,9 @@ impl Connection {
             None => Ok(()),
             Some(Doom::Lost) if depth == 0 || depth >= level => Ok(()),
             Some(Doom::Lost) => Err(no_connection(&c_string(format!("SAVEPOINT s{}", depth + 1)))),
-            Some(Doom::CleanupFailed | Doom::OutOfStep) => Err(self.doom_error()),
+            Some(Doom::LostOpening(_) | Doom::CleanupFailed | Doom::OutOfStep) => {
+                Err(self.doom_error())
+            }
         }
     }
 
@@ -98,6 +100,14 @@ impl Connection {
         warn(self.error_of(failure, Some(command)))
     }
 
+    /// The command that found the connection broken, if not the statement.
+    pub(super) fn lost_command(&self) -> Option<CString> {
+        match self.doomed.get() {
+            Some(Doom::LostOpening(level)) => Some(c_string(format!("SAVEPOINT s{level}"))),
+            _ => None,
+        }
+    }
+
     /// The error of sending `sql` on a doomed connection.
     pub(super) fn refusal(&self, sql: Option<&CStr>) -> Error {
         match sql {
@@ -117,8 +127,13 @@ impl Connection {
     pub(super) fn note_end(&self, inner: &SessionState) {
         self.note_message();
         if self.doomed.get().is_none() {
-            let undoing = inner.fifo.awaits(Control::UndoSavepoint);
-            self.doomed.set(Some(if undoing { Doom::CleanupFailed } else { Doom::Lost }));
+            // Where a savepoint found out, the statement's error says it all: no warning follows.
+            let doom = match inner.fifo.awaited_savepoint() {
+                _ if inner.fifo.awaits(Control::UndoSavepoint) => Doom::CleanupFailed,
+                Some(level) => Doom::LostOpening(level),
+                None => Doom::Lost,
+            };
+            self.doomed.set(Some(doom));
         }
     }
 
@@ -173,12 +188,4 @@ pub(super) fn no_connection(sql: &CStr) -> Error {
 
 pub(super) fn warn(error: Error) -> Result<()> {
     error.log(PgLogLevel::WARNING)
-}
-
-/// The first statement of a segment, for CONTEXT.
-pub(super) fn first_sql<'a>(messages: &[Message<'a>]) -> Option<&'a CStr> {
-    match *messages.first()? {
-        Message::Query(sql, _) | Message::Prepare(_, sql) => Some(sql),
-        Message::Execute(..) => None,
-    }
 }

@@ -23,7 +23,7 @@ impl Connection {
         }
         let command = c_string(format!("RELEASE SAVEPOINT s{level}"));
         match self.doomed.get() {
-            Some(Doom::CleanupFailed) => return Err(self.doom_error()),
+            Some(Doom::CleanupFailed | Doom::LostOpening(_)) => return Err(self.doom_error()),
             Some(_) => return Err(self.refusal(Some(&command))),
             None => {}
         }
