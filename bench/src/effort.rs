@@ -40,7 +40,9 @@ pub fn alternate<C, T>(
 ) -> Result<Vec<Vec<T>>> {
     let mut measured: Vec<Vec<T>> = contenders.iter().map(|_| Vec::new()).collect();
     for round in 0..rounds {
-        say(&format!("{what}: round {} of {rounds}", round + 1));
+        if round % rounds.div_ceil(10) == 0 {
+            say(&format!("{what}: round {} of {rounds}", round + 1));
+        }
         for place in 0..contenders.len() {
             let index = (place + round) % contenders.len();
             measured[index].push(slice(&mut contenders[index])?);

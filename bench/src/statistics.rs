@@ -46,9 +46,26 @@ pub fn ratio(ours: &[f64], theirs: &[f64]) -> Option<Spread> {
     Spread::of(&ratios)
 }
 
+/// As [`ratio`] for many short rounds, of which one alone tells nothing: the spread of the medians of `size` rounds
+/// each.
+pub fn ratio_of_groups(ours: &[f64], theirs: &[f64], size: usize) -> Option<Spread> {
+    let medians: Vec<f64> = ours
+        .chunks(size)
+        .zip(theirs.chunks(size))
+        .filter_map(|(ours, theirs)| Some(ratio(ours, theirs)?.median))
+        .collect();
+    Spread::of(&medians)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Spread, median, ratio};
+    use super::{Spread, median, ratio, ratio_of_groups};
+
+    #[test]
+    fn one_round_of_many_does_not_show_in_the_range() {
+        let spread = ratio_of_groups(&[1.0, 1.0, 9.0, 2.0, 0.1, 2.0], &[1.0; 6], 3);
+        assert_eq!(spread, Some(Spread { median: 1.5, min: 1.0, max: 2.0 }));
+    }
 
     #[test]
     fn the_median_of_an_even_number_lies_between_the_middle_two() {

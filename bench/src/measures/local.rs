@@ -1,7 +1,7 @@
 //! What the extension costs a transaction that touches no foreign table: the coordinator against a server that has not
 //! loaded the library.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use postgres::Client;
@@ -9,13 +9,18 @@ use postgres::Client;
 use crate::effort::{Effort, alternate};
 use crate::report::{Report, Target, Unit};
 use crate::stand::Stand;
-use crate::statistics::ratio;
+use crate::statistics::ratio_of_groups;
 
 /// One local transaction that writes.
 const TRANSACTION: &str =
     "BEGIN; SELECT v FROM lt WHERE id = 7; UPDATE lt SET v = 'v' WHERE id = 7; COMMIT";
 
-/// What a transaction takes, in seconds.
+/// Transactions in a slice: short, because a processor changes its speed all the time.
+const SLICE: u32 = 50;
+/// Slices whose median counts.
+const GROUP: usize = 20;
+
+/// What a slice takes, in seconds.
 #[derive(Clone, Copy)]
 struct Cost {
     /// By the clock.
@@ -28,13 +33,11 @@ struct Cost {
 pub fn measure(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()> {
     let mut sessions =
         [Local::prepare(stand.fleet.session()?)?, Local::prepare(stand.plain.client()?)?];
-    let length = effort.slice() / 2;
-    let rounds = effort.choose(20, 60);
-    let measured =
-        alternate("local transactions", rounds, &mut sessions, |session| session.slice(length))?;
+    let rounds = effort.choose(10, 100) * GROUP;
+    let measured = alternate("local transactions", rounds, &mut sessions, Local::slice)?;
     let compare = |figure: fn(&Cost) -> f64| {
         let figures = |costs: &[Cost]| costs.iter().map(figure).collect::<Vec<f64>>();
-        ratio(&figures(&measured[0]), &figures(&measured[1]))
+        ratio_of_groups(&figures(&measured[0]), &figures(&measured[1]), GROUP)
     };
     report.row(
         "local transactions: processor time with the library loaded, against without",
@@ -75,15 +78,11 @@ impl Local {
         (0..transactions).try_for_each(|_| Ok(self.client.batch_execute(TRANSACTION)?))
     }
 
-    fn slice(&mut self, length: Duration) -> Result<Cost> {
+    fn slice(&mut self) -> Result<Cost> {
         let (start, processor) = (Instant::now(), self.processor_time()?);
-        let mut count = 0.0;
-        while start.elapsed() < length {
-            self.run(20)?;
-            count += 20.0;
-        }
-        let elapsed = start.elapsed().as_secs_f64() / count;
-        Ok(Cost { elapsed, processor: (self.processor_time()? - processor) / count })
+        self.run(SLICE)?;
+        let elapsed = start.elapsed().as_secs_f64();
+        Ok(Cost { elapsed, processor: self.processor_time()? - processor })
     }
 
     /// What the server process has used so far, in seconds.
