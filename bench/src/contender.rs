@@ -63,7 +63,7 @@ pub enum Session {
     /// By way of foreign tables of the coordinator.
     Coordinator {
         /// The session there.
-        client: Client,
+        client: Box<Client>,
         /// A foreign table for each shard.
         tables: Vec<String>,
     },

@@ -189,7 +189,7 @@ impl Stand {
                 Session::Direct(Application::connect(&ports)?)
             }
             _ => Session::Coordinator {
-                client: self.client(contender)?,
+                client: Box::new(self.client(contender)?),
                 tables: numbers
                     .map(|shard| Self::table(contender, route, shard))
                     .collect::<Result<_>>()?,
