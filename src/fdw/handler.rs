@@ -6,7 +6,7 @@
 
 use pgrx::pg_sys::{self, Datum, FdwRoutine};
 
-use crate::fdw::{batch, direct, insert, modify, scan, stock};
+use crate::fdw::{async_scan, batch, direct, insert, modify, scan, stock};
 use crate::pg::error::boundary;
 
 /// The call convention's record of `pg_fdw_xacts_handler`.
@@ -58,6 +58,11 @@ fn ours(stock: &FdwRoutine) -> FdwRoutine {
         ReScanForeignScan: Some(scan::rescan),
         EndForeignScan: Some(scan::end),
 
+        IsForeignPathAsyncCapable: stock.IsForeignPathAsyncCapable,
+        ForeignAsyncRequest: Some(async_scan::request),
+        ForeignAsyncConfigureWait: Some(async_scan::configure_wait),
+        ForeignAsyncNotify: Some(async_scan::notify),
+
         BeginForeignModify: Some(modify::begin),
         ExecForeignInsert: Some(modify::insert),
         ExecForeignBatchInsert: Some(modify::insert_batch),
@@ -72,9 +77,8 @@ fn ours(stock: &FdwRoutine) -> FdwRoutine {
         IterateDirectModify: Some(direct::iterate),
         EndDirectModify: Some(direct::end),
 
-        // IsForeignPathAsyncCapable stays NULL as long as the three asynchronous callbacks are: a plan
-        // marked asynchronous would call them. Without ExecForeignTruncate, AnalyzeForeignTable and
-        // ImportForeignSchema PostgreSQL itself says that they are not supported.
+        // Without ExecForeignTruncate, AnalyzeForeignTable and ImportForeignSchema PostgreSQL itself says that
+        // they are not supported.
         ..FdwRoutine::default()
     }
 }

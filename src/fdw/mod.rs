@@ -4,6 +4,7 @@
 //! * [`stock`]: what is called of postgres_fdw's library;
 //! * [`plan`]: what postgres_fdw's planner hands over, checked;
 //! * [`scan`], [`modify`], [`direct`], [`insert`]: the execution callbacks, a file per kind of plan;
+//! * [`async_scan`]: the same scans below an Append that runs many at once;
 //! * [`statement`]: the remote statement of a modification, and when it is prepared;
 //! * [`batch`]: how many rows an INSERT carries, and its text;
 //! * [`params`], [`rows`]: values out, rows in;
@@ -11,6 +12,7 @@
 //! * [`node`]: reading nodes of the executor, and what differs between major versions;
 //! * [`raw`]: unguarded declarations for use inside [`crate::pg::error::catch`].
 
+mod async_scan;
 mod batch;
 mod direct;
 mod handler;

@@ -16,15 +16,16 @@ use std::ffi::{CStr, CString, c_int};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::libpq::{Conn, Flush, PgResult, Status, Transaction};
+use crate::libpq::{Conn, Flush, Status, Transaction};
 use crate::pg::error::{Error, Result, SqlState, c_string};
-use crate::protocol::pipeline::{Answer, Control, Kind, Ticket};
+use crate::protocol::pipeline::{Control, Kind, Ticket};
 use crate::remote::report;
 use crate::remote::session_state::{
     Doom, Fingerprint, PROBE, PROBE_NAME, SETUP, SessionLock, SessionState,
 };
 use crate::remote::wait::{Patience, WaitSet, Want, Woke};
 
+mod answers;
 mod savepoints;
 mod session_lock;
 
@@ -66,6 +67,8 @@ pub struct Connection {
     doomed: Cell<Option<Doom>>,
     /// The end of the local transaction has begun: no statement may follow.
     sealed: Cell<bool>,
+    /// Somebody sleeps until the socket is readable (see [`Connection::watch`]).
+    watched: Cell<bool>,
 }
 
 impl Connection {
@@ -85,6 +88,7 @@ impl Connection {
             inner: RefCell::default(),
             doomed: Cell::new(None),
             sealed: Cell::new(false),
+            watched: Cell::new(false),
         })
     }
 
@@ -172,11 +176,18 @@ impl Connection {
     }
 
     /// Sends statements at a nesting level, as one segment, without waiting. The tickets of the
-    /// messages are consecutive; the first is returned.
+    /// messages are consecutive; the first is returned. `sql` is for statements that others may be sent
+    /// behind before they are answered: what fails because of them is then reported as their failure.
     ///
     /// # Errors
     /// The connection is lost or doomed, or the local transaction is ending.
-    pub fn submit(&self, isolation: Isolation, level: u32, messages: &[Message]) -> Result<Ticket> {
+    pub fn submit(
+        &self,
+        isolation: Isolation,
+        level: u32,
+        sql: Option<&Rc<CStr>>,
+        messages: &[Message],
+    ) -> Result<Ticket> {
         if self.doomed.get().is_some() {
             return Err(self.doom_error());
         }
@@ -191,7 +202,7 @@ impl Connection {
                 .concat(),
             ));
         }
-        let sent = self.queue_segment(isolation, level, messages);
+        let sent = self.queue_segment(isolation, level, sql, messages);
         match sent {
             Some(ticket) => {
                 self.flush();
@@ -205,6 +216,7 @@ impl Connection {
         &self,
         isolation: Isolation,
         level: u32,
+        sql: Option<&Rc<CStr>>,
         messages: &[Message],
     ) -> Option<Ticket> {
         let conn = &self.conn;
@@ -237,7 +249,7 @@ impl Connection {
                 Message::Execute(name, params) => conn.send_prepared(name, params),
             };
             queued.then_some(())?;
-            let ticket = inner.fifo.statement();
+            let ticket = inner.fifo.statement(level, sql);
             first.get_or_insert(ticket);
         }
         if inner.xid.is_none() {
@@ -293,7 +305,7 @@ impl Connection {
             (|| {
                 self.queue_preamble(inner)?;
                 self.conn.send_query(command, &[]).then_some(())?;
-                let ticket = inner.fifo.statement();
+                let ticket = inner.fifo.statement(0, None);
                 self.conn.send_sync().then_some(())?;
                 inner.fifo.sync();
                 Some(ticket)
@@ -327,12 +339,14 @@ impl Connection {
         }
         let inner = &mut *self.inner.borrow_mut();
         let mut ends = 0;
+        let mut woken = !alive;
         while !inner.fifo.is_idle() && !self.conn.is_busy() && ends < 2 {
             let Some(result) = self.conn.result() else {
                 ends += 1;
                 continue;
             };
             ends = 0;
+            woken = true;
             let kind = match result.status() {
                 Status::CommandOk | Status::TuplesOk => Kind::Done,
                 Status::Error | Status::Other => Kind::Failed,
@@ -355,60 +369,9 @@ impl Connection {
         if (!alive || self.conn.is_bad()) && self.doomed.get().is_none() {
             self.doomed.set(Some(Doom::Lost));
         }
-    }
-
-    /// A statement's answer if it has come; the error of the lost connection if it cannot come any more.
-    pub fn take(&self, ticket: Ticket) -> Option<Result<Answer<PgResult>>> {
-        let mut inner = self.inner.borrow_mut();
-        if let Some(answer) = inner.fifo.take(ticket) {
-            return Some(Ok(answer));
+        if woken {
+            self.wake_watcher();
         }
-        let doom = self.doomed.get()?;
-        // Whatever doomed it first: from a broken connection no answer comes any more.
-        if doom == Doom::Lost || self.conn.is_bad() {
-            // What the server said last is the reason, not that the stream ended after it.
-            return Some(match inner.fifo.failure() {
-                Some(cause) => Ok(Err(cause)),
-                None => Err(report::lost(self.conn.error_message())),
-            });
-        }
-        let hopeless = doom == Doom::OutOfStep || self.conn.is_busy() || inner.fifo.is_idle();
-        drop(inner);
-        hopeless.then(|| Err(self.doom_error()))
-    }
-
-    /// Waits for a statement's answer; a failure is raised with `sql` as its CONTEXT.
-    ///
-    /// # Errors
-    /// The remote's error, the lost connection, or a cancel.
-    pub fn answer(&self, ticket: Ticket, sql: Option<&CStr>) -> Result<Rc<PgResult>> {
-        loop {
-            self.pump();
-            match self.take(ticket) {
-                Some(Ok(Ok(result))) => return Ok(result),
-                Some(Ok(Err(failure))) => return Err(self.error_of(&failure, sql)),
-                Some(Err(error)) => return Err(report::with_sql(error, sql)),
-                None => {}
-            }
-            self.wait(None, Patience::Interruptible)?;
-        }
-    }
-
-    /// The error that a failed answer is.
-    pub fn error_of(&self, failure: &PgResult, sql: Option<&CStr>) -> Error {
-        let error = report::remote_error(failure, self.conn.error_message(), sql);
-        let standby = self.fingerprint().is_some_and(|f| f.in_recovery);
-        if !standby || error.sqlstate() != SqlState::READ_ONLY_SQL_TRANSACTION {
-            return error;
-        }
-        error.hint(
-            [
-                b"Server \"",
-                self.server_name.to_bytes(),
-                b"\" is a standby, which only reads; point its options at the primary.",
-            ]
-            .concat(),
-        )
     }
 
     fn wait(&self, deadline: Option<Instant>, patience: Patience) -> Result<Woke> {
@@ -494,6 +457,7 @@ impl Connection {
         inner.probe_failed = false;
         inner.postponed.clear();
         inner.cursors.clear();
+        inner.levels.clear();
         inner.last_cursor = 0;
         self.sealed.set(false);
     }

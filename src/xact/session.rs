@@ -1,5 +1,6 @@
 //! What execution uses of a transaction: attach to a participant, and run statements on it.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::rc::Rc;
 
@@ -20,7 +21,8 @@ use crate::xact::{callbacks, participants};
 /// attached at: a cursor that is first fetched inside a later savepoint must not be declared inside it.
 pub struct Session {
     connection: Rc<Cached>,
-    level: u32,
+    /// It becomes the parent's level when its subtransaction commits.
+    level: Rc<Cell<u32>>,
 }
 
 /// Attaches to the participant that `userid`'s mapping on `serverid` names, connecting if need be. Nothing
@@ -49,6 +51,8 @@ pub fn attach(userid: Oid, serverid: Oid) -> Result<Session> {
     }
     // SAFETY: reads the transaction state.
     let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() } as u32;
+    let level = Rc::new(Cell::new(level));
+    connection.track(&level);
     Ok(Session { connection, level })
 }
 
@@ -63,16 +67,30 @@ impl Session {
         &self.connection
     }
 
+    /// The same, for those who keep it longer than they may refer to the session.
+    pub fn shared_connection(&self) -> Rc<Cached> {
+        Rc::clone(&self.connection)
+    }
+
     /// Sends statements as one segment without waiting; their tickets are consecutive.
     ///
     /// # Errors
     /// The connection is lost or doomed, or the transaction is ending.
     pub fn submit(&self, messages: &[Message]) -> Result<Ticket> {
+        self.submit_for(None, messages)
+    }
+
+    /// The same for statements that others may be sent behind before they are answered: what fails because
+    /// of them is reported as the failure of `sql`.
+    ///
+    /// # Errors
+    /// Those of [`Session::submit`].
+    pub fn submit_for(&self, sql: Option<&Rc<CStr>>, messages: &[Message]) -> Result<Ticket> {
         // SAFETY: a plain global of the transaction.
         let serializable = unsafe { pg_sys::XactIsoLevel } == pg_sys::XACT_SERIALIZABLE as i32;
         let isolation =
             if serializable { Isolation::Serializable } else { Isolation::RepeatableRead };
-        self.connection.submit(isolation, self.level, messages)
+        self.connection.submit(isolation, self.level.get(), sql, messages)
     }
 
     /// Waits for the answer to a statement; `sql` becomes CONTEXT of its failure.
@@ -81,6 +99,14 @@ impl Session {
     /// The remote's error, the lost connection, a cancel.
     pub fn answer(&self, ticket: Ticket, sql: &CStr) -> Result<Rc<PgResult>> {
         self.connection.answer(ticket, Some(sql))
+    }
+
+    /// The answer to a statement if it has been read; otherwise as [`Session::answer`].
+    ///
+    /// # Errors
+    /// The remote's error, the lost connection.
+    pub fn answer_if_read(&self, ticket: Ticket, sql: &CStr) -> Result<Option<Rc<PgResult>>> {
+        self.connection.answer_if_read(ticket, Some(sql))
     }
 
     /// Runs one statement: sends it and waits for its answer.

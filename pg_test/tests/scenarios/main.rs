@@ -46,6 +46,7 @@ mod fault_prepare;
 mod fault_replication;
 mod fault_resolver;
 mod fault_workers;
+mod fdw_async;
 mod fdw_errors;
 mod fdw_modify;
 mod fdw_scan;
