@@ -6,7 +6,9 @@
 
 use pgrx::pg_sys::{self, Datum, FdwRoutine};
 
-use crate::fdw::{analyze, batch, direct, import, insert, modify, planning, scan, stock, truncate};
+use crate::fdw::{
+    analyze, async_scan, batch, direct, import, insert, modify, planning, scan, stock, truncate,
+};
 use crate::pg::error::boundary;
 
 /// The call convention's record of `pg_fdw_xacts_handler`.
@@ -58,6 +60,11 @@ fn ours(stock: &FdwRoutine) -> FdwRoutine {
         ReScanForeignScan: Some(scan::rescan),
         EndForeignScan: Some(scan::end),
 
+        IsForeignPathAsyncCapable: stock.IsForeignPathAsyncCapable,
+        ForeignAsyncRequest: Some(async_scan::request),
+        ForeignAsyncConfigureWait: Some(async_scan::configure_wait),
+        ForeignAsyncNotify: Some(async_scan::notify),
+
         BeginForeignModify: Some(modify::begin),
         ExecForeignInsert: Some(modify::insert),
         ExecForeignBatchInsert: Some(modify::insert_batch),
@@ -75,9 +82,6 @@ fn ours(stock: &FdwRoutine) -> FdwRoutine {
         ExecForeignTruncate: Some(truncate::execute),
         AnalyzeForeignTable: Some(analyze::size),
         ImportForeignSchema: Some(import::execute),
-
-        // IsForeignPathAsyncCapable stays NULL as long as the three asynchronous callbacks are: a plan
-        // marked asynchronous would call them.
         ..FdwRoutine::default()
     }
 }

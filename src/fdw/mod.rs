@@ -7,6 +7,7 @@
 //! * [`scan`], [`modify`], [`direct`], [`insert`]: the execution callbacks, a file per kind of plan;
 //! * [`truncate`], [`analyze`], [`import`]: the callbacks of utility commands, with SQL of our own;
 //! * [`names`]: what tables and columns are called there, and quoting;
+//! * [`async_scan`]: the same scans below an Append that runs many at once;
 //! * [`statement`]: the remote statement of a modification, and when it is prepared;
 //! * [`batch`]: how many rows an INSERT carries, and its text; [`volatility`]: whether they may go together;
 //! * [`params`], [`rows`]: values out, rows in;
@@ -15,6 +16,7 @@
 //! * [`raw`]: unguarded declarations for use inside [`crate::pg::error::catch`].
 
 mod analyze;
+mod async_scan;
 mod batch;
 mod direct;
 mod handler;

@@ -47,6 +47,12 @@ unsafe extern "C-unwind" {
         reload: bool,
     ) -> c_int;
     pub fn defGetBoolean(element: *mut pg_sys::DefElem) -> bool;
+    pub fn ExecAsyncRequestDone(
+        request: *mut pg_sys::AsyncRequest,
+        result: *mut pg_sys::TupleTableSlot,
+    );
+    pub fn ExecAsyncRequestPending(request: *mut pg_sys::AsyncRequest);
+    pub fn ExecAsyncResponse(request: *mut pg_sys::AsyncRequest);
     pub fn errcontext_msg(format: *const c_char, ...) -> c_int;
     pub fn set_errcontext_domain(domain: *const c_char) -> c_int;
 }

@@ -2,8 +2,9 @@
 //!
 //! DECLARE and the first FETCH travel together, so a scan that fits into one batch costs one wait; CLOSE waits
 //! for the next statement. Rows are converted a batch at a time, into a memory context of their own.
+//! At most one FETCH of a scan is under way at any time, and at most one batch is in memory besides.
 
-use std::ffi::{CString, c_int};
+use std::ffi::{CStr, CString, c_int};
 use std::rc::Rc;
 
 use pgrx::pg_sys::{self, EState, ForeignScanState, HeapTuple, MemoryContext, TupleTableSlot};
@@ -14,13 +15,16 @@ use crate::fdw::{node, plan, raw, state};
 use crate::libpq::PgResult;
 use crate::pg::error::{Result, boundary, c_string, catch};
 use crate::pg::versions;
+use crate::protocol::pipeline::Ticket;
+use crate::remote::cache::Cached;
 use crate::remote::connection::Message;
 use crate::xact::{Session, attach};
 
-struct Scan {
+/// A scan that has begun.
+pub struct Scan {
     session: Session,
     /// The query, for CONTEXT.
-    sql: CString,
+    sql: Rc<CStr>,
     declare: CString,
     fetch: CString,
     fetch_size: usize,
@@ -37,6 +41,18 @@ struct Scan {
     at_end: bool,
     /// More than one batch was fetched, so that the first is gone.
     moved_on: bool,
+    /// The FETCH under way.
+    under_way: Option<UnderWay>,
+    /// The last FETCH that was sent without waiting for its answer.
+    last_asked: Option<Ticket>,
+    /// An Append asks for rows and is told when they have come, so nothing here waits for them.
+    is_async: bool,
+}
+
+/// A FETCH that was sent, and the DECLARE that went before it as long as it is not answered.
+struct UnderWay {
+    declare: Option<Ticket>,
+    fetch: Ticket,
 }
 
 /// `BeginForeignScan`: attaches to the participant, which connects but sends nothing.
@@ -65,7 +81,7 @@ pub unsafe extern "C-unwind" fn iterate(node: *mut ForeignScanState) -> *mut Tup
     boundary(|| unsafe {
         let scan: &mut Scan = state::get((*node).fdw_state).expect("a scan that has begun");
         let slot = (*node).ss.ss_ScanTupleSlot;
-        if scan.next >= scan.tuples.len() && !scan.at_end {
+        if !scan.is_async && !scan.has_rows() && !scan.at_end {
             scan.fetch((*node).ss.ps.ps_ExprContext)?;
         }
         let Some(&tuple) = scan.tuples.get(scan.next) else {
@@ -76,8 +92,8 @@ pub unsafe extern "C-unwind" fn iterate(node: *mut ForeignScanState) -> *mut Tup
     })
 }
 
-/// `ReScanForeignScan`: starts again, from memory where the first batch is still there and no parameter has
-/// changed.
+/// `ReScanForeignScan`: starts again, from memory where the first batch is still there, or still to come, and
+/// no parameter has changed. What was asked of another cursor is not waited for.
 ///
 /// # Safety
 /// Called by the executor.
@@ -93,19 +109,22 @@ pub unsafe extern "C-unwind" fn rescan(node: *mut ForeignScanState) {
     })
 }
 
-/// `EndForeignScan`.
+/// `EndForeignScan`. A FETCH under way is waited for, as long as it takes: while the transaction ends time is
+/// short, and its failure would have no statement to be reported for.
 ///
 /// # Safety
 /// Called by the executor.
 pub unsafe extern "C-unwind" fn end(node: *mut ForeignScanState) {
     // SAFETY: as in `iterate`; the state is NULL in EXPLAIN.
     boundary(|| unsafe {
-        if let Some(mut scan) = state::take::<Scan>((*node).fdw_state)
-            && scan.is_open
-        {
+        let Some(mut scan) = state::take::<Scan>((*node).fdw_state) else { return Ok(()) };
+        if scan.is_open {
             scan.close()?;
         }
-        Ok(())
+        match scan.last_asked {
+            Some(ticket) => scan.session.connection().settle(ticket, &scan.sql),
+            None => Ok(()),
+        }
     })
 }
 
@@ -125,7 +144,7 @@ impl Scan {
                         .concat(),
                 ),
                 fetch: c_string(format!("FETCH {} FROM c{cursor}", plan.fetch_size)),
-                sql: plan.sql,
+                sql: plan.sql.into(),
                 fetch_size: plan.fetch_size,
                 cursor,
                 is_open: false,
@@ -136,24 +155,107 @@ impl Scan {
                 batch: node::memory_context(context, c"pg_fdw_xacts tuple data"),
                 at_end: false,
                 moved_on: false,
+                under_way: None,
+                last_asked: None,
+                // The node's, not the plan's: EvalPlanQual runs the same plan without an asynchronous Append.
+                is_async: (*node).ss.ps.async_capable,
                 session,
             })
         }
     }
 
-    /// Fetches the next batch, opening the cursor if need be. Errors are reported for the query,
-    /// not for the FETCH.
+    /// The scan of a node.
+    ///
+    /// # Safety
+    /// A node that has begun with [`begin`] and not ended; nothing else refers to its scan.
+    pub unsafe fn of<'a>(node: *mut ForeignScanState) -> &'a mut Self {
+        // SAFETY: by contract.
+        unsafe { state::get((*node).fdw_state) }.expect("a scan that has begun")
+    }
+
+    /// The connection that the scan runs on.
+    pub fn connection(&self) -> Rc<Cached> {
+        self.session.shared_connection()
+    }
+
+    /// Whether the batch at hand has rows left.
+    pub fn has_rows(&self) -> bool {
+        self.next < self.tuples.len()
+    }
+
+    /// Whether there is nothing to fetch behind the batch at hand.
+    pub fn is_at_end(&self) -> bool {
+        self.at_end
+    }
+
+    /// Fetches the next batch and waits for it.
     unsafe fn fetch(&mut self, context: *mut pg_sys::ExprContext) -> Result<()> {
-        let result = if self.is_open {
-            let told = if versions::LOSS_NAMES_COMMAND { &self.fetch } else { &self.sql };
-            let ticket =
-                self.session.submit_for(&[Message::Query(&self.fetch, &[])], Some(told))?;
+        // SAFETY: the node's expression context.
+        unsafe { self.ask(context)? };
+        let Some(mut under_way) = self.under_way.take() else { return Ok(()) };
+        if let Some(declare) = under_way.declare.take() {
+            self.session.answer_to(declare, &self.declare, &self.sql)?;
+        }
+        let result = self.session.answer_to(under_way.fetch, &self.fetch, &self.sql)?;
+        self.load(&result)
+    }
+
+    /// Asks for the next batch, unless that has been done, and opens the cursor if need be.
+    ///
+    /// # Safety
+    /// The node's expression context.
+    ///
+    /// # Errors
+    /// Those of the parameters and of [`Session::submit`].
+    pub unsafe fn ask(&mut self, context: *mut pg_sys::ExprContext) -> Result<()> {
+        if self.under_way.is_some() {
+            return Ok(());
+        }
+        let fetch = Message::Query(&self.fetch, &[]);
+        let under_way = if self.is_open {
+            let lost: &CStr = if versions::LOSS_NAMES_COMMAND { &self.fetch } else { &self.sql };
+            let fetch = self.session.submit_for(&[fetch], lost, &self.sql)?;
             self.moved_on = true;
-            self.session.answer_to(ticket, &self.fetch, &self.sql)?
+            UnderWay { declare: None, fetch }
         } else {
-            // SAFETY: the node's expression context.
-            unsafe { self.open(context)? }
+            // SAFETY: by contract.
+            let params = unsafe { self.params.evaluate(context)? };
+            let messages = [Message::Query(&self.declare, params), fetch];
+            let declare = self.session.submit_for(&messages, &self.declare, &self.sql)?;
+            self.is_open = true;
+            self.session.connection().cursor_opened(self.cursor);
+            UnderWay { declare: Some(declare), fetch: declare + 1 }
         };
+        if self.is_async {
+            self.last_asked = Some(under_way.fetch);
+        }
+        self.under_way = Some(under_way);
+        Ok(())
+    }
+
+    /// Takes the batch that was asked for if the connection has read it; whether it has.
+    ///
+    /// # Errors
+    /// The remote's, reported for the query and not for the FETCH; the lost connection; an input function's.
+    pub fn take_batch(&mut self) -> Result<bool> {
+        let Some(under_way) = &mut self.under_way else { return Ok(false) };
+        if let Some(declare) = under_way.declare {
+            if self.session.answer_if_read(declare, &self.declare, &self.sql)?.is_none() {
+                return Ok(false);
+            }
+            under_way.declare = None;
+        }
+        let Some(result) = self.session.answer_if_read(under_way.fetch, &self.fetch, &self.sql)?
+        else {
+            return Ok(false);
+        };
+        self.under_way = None;
+        self.load(&result)?;
+        Ok(true)
+    }
+
+    /// Converts a batch, in place of the one at hand.
+    fn load(&mut self, result: &PgResult) -> Result<()> {
         self.tuples.clear();
         self.next = 0;
         // SAFETY: no slot reads the old batch any more: the executor asks for the next row. The batch
@@ -161,26 +263,19 @@ impl Scan {
         unsafe {
             let batch = self.batch;
             catch(|| raw::MemoryContextReset(batch))?;
-            self.reader.read(&result, 0..result.rows(), batch, &mut self.tuples)?;
+            self.reader.read(result, 0..result.rows(), batch, &mut self.tuples)?;
         }
         self.at_end = result.rows() < self.fetch_size;
         Ok(())
     }
 
-    unsafe fn open(&mut self, context: *mut pg_sys::ExprContext) -> Result<Rc<PgResult>> {
-        // SAFETY: by contract.
-        let params = unsafe { self.params.evaluate(context)? };
-        let ticket = self
-            .session
-            .submit(&[Message::Query(&self.declare, params), Message::Query(&self.fetch, &[])])?;
-        self.is_open = true;
-        self.session.connection().cursor_opened(self.cursor);
-        self.session.answer_to(ticket, &self.declare, &self.sql)?;
-        self.session.answer_to(ticket + 1, &self.fetch, &self.sql)
-    }
-
-    /// Forgets the cursor and its rows; CLOSE travels with the next statement.
+    /// Forgets the cursor, its rows and what was asked; CLOSE travels with the next statement.
     fn close(&mut self) -> Result<()> {
+        if let Some(UnderWay { declare, fetch }) = self.under_way.take() {
+            for ticket in declare.into_iter().chain([fetch]) {
+                self.session.connection().abandon(ticket);
+            }
+        }
         self.is_open = false;
         self.tuples.clear();
         self.next = 0;

@@ -7,6 +7,7 @@
 //! It is generic over the result type, so that it is tested without a connection.
 
 use std::collections::{HashMap, VecDeque};
+use std::ffi::CStr;
 use std::rc::Rc;
 
 /// Names one statement whose answer somebody will ask for.
@@ -37,10 +38,22 @@ pub enum Control {
     Delivery,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// A statement that somebody asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Asked {
+    ticket: Ticket,
+    /// The nesting level of its owner.
+    level: u32,
+    /// What its failure is reported for, when somebody else has to.
+    sql: Option<Rc<CStr>>,
+    /// Its owner still waits for the answer. If not, only a failure is of interest.
+    wanted: bool,
+}
+
+#[derive(PartialEq, Eq, Debug)]
 enum Expected {
-    Statement(Ticket),
-    /// A statement whose owner has gone away (its query was cancelled or ended early).
+    Statement(Asked),
+    /// A statement whose (sub)transaction has gone away.
     Abandoned,
     Control(Control),
     Sync,
@@ -82,7 +95,7 @@ pub type Answer<R> = Result<Rc<R>, Rc<R>>;
 #[derive(Debug)]
 pub struct Fifo<R> {
     expected: VecDeque<Expected>,
-    answers: HashMap<Ticket, Answer<R>>,
+    answers: HashMap<Ticket, (Asked, Answer<R>)>,
     failure: Option<Rc<R>>,
     next: Ticket,
 }
@@ -94,11 +107,13 @@ impl<R> Default for Fifo<R> {
 }
 
 impl<R> Fifo<R> {
-    /// A statement was queued; its answer can be asked for by the ticket.
-    pub fn statement(&mut self) -> Ticket {
+    /// A statement of an owner at this nesting level was queued; its answer can be asked for by the
+    /// ticket. `sql` is for [`Fifo::failure_before`].
+    pub fn statement(&mut self, level: u32, sql: Option<&Rc<CStr>>) -> Ticket {
         let ticket = self.next;
         self.next += 1;
-        self.expected.push_back(Expected::Statement(ticket));
+        let asked = Asked { ticket, level, sql: sql.cloned(), wanted: true };
+        self.expected.push_back(Expected::Statement(asked));
         ticket
     }
 
@@ -163,8 +178,10 @@ impl<R> Fifo<R> {
             Kind::Skipped => Err(Rc::clone(self.failure.as_ref().ok_or(OutOfStep)?)),
         };
         Ok(match (expected, answer) {
-            (Expected::Statement(ticket), answer) => {
-                self.answers.insert(ticket, answer);
+            (Expected::Statement(asked), answer) => {
+                if asked.wanted || answer.is_err() {
+                    self.answers.insert(asked.ticket, (asked, answer));
+                }
                 Effect::None
             }
             (Expected::Control(control), Ok(result)) => Effect::Done(control, result),
@@ -180,17 +197,79 @@ impl<R> Fifo<R> {
 
     /// Takes a statement's answer if it has come.
     pub fn take(&mut self, ticket: Ticket) -> Option<Answer<R>> {
-        self.answers.remove(&ticket)
+        self.answers.remove(&ticket).map(|(_, answer)| answer)
     }
 
-    /// Nobody will ask any more: the (sub)transaction ended.
-    pub fn abandon_all(&mut self) {
-        self.answers.clear();
+    /// Whether a statement's answer is still to come.
+    pub fn expects(&self, ticket: Ticket) -> bool {
+        self.statements().any(|asked| asked.ticket == ticket)
+    }
+
+    /// Whether an answer to an owner at this nesting level or deeper is still to come.
+    pub fn expects_from(&self, level: u32) -> bool {
+        self.statements().any(|asked| asked.level >= level)
+    }
+
+    /// The earliest failure before a statement that nobody has taken yet, with what its owner gave as SQL: the
+    /// reason why the transaction had failed when the statement came.
+    pub fn failure_before(&self, ticket: Ticket) -> Option<(Rc<R>, Option<Rc<CStr>>)> {
+        let failures = self.answers.values().filter_map(|(asked, answer)| {
+            answer.as_ref().err().filter(|_| asked.ticket < ticket).map(|cause| (asked, cause))
+        });
+        let (asked, cause) = failures.min_by_key(|(asked, _)| asked.ticket)?;
+        Some((Rc::clone(cause), asked.sql.clone()))
+    }
+
+    /// The owner of a statement does not want its answer any more. A failure is kept, because it is why
+    /// what follows fails.
+    pub fn abandon(&mut self, ticket: Ticket) {
+        if self.answers.get(&ticket).is_some_and(|(_, answer)| answer.is_ok()) {
+            self.answers.remove(&ticket);
+        }
+        for asked in self.statements_mut().filter(|asked| asked.ticket == ticket) {
+            asked.wanted = false;
+        }
+    }
+
+    /// The subtransaction at this nesting level aborted: its owners will not ask any more, nor those of
+    /// deeper levels.
+    pub fn abandon_from(&mut self, level: u32) {
+        self.answers.retain(|_, (asked, _)| asked.level < level);
         for expected in &mut self.expected {
-            if let Expected::Statement(_) = expected {
+            if matches!(expected, Expected::Statement(asked) if asked.level >= level) {
                 *expected = Expected::Abandoned;
             }
         }
+    }
+
+    /// The subtransaction at this nesting level committed: what it owns is its parent's.
+    pub fn hand_up(&mut self, level: u32) {
+        let answered = self.answers.values_mut().map(|(asked, _)| asked);
+        for asked in answered.filter(|asked| asked.level >= level) {
+            asked.level = level - 1;
+        }
+        for asked in self.statements_mut().filter(|asked| asked.level >= level) {
+            asked.level = level - 1;
+        }
+    }
+
+    /// Nobody will ask any more: the transaction ended.
+    pub fn abandon_all(&mut self) {
+        self.abandon_from(0);
+    }
+
+    fn statements(&self) -> impl Iterator<Item = &Asked> {
+        self.expected.iter().filter_map(|expected| match expected {
+            Expected::Statement(asked) => Some(asked),
+            _ => None,
+        })
+    }
+
+    fn statements_mut(&mut self) -> impl Iterator<Item = &mut Asked> {
+        self.expected.iter_mut().filter_map(|expected| match expected {
+            Expected::Statement(asked) => Some(asked),
+            _ => None,
+        })
     }
 }
 
@@ -210,8 +289,8 @@ mod tests {
     fn answers_go_to_their_owners_in_order() {
         let mut fifo = Fifo::default();
         fifo.control(Control::Begin);
-        let a = fifo.statement();
-        let b = fifo.statement();
+        let a = fifo.statement(1, None);
+        let b = fifo.statement(1, None);
         fifo.sync();
         assert_eq!(
             fifo.answer(Kind::Done, "begin"),
@@ -230,10 +309,10 @@ mod tests {
     fn a_failure_skips_the_rest_of_its_segment_only() {
         let mut fifo = Fifo::default();
         fifo.control(Control::Savepoint(2));
-        let a = fifo.statement();
+        let a = fifo.statement(1, None);
         fifo.control(Control::XidProbe);
         fifo.sync();
-        let b = fifo.statement();
+        let b = fifo.statement(1, None);
         fifo.sync();
         assert_eq!(
             fifo.answer(Kind::Failed, "no savepoint"),
@@ -253,11 +332,11 @@ mod tests {
     #[test]
     fn an_abandoned_statement_still_takes_its_place() {
         let mut fifo = Fifo::default();
-        let a = fifo.statement();
-        let b = fifo.statement();
+        let a = fifo.statement(1, None);
+        let b = fifo.statement(1, None);
         fifo.answer(Kind::Done, "a").unwrap();
         fifo.abandon_all();
-        let c = fifo.statement();
+        let c = fifo.statement(1, None);
         fifo.answer(Kind::Done, "b").unwrap();
         fifo.answer(Kind::Done, "c").unwrap();
         assert_eq!(fifo.take(a), None);
@@ -284,11 +363,64 @@ mod tests {
     fn what_nobody_asked_for_is_noticed() {
         let mut fifo = Fifo::default();
         assert_eq!(fifo.answer(Kind::Done, ""), Err(OutOfStep));
-        fifo.statement();
+        fifo.statement(1, None);
         assert_eq!(fifo.answer(Kind::Sync, ""), Err(OutOfStep));
         fifo.sync();
         assert_eq!(fifo.answer(Kind::Done, ""), Err(OutOfStep));
-        fifo.statement();
+        fifo.statement(1, None);
         assert_eq!(fifo.answer(Kind::Skipped, ""), Err(OutOfStep));
+    }
+
+    #[test]
+    fn what_a_subtransaction_asked_is_abandoned_with_it() {
+        let mut fifo = Fifo::default();
+        let outer = fifo.statement(1, None);
+        let inner = fifo.statement(2, None);
+        let deeper = fifo.statement(3, None);
+        fifo.answer(Kind::Done, "outer").unwrap();
+        fifo.answer(Kind::Done, "inner").unwrap();
+        assert!(fifo.expects_from(2));
+        fifo.abandon_from(2);
+        assert!(!fifo.expects_from(2) && !fifo.expects(deeper));
+        fifo.answer(Kind::Done, "deeper").unwrap();
+        assert_eq!(fifo.take(outer), ok("outer"));
+        assert_eq!(fifo.take(inner), None);
+        assert_eq!(fifo.take(deeper), None);
+    }
+
+    #[test]
+    fn what_a_committed_subtransaction_asked_is_its_parents() {
+        let mut fifo = Fifo::default();
+        let answered = fifo.statement(2, None);
+        let due = fifo.statement(2, None);
+        fifo.answer(Kind::Done, "answered").unwrap();
+        fifo.hand_up(2);
+        fifo.abandon_from(2);
+        fifo.answer(Kind::Done, "due").unwrap();
+        assert_eq!(fifo.take(answered), ok("answered"));
+        assert_eq!(fifo.take(due), ok("due"));
+    }
+
+    #[test]
+    fn a_failure_that_nobody_took_explains_the_later_ones() {
+        let mut fifo = Fifo::default();
+        let sql: Rc<CStr> = c"SELECT 1".into();
+        let early = fifo.statement(1, Some(&sql));
+        fifo.sync();
+        let unwanted = fifo.statement(1, Some(&sql));
+        fifo.sync();
+        let late = fifo.statement(1, None);
+        fifo.abandon(early);
+        fifo.abandon(unwanted);
+        fifo.answer(Kind::Done, "early").unwrap();
+        fifo.answer(Kind::Sync, "").unwrap();
+        assert!(fifo.expects(unwanted));
+        fifo.answer(Kind::Failed, "the reason").unwrap();
+        fifo.answer(Kind::Sync, "").unwrap();
+        fifo.answer(Kind::Failed, "25P02").unwrap();
+        assert_eq!(fifo.take(early), None);
+        assert_eq!(fifo.take(late), failed("25P02"));
+        assert_eq!(fifo.failure_before(late), Some((Rc::new("the reason"), Some(sql))));
+        assert_eq!(fifo.failure_before(unwanted), None);
     }
 }

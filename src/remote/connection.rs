@@ -16,16 +16,16 @@ use std::ffi::{CStr, CString, c_int};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::libpq::{Conn, Flush, PgResult, Status, Transaction};
+use crate::libpq::{Conn, Flush, Status, Transaction};
 use crate::pg::error::{Error, Result, SqlState, c_string};
-use crate::pg::versions;
-use crate::protocol::pipeline::{Answer, Control, Kind, Ticket};
+use crate::protocol::pipeline::{Control, Kind, Ticket};
 use crate::remote::report;
 use crate::remote::session_state::{
     Doom, Fingerprint, PROBE, PROBE_NAME, SETUP, SessionLock, SessionState,
 };
 use crate::remote::wait::{Patience, WaitSet, Want, Woke};
 
+mod answers;
 mod cursors;
 mod failures;
 mod savepoints;
@@ -71,6 +71,8 @@ pub struct Connection {
     end: OnceCell<CString>,
     /// The end of the local transaction has begun: no statement may follow.
     sealed: Cell<bool>,
+    /// Somebody sleeps until the socket is readable (see [`Connection::watch`]).
+    watched: Cell<bool>,
 }
 
 impl Connection {
@@ -91,6 +93,7 @@ impl Connection {
             doomed: Cell::new(None),
             end: OnceCell::new(),
             sealed: Cell::new(false),
+            watched: Cell::new(false),
         })
     }
 
@@ -159,7 +162,9 @@ impl Connection {
     }
 
     /// Sends statements at a nesting level, as one segment, without waiting. The tickets of the
-    /// messages are consecutive; the first is returned. `sql` becomes CONTEXT where the connection is lost.
+    /// messages are consecutive; the first is returned. `sql` becomes CONTEXT where the connection is lost. `owner` is for
+    /// statements that others may be sent behind before they are answered: what fails because of them is then
+    /// reported as the failure of this.
     ///
     /// # Errors
     /// The connection is lost or doomed, or the local transaction is ending.
@@ -169,6 +174,7 @@ impl Connection {
         level: u32,
         messages: &[Message],
         sql: Option<&CStr>,
+        owner: Option<&Rc<CStr>>,
     ) -> Result<Ticket> {
         if self.is_doomed() {
             return Err(self.refusal(sql));
@@ -184,7 +190,7 @@ impl Connection {
                 .concat(),
             ));
         }
-        let sent = self.queue_segment(isolation, level, messages);
+        let sent = self.queue_segment(isolation, level, messages, owner);
         match sent {
             Some(ticket) => {
                 self.flush();
@@ -199,6 +205,7 @@ impl Connection {
         isolation: Isolation,
         level: u32,
         messages: &[Message],
+        owner: Option<&Rc<CStr>>,
     ) -> Option<Ticket> {
         let conn = &self.conn;
         let inner = &mut *self.inner.borrow_mut();
@@ -230,7 +237,7 @@ impl Connection {
                 Message::Execute(name, params) => conn.send_prepared(name, params),
             };
             queued.then_some(())?;
-            let ticket = inner.fifo.statement();
+            let ticket = inner.fifo.statement(level, owner);
             first.get_or_insert(ticket);
         }
         if inner.xid.is_none() {
@@ -286,7 +293,7 @@ impl Connection {
             (|| {
                 self.queue_preamble(inner)?;
                 self.conn.send_query(command, &[]).then_some(())?;
-                let ticket = inner.fifo.statement();
+                let ticket = inner.fifo.statement(0, None);
                 self.conn.send_sync().then_some(())?;
                 inner.fifo.sync();
                 Some(ticket)
@@ -342,12 +349,14 @@ impl Connection {
         }
         let inner = &mut *self.inner.borrow_mut();
         let mut ends = 0;
+        let mut woken = !alive;
         while !inner.fifo.is_idle() && !self.conn.is_busy() && ends < 2 {
             let Some(result) = self.conn.result() else {
                 ends += 1;
                 continue;
             };
             ends = 0;
+            woken = true;
             let kind = match result.status() {
                 Status::CommandOk | Status::TuplesOk => Kind::Done,
                 Status::Error | Status::Other => Kind::Failed,
@@ -376,89 +385,8 @@ impl Connection {
         if !alive || self.conn.is_bad() {
             self.note_end(inner);
         }
-    }
-
-    /// A statement's answer if it has come; the error of the lost connection if it cannot come any more.
-    pub fn take(&self, ticket: Ticket) -> Option<Result<Answer<PgResult>>> {
-        let mut inner = self.inner.borrow_mut();
-        if let Some(answer) = inner.fifo.take(ticket) {
-            return Some(Ok(answer));
-        }
-        let hopeless = match self.doomed.get()? {
-            Doom::Lost | Doom::LostOpening(_) => {
-                // What the server said last is the reason, not that the stream ended after it.
-                return Some(match inner.fifo.failure() {
-                    Some(cause) => Ok(Err(cause)),
-                    None => Err(report::lost(self.message())),
-                });
-            }
-            Doom::OutOfStep => true,
-            // What was asked is still answered, unless the connection is broken too.
-            Doom::CleanupFailed => {
-                self.conn.is_bad() || self.conn.is_busy() || inner.fifo.is_idle()
-            }
-        };
-        drop(inner);
-        hopeless.then(|| Err(self.doom_error()))
-    }
-
-    /// Waits for a statement's answer; a failure is raised with `sql` as its CONTEXT.
-    ///
-    /// # Errors
-    /// The remote's error, the lost connection, or a cancel.
-    pub fn answer(&self, ticket: Ticket, sql: Option<&CStr>) -> Result<Rc<PgResult>> {
-        self.answer_to(ticket, sql, sql)
-    }
-
-    /// Waits as [`Connection::answer`] does; where the connection is lost, CONTEXT is what postgres_fdw tells then
-    /// ([`versions::LOSS_NAMES_COMMAND`]): the command that was `sent`, which may be about a cursor for `sql`.
-    ///
-    /// # Errors
-    /// Those of [`Connection::answer`].
-    pub fn answer_to(
-        &self,
-        ticket: Ticket,
-        sent: Option<&CStr>,
-        sql: Option<&CStr>,
-    ) -> Result<Rc<PgResult>> {
-        loop {
-            if let Some(result) = self.answer_by(ticket, sent, sql, None)? {
-                return Ok(result);
-            }
-        }
-    }
-
-    /// [`Self::answer_to`] with a deadline; `None` if there was no answer by then.
-    ///
-    /// # Errors
-    /// Those of [`Self::answer_to`].
-    pub fn answer_by(
-        &self,
-        ticket: Ticket,
-        sent: Option<&CStr>,
-        sql: Option<&CStr>,
-        deadline: Option<Instant>,
-    ) -> Result<Option<Rc<PgResult>>> {
-        let lost = if versions::LOSS_NAMES_COMMAND { sent } else { sql };
-        loop {
-            self.pump();
-            match self.take(ticket) {
-                Some(Ok(Ok(result))) => return Ok(Some(result)),
-                Some(Ok(Err(failure))) if failure.is_fatal() => {
-                    self.read_to_end(Patience::Interruptible)?;
-                    let opening = self.lost_command();
-                    return Err(self.error_of(&failure, opening.as_deref().or(lost)));
-                }
-                Some(Ok(Err(failure))) => return Err(self.error_of(&failure, sql)),
-                Some(Err(error)) => {
-                    let opening = self.lost_command();
-                    return Err(report::with_sql(error, opening.as_deref().or(lost)));
-                }
-                None => {}
-            }
-            if self.wait(deadline, Patience::Interruptible)? == Woke::Deadline {
-                return Ok(None);
-            }
+        if woken {
+            self.wake_watcher();
         }
     }
 

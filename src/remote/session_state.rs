@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
+use std::rc::Weak;
 
 use crate::libpq::PgResult;
 use crate::protocol::pipeline::{Control, Effect, Fifo};
@@ -75,6 +76,8 @@ pub struct SessionState {
     pub chores: Vec<CString>,
     /// Open cursors by number, with the depth they were declared at.
     pub cursors: HashMap<u32, u32>,
+    /// The nesting levels of those who use the connection.
+    pub levels: Vec<Weak<Cell<u32>>>,
     /// The last number given to a cursor, in this transaction.
     pub last_cursor: u32,
     /// The last number given to a prepared statement, in this session.

@@ -26,7 +26,7 @@ use crate::xact::{callbacks, participants};
 /// attached at: a cursor that is first fetched inside a later savepoint must not be declared inside it.
 pub struct Session {
     connection: Rc<Cached>,
-    level: u32,
+    level: Rc<Cell<u32>>,
 }
 
 /// Attaches to the participant that `userid`'s mapping on `serverid` names, connecting if need be. Nothing
@@ -54,7 +54,7 @@ pub fn attach(userid: Oid, serverid: Oid) -> Result<Session> {
         }
     }
     let session = Session::of(&connection);
-    connection.check_usable(session.level)?;
+    connection.check_usable(session.level.get())?;
     Ok(session)
 }
 
@@ -91,7 +91,14 @@ impl Session {
     pub fn of(connection: &Rc<Cached>) -> Self {
         // SAFETY: reads the transaction state.
         let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() } as u32;
+        let level = Rc::new(Cell::new(level));
+        connection.track(&level);
         Self { connection: Rc::clone(connection), level }
+    }
+
+    /// The connection, for one who outlives the session's owner.
+    pub fn shared_connection(&self) -> Rc<Cached> {
+        Rc::clone(&self.connection)
     }
 
     /// The connection, for cursor numbers, statement names and the like.
@@ -108,7 +115,7 @@ impl Session {
             Some(Message::Query(sql, _) | Message::Prepare(_, sql)) => Some(*sql),
             Some(Message::Execute(..)) | None => None,
         };
-        self.submit_for(messages, sql)
+        self.send(messages, sql, None)
     }
 
     /// Sends statements as [`Session::submit`] does, with another CONTEXT than the first of them where the connection is
@@ -116,12 +123,31 @@ impl Session {
     ///
     /// # Errors
     /// Those of [`Session::submit`].
-    pub fn submit_for(&self, messages: &[Message], sql: Option<&CStr>) -> Result<Ticket> {
+    pub fn submit_as(&self, messages: &[Message], sql: &CStr) -> Result<Ticket> {
+        self.send(messages, Some(sql), None)
+    }
+
+    /// Sends statements about a cursor for `owner`, as [`Session::submit`] does. Others may be sent behind them before
+    /// they are answered: what fails because of them is reported as the failure of `owner`. `sql` becomes CONTEXT where
+    /// the connection is lost.
+    ///
+    /// # Errors
+    /// Those of [`Session::submit`].
+    pub fn submit_for(&self, messages: &[Message], sql: &CStr, owner: &Rc<CStr>) -> Result<Ticket> {
+        self.send(messages, Some(sql), Some(owner))
+    }
+
+    fn send(
+        &self,
+        messages: &[Message],
+        sql: Option<&CStr>,
+        owner: Option<&Rc<CStr>>,
+    ) -> Result<Ticket> {
         // SAFETY: a plain global of the transaction.
         let serializable = unsafe { pg_sys::XactIsoLevel } == pg_sys::XACT_SERIALIZABLE as i32;
         let isolation =
             if serializable { Isolation::Serializable } else { Isolation::RepeatableRead };
-        self.connection.submit(isolation, self.level, messages, sql)
+        self.connection.submit(isolation, self.level.get(), messages, sql, owner)
     }
 
     /// Waits for the answer to a statement; `sql` becomes CONTEXT of its failure.
@@ -148,6 +174,19 @@ impl Session {
             act()?;
         }
         self.connection.answer_to(ticket, sent, sql)
+    }
+
+    /// The answer to a statement if it has been read; otherwise as [`Session::answer_to`].
+    ///
+    /// # Errors
+    /// The remote's error, the lost connection.
+    pub fn answer_if_read(
+        &self,
+        ticket: Ticket,
+        sent: &CStr,
+        sql: &CStr,
+    ) -> Result<Option<Rc<PgResult>>> {
+        self.connection.answer_if_read(ticket, Some(sent), Some(sql))
     }
 
     /// Runs one statement: sends it and waits for its answer.

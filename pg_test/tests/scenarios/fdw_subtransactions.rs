@@ -127,6 +127,26 @@ fn a_cursor_opened_before_a_savepoint_survives_its_rollback() -> Outcome {
 }
 
 #[test]
+fn a_cursor_of_a_released_savepoint_belongs_to_what_is_around_it() -> Outcome {
+    let fleet = Fleet::start()?;
+    let mut session = fleet.session()?;
+    session.batch_execute("INSERT INTO ft1 SELECT i FROM generate_series(1, 250) i")?;
+    session
+        .batch_execute("BEGIN; SAVEPOINT a; DECLARE c CURSOR FOR SELECT id FROM ft1; RELEASE a")?;
+    // Its first fetch must not open a savepoint there that is none here: the next one would be taken for it.
+    assert_eq!(session.query("FETCH 10 FROM c", &[])?.len(), 10);
+    session.batch_execute(
+        "INSERT INTO ft1 VALUES (1000);
+         SAVEPOINT b; INSERT INTO ft1 VALUES (2000); ROLLBACK TO b",
+    )?;
+    assert_eq!(session.query("FETCH ALL FROM c", &[])?.len(), 240);
+    session.batch_execute("COMMIT")?;
+    let ids = fleet.ids_on_shard(1)?;
+    assert_eq!((ids.len(), ids.last()), (251, Some(&1000)));
+    Ok(())
+}
+
+#[test]
 fn a_shard_first_used_in_a_savepoint_that_is_rolled_back_takes_no_part() -> Outcome {
     let fleet = Fleet::start()?;
     let mut session = fleet.session()?;

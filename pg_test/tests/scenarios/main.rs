@@ -47,6 +47,7 @@ mod fault_prepare;
 mod fault_replication;
 mod fault_resolver;
 mod fault_workers;
+mod fdw_async;
 mod fdw_batch;
 mod fdw_connections;
 mod fdw_credentials;

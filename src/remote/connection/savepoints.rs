@@ -1,6 +1,8 @@
 //! Savepoints of the remote transaction, one for each local subtransaction in which it was used.
 
+use std::cell::Cell;
 use std::ffi::CStr;
+use std::rc::{Rc, Weak};
 use std::time::Instant;
 
 use super::failures::warn;
@@ -12,14 +14,36 @@ use crate::remote::session_state::Doom;
 use crate::remote::wait::Patience;
 
 impl Connection {
+    /// The connection keeps the nesting level of one who uses it up to date: when a subtransaction commits,
+    /// what it began belongs to its parent.
+    pub fn track(&self, level: &Rc<Cell<u32>>) {
+        let levels = &mut self.inner.borrow_mut().levels;
+        // What has gone away is dropped whenever there is no room, so the list stays in proportion.
+        if levels.len() == levels.capacity() {
+            levels.retain(|level| level.strong_count() > 0);
+            levels.reserve(levels.len() + 8);
+        }
+        levels.push(Rc::downgrade(level));
+    }
+
     /// The local subtransaction at `level` committed: its savepoint is released before the next
     /// statement.
     ///
     /// # Errors
     /// The connection is known to be lost, or spoilt by the failed clean-up of a savepoint inside this one.
     pub fn release(&self, level: u32) -> Result<()> {
-        if self.inner.borrow().depth < level {
-            return Ok(());
+        {
+            let mut inner = self.inner.borrow_mut();
+            inner.fifo.hand_up(level);
+            for owner in inner.levels.iter().filter_map(Weak::upgrade) {
+                owner.set(owner.get().min(level - 1));
+            }
+            for declared in inner.cursors.values_mut() {
+                *declared = (*declared).min(level - 1);
+            }
+            if inner.depth < level {
+                return Ok(());
+            }
         }
         let command = c_string(format!("RELEASE SAVEPOINT s{level}"));
         match self.doomed.get() {
@@ -34,26 +58,30 @@ impl Connection {
     }
 
     /// The local subtransaction at `level` aborted: takes the remote transaction back to where it began,
-    /// without waiting for the answer when nothing is running there. Never raises; what cannot be undone dooms
-    /// the transaction.
+    /// without waiting for the answer when nothing that it sent is running there. Never raises; what cannot be
+    /// undone dooms the transaction.
+    ///
+    /// A scan of an outer level may have a FETCH under way, sent before or after the savepoint. That one
+    /// is not disturbed, unless something of this level has to be cancelled: then both may be.
     ///
     /// # Errors
     /// Only out of memory and the like.
     pub fn rollback_to(&self, level: u32) -> Result<()> {
-        let depth = {
+        if !self.is_drained() {
+            self.pump();
+        }
+        let (depth, is_running) = {
             let mut inner = self.inner.borrow_mut();
-            inner.fifo.abandon_all();
+            let is_running = inner.fifo.expects_from(level);
+            inner.fifo.abandon_from(level);
             inner.cursors.retain(|_, depth| *depth < level);
             if inner.depth < level {
                 return Ok(());
             }
-            std::mem::replace(&mut inner.depth, level - 1)
+            (std::mem::replace(&mut inner.depth, level - 1), is_running)
         };
         let command =
             c_string(format!("ROLLBACK TO SAVEPOINT s{level}; RELEASE SAVEPOINT s{level}"));
-        if !self.is_drained() {
-            self.pump();
-        }
         if self.is_doomed() {
             let warned = self.warn_if_lost(&command);
             self.doomed.set(Some(Doom::CleanupFailed));
@@ -61,7 +89,7 @@ impl Connection {
         }
         // What an idle server sends is mostly its last word: then the answer is worth waiting for.
         let stirs = self.is_drained() && self.conn.has_input();
-        if !self.is_drained() {
+        if is_running {
             self.cancel();
             if !self.drain(Instant::now() + CLEANUP_TIMEOUT, Patience::Stubborn)? {
                 self.doomed.set(Some(Doom::CleanupFailed));
@@ -92,7 +120,7 @@ impl Connection {
             let command = c_string(format!("{verb} s{level}"));
             self.conn.send_query(&command, &[]).then_some(())?;
             if awaited {
-                ticket = inner.fifo.statement();
+                ticket = inner.fifo.statement(level, None);
             } else {
                 inner.fifo.control(Control::UndoSavepoint);
             }

@@ -1,0 +1,171 @@
+//! Asynchronous scans: an Append asks many for rows at once, and takes them as they come.
+//!
+//! An Append asks (`ForeignAsyncRequest`), sleeps until one of its sockets is readable, and tells whose it is
+//! (`ForeignAsyncNotify`). Before it sleeps each scan that owes it a row names its socket
+//! (`ForeignAsyncConfigureWait`). It sleeps on sockets alone, and knows nothing of what has been read already, so:
+//! * A scan whose rows have been read delivers them instead of naming its socket, and sets the latch,
+//!   so that the Append does not sleep on the others.
+//! * Of the scans on one connection the first names the socket, because a set takes a socket once; it
+//!   reads for all of them. Whoever else reads before the Append sleeps sets the latch too
+//!   ([`crate::remote::connection::Connection::watch`]).
+//! * Before it sleeps everything has been sent, because it is not told when a socket takes more.
+//!
+//! All scans of one connection are asked at once too: their answers come one after the other.
+
+use std::rc::Rc;
+
+use pgrx::pg_sys::{self, AppendState, AsyncRequest, ForeignScanState, TupleTableSlot};
+
+use crate::fdw::raw;
+use crate::fdw::scan::Scan;
+use crate::pg::error::{Result, boundary, catch};
+
+/// `ForeignAsyncRequest`: a row if there is one at hand, else it is asked for.
+///
+/// # Safety
+/// Called by the executor.
+pub unsafe extern "C-unwind" fn request(request: *mut AsyncRequest) {
+    // SAFETY: a request for a scan of ours that has begun.
+    boundary(|| unsafe { produce(request) })
+}
+
+/// `ForeignAsyncConfigureWait`: delivers what has come meanwhile, or adds the socket to what the Append waits
+/// for.
+///
+/// # Safety
+/// Called by the executor.
+pub unsafe extern "C-unwind" fn configure_wait(request: *mut AsyncRequest) {
+    // SAFETY: a pending request for a scan of ours; the requestor has just made its set.
+    boundary(|| unsafe {
+        let connection = Scan::of(scan_node(request)).connection();
+        let reads = !is_read_for(request);
+        loop {
+            if reads {
+                connection.watch(false);
+                connection.pump();
+            }
+            produce(request)?;
+            if (*request).request_complete {
+                return respond(request);
+            }
+            if !connection.flush_out()? {
+                break;
+            }
+        }
+        if reads {
+            let append: *mut AppendState = (*request).requestor.cast();
+            pg_sys::AddWaitEventToSet(
+                (*append).as_eventset,
+                pg_sys::WL_SOCKET_READABLE,
+                connection.want().socket,
+                std::ptr::null_mut(),
+                request.cast(),
+            );
+            connection.watch(true);
+        }
+        Ok(())
+    })
+}
+
+/// `ForeignAsyncNotify`: reads, and delivers a row if it has come.
+///
+/// # Safety
+/// Called by the executor.
+pub unsafe extern "C-unwind" fn notify(request: *mut AsyncRequest) {
+    // SAFETY: a request for a scan of ours.
+    boundary(|| unsafe {
+        let connection = Scan::of(scan_node(request)).connection();
+        connection.watch(false);
+        connection.pump();
+        produce(request)
+    })
+}
+
+/// Completes the request with the next row or the end, or leaves it pending with the next batch asked for.
+unsafe fn produce(request: *mut AsyncRequest) -> Result<()> {
+    // SAFETY: a request for a scan of ours. No reference to the scan lives while the node runs.
+    unsafe {
+        let node = scan_node(request);
+        loop {
+            let scan = Scan::of(node);
+            if scan.has_rows() {
+                // Its filter may refuse the whole batch.
+                let slot = next_row(request)?;
+                if !slot.is_null() {
+                    raw::ExecAsyncRequestDone(request, slot);
+                    return Ok(());
+                }
+            } else if scan.is_at_end() {
+                raw::ExecAsyncRequestDone(request, std::ptr::null_mut());
+                return Ok(());
+            } else {
+                scan.ask((*node).ss.ps.ps_ExprContext)?;
+                if !scan.take_batch()? {
+                    raw::ExecAsyncRequestPending(request);
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// Runs the scan's node, which filters and projects; NULL at the end of the batch. The executor counts the
+/// rows of asynchronous nodes itself, so the node is run without its instrumentation.
+unsafe fn next_row(request: *mut AsyncRequest) -> Result<*mut TupleTableSlot> {
+    // SAFETY: an initialised node.
+    unsafe {
+        let node = (*request).requestee;
+        let run = (*node).ExecProcNodeReal.expect("a node that can run");
+        let slot = catch(|| run(node))?;
+        let is_empty = slot.is_null() || u32::from((*slot).tts_flags) & pg_sys::TTS_FLAG_EMPTY != 0;
+        Ok(if is_empty { std::ptr::null_mut() } else { slot })
+    }
+}
+
+/// Delivers a complete request from a callback in which the executor does not do it.
+unsafe fn respond(request: *mut AsyncRequest) -> Result<()> {
+    // SAFETY: a complete request; its response allocates in the executor's memory context, which is current.
+    unsafe {
+        (*request).callback_pending = false;
+        catch(|| raw::ExecAsyncResponse(request))?;
+        let instrument = (*(*request).requestee).instrument;
+        if !instrument.is_null() {
+            let rows = if (*request).result.is_null() { 0.0 } else { 1.0 };
+            pg_sys::InstrUpdateTupleCount(instrument, rows);
+        }
+        pg_sys::SetLatch(pg_sys::MyLatch);
+    }
+    Ok(())
+}
+
+/// Whether an earlier scan of the same Append is waiting on the same connection: it has named the socket.
+unsafe fn is_read_for(this: *mut AsyncRequest) -> bool {
+    // SAFETY: the array has an entry for each child, NULL for those that are not asynchronous. The state of
+    // another wrapper's scan is not looked at.
+    unsafe {
+        let append: *const AppendState = (*this).requestor.cast();
+        let connection = Scan::of(scan_node(this)).connection();
+        (0..(*this).request_index as usize).any(|n| {
+            let other = *(*append).as_asyncrequests.add(n);
+            !other.is_null()
+                && (*other).callback_pending
+                && is_ours(other)
+                && Rc::ptr_eq(&connection, &Scan::of(scan_node(other)).connection())
+        })
+    }
+}
+
+unsafe fn is_ours(other: *mut AsyncRequest) -> bool {
+    // SAFETY: asynchronous nodes are foreign scans, which the tag says.
+    unsafe {
+        (*(*other).requestee).type_ == pg_sys::NodeTag::T_ForeignScanState
+            && (*(*scan_node(other)).fdwroutine).ForeignAsyncRequest.is_some_and(|callback| {
+                std::ptr::fn_addr_eq(callback, request as unsafe extern "C-unwind" fn(_))
+            })
+    }
+}
+
+unsafe fn scan_node(request: *mut AsyncRequest) -> *mut ForeignScanState {
+    // SAFETY: by contract of the callers.
+    unsafe { (*request).requestee.cast() }
+}
