@@ -21,11 +21,13 @@ enum TwoPhaseCommit {
 
 static TWO_PHASE_COMMIT: GucSetting<TwoPhaseCommit> =
     GucSetting::<TwoPhaseCommit>::new(TwoPhaseCommit::Auto);
+static COMMIT_WAIT: GucSetting<bool> = GucSetting::<bool>::new(true);
 static PREPARE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(0);
 static COMMIT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static FORGET_DELAY: GucSetting<i32> = GucSetting::<i32>::new(300);
 static MAX_FOREIGN_XACTS: GucSetting<i32> = GucSetting::<i32>::new(1000);
 static TRACK_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(86_400);
+static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(100);
 static RESOLVER_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
 static RESOLVER_RETRY_MIN: GucSetting<i32> = GucSetting::<i32>::new(200);
 static RESOLVER_RETRY_MAX: GucSetting<i32> = GucSetting::<i32>::new(30_000);
@@ -47,6 +49,14 @@ pub fn define() {
         c"When participants are prepared before they commit.",
         c"auto: whenever atomicity needs it. always: for every transaction that wrote on a foreign server. off: never, each server commits on its own and the transaction is not atomic.",
         &TWO_PHASE_COMMIT,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"pg_fdw_xacts.commit_wait",
+        c"Whether COMMIT waits until the foreign servers have confirmed it.",
+        c"off: it returns when the transaction is committed here and on its way to them. Other sessions may see it on one server and not yet on another.",
+        &COMMIT_WAIT,
         GucContext::Userset,
         GucFlags::default(),
     );
@@ -86,6 +96,15 @@ pub fn define() {
             range: (1, i32::MAX),
             context: GucContext::Sighup,
             unit: GucFlags::UNIT_S,
+        },
+        Int {
+            name: c"pg_fdw_xacts.batch_size",
+            short: c"How many rows one INSERT sends to a foreign server, where neither the table nor the server has the option batch_size.",
+            long: c"Rows go one by one where their result may depend on it: with RETURNING, row triggers, WITH CHECK OPTION, or a volatile function in the source.",
+            setting: &BATCH_SIZE,
+            range: (1, i32::MAX),
+            context: GucContext::Userset,
+            unit: GucFlags::default(),
         },
         Int {
             name: c"pg_fdw_xacts.max_foreign_xacts",
@@ -155,6 +174,11 @@ pub fn two_phase_commit() -> Mode {
     }
 }
 
+/// Whether COMMIT waits for the participants' confirmation.
+pub fn commit_wait() -> bool {
+    COMMIT_WAIT.get()
+}
+
 /// The deadline of phase one, from its beginning.
 pub fn prepare_timeout() -> Duration {
     if PREPARE_TIMEOUT.get() > 0 {
@@ -181,6 +205,11 @@ pub fn forget_delay() -> Duration {
 /// How long labels are kept.
 pub fn track_retention() -> Duration {
     Duration::from_secs(TRACK_RETENTION.get().max(1) as u64)
+}
+
+/// Rows in one INSERT, where no option says.
+pub fn batch_size() -> usize {
+    BATCH_SIZE.get().max(1) as usize
 }
 
 /// Slots in shared memory.

@@ -20,6 +20,7 @@ pub mod bank;
 pub mod cluster;
 pub mod fleet;
 pub mod install;
+pub mod link;
 pub mod log;
 pub mod oracle;
 mod place;

@@ -10,6 +10,7 @@ use std::ffi::CStr;
 
 use pgrx::{PgList, PgLogLevel, pg_sys};
 
+use crate::fdw::planning::{self, Purpose};
 use crate::log::{entries, stats, workers};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, boundary};
@@ -46,7 +47,7 @@ unsafe extern "C-unwind" fn on_access(
     }
     boundary(|| match access {
         pg_sys::ObjectAccessType::OAT_DROP => before_drop(class, object),
-        pg_sys::ObjectAccessType::OAT_POST_ALTER => after_alter(class, object),
+        pg_sys::ObjectAccessType::OAT_POST_ALTER => after_alter(class),
         _ => Ok(()),
     });
 }
@@ -54,6 +55,7 @@ unsafe extern "C-unwind" fn on_access(
 fn before_drop(class: pg_sys::Oid, object: pg_sys::Oid) -> Result<()> {
     match class {
         pg_sys::ForeignServerRelationId => {
+            planning::note_switch();
             if unsettled_on(object, None) {
                 let name = Server::find(object).map(|s| s.name).unwrap_or_default();
                 return Err(refusal(format!("drop server \"{}\"", name.to_string_lossy())));
@@ -82,26 +84,42 @@ fn before_drop(class: pg_sys::Oid, object: pg_sys::Oid) -> Result<()> {
     }
 }
 
-fn after_alter(class: pg_sys::Oid, object: pg_sys::Oid) -> Result<()> {
-    match class {
-        // Sessions keep the handler of tables they have used: PostgreSQL does not tell them.
-        pg_sys::ForeignDataWrapperRelationId => {
-            // SAFETY: only queues messages, inside a command that changes a catalog.
-            unsafe { pg_sys::CacheInvalidateRelcacheAll() };
-            Ok(())
-        }
-        pg_sys::ForeignServerRelationId if unsettled_on(object, None) => {
-            let name = Server::find(object).map(|s| s.name).unwrap_or_default();
-            Error::new(
-                SqlState::new(b"01000"),
-                format!("transactions may be in doubt on server \"{}\"", name.to_string_lossy()),
-            )
-            .detail("They can only be settled on the server and database where they were prepared.")
-            .hint("If the address or the database was changed, change it back until pg_fdw_xacts shows no row of this server.")
-            .log(PgLogLevel::WARNING)
-        }
-        _ => Ok(()),
+/// Sessions keep the handler of tables they have used: PostgreSQL does not tell them that it has changed.
+fn after_alter(class: pg_sys::Oid) -> Result<()> {
+    if class == pg_sys::ForeignDataWrapperRelationId {
+        // SAFETY: only queues messages, inside a command that changes a catalog.
+        unsafe { pg_sys::CacheInvalidateRelcacheAll() };
+        planning::note_switch();
     }
+    Ok(())
+}
+
+/// The options that say where a server is.
+const ADDRESS: [&CStr; 6] = [c"host", c"hostaddr", c"port", c"dbname", c"service", c"options"];
+
+/// Warns before a server moves away from what may be in doubt there.
+///
+/// # Safety
+/// A valid statement.
+unsafe fn before_alter_server(alter: &pg_sys::AlterForeignServerStmt) -> Result<()> {
+    // SAFETY: by contract; the list holds what the grammar puts there. A look-up that may find nothing.
+    let (server, moves) = unsafe {
+        let moves = PgList::<pg_sys::DefElem>::from_pg(alter.options)
+            .iter_ptr()
+            .any(|option| ADDRESS.contains(&CStr::from_ptr((*option).defname)));
+        (pg_sys::get_foreign_server_oid(alter.servername, true), moves)
+    };
+    if !moves || server == pg_sys::Oid::INVALID || !unsettled_on(server, None) {
+        return Ok(());
+    }
+    let name = Server::find(server).map(|s| s.name).unwrap_or_default();
+    Error::new(
+        SqlState::new(b"01000"),
+        format!("transactions may be in doubt on server \"{}\"", name.to_string_lossy()),
+    )
+    .detail("They can only be settled on the server and database where they were prepared.")
+    .hint("If the address or the database was changed, change it back until pg_fdw_xacts shows no row of this server.")
+    .log(PgLogLevel::WARNING)
 }
 
 fn refusal(what: String) -> Error {
@@ -119,7 +137,7 @@ fn unsettled_on(serverid: pg_sys::Oid, userid: Option<pg_sys::Oid>) -> bool {
 }
 
 /// The user and the server of a mapping.
-fn mapping(object: pg_sys::Oid) -> Option<(pg_sys::Oid, pg_sys::Oid)> {
+pub(super) fn mapping(object: pg_sys::Oid) -> Option<(pg_sys::Oid, pg_sys::Oid)> {
     // SAFETY: a catalog cache with one OID key; the tuple is read before it is released.
     unsafe {
         let cache = pg_sys::SysCacheIdentifier::USERMAPPINGOID as i32;
@@ -153,6 +171,9 @@ pub unsafe fn before_utility(statement: *mut pg_sys::Node) -> Result<()> {
                 }
                 Ok(())
             }
+            pg_sys::NodeTag::T_AlterForeignServerStmt => {
+                before_alter_server(&*statement.cast::<pg_sys::AlterForeignServerStmt>())
+            }
             pg_sys::NodeTag::T_DropdbStmt => {
                 let drop = &*statement.cast::<pg_sys::DropdbStmt>();
                 leave_database(CStr::from_ptr(drop.dbname), true)
@@ -164,6 +185,15 @@ pub unsafe fn before_utility(statement: *mut pg_sys::Node) -> Result<()> {
                     if named && !(*option).arg.is_null() {
                         leave_database(CStr::from_ptr(pg_sys::defGetString(option)), false)?;
                     }
+                }
+                Ok(())
+            }
+            pg_sys::NodeTag::T_TransactionStmt => {
+                let transaction = &*statement.cast::<pg_sys::TransactionStmt>();
+                let prepares = transaction.kind == pg_sys::TransactionStmtKind::TRANS_STMT_PREPARE;
+                // One that has failed is rolled back by it.
+                if prepares && !pg_sys::IsAbortedTransactionBlockState() {
+                    planning::before(Purpose::Prepare)?;
                 }
                 Ok(())
             }

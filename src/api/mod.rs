@@ -1,10 +1,12 @@
 //! SQL functions and what the views read.
 //!
+//! * [`connections`]: this session's connections to foreign servers;
 //! * [`statistics`]: what `pg_stat_fdw_xacts` reads;
 //! * [`operators`]: try now, give up;
 //! * [`tracking`]: what became of a labelled transaction;
 //! * [`guard`]: refuses to drop what is still needed.
 
+mod connections;
 pub mod guard;
 mod operators;
 mod statistics;
@@ -83,8 +85,7 @@ fn pending_here() -> Vec<(pg_sys::TransactionId, Gid)> {
     for row in rows.iter().filter(|row| row.decision == Decision::InProgress) {
         for (id, _) in &row.participants {
             if let Some(r) = list.iter().find(|r| r.id == *id) {
-                let (serverid, userid) = (r.serverid.to_u32(), r.userid.to_u32());
-                found.push((row.xid, Gid { identity, nonce: row.nonce, serverid, userid }));
+                found.push((row.xid, r.gid(identity, row.nonce)));
             }
         }
     }

@@ -6,6 +6,7 @@ use pgrx::pg_sys::{self, Relation, ResultRelInfo};
 
 use crate::fdw::modify::Modification;
 use crate::fdw::{node, state};
+use crate::guc;
 use crate::pg::error::{boundary, c_string};
 use crate::remote::options::{self, Server};
 
@@ -33,8 +34,13 @@ pub unsafe extern "C-unwind" fn size(target: *mut ResultRelInfo) -> c_int {
         if row_by_row {
             return Ok(1);
         }
-        let asked = asked_for(info.ri_RelationDesc);
-        let most = match state::get::<Modification>(info.ri_FdwState) {
+        let modification = state::get::<Modification>(info.ri_FdwState);
+        let asked = match asked_for(info.ri_RelationDesc) {
+            Some(size) => size,
+            None if modification.as_ref().is_some_and(|m| m.has_volatile_source()) => 1,
+            None => guc::batch_size(),
+        };
+        let most = match modification {
             Some(modification) => MAX_PARAMETERS / modification.parameters().max(1),
             None => usize::MAX,
         };
@@ -43,19 +49,17 @@ pub unsafe extern "C-unwind" fn size(target: *mut ResultRelInfo) -> c_int {
 }
 
 /// What the option `batch_size` says, of the table before that of the server.
-unsafe fn asked_for(relation: Relation) -> usize {
+unsafe fn asked_for(relation: Relation) -> Option<usize> {
     // SAFETY: an open foreign table; the catalog's entries live in this call's memory.
     unsafe {
         let table = &*pg_sys::GetForeignTable((*relation).rd_id);
         let of_table = options::read_list(table.options);
         let server = Server::read(table.serverid);
         let text = options::option(&of_table, c"batch_size")
-            .or_else(|| options::option(&server.options, c"batch_size"));
+            .or_else(|| options::option(&server.options, c"batch_size"))?;
         let mut size: c_int = 1;
-        if let Some(text) = text {
-            pg_sys::parse_int(text.as_ptr(), &mut size, 0, std::ptr::null_mut());
-        }
-        size.max(1) as usize
+        pg_sys::parse_int(text.as_ptr(), &mut size, 0, std::ptr::null_mut());
+        Some(size.max(1) as usize)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::fdw::{node, plan, state};
 use crate::libpq::PgResult;
 use crate::pg::error::{Result, boundary};
 use crate::remote::connection::Message;
-use crate::xact::{Session, attach};
+use crate::xact::{Session, attach_to_write};
 
 struct Direct {
     session: Session,
@@ -86,7 +86,8 @@ impl Direct {
             let index = (*target).ri_RangeTableIndex;
             let entry = node::range_table_entry(estate, index);
             let userid = node::modification_user(target, entry, estate);
-            let session = attach(userid, pg_sys::GetForeignServerIdByRelId((*entry).relid))?;
+            let session =
+                attach_to_write(userid, pg_sys::GetForeignServerIdByRelId((*entry).relid))?;
             let is_join = (*foreign).scan.scanrelid == 0;
             let (target, returning) = match plan.returning {
                 None => (None, None),

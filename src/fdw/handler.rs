@@ -6,7 +6,9 @@
 
 use pgrx::pg_sys::{self, Datum, FdwRoutine};
 
-use crate::fdw::{async_scan, batch, direct, insert, modify, scan, stock};
+use crate::fdw::{
+    analyze, async_scan, batch, direct, import, insert, modify, planning, scan, stock, truncate,
+};
 use crate::pg::error::boundary;
 
 /// The call convention's record of `pg_fdw_xacts_handler`.
@@ -38,7 +40,7 @@ fn ours(stock: &FdwRoutine) -> FdwRoutine {
     FdwRoutine {
         type_: pg_sys::NodeTag::T_FdwRoutine,
 
-        GetForeignRelSize: stock.GetForeignRelSize,
+        GetForeignRelSize: planning::in_front_of(stock),
         GetForeignPaths: stock.GetForeignPaths,
         GetForeignPlan: stock.GetForeignPlan,
         GetForeignJoinPaths: stock.GetForeignJoinPaths,
@@ -77,8 +79,9 @@ fn ours(stock: &FdwRoutine) -> FdwRoutine {
         IterateDirectModify: Some(direct::iterate),
         EndDirectModify: Some(direct::end),
 
-        // Without ExecForeignTruncate, AnalyzeForeignTable and ImportForeignSchema PostgreSQL itself says that
-        // they are not supported.
+        ExecForeignTruncate: Some(truncate::execute),
+        AnalyzeForeignTable: Some(analyze::size),
+        ImportForeignSchema: Some(import::execute),
         ..FdwRoutine::default()
     }
 }

@@ -30,8 +30,8 @@ pub unsafe extern "C-unwind" fn begin(mtstate: *mut ModifyTableState, target: *m
         let (index, entry) = range_table_entry(mtstate, plan, target);
         let list = plan_insert(plan, target, index, entry)?;
         let insert = plan::modify(list, true)?;
-        let none = std::ptr::null();
-        Modification::start(estate, entry, target, CmdType::CMD_INSERT, none, insert)
+        let source = plan.as_ref().map_or(std::ptr::null(), |plan| plan.plan.lefttree.cast_const());
+        Modification::start(estate, entry, target, CmdType::CMD_INSERT, source, insert)
     })
 }
 

@@ -3,28 +3,37 @@
 //! * [`handler`], [`validator`]: the two functions that SQL knows;
 //! * [`stock`]: what is called of postgres_fdw's library;
 //! * [`plan`]: what postgres_fdw's planner hands over, checked;
+//! * [`planning`]: what the planner's own connections need;
 //! * [`scan`], [`modify`], [`direct`], [`insert`]: the execution callbacks, a file per kind of plan;
 //! * [`async_scan`]: the same scans below an Append that runs many at once;
+//! * [`truncate`], [`analyze`], [`import`]: the callbacks of utility commands, with SQL of our own;
+//! * [`names`]: what tables and columns are called there, and quoting;
 //! * [`statement`]: the remote statement of a modification, and when it is prepared;
-//! * [`batch`]: how many rows an INSERT carries, and its text;
+//! * [`batch`]: how many rows an INSERT carries, and its text; [`volatility`]: whether they may go together;
 //! * [`params`], [`rows`]: values out, rows in;
 //! * [`state`]: execution state that an ERROR frees too;
 //! * [`node`]: reading nodes of the executor, and what differs between major versions;
 //! * [`raw`]: unguarded declarations for use inside [`crate::pg::error::catch`].
 
+mod analyze;
 mod async_scan;
 mod batch;
 mod direct;
 mod handler;
+mod import;
 mod insert;
 mod modify;
+mod names;
 mod node;
 mod params;
 mod plan;
+pub mod planning;
 mod raw;
 mod rows;
 mod scan;
 mod state;
 mod statement;
 mod stock;
+mod truncate;
 mod validator;
+mod volatility;

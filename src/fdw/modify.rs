@@ -11,9 +11,9 @@ use crate::fdw::batch::{Slot, Template};
 use crate::fdw::params::{Modes, Outputs, Values};
 use crate::fdw::rows::RowReader;
 use crate::fdw::statement::Statement;
-use crate::fdw::{node, plan, raw, state};
+use crate::fdw::{node, plan, raw, state, volatility};
 use crate::pg::error::{Error, Result, SqlState, boundary, catch};
-use crate::xact::{Session, attach};
+use crate::xact::{Session, attach_to_write};
 
 /// The execution state of one target.
 pub struct Modification {
@@ -22,6 +22,8 @@ pub struct Modification {
     /// An INSERT's text for other numbers of rows than `rows`.
     template: Option<Template>,
     rows: usize,
+    /// Whether the rows of an INSERT may depend on those inserted before.
+    volatile_source: bool,
     /// The row identifier among the columns of the plan's rows, for UPDATE and DELETE; the first parameter.
     ctid: Option<i16>,
     /// The other parameters, as columns of the new row.
@@ -149,7 +151,7 @@ unsafe fn modification<'a>(target: *mut ResultRelInfo) -> &'a mut Modification {
 
 impl Modification {
     /// Makes the state of a target and keeps it there. `entry` stands for the target in the range table,
-    /// `source` is the plan that identifies rows of UPDATE and DELETE.
+    /// `source` is the plan that the rows come from, NULL in COPY.
     ///
     /// # Safety
     /// Valid nodes of a running executor.
@@ -171,7 +173,7 @@ impl Modification {
             let relation = (*target).ri_RelationDesc;
             let userid = node::modification_user(target, entry, estate);
             let serverid = pg_sys::GetForeignServerIdByRelId((*relation).rd_id);
-            let session = attach(userid, serverid)?;
+            let session = attach_to_write(userid, serverid)?;
 
             let ctid = match operation {
                 CmdType::CMD_INSERT => None,
@@ -196,6 +198,8 @@ impl Modification {
                 }),
                 statement: Statement::new(plan.sql),
                 rows: 1,
+                volatile_source: operation == CmdType::CMD_INSERT
+                    && volatility::is_volatile(estate, source),
                 ctid,
                 values: Values::new(),
                 scratch,
@@ -204,6 +208,11 @@ impl Modification {
             (*target).ri_FdwState = state::put(context, this);
             Ok(())
         }
+    }
+
+    /// Whether the rows of an INSERT may depend on those inserted before.
+    pub fn has_volatile_source(&self) -> bool {
+        self.volatile_source
     }
 
     /// How many parameters one row has.

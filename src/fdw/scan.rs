@@ -14,6 +14,7 @@ use crate::fdw::rows::RowReader;
 use crate::fdw::{node, plan, raw, state};
 use crate::libpq::PgResult;
 use crate::pg::error::{Result, boundary, c_string, catch};
+use crate::pg::versions;
 use crate::protocol::pipeline::Ticket;
 use crate::remote::cache::Cached;
 use crate::remote::connection::Message;
@@ -101,7 +102,7 @@ pub unsafe extern "C-unwind" fn rescan(node: *mut ForeignScanState) {
     boundary(|| unsafe {
         let scan: &mut Scan = state::get((*node).fdw_state).expect("a scan that has begun");
         if scan.is_open && (scan.moved_on || !(*node).ss.ps.chgParam.is_null()) {
-            scan.close();
+            scan.close()?;
         }
         scan.next = 0;
         Ok(())
@@ -117,13 +118,11 @@ pub unsafe extern "C-unwind" fn end(node: *mut ForeignScanState) {
     // SAFETY: as in `iterate`; the state is NULL in EXPLAIN.
     boundary(|| unsafe {
         let Some(mut scan) = state::take::<Scan>((*node).fdw_state) else { return Ok(()) };
-        if scan.is_open {
-            scan.close();
+        scan.abandon();
+        if let Some(ticket) = scan.last_asked {
+            scan.session.connection().settle(ticket, &scan.sql)?;
         }
-        match scan.last_asked {
-            Some(ticket) => scan.session.connection().settle(ticket, &scan.sql),
-            None => Ok(()),
-        }
+        if scan.is_open { scan.close() } else { Ok(()) }
     })
 }
 
@@ -193,9 +192,9 @@ impl Scan {
         unsafe { self.ask(context)? };
         let Some(mut under_way) = self.under_way.take() else { return Ok(()) };
         if let Some(declare) = under_way.declare.take() {
-            self.session.answer(declare, &self.sql)?;
+            self.session.answer_to(declare, &self.declare, &self.sql)?;
         }
-        let result = self.session.answer(under_way.fetch, &self.sql)?;
+        let result = self.session.answer_to(under_way.fetch, &self.fetch, &self.sql)?;
         self.load(&result)
     }
 
@@ -212,14 +211,15 @@ impl Scan {
         }
         let fetch = Message::Query(&self.fetch, &[]);
         let under_way = if self.is_open {
-            let fetch = self.session.submit_for(Some(&self.sql), &[fetch])?;
+            let told = if versions::LOSS_NAMES_COMMAND { &*self.fetch } else { &*self.sql };
+            let fetch = self.session.submit_ahead(&[fetch], told, &self.sql)?;
             self.moved_on = true;
             UnderWay { declare: None, fetch }
         } else {
             // SAFETY: by contract.
             let params = unsafe { self.params.evaluate(context)? };
             let messages = [Message::Query(&self.declare, params), fetch];
-            let declare = self.session.submit_for(Some(&self.sql), &messages)?;
+            let declare = self.session.submit_ahead(&messages, &self.declare, &self.sql)?;
             self.is_open = true;
             self.session.connection().cursor_opened(self.cursor);
             UnderWay { declare: Some(declare), fetch: declare + 1 }
@@ -238,12 +238,13 @@ impl Scan {
     pub fn take_batch(&mut self) -> Result<bool> {
         let Some(under_way) = &mut self.under_way else { return Ok(false) };
         if let Some(declare) = under_way.declare {
-            if self.session.answer_if_read(declare, &self.sql)?.is_none() {
+            if self.session.answer_if_read(declare, &self.declare, &self.sql)?.is_none() {
                 return Ok(false);
             }
             under_way.declare = None;
         }
-        let Some(result) = self.session.answer_if_read(under_way.fetch, &self.sql)? else {
+        let Some(result) = self.session.answer_if_read(under_way.fetch, &self.fetch, &self.sql)?
+        else {
             return Ok(false);
         };
         self.under_way = None;
@@ -266,18 +267,23 @@ impl Scan {
         Ok(())
     }
 
-    /// Forgets the cursor, its rows and what was asked; CLOSE travels with the next statement.
-    fn close(&mut self) {
+    /// Nobody wants what was asked any more.
+    fn abandon(&mut self) {
         if let Some(UnderWay { declare, fetch }) = self.under_way.take() {
             for ticket in declare.into_iter().chain([fetch]) {
                 self.session.connection().abandon(ticket);
             }
         }
-        self.session.connection().close_cursor(self.cursor);
+    }
+
+    /// Forgets the cursor, its rows and what was asked; CLOSE travels with the next statement.
+    fn close(&mut self) -> Result<()> {
+        self.abandon();
         self.is_open = false;
         self.tuples.clear();
         self.next = 0;
         self.at_end = false;
         self.moved_on = false;
+        self.session.connection().close_cursor(self.cursor)
     }
 }

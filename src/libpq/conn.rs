@@ -85,6 +85,12 @@ impl Conn {
         self.0.as_ptr()
     }
 
+    /// libpq's own object, valid as long as this.
+    #[cfg(not(feature = "pg15"))]
+    pub fn as_ptr(&self) -> *const pq_sys::PGconn {
+        self.raw()
+    }
+
     /// Takes the next step of connecting.
     pub fn poll_connect(&self) -> Polling {
         use pq_sys::PostgresPollingStatusType as P;
@@ -225,6 +231,13 @@ impl Conn {
         PgResult::from_raw(unsafe { pq_sys::PQgetResult(self.raw()) })
     }
 
+    /// Whether there is something to read, if only the end; reads nothing, never waits.
+    pub fn has_input(&self) -> bool {
+        let mut poll = libc::pollfd { fd: self.socket(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one valid pollfd, no wait.
+        poll.fd < 0 || unsafe { libc::poll(&mut poll, 1, 0) } != 0
+    }
+
     /// Whether the other end hung up or sent something unasked while the connection was idle.
     /// Reads what there is, never waits.
     pub fn hung_up(&self) -> bool {
@@ -244,6 +257,17 @@ impl Conn {
             }
         }
         true
+    }
+
+    /// Whether the other end has closed, as far as the kernel knows; reads nothing.
+    #[cfg(feature = "pg18")]
+    pub fn is_closed_by_peer(&self) -> bool {
+        let events = libc::POLLRDHUP;
+        let mut poll = libc::pollfd { fd: self.socket(), events, revents: 0 };
+        // SAFETY: one valid pollfd, no wait.
+        let polled = unsafe { libc::poll(&mut poll, 1, 0) };
+        let ended = events | libc::POLLHUP | libc::POLLERR | libc::POLLNVAL;
+        self.is_bad() || poll.fd < 0 || polled < 0 || poll.revents & ended != 0
     }
 
     /// What is needed to cancel the running command; `None` without a connection.

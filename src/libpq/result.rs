@@ -100,6 +100,17 @@ impl PgResult {
             (!text.is_null()).then(|| CStr::from_ptr(text))
         }
     }
+
+    /// Whether this is an error with which the server ended the session.
+    pub fn is_fatal(&self) -> bool {
+        self.error_field(b'V').is_some_and(|v| matches!(v.to_bytes(), b"FATAL" | b"PANIC"))
+    }
+
+    /// The whole error as libpq words it, each line ended; empty if there is none.
+    pub fn error_message(&self) -> &CStr {
+        // SAFETY: a string inside the result.
+        unsafe { CStr::from_ptr(pq_sys::PQresultErrorMessage(self.raw())) }
+    }
 }
 
 impl Drop for PgResult {

@@ -11,7 +11,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use crate::log::replication;
 use crate::log::table::{See, Table, text};
 use crate::pg::error::{Error, Result, SqlState};
-use crate::protocol::gid::{Identity, Nonce};
+use crate::protocol::gid::{Gid, Identity, Nonce};
 use crate::remote::Fingerprint;
 
 /// A participant on the list.
@@ -30,6 +30,12 @@ pub struct Registered {
 }
 
 impl Registered {
+    /// The gid of a transaction there.
+    pub fn gid(&self, identity: Identity, nonce: Nonce) -> Gid {
+        let (serverid, userid) = (self.serverid.to_u32(), self.userid.to_u32());
+        Gid { identity, nonce, serverid, userid }
+    }
+
     /// Whether another participant is in the same database of the same server.
     pub fn is_beside(&self, other: &Self) -> bool {
         self.system_identifier == other.system_identifier && self.database == other.database

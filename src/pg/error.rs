@@ -69,10 +69,16 @@ impl SqlState {
         self.0 & 0xfff
     }
 
+    /// 00000, of messages that are no errors.
+    pub const SUCCESSFUL_COMPLETION: Self = Self::new(b"00000");
     /// XX000.
     pub const INTERNAL_ERROR: Self = Self::new(b"XX000");
     /// 08001: the connection could not be established.
     pub const UNABLE_TO_CONNECT: Self = Self::new(b"08001");
+    /// 01000.
+    pub const WARNING: Self = Self::new(b"01000");
+    /// 08000: a connection is not what it has to be.
+    pub const CONNECTION_EXCEPTION: Self = Self::new(b"08000");
     /// 08006: the connection was lost.
     pub const CONNECTION_FAILURE: Self = Self::new(b"08006");
     /// 08007: the outcome of a transaction is unknown.
@@ -95,6 +101,10 @@ impl SqlState {
     pub const UNDEFINED_OBJECT: Self = Self::new(b"42704");
     /// HV000: the general foreign data wrapper error.
     pub const FDW_ERROR: Self = Self::new(b"HV000");
+    /// HV00D: an option that is not known.
+    pub const FDW_INVALID_OPTION_NAME: Self = Self::new(b"HV00D");
+    /// HV00Q: no such schema on the server.
+    pub const FDW_SCHEMA_NOT_FOUND: Self = Self::new(b"HV00Q");
     /// 2F003: a password is required.
     pub const S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED: Self = Self::new(b"2F003");
 }

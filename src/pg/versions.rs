@@ -4,6 +4,10 @@ use std::ffi::c_int;
 
 use pgrx::pg_sys::{self, Oid};
 
+/// Whether postgres_fdw tells a connection that is lost during a cursor's command with that command as CONTEXT; from
+/// 17 on it is the cursor's query, except where DECLARE and CLOSE cannot even be sent.
+pub const LOSS_NAMES_COMMAND: bool = cfg!(any(feature = "pg15", feature = "pg16"));
+
 /// `CreateWaitEventSet()` that belongs to no resource owner, so that only `FreeWaitEventSet()` ends it.
 ///
 /// # Safety
@@ -140,6 +144,20 @@ pub unsafe fn fs_base_relids(plan: *const pg_sys::ForeignScan) -> *mut pg_sys::B
     // SAFETY: by contract.
     unsafe {
         (*plan).fs_base_relids
+    }
+}
+
+/// The number of the current local transaction among those of this backend; another in each.
+pub fn local_transaction() -> pg_sys::LocalTransactionId {
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    // SAFETY: this backend's own entry.
+    unsafe {
+        (*pg_sys::MyProc).lxid
+    }
+    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+    // SAFETY: this backend's own entry.
+    unsafe {
+        (*pg_sys::MyProc).vxid.lxid
     }
 }
 

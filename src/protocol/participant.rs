@@ -9,6 +9,8 @@
 //!                CommittingOnePhase   Settled (aborted)     Aborting ────────▶ HandedOver
 //! ```
 //!
+//! `Committing`, and `CommittingOnePhase` of a reader, may also end in `Unawaited`: the connection takes the answer.
+//!
 //! From `Preparing` on the outcome is not the participant's own any more: it is settled by the decision, and
 //! what cannot be confirmed is handed to the resolver, never dropped.
 
@@ -29,6 +31,9 @@ pub enum State {
     Aborting,
     /// Nothing is left there.
     Settled,
+    /// The last command is on the wire, and the connection takes its answer: `COMMIT` of a reader, or
+    /// `COMMIT PREPARED` with `commit_wait = off`.
+    Unawaited,
     /// The resolver has it.
     HandedOver,
 }
@@ -52,6 +57,8 @@ pub enum Event {
     DecidedAbort,
     /// The participant confirmed what was sent last.
     Confirmed,
+    /// What was sent last is left to the connection: nobody waits for the answer.
+    Unawaited,
     /// It could not be reached, or did not answer in time.
     Unconfirmed,
 }
@@ -83,10 +90,12 @@ impl State {
             (S::CommittingOnePhase, E::DecidedAbort) => S::HandedOver,
             (S::Committing | S::Aborting, E::Confirmed) => S::Settled,
             (S::Committing | S::Aborting, E::Unconfirmed) => S::HandedOver,
-            // Both ends are final whatever the local transaction does.
-            (S::Settled | S::HandedOver, E::DecidedCommit | E::DecidedAbort | E::DecidedLater) => {
-                self
-            }
+            (S::CommittingOnePhase | S::Committing, E::Unawaited) => S::Unawaited,
+            // The ends are final whatever the local transaction does.
+            (
+                S::Settled | S::Unawaited | S::HandedOver,
+                E::DecidedCommit | E::DecidedAbort | E::DecidedLater,
+            ) => self,
             _ => return Err(Illegal(self, event)),
         })
     }
@@ -98,10 +107,17 @@ mod tests {
 
     /// A prepared transaction may exist there: then nothing may forget it.
     fn may_be_prepared(state: State) -> bool {
-        matches!(state, State::Preparing | State::Prepared | State::Committing | State::HandedOver)
+        matches!(
+            state,
+            State::Preparing
+                | State::Prepared
+                | State::Committing
+                | State::Unawaited
+                | State::HandedOver
+        )
     }
 
-    const STATES: [State; 8] = [
+    const STATES: [State; 9] = [
         State::Active,
         State::CommittingOnePhase,
         State::Preparing,
@@ -109,9 +125,10 @@ mod tests {
         State::Committing,
         State::Aborting,
         State::Settled,
+        State::Unawaited,
         State::HandedOver,
     ];
-    const EVENTS: [Event; 9] = [
+    const EVENTS: [Event; 10] = [
         Event::SendCommit,
         Event::SendPrepare,
         Event::PrepareConfirmed,
@@ -120,6 +137,7 @@ mod tests {
         Event::DecidedLater,
         Event::DecidedAbort,
         Event::Confirmed,
+        Event::Unawaited,
         Event::Unconfirmed,
     ];
 
@@ -147,6 +165,16 @@ mod tests {
                         "{s:?} forgot on {e:?}"
                     );
                 }
+            }
+        }
+    }
+
+    /// Nobody waits only for what is decided, or has nothing to decide.
+    #[test]
+    fn no_prepare_goes_unawaited() {
+        for s in STATES {
+            if s.on(Event::Unawaited).is_ok() {
+                assert!(matches!(s, State::Committing | State::CommittingOnePhase), "{s:?}");
             }
         }
     }

@@ -24,12 +24,18 @@ pub enum Control {
     Begin,
     /// `SAVEPOINT`, with the nesting level it opens.
     Savepoint(u32),
-    /// `ROLLBACK TO SAVEPOINT`, `RELEASE SAVEPOINT`.
+    /// `RELEASE SAVEPOINT`.
     EndSavepoint,
+    /// `ROLLBACK TO SAVEPOINT`, and `RELEASE SAVEPOINT` behind it.
+    UndoSavepoint,
     /// `CLOSE`, `DEALLOCATE`: its failure matters to nobody but the segment.
     Cleanup,
     /// The question whether the transaction has an xid.
     XidProbe,
+    /// `COMMIT` of a transaction that has only read: what becomes of it matters to nobody.
+    Ending,
+    /// `COMMIT PREPARED` that nobody waits for.
+    Delivery,
 }
 
 /// A statement that somebody asked for.
@@ -124,6 +130,29 @@ impl<R> Fifo<R> {
     /// Whether everything asked has been answered.
     pub fn is_idle(&self) -> bool {
         self.expected.is_empty()
+    }
+
+    /// Whether all that is still to be answered has ended a transaction, so that another may begin behind it.
+    pub fn is_ending(&self) -> bool {
+        self.expected.iter().all(|expected| {
+            matches!(
+                expected,
+                Expected::Control(Control::Ending | Control::Delivery) | Expected::Sync
+            )
+        })
+    }
+
+    /// Whether such a command's answer is still to come.
+    pub fn awaits(&self, control: Control) -> bool {
+        self.expected.contains(&Expected::Control(control))
+    }
+
+    /// The level of the first savepoint whose answer is still to come.
+    pub fn awaited_savepoint(&self) -> Option<u32> {
+        self.expected.iter().find_map(|expected| match expected {
+            Expected::Control(Control::Savepoint(level)) => Some(*level),
+            _ => None,
+        })
     }
 
     /// The next answer came.
@@ -313,6 +342,21 @@ mod tests {
         assert_eq!(fifo.take(a), None);
         assert_eq!(fifo.take(b), None);
         assert_eq!(fifo.take(c), ok("c"));
+    }
+
+    #[test]
+    fn what_is_still_to_come_is_known() {
+        let mut fifo = Fifo::default();
+        assert_eq!(fifo.awaited_savepoint(), None);
+        fifo.control(Control::UndoSavepoint);
+        fifo.control(Control::Savepoint(2));
+        fifo.control(Control::Savepoint(3));
+        assert!(fifo.awaits(Control::UndoSavepoint));
+        assert_eq!(fifo.awaited_savepoint(), Some(2));
+        fifo.answer(Kind::Done, "undone").unwrap();
+        fifo.answer(Kind::Done, "s2").unwrap();
+        assert!(!fifo.awaits(Control::UndoSavepoint));
+        assert_eq!(fifo.awaited_savepoint(), Some(3));
     }
 
     #[test]

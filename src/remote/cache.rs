@@ -1,7 +1,11 @@
 //! The session's connections, one per user mapping, kept from transaction to transaction.
 //!
-//! A connection whose server or mapping was altered is not used for another transaction. Between
-//! transactions a connection that the other end has closed is replaced; inside one never.
+//! When its server or mapping is altered or dropped, a connection is closed at once, or, if the current transaction
+//! has used it, at the end of that. Between transactions a connection that the other end has closed is
+//! replaced; inside one never.
+//!
+//! A connection in use stays on the list, whatever becomes of it, so that one transaction never has two sessions
+//! under one mapping.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -20,9 +24,42 @@ pub struct Cached {
     established: Established,
     /// Whether its server's options allow two phases.
     pub can_prepare: bool,
+    /// It was made with credentials that only the client's session has: the resolver could not settle what is
+    /// prepared there.
+    pub session_only: bool,
+    /// Its server.
+    pub serverid: Oid,
+    /// Its user mapping.
+    #[cfg(feature = "pg18")]
+    pub mapping: Oid,
+    /// Whether it outlives the transaction that uses it.
+    keep: bool,
     server_hash: u32,
     mapping_hash: u32,
     invalidated: Cell<bool>,
+    in_use: Cell<bool>,
+}
+
+impl Cached {
+    /// Whether server and mapping are still what they were when it was made.
+    pub fn is_valid(&self) -> bool {
+        !self.invalidated.get()
+    }
+
+    /// Whether it outlives the current transaction, unless it breaks.
+    pub fn is_kept(&self) -> bool {
+        self.keep && self.is_valid()
+    }
+
+    /// Whether the current transaction uses it.
+    pub fn is_in_use(&self) -> bool {
+        self.in_use.get()
+    }
+
+    /// It joins the current transaction; [`put_back`] ends that.
+    pub fn use_in_transaction(&self) {
+        self.in_use.set(true);
+    }
 }
 
 impl std::ops::Deref for Cached {
@@ -41,34 +78,46 @@ fn with<T>(f: impl FnOnce(&mut Connections) -> T) -> T {
     f(CONNECTIONS.get().borrow_mut().get_or_insert_default())
 }
 
-/// The connection of a mapping, established by `deadline` if need be. `in_use` tells whether the current
-/// transaction has already used it: then it is returned as it is.
+/// The connection of a mapping, established by `deadline` if need be. One that the current transaction uses is
+/// returned as it is. Whoever brings it into the transaction does so before anything else is called.
 ///
 /// # Errors
 /// Those of [`connect`].
-pub fn connection(
-    mapping: &Mapping,
-    in_use: impl Fn(&Rc<Cached>) -> bool,
-    deadline: Option<Instant>,
-) -> Result<Rc<Cached>> {
+pub fn connection(mapping: &Mapping, deadline: Option<Instant>) -> Result<Rc<Cached>> {
     register_invalidation();
     let found = with(|all| all.get(&mapping.oid).cloned());
     if let Some(found) = found {
-        if in_use(&found) || (!found.invalidated.get() && found.is_reusable() && !found.hung_up()) {
+        if found.is_in_use() || (found.is_valid() && found.is_reusable() && !found.hung_up()) {
             return Ok(found);
         }
         discard(&found);
     }
     let server = Server::read(mapping.serverid);
+    let (server_hash, mapping_hash) = (
+        hash(pg_sys::SysCacheIdentifier::FOREIGNSERVEROID, mapping.serverid),
+        hash(pg_sys::SysCacheIdentifier::USERMAPPINGOID, mapping.oid),
+    );
+    let established = connect(&server, mapping, deadline)?;
     let fresh = Rc::new(Cached {
         can_prepare: server.can_prepare(),
-        server_hash: hash(pg_sys::SysCacheIdentifier::FOREIGNSERVEROID, mapping.serverid),
-        mapping_hash: hash(pg_sys::SysCacheIdentifier::USERMAPPINGOID, mapping.oid),
+        session_only: established.session_only,
+        serverid: mapping.serverid,
+        #[cfg(feature = "pg18")]
+        mapping: mapping.oid,
+        keep: server.keeps_connections(),
+        server_hash,
+        mapping_hash,
         invalidated: Cell::new(false),
-        established: connect(&server, mapping, deadline)?,
+        in_use: Cell::new(false),
+        established,
     });
     with(|all| all.insert(mapping.oid, Rc::clone(&fresh)));
     Ok(fresh)
+}
+
+/// All connections that are open.
+pub fn all() -> Vec<Rc<Cached>> {
+    with(|all| all.values().cloned().collect())
 }
 
 /// Forgets a connection; it closes when its last user lets go.
@@ -83,7 +132,8 @@ pub fn discard(connection: &Rc<Cached>) {
 /// After a transaction: keeps the connection for the next one, or forgets it.
 pub fn put_back(connection: &Rc<Cached>) {
     connection.reset();
-    if connection.invalidated.get() || !connection.is_reusable() {
+    connection.in_use.set(false);
+    if !connection.is_kept() || !connection.is_reusable() {
         discard(connection);
     }
 }
@@ -109,16 +159,23 @@ fn register_invalidation() {
     }
 }
 
-/// Called inside any catalog access: it only sets flags. A hash of 0 stands for everything.
+/// Called inside any catalog access. A hash of 0 stands for everything. Closing a connection looks at no catalog, and
+/// raises nothing.
 unsafe extern "C-unwind" fn invalidate(_: Datum, cache: i32, hash: u32) {
     let servers = cache == pg_sys::SysCacheIdentifier::FOREIGNSERVEROID as i32;
     // A borrow is only held for a look-up in the map, which never comes here.
-    if let Ok(connections) = CONNECTIONS.get().try_borrow() {
-        for connection in connections.iter().flat_map(HashMap::values) {
-            let own = if servers { connection.server_hash } else { connection.mapping_hash };
-            if hash == 0 || hash == own {
-                connection.invalidated.set(true);
+    let Ok(mut connections) = CONNECTIONS.get().try_borrow_mut() else { return };
+    let mut idle = Vec::new();
+    for (key, connection) in connections.iter_mut().flatten() {
+        let own = if servers { connection.server_hash } else { connection.mapping_hash };
+        if hash == 0 || hash == own {
+            connection.invalidated.set(true);
+            if !connection.is_in_use() {
+                idle.push(*key);
             }
         }
     }
+    let closed: Vec<_> = idle.iter().filter_map(|key| connections.as_mut()?.remove(key)).collect();
+    drop(connections);
+    drop(closed);
 }

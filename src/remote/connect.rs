@@ -8,7 +8,8 @@ use pgrx::pg_sys;
 use crate::libpq::{Conn, Polling};
 use crate::pg::error::{Error, Result, SqlState};
 use crate::remote::connection::Connection;
-use crate::remote::options::{self, Mapping, Server};
+use crate::remote::credentials::Credentials;
+use crate::remote::options::{self, Mapping, Purpose, Server};
 use crate::remote::wait::{Want, Woke, socket_once};
 
 /// A place among the backend's file descriptors for libpq's socket.
@@ -38,6 +39,8 @@ impl Drop for ExternalFd {
 pub struct Established {
     /// The session; before the descriptor, so that it closes first.
     pub connection: Connection,
+    /// It was made with credentials that only the client's session has.
+    pub session_only: bool,
     _fd: ExternalFd,
 }
 
@@ -46,7 +49,7 @@ pub struct Connecting {
     conn: Conn,
     next: Polling,
     server_name: CString,
-    password_required: bool,
+    credentials: Credentials,
     deadline: Option<Instant>,
     fd: ExternalFd,
 }
@@ -64,10 +67,15 @@ impl Connecting {
     /// seconds per host as in libpq, can only make it earlier.
     ///
     /// # Errors
-    /// 08001 with libpq's message as DETAIL, 2F003 where a password is required and not given.
-    pub fn start(server: &Server, mapping: &Mapping, deadline: Option<Instant>) -> Result<Self> {
-        options::check_password_given(mapping)?;
-        let info = options::conninfo(server, mapping)?;
+    /// 08001 with libpq's message as DETAIL, 2F003 where credentials are required and not given.
+    pub fn start(
+        server: &Server,
+        mapping: &Mapping,
+        purpose: Purpose,
+        deadline: Option<Instant>,
+    ) -> Result<Self> {
+        let mut info = options::conninfo(server, mapping, purpose)?;
+        let credentials = Credentials::check(server, mapping, &mut info)?;
         let fd = ExternalFd::acquire()?;
         let conn = Conn::start(&info).ok_or_else(|| failed(&server.name, c"out of memory"))?;
         if conn.is_bad() {
@@ -78,7 +86,7 @@ impl Connecting {
             // libpq wants a first wait for writing before the first poll.
             next: Polling::Writing,
             server_name: server.name.clone(),
-            password_required: options::password_required(mapping),
+            credentials,
             deadline: earlier(deadline, own_timeout(&info)),
             fd,
         })
@@ -111,7 +119,7 @@ impl Connecting {
     /// The socket is ready: takes the next step.
     ///
     /// # Errors
-    /// 08001, or 2F003 where the server did not ask for the password that is required.
+    /// 08001, or 2F003 where the server did not ask for the credentials that are required.
     pub fn step(mut self) -> Result<Step> {
         self.next = self.conn.poll_connect();
         match self.next {
@@ -119,18 +127,9 @@ impl Connecting {
             Polling::Failed => return Err(failed(&self.server_name, self.conn.error_message())),
             Polling::Ok => {}
         }
-        if self.password_required && !self.conn.used_password() {
-            return Err(Error::new(
-                SqlState::S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED,
-                "password is required",
-            )
-            .detail("Non-superuser cannot connect if the server does not request a password.")
-            .hint(
-                "Target server's authentication method must be changed or password_required=false set in the user mapping attributes.",
-            ));
-        }
+        let session_only = self.credentials.check_used(&self.conn)?;
         let connection = Connection::new(self.server_name, self.conn)?;
-        Ok(Step::Established(Box::new(Established { connection, _fd: self.fd })))
+        Ok(Step::Established(Box::new(Established { connection, session_only, _fd: self.fd })))
     }
 }
 
@@ -151,7 +150,7 @@ pub fn connect(
     mapping: &Mapping,
     deadline: Option<Instant>,
 ) -> Result<Established> {
-    let mut connecting = Connecting::start(server, mapping, deadline)?;
+    let mut connecting = Connecting::start(server, mapping, Purpose::Session, deadline)?;
     loop {
         let Want { socket, write } = connecting.want();
         if socket_once(socket, write, connecting.deadline())? == Woke::Deadline {

@@ -11,7 +11,7 @@
 //! * `depth` counts what was sent, `confirmed` what the server answered; they differ only while answers
 //!   are outstanding, or when the transaction is doomed.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::{CStr, CString, c_int};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -26,6 +26,8 @@ use crate::remote::session_state::{
 use crate::remote::wait::{Patience, WaitSet, Want, Woke};
 
 mod answers;
+mod cursors;
+mod failures;
 mod savepoints;
 mod session_lock;
 
@@ -65,6 +67,8 @@ pub struct Connection {
     inner: RefCell<SessionState>,
     /// Why nothing more may be sent in this transaction.
     doomed: Cell<Option<Doom>>,
+    /// What libpq said when the connection turned out to be broken.
+    end: OnceCell<CString>,
     /// The end of the local transaction has begun: no statement may follow.
     sealed: Cell<bool>,
     /// Somebody sleeps until the socket is readable (see [`Connection::watch`]).
@@ -87,6 +91,7 @@ impl Connection {
             wait_set,
             inner: RefCell::default(),
             doomed: Cell::new(None),
+            end: OnceCell::new(),
             sealed: Cell::new(false),
             watched: Cell::new(false),
         })
@@ -131,10 +136,13 @@ impl Connection {
 
     /// Whether the connection may be used again for another transaction: alive, and nothing outstanding.
     pub fn is_reusable(&self) -> bool {
-        self.doomed.get().is_none()
-            && !self.conn.is_bad()
-            && self.inner.borrow().fifo.is_idle()
-            && matches!(self.conn.transaction(), Transaction::Idle)
+        self.doomed.get().is_none() && !self.conn.is_bad() && {
+            let fifo = &self.inner.borrow().fifo;
+            match fifo.is_idle() {
+                true => matches!(self.conn.transaction(), Transaction::Idle),
+                false => fifo.is_ending(),
+            }
+        }
     }
 
     /// Whether the other end has gone while the connection was idle.
@@ -142,16 +150,10 @@ impl Connection {
         self.conn.hung_up()
     }
 
-    /// Whether nothing more can be done on this connection in this transaction.
-    pub fn is_doomed(&self) -> bool {
-        self.doomed.get().is_some()
-    }
-
-    /// Marks the remote transaction as one that must not commit.
-    pub fn doom(&self) {
-        if self.doomed.get().is_none() {
-            self.doomed.set(Some(Doom::CleanupFailed));
-        }
+    /// Whether the other end has closed, in use or not; reads nothing.
+    #[cfg(feature = "pg18")]
+    pub fn is_closed_by_peer(&self) -> bool {
+        self.conn.is_closed_by_peer()
     }
 
     /// From now on no statement may be sent any more: the local transaction is ending.
@@ -159,25 +161,10 @@ impl Connection {
         self.sealed.set(true);
     }
 
-    /// The error of using a doomed connection.
-    pub fn doom_error(&self) -> Error {
-        match self.doomed.get() {
-            Some(Doom::Lost) => report::lost(self.conn.error_message()),
-            _ => Error::new(
-                SqlState::CONNECTION_FAILURE,
-                [
-                    b"connection to server \"",
-                    self.server_name.to_bytes(),
-                    b"\" cannot be used due to abort cleanup failure",
-                ]
-                .concat(),
-            ),
-        }
-    }
-
     /// Sends statements at a nesting level, as one segment, without waiting. The tickets of the
-    /// messages are consecutive; the first is returned. `sql` is for statements that others may be sent
-    /// behind before they are answered: what fails because of them is then reported as their failure.
+    /// messages are consecutive; the first is returned. `sql` becomes CONTEXT where the connection is lost.
+    /// `query` is for statements that others may be sent behind before they are answered: what fails because
+    /// of them is reported as its failure.
     ///
     /// # Errors
     /// The connection is lost or doomed, or the local transaction is ending.
@@ -185,11 +172,12 @@ impl Connection {
         &self,
         isolation: Isolation,
         level: u32,
-        sql: Option<&Rc<CStr>>,
         messages: &[Message],
+        sql: Option<&CStr>,
+        query: Option<&Rc<CStr>>,
     ) -> Result<Ticket> {
-        if self.doomed.get().is_some() {
-            return Err(self.doom_error());
+        if self.is_doomed() {
+            return Err(self.refusal(sql));
         }
         if self.sealed.get() {
             return Err(Error::new(
@@ -202,13 +190,13 @@ impl Connection {
                 .concat(),
             ));
         }
-        let sent = self.queue_segment(isolation, level, sql, messages);
+        let sent = self.queue_segment(isolation, level, messages, query);
         match sent {
             Some(ticket) => {
                 self.flush();
                 Ok(ticket)
             }
-            None => Err(self.lose()),
+            None => Err(report::with_sql(self.lose(), sql)),
         }
     }
 
@@ -216,8 +204,8 @@ impl Connection {
         &self,
         isolation: Isolation,
         level: u32,
-        sql: Option<&Rc<CStr>>,
         messages: &[Message],
+        query: Option<&Rc<CStr>>,
     ) -> Option<Ticket> {
         let conn = &self.conn;
         let inner = &mut *self.inner.borrow_mut();
@@ -249,7 +237,7 @@ impl Connection {
                 Message::Execute(name, params) => conn.send_prepared(name, params),
             };
             queued.then_some(())?;
-            let ticket = inner.fifo.statement(level, sql);
+            let ticket = inner.fifo.statement(level, query);
             first.get_or_insert(ticket);
         }
         if inner.xid.is_none() {
@@ -318,6 +306,32 @@ impl Connection {
         ticket
     }
 
+    /// Sends what ends a transaction, as [`Self::send_alone`] does, for an answer that the connection takes itself.
+    /// `false` if the connection is lost.
+    pub fn send_ending(&self, command: &CStr, control: Control) -> bool {
+        let sent = {
+            let inner = &mut *self.inner.borrow_mut();
+            (|| {
+                self.queue_preamble(inner)?;
+                self.conn.send_query(command, &[]).then_some(())?;
+                inner.fifo.control(control);
+                self.conn.send_sync().then_some(())?;
+                inner.fifo.sync();
+                Some(())
+            })()
+        };
+        if sent.is_none() {
+            let _ = self.lose();
+        }
+        self.flush();
+        sent.is_some()
+    }
+
+    /// What became of a `COMMIT PREPARED` that nobody waits for: whether it was done, once that is known.
+    pub fn take_delivered(&self) -> Option<bool> {
+        self.inner.borrow_mut().delivered.take()
+    }
+
     fn flush(&self) {
         if self.conn.flush() == Flush::Failed {
             // What the server said before it went is still to be read: `pump` finds out.
@@ -325,15 +339,11 @@ impl Connection {
         }
     }
 
-    fn lose(&self) -> Error {
-        self.doomed.set(Some(Doom::Lost));
-        report::lost(self.conn.error_message())
-    }
-
     /// Reads what has come, without waiting.
     pub fn pump(&self) {
         self.flush();
         let alive = self.conn.consume_input();
+        self.note_message();
         if self.doomed.get() == Some(Doom::OutOfStep) {
             return;
         }
@@ -358,16 +368,22 @@ impl Connection {
                     return;
                 }
             };
+            // First of all: what fails for that reason says nothing of its own.
+            if kind == Kind::Failed && (result.is_fatal() || self.conn.is_bad()) {
+                self.note_end(inner);
+            }
             match inner.fifo.answer(kind, result) {
                 Ok(effect) => inner.note(effect, &self.doomed),
+                // What libpq makes of the end of a connection answers nothing.
+                Err(_) if matches!(self.doomed.get(), Some(Doom::Lost | Doom::LostOpening(_))) => {}
                 Err(_) => {
                     self.doomed.set(Some(Doom::OutOfStep));
                     return;
                 }
             }
         }
-        if (!alive || self.conn.is_bad()) && self.doomed.get().is_none() {
-            self.doomed.set(Some(Doom::Lost));
+        if !alive || self.conn.is_bad() {
+            self.note_end(inner);
         }
         if woken {
             self.wake_watcher();
@@ -411,40 +427,6 @@ impl Connection {
         if !sent {
             self.doom();
         }
-    }
-
-    /// A number for a new cursor; numbers begin anew with each transaction.
-    pub fn new_cursor(&self) -> u32 {
-        let mut inner = self.inner.borrow_mut();
-        inner.last_cursor += 1;
-        inner.last_cursor
-    }
-
-    /// A cursor was declared in the segment just sent.
-    pub fn cursor_opened(&self, cursor: u32) {
-        let mut inner = self.inner.borrow_mut();
-        let depth = inner.depth;
-        inner.cursors.insert(cursor, depth);
-    }
-
-    /// Closes a cursor before the next statement, unless the end of its savepoint has done so.
-    pub fn close_cursor(&self, cursor: u32) {
-        let mut inner = self.inner.borrow_mut();
-        if inner.cursors.remove(&cursor).is_some() {
-            inner.postponed.push((c_string(format!("CLOSE c{cursor}")), Control::Cleanup));
-        }
-    }
-
-    /// A name for a new prepared statement, unique on this connection.
-    pub fn new_statement_name(&self) -> CString {
-        let mut inner = self.inner.borrow_mut();
-        inner.last_statement += 1;
-        c_string(format!("px_{}", inner.last_statement))
-    }
-
-    /// Deallocates a prepared statement after this transaction.
-    pub fn deallocate(&self, name: &CStr) {
-        self.inner.borrow_mut().chores.push(c_string([b"DEALLOCATE ", name.to_bytes()].concat()));
     }
 
     /// The remote transaction is over, one way or another.

@@ -1,9 +1,11 @@
 //! Connections to participants: options, connecting, waiting, the pipelined session, its errors and the
 //! cache of them. Nothing here knows how a transaction ends.
 
+pub mod app_name;
 pub mod cache;
 pub mod connect;
 pub mod connection;
+pub mod credentials;
 pub mod options;
 pub mod report;
 pub mod session_state;

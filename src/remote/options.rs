@@ -8,6 +8,7 @@ use pgrx::{PgList, pg_sys::Oid};
 
 use crate::libpq;
 use crate::pg::error::{Error, Result, SqlState};
+use crate::remote::app_name::{self, APPLICATION_NAME};
 
 /// An option of a foreign object: its name and its value.
 pub type OptionPair = (CString, CString);
@@ -57,6 +58,11 @@ impl Server {
         let server =
             unsafe { pg_sys::GetForeignServerExtended(oid, pg_sys::FSV_MISSING_OK as u16) };
         (!server.is_null()).then(|| Self::read(oid))
+    }
+
+    /// Whether its connections are kept for later transactions (option `keep_connections`, default on).
+    pub fn keeps_connections(&self) -> bool {
+        option(&self.options, c"keep_connections").is_none_or(|v| parse_bool(v) != Some(false))
     }
 
     /// Whether the server may be asked to prepare (option `two_phase_commit`, default on).
@@ -160,48 +166,37 @@ fn libpq_options() -> Result<&'static [CString]> {
         .map(Vec::as_slice)
 }
 
+/// Who connects.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// A client's session, as postgres_fdw would.
+    Session,
+    /// The resolver.
+    Resolver,
+}
+
 /// What to connect with: the options that libpq knows, the mapping's after the server's, and those
 /// that are always the same.
 ///
 /// # Errors
 /// libpq's list of options cannot be had.
-pub fn conninfo(server: &Server, mapping: &Mapping) -> Result<Vec<OptionPair>> {
+pub fn conninfo(server: &Server, mapping: &Mapping, purpose: Purpose) -> Result<Vec<OptionPair>> {
     let known = libpq_options()?;
     let mut info: Vec<OptionPair> = server
         .options
         .iter()
         .chain(&mapping.options)
-        .filter(|(name, _)| known.contains(name))
+        .filter(|(name, _)| known.contains(name) && name.as_c_str() != APPLICATION_NAME)
         .cloned()
         .collect();
+    let name = match purpose {
+        Purpose::Session => app_name::given(&server.options),
+        Purpose::Resolver => Some(app_name::RESOLVER.to_owned()),
+    };
+    info.extend(name.map(|name| (APPLICATION_NAME.to_owned(), name)));
     // SAFETY: a static string of the server.
     let encoding = unsafe { CStr::from_ptr(pg_sys::GetDatabaseEncodingName()) };
-    info.push((c"fallback_application_name".to_owned(), c"pg_fdw_xacts".to_owned()));
+    info.push((c"fallback_application_name".to_owned(), app_name::FALLBACK.to_owned()));
     info.push((c"client_encoding".to_owned(), encoding.to_owned()));
     Ok(info)
-}
-
-/// Whether the mapping's user must prove itself with a password of its own: it is no superuser, and
-/// no superuser has waived it with `password_required 'false'`.
-pub fn password_required(mapping: &Mapping) -> bool {
-    // SAFETY: a catalog look-up of a role.
-    let superuser = unsafe { pg_sys::superuser_arg(mapping.userid) };
-    !superuser && option(&mapping.options, c"password_required").and_then(parse_bool) != Some(false)
-}
-
-/// Refuses, before connecting, a mapping that needs a password and has none.
-///
-/// # Errors
-/// 2F003, as postgres_fdw.
-pub fn check_password_given(mapping: &Mapping) -> Result<()> {
-    if password_required(mapping)
-        && option(&mapping.options, c"password").is_none_or(CStr::is_empty)
-    {
-        return Err(Error::new(
-            SqlState::S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED,
-            "password is required",
-        )
-        .detail("Non-superusers must provide a password in the user mapping."));
-    }
-    Ok(())
 }

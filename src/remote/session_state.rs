@@ -35,6 +35,8 @@ pub struct SessionLock {
 pub enum Doom {
     /// The connection broke.
     Lost,
+    /// The connection broke while the savepoint of this level was being made: nobody else may try.
+    LostOpening(u32),
     /// The remote transaction's state is not what it has to be. What was asked is still answered.
     CleanupFailed,
     /// Answers came that do not fit what was asked: they cannot be told apart any more.
@@ -64,6 +66,8 @@ pub struct SessionState {
     pub lock_to_send: bool,
     /// The remote xid, once the transaction has one.
     pub xid: Option<u64>,
+    /// What became of a `COMMIT PREPARED` that nobody waits for, once it has been answered.
+    pub delivered: Option<bool>,
     /// The question for the xid was not answered: the transaction may have written.
     pub probe_failed: bool,
     /// Commands to send before the next statement of this transaction.
@@ -105,7 +109,15 @@ impl SessionState {
     /// Notes the answer to a command of the connection's own.
     pub fn note(&mut self, effect: Effect<PgResult>, doomed: &Cell<Option<Doom>>) {
         match effect {
-            Effect::None | Effect::Done(Control::EndSavepoint | Control::Cleanup, _) => {}
+            Effect::None
+            | Effect::Done(Control::EndSavepoint | Control::UndoSavepoint | Control::Cleanup, _)
+            | Effect::Done(Control::Ending, _)
+            | Effect::Failed(Control::Ending, _) => {}
+            // Any other tag means that it was not prepared there.
+            Effect::Done(Control::Delivery, result) => {
+                self.delivered = Some(result.command_tag() == c"COMMIT PREPARED");
+            }
+            Effect::Failed(Control::Delivery, _) => self.delivered = Some(false),
             Effect::Done(Control::Setup, result) => {
                 if result.rows() == 1 {
                     self.fingerprint = Fingerprint::read(&result);
@@ -128,8 +140,10 @@ impl SessionState {
             // The statement before it failed, or the question itself: it may have written.
             Effect::Failed(Control::XidProbe, _) => self.probe_failed = true,
             Effect::Failed(Control::Cleanup | Control::Begin | Control::Savepoint(_), _) => {}
+            Effect::Failed(Control::UndoSavepoint, _) => doomed.set(Some(Doom::CleanupFailed)),
             Effect::Failed(Control::Setup | Control::SessionLock | Control::EndSavepoint, _) => {
-                doomed.set(Some(Doom::CleanupFailed));
+                // Unless the connection has just broken.
+                doomed.set(doomed.get().or(Some(Doom::CleanupFailed)));
             }
         }
     }

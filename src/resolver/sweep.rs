@@ -30,7 +30,7 @@ use crate::protocol::pipeline::Ticket;
 use crate::protocol::verdict::{Decision, Place, absence_is_final};
 use crate::remote::Connection;
 use crate::remote::connect::{Connecting, Established, Step};
-use crate::remote::options::{Mapping, Server};
+use crate::remote::options::{Mapping, Purpose, Server};
 use crate::remote::report;
 use crate::remote::wait::Want;
 use crate::resolver::questions;
@@ -216,7 +216,8 @@ fn connect(participant: &Registered, deadline: Instant) -> Result<Connecting> {
             ),
         )
     })?;
-    Connecting::start(&Server::read(participant.serverid), &mapping, Some(deadline))
+    let server = Server::read(participant.serverid);
+    Connecting::start(&server, &mapping, Purpose::Resolver, Some(deadline))
 }
 
 /// Whether everything asked has been answered.
@@ -273,7 +274,7 @@ fn conclude(
     let mut gone = HashSet::new();
     if settling.place == Place::Recorded {
         for row in committed {
-            let gid = gid(identity, row.nonce, participant);
+            let gid = participant.gid(identity, row.nonce);
             if settling.unsettled.contains(&gid) {
                 continue;
             }
@@ -355,16 +356,6 @@ fn report_heuristic(connection: &Connection, gid: &Gid, status: &str) -> Result<
     .detail("Somebody settled the prepared transaction there by hand, or the server was restored to an earlier state.")
     .hint("The other servers have committed: repair the data on this one.")
     .log(PgLogLevel::WARNING)
-}
-
-/// The gid of a transaction on a participant.
-pub fn gid(identity: Identity, nonce: Nonce, participant: &Registered) -> Gid {
-    Gid {
-        identity,
-        nonce,
-        serverid: participant.serverid.to_u32(),
-        userid: participant.userid.to_u32(),
-    }
 }
 
 fn xid_of(row: &Row, participant: &Registered) -> Option<u64> {

@@ -20,7 +20,7 @@ use crate::protocol::gid::{Identity, Nonce};
 use crate::protocol::verdict::Decision;
 use crate::remote::wait::{Patience, WaitSet};
 use crate::resolver::process;
-use crate::resolver::sweep::{Progress, Sweep, gid};
+use crate::resolver::sweep::{Progress, Sweep};
 use crate::resolver::worker::participant::Participant;
 
 mod participant;
@@ -272,7 +272,7 @@ impl Worker {
                     continue;
                 }
                 let Some(participant) = self.participants.get_mut(id) else { continue };
-                let gid = gid(self.identity, row.nonce, &participant.registered);
+                let gid = participant.registered.gid(self.identity, row.nonce);
                 match row.decision {
                     // Nobody owns it, so it is prepared here: it waits for the application.
                     Decision::InProgress => entries::adopt(&gid, row.xid, Status::Prepared),

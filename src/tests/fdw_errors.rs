@@ -106,10 +106,4 @@ mod tests {
             "HV00D\n",
         );
     }
-
-    #[pg_test]
-    fn what_comes_later_says_so() {
-        assert_contains(&failure("TRUNCATE f.kept"), "cannot truncate foreign table \"kept\"");
-        assert_contains(&failure("IMPORT FOREIGN SCHEMA r FROM SERVER loopback INTO f"), "HV00P\n");
-    }
 }

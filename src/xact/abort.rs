@@ -4,6 +4,7 @@
 //! is definite even when the answer to PREPARE has not come. What cannot be confirmed is the
 //! resolver's.
 
+use std::ffi::CStr;
 use std::time::Instant;
 
 use pgrx::{PgLogLevel, pg_sys};
@@ -19,6 +20,9 @@ use crate::remote::together::{Outcome, Together};
 use crate::remote::wait::Patience;
 use crate::xact::inject;
 use crate::xact::participants::{self, Participant, Prepared};
+
+/// What postgres_fdw's warnings call the command.
+const ABORT: &CStr = c"ABORT TRANSACTION";
 
 /// A participant that has something to roll back.
 struct Ending<'a> {
@@ -82,10 +86,13 @@ fn deliver(endings: &[Ending]) -> Result<()> {
         let ticket = match prepared {
             Some(prepared) => p.connection.send_alone(&prepared.rollback),
             None => {
-                p.connection.pump();
+                if !p.connection.is_drained() {
+                    p.connection.pump();
+                }
                 if !p.connection.is_drained() && !p.connection.is_doomed() {
                     p.connection.cancel();
                 }
+                p.connection.warn_if_lost(ABORT)?;
                 // One that does not even take a cancel is not waited for.
                 if p.connection.is_doomed() { None } else { p.connection.send_alone(c"ROLLBACK") }
             }
@@ -108,7 +115,11 @@ fn deliver(endings: &[Ending]) -> Result<()> {
                 SqlState::parse(failure.error_field(b'C')) == SqlState::UNDEFINED_OBJECT
             }
             // The connection is not used again; what it had open ends with it.
-            (Outcome::Failed(_), None) | (Outcome::Lost | Outcome::Pending, _) => false,
+            (Outcome::Failed(failure), None) => {
+                p.connection.warn_of(failure, ABORT)?;
+                false
+            }
+            (Outcome::Lost | Outcome::Pending, _) => false,
         };
         if gone {
             p.take(Event::Confirmed)?;

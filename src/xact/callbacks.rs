@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{attempt, boundary, shielded};
-use crate::xact::{abort, commit, participants};
+use crate::xact::{abort, commit, deliveries, participants};
 
 static SUBTRANSACTIONS: BackendLocal<Cell<bool>> = BackendLocal::new(Cell::new(false));
 
@@ -39,6 +39,11 @@ unsafe extern "C-unwind" fn on_transaction(
     use pg_sys::XactEvent as E;
     // What other extensions do in callbacks after ours must not begin anything new.
     participants::set_ending(matches!(event, E::XACT_EVENT_PRE_COMMIT | E::XACT_EVENT_PRE_PREPARE));
+    let ends =
+        matches!(event, E::XACT_EVENT_PRE_COMMIT | E::XACT_EVENT_PRE_PREPARE | E::XACT_EVENT_ABORT);
+    if ends && !deliveries::is_empty() {
+        shielded("in reading what became of earlier transactions", deliveries::collect);
+    }
     if participants::is_empty() {
         return;
     }
@@ -72,7 +77,7 @@ unsafe extern "C-unwind" fn on_subtransaction(
     match event {
         E::SUBXACT_EVENT_PRE_COMMIT_SUB => boundary(|| {
             for p in participants::all() {
-                p.connection.release(level);
+                p.connection.release(level)?;
             }
             Ok(())
         }),

@@ -14,13 +14,16 @@ use crate::log::{decisions, entries, registered, replication, workers};
 use crate::pg::error::{Error, Result, SqlState, attempt, catch};
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::participant::{Event, State};
+use crate::protocol::pipeline::Control;
 use crate::protocol::plan::{self, Local, Refusal, Step, Work};
 use crate::remote::SessionLock;
 use crate::remote::cache;
+use crate::remote::credentials;
+use crate::remote::options::Mapping;
 use crate::remote::together::{Outcome, Together};
 use crate::remote::wait::{Patience, Woke};
 use crate::xact::participants::{self, Participant};
-use crate::xact::{inject, one_phase, session_lock};
+use crate::xact::{deliveries, inject, one_phase, session_lock};
 
 /// Before the decision: readers commit, writers prepare, a sole writer commits. `explicit`: the application's
 /// PREPARE TRANSACTION.
@@ -69,12 +72,29 @@ pub fn phase_one(explicit: bool) -> Result<()> {
         active.iter().zip(&steps).filter(|(_, s)| **s == wanted).map(|(p, _)| *p).collect()
     };
     let (readers, writers) = (of(Step::CommitReader), of(Step::Prepare));
+    // Writes that were not seen coming: by functions and triggers of a participant.
+    if let Some(p) = writers.iter().find(|p| p.connection.session_only) {
+        return Err(credentials::cannot_settle(&p.connection.server_name));
+    }
+    if let Some(p) = writers.iter().find(|p| was_dropped(p)) {
+        return Err(Error::new(
+            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("cannot commit atomically on server \"{}\"", p.server()),
+        )
+        .detail("The transaction has dropped the server or its user mapping: a transaction in doubt there could not be settled.")
+        .hint("Drop it in a transaction of its own."));
+    }
     write_down(&writers, deadline, timeout)?;
     first_round(&readers, &writers, deadline, timeout)?;
     for p in of(Step::CommitLast) {
         one_phase::commit(p)?;
     }
     Ok(())
+}
+
+/// Whether this transaction has dropped the server or the user mapping.
+fn was_dropped(p: &Participant) -> bool {
+    !p.connection.is_valid() && Mapping::find(p.userid, p.serverid).is_none()
 }
 
 unsafe extern "C" {
@@ -160,14 +180,26 @@ fn hold_session_locks(
     Ok(())
 }
 
-/// Readers commit and writers prepare, all at once.
+/// Readers commit and writers prepare, all at once; who has only read is not waited for.
 fn first_round(
     readers: &[&Participant],
     writers: &[&Participant],
     deadline: Instant,
     timeout: Duration,
 ) -> Result<()> {
-    let everyone: Vec<&Participant> = readers.iter().chain(writers).copied().collect();
+    // Only with the isolation level SERIALIZABLE can the commit of a reader fail, and matter.
+    // SAFETY: a plain read of the transaction's state.
+    let (awaited, unawaited) = match unsafe { pg_sys::XactIsoLevel } as u32 {
+        pg_sys::XACT_SERIALIZABLE => (readers, &[][..]),
+        _ => (&[][..], readers),
+    };
+    for p in unawaited {
+        p.take(Event::SendCommit)?;
+        // Where the connection is lost, nothing is left of it either.
+        p.connection.send_ending(c"COMMIT", Control::Ending);
+        p.take(Event::Unawaited)?;
+    }
+    let everyone: Vec<&Participant> = awaited.iter().chain(writers).copied().collect();
     if everyone.is_empty() {
         return Ok(());
     }
@@ -251,11 +283,10 @@ pub fn phase_two() -> Result<()> {
             prepared.push(p);
         }
     }
-    let outcome = attempt(|| deliver_commit(&prepared));
-    let mut unconfirmed = 0;
+    let wait = guc::commit_wait() || !prepared.iter().all(|p| p.connection.is_kept());
+    let outcome = attempt(|| deliver_commit(&prepared, wait));
     for p in &prepared {
         let (State::Committing, Some(settle)) = (p.state(), p.prepared()) else { continue };
-        unconfirmed += 1;
         let _ = p.take(Event::Unconfirmed);
         cache::discard(&p.connection);
         entries::hand_over(&settle.gid, Status::Committing);
@@ -272,7 +303,8 @@ pub fn phase_two() -> Result<()> {
         .log(PgLogLevel::WARNING)
         .ok();
     }
-    if let (0, Some(settle)) = (unconfirmed, prepared.first().and_then(|p| p.prepared())) {
+    let all_settled = prepared.iter().all(|p| p.state() == State::Settled);
+    if let (true, Some(settle)) = (all_settled, prepared.first().and_then(|p| p.prepared())) {
         workers::confirmed(settle.gid.nonce);
     }
     for p in &all {
@@ -283,9 +315,14 @@ pub fn phase_two() -> Result<()> {
     outcome
 }
 
-fn deliver_commit(prepared: &[&Participant]) -> Result<()> {
+fn deliver_commit(prepared: &[&Participant], wait: bool) -> Result<()> {
     // Where the wait for synchronous standbys was cut short, the resolver delivers when they have it.
     if prepared.is_empty() || !replication::own_commit_is_replicated() {
+        return Ok(());
+    }
+    if !wait {
+        deliveries::send(prepared)?;
+        inject::point("commit");
         return Ok(());
     }
     let mut together = Together::new(prepared.iter().map(|p| &**p.connection));

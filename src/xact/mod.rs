@@ -4,6 +4,7 @@
 //! * [`participants`]: the list of this transaction's participants;
 //! * [`callbacks`]: PostgreSQL's transaction and subtransaction callbacks;
 //! * [`commit`]: before the decision and after it;
+//! * [`deliveries`]: commits whose confirmation nobody waits for;
 //! * [`one_phase`]: the commit of a participant that does not prepare;
 //! * [`abort`]: the abort of a transaction;
 //! * [`inject`]: faults for tests;
@@ -12,11 +13,12 @@
 mod abort;
 pub mod callbacks;
 mod commit;
+mod deliveries;
 pub mod inject;
 mod one_phase;
-mod participants;
+pub mod participants;
 mod session;
 pub mod utility;
 
 pub use participants::Prepared;
-pub use session::{Session, attach, session_lock};
+pub use session::{Session, attach, attach_to_write, on_long_wait, session_lock};

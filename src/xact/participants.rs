@@ -11,6 +11,7 @@ use crate::pg::error::{Error, Result, SqlState, c_string};
 use crate::protocol::gid::Gid;
 use crate::protocol::participant::{Event, State};
 use crate::remote::cache::Cached;
+use crate::xact::Session;
 
 /// One participant of the current transaction: a foreign server under one user mapping.
 pub struct Participant {
@@ -81,6 +82,17 @@ impl Participant {
         self.prepared.get()
     }
 
+    /// Asks the participant whether this transaction has locked a table exclusively there.
+    ///
+    /// # Errors
+    /// The remote's error, the lost connection, a cancel.
+    pub fn holds_exclusive_lock(&self) -> Result<bool> {
+        let sql = c"SELECT FROM pg_catalog.pg_locks WHERE pid = pg_catalog.pg_backend_pid() AND \
+            locktype = 'relation' AND mode = 'AccessExclusiveLock' AND granted LIMIT 1";
+        let locks = Session::of(&self.connection).run(sql, &[])?;
+        Ok(locks.rows() > 0)
+    }
+
     /// The server's name for messages.
     pub fn server(&self) -> String {
         self.connection.server_name.to_string_lossy().into_owned()
@@ -112,13 +124,9 @@ pub fn is_empty() -> bool {
     CURRENT.get().borrow().is_empty()
 }
 
-/// Whether a connection belongs to the current transaction.
-pub fn uses(connection: &Rc<Cached>) -> bool {
-    CURRENT.get().borrow().iter().any(|p| Rc::ptr_eq(&p.connection, connection))
-}
-
 /// A connection joins the transaction.
 pub fn join(connection: &Rc<Cached>, serverid: Oid, userid: Oid) {
+    connection.use_in_transaction();
     CURRENT.get().borrow_mut().push(Rc::new(Participant {
         connection: Rc::clone(connection),
         serverid,

@@ -3,17 +3,22 @@
 use std::cell::Cell;
 use std::ffi::CStr;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::{self, Oid};
 
+use crate::guc;
 use crate::libpq::PgResult;
 use crate::log::workers;
+use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::protocol::gid::Identity;
 use crate::protocol::pipeline::Ticket;
+use crate::protocol::plan::Mode;
 use crate::remote::SessionLock;
 use crate::remote::cache::{self, Cached};
 use crate::remote::connection::{Connection, Isolation, Message};
+use crate::remote::credentials;
 use crate::remote::options::Mapping;
 use crate::xact::{callbacks, participants};
 
@@ -39,21 +44,42 @@ pub fn attach(userid: Oid, serverid: Oid) -> Result<Session> {
         ));
     }
     let mapping = Mapping::read(userid, serverid);
-    let connection = cache::connection(&mapping, participants::uses, None)?;
-    if !participants::uses(&connection) {
-        if participants::is_empty() {
-            callbacks::register();
-        }
+    if participants::is_empty() {
+        callbacks::register();
+    }
+    let connection = cache::connection(&mapping, None)?;
+    if !connection.is_in_use() {
+        participants::join(&connection, serverid, userid);
         if let Some(identity) = workers::identity_if_ready() {
             connection.lock_session(session_lock(identity));
         }
-        participants::join(&connection, serverid, userid);
     }
-    // SAFETY: reads the transaction state.
-    let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() } as u32;
-    let level = Rc::new(Cell::new(level));
-    connection.track(&level);
-    Ok(Session { connection, level })
+    let session = Session::of(&connection);
+    connection.check_usable(session.level.get())?;
+    Ok(session)
+}
+
+/// What is done when an answer has not come within `deadlock_timeout`.
+pub type LongWait = fn() -> Result<()>;
+
+static LONG_WAIT: BackendLocal<Cell<Option<LongWait>>> = BackendLocal::new(Cell::new(None));
+
+/// Sets it.
+pub fn on_long_wait(what: LongWait) {
+    LONG_WAIT.get().set(Some(what));
+}
+
+/// Attaches as [`attach`] does, to write.
+///
+/// # Errors
+/// Those of [`attach`], and 55000 where the write would need two phases that the resolver could not complete.
+pub fn attach_to_write(userid: Oid, serverid: Oid) -> Result<Session> {
+    let session = attach(userid, serverid)?;
+    let connection = &session.connection;
+    if connection.session_only && connection.can_prepare && guc::two_phase_commit() != Mode::Off {
+        return Err(credentials::cannot_settle(&connection.server_name));
+    }
+    Ok(session)
 }
 
 /// The advisory lock that this server's sessions of an identity hold on participants.
@@ -62,6 +88,15 @@ pub fn session_lock(identity: Identity) -> SessionLock {
 }
 
 impl Session {
+    /// A participant's session at the current nesting level.
+    pub fn of(connection: &Rc<Cached>) -> Self {
+        // SAFETY: reads the transaction state.
+        let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() } as u32;
+        let level = Rc::new(Cell::new(level));
+        connection.track(&level);
+        Self { connection: Rc::clone(connection), level }
+    }
+
     /// The connection, for cursor numbers, statement names and the like.
     pub fn connection(&self) -> &Connection {
         &self.connection
@@ -77,20 +112,47 @@ impl Session {
     /// # Errors
     /// The connection is lost or doomed, or the transaction is ending.
     pub fn submit(&self, messages: &[Message]) -> Result<Ticket> {
-        self.submit_for(None, messages)
+        let sql = match messages.first() {
+            Some(Message::Query(sql, _) | Message::Prepare(_, sql)) => Some(*sql),
+            Some(Message::Execute(..)) | None => None,
+        };
+        self.submit_for(messages, sql)
     }
 
-    /// The same for statements that others may be sent behind before they are answered: what fails because
-    /// of them is reported as the failure of `sql`.
+    /// Sends statements as [`Session::submit`] does, with another CONTEXT than the first of them where the connection is
+    /// lost.
     ///
     /// # Errors
     /// Those of [`Session::submit`].
-    pub fn submit_for(&self, sql: Option<&Rc<CStr>>, messages: &[Message]) -> Result<Ticket> {
+    pub fn submit_for(&self, messages: &[Message], sql: Option<&CStr>) -> Result<Ticket> {
+        self.send(messages, sql, None)
+    }
+
+    /// Sends statements as [`Session::submit_for`] does, of which the answers will be asked for later. Others may be
+    /// sent behind them meanwhile: what fails because of them is reported as the failure of `query`.
+    ///
+    /// # Errors
+    /// Those of [`Session::submit`].
+    pub fn submit_ahead(
+        &self,
+        messages: &[Message],
+        sql: &CStr,
+        query: &Rc<CStr>,
+    ) -> Result<Ticket> {
+        self.send(messages, Some(sql), Some(query))
+    }
+
+    fn send(
+        &self,
+        messages: &[Message],
+        sql: Option<&CStr>,
+        query: Option<&Rc<CStr>>,
+    ) -> Result<Ticket> {
         // SAFETY: a plain global of the transaction.
         let serializable = unsafe { pg_sys::XactIsoLevel } == pg_sys::XACT_SERIALIZABLE as i32;
         let isolation =
             if serializable { Isolation::Serializable } else { Isolation::RepeatableRead };
-        self.connection.submit(isolation, self.level.get(), sql, messages)
+        self.connection.submit(isolation, self.level.get(), messages, sql, query)
     }
 
     /// Waits for the answer to a statement; `sql` becomes CONTEXT of its failure.
@@ -98,15 +160,38 @@ impl Session {
     /// # Errors
     /// The remote's error, the lost connection, a cancel.
     pub fn answer(&self, ticket: Ticket, sql: &CStr) -> Result<Rc<PgResult>> {
-        self.connection.answer(ticket, Some(sql))
+        self.answer_to(ticket, sql, sql)
     }
 
-    /// The answer to a statement if it has been read; otherwise as [`Session::answer`].
+    /// Waits for the answer to `sent`, a command about a cursor for `sql`, which becomes CONTEXT of its failure.
     ///
     /// # Errors
-    /// The remote's error, the lost connection.
-    pub fn answer_if_read(&self, ticket: Ticket, sql: &CStr) -> Result<Option<Rc<PgResult>>> {
-        self.connection.answer_if_read(ticket, Some(sql))
+    /// Those of [`Session::answer`].
+    pub fn answer_to(&self, ticket: Ticket, sent: &CStr, sql: &CStr) -> Result<Rc<PgResult>> {
+        let (sent, sql) = (Some(sent), Some(sql));
+        // SAFETY: a plain global, in milliseconds, at least 1.
+        let soon =
+            Instant::now() + Duration::from_millis(unsafe { pg_sys::DeadlockTimeout } as u64);
+        if let Some(result) = self.connection.answer_by(ticket, sent, sql, Some(soon))? {
+            return Ok(result);
+        }
+        if let Some(act) = LONG_WAIT.get().get() {
+            act()?;
+        }
+        self.connection.answer_to(ticket, sent, sql)
+    }
+
+    /// The answer as [`Session::answer_to`] gives it, if it has been read.
+    ///
+    /// # Errors
+    /// Those of [`Session::answer`].
+    pub fn answer_if_read(
+        &self,
+        ticket: Ticket,
+        sent: &CStr,
+        sql: &CStr,
+    ) -> Result<Option<Rc<PgResult>>> {
+        self.connection.answer_if_read(ticket, Some(sent), Some(sql))
     }
 
     /// Runs one statement: sends it and waits for its answer.

@@ -17,7 +17,7 @@ use crate::log::shmem::Status;
 use crate::log::{decisions, entries, registered, replication, workers};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, attempt, boundary, c_string, shielded};
-use crate::protocol::gid::{Gid, Nonce};
+use crate::protocol::gid::Nonce;
 use crate::protocol::verdict::Decision;
 use crate::remote::SessionLock;
 use crate::remote::cache::{self, Cached};
@@ -151,14 +151,9 @@ fn prepare_settlement(gxid: &CStr) -> Result<()> {
     let mut members = Vec::new();
     for (id, _) in &row.participants {
         let Some(registered) = list.iter().find(|r| r.id == *id) else { continue };
-        let gid = Gid {
-            identity,
-            nonce: row.nonce,
-            serverid: registered.serverid.to_u32(),
-            userid: registered.userid.to_u32(),
-        };
+        let gid = registered.gid(identity, row.nonce);
         let connection = match Mapping::find(registered.userid, registered.serverid)
-            .map(|mapping| cache::connection(&mapping, |_| false, Some(deadline)))
+            .map(|mapping| cache::connection(&mapping, Some(deadline)))
         {
             Some(Err(error)) if error.sqlstate() == SqlState::QUERY_CANCELED => return Err(error),
             found => found.and_then(Result::ok),

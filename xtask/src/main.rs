@@ -9,6 +9,7 @@ mod server;
 mod session;
 mod setup;
 mod suites;
+mod upstream;
 mod workspace;
 
 use std::path::PathBuf;
@@ -46,6 +47,14 @@ enum Command {
         /// Run only this suite (may be given several times)
         #[arg(long, value_enum)]
         only: Vec<suites::Suite>,
+    },
+    /// Run postgres_fdw's own tests with this extension and print how many lines differ
+    Upstream {
+        #[command(flatten)]
+        server: ServerChoice,
+        /// A source tree of PostgreSQL, instead of the source package of Debian's server
+        #[arg(long, value_name = "PATH")]
+        source: Option<PathBuf>,
     },
     /// Run the bank: concurrent transfers under random faults, and check that none is lost or halved
     Torture {
@@ -87,6 +96,10 @@ fn run(command: Command) -> Result<()> {
         Command::Test { server, filter, only } => {
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
             suites::run(&setup, filter.as_deref(), &only)
+        }
+        Command::Upstream { server, source } => {
+            let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
+            upstream::run(&setup, source.as_deref())
         }
         Command::Torture { server, seconds, seed } => {
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;

@@ -86,7 +86,13 @@ fn the_preload_is_taken_away_again() -> Outcome {
     fleet.coordinator.configure(&[("shared_preload_libraries", "")])?;
     fleet.coordinator.restart()?;
     let mut session = fleet.session()?;
-    for statement in ["SELECT * FROM ft1", "INSERT INTO ft1 VALUES (1, 'x')"] {
+    for statement in [
+        "SELECT * FROM ft1",
+        "INSERT INTO ft1 VALUES (1, 'x')",
+        "TRUNCATE ft1",
+        "ANALYZE ft1",
+        "IMPORT FOREIGN SCHEMA public FROM SERVER shard1 INTO public",
+    ] {
         let error = expect_error(session.batch_execute(statement), "55000");
         assert_says(&error, "shared_preload_libraries", "shared_preload_libraries");
         assert_usable(&mut session);

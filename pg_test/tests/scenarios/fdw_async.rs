@@ -502,11 +502,11 @@ fn a_terminated_server_process_is_an_error() -> Outcome {
     let terminated: i64 = one(
         &mut fleet.shard(2).client()?,
         "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity
-         WHERE application_name = 'pg_fdw_xacts'",
+         WHERE application_name = 'postgres_fdw'",
     )?;
     assert_eq!(terminated, 1);
     let (mut session, result) = query.join();
-    expect_error(result, "57P01");
+    expect_error(result, "08006");
     drop(held);
     assert_eq!(sorted(&mut session, "SELECT id FROM pt")?, all());
     Ok(())

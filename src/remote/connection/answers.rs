@@ -2,16 +2,18 @@
 
 use std::ffi::CStr;
 use std::rc::Rc;
+use std::time::Instant;
 
 use pgrx::pg_sys;
 
 use super::Connection;
 use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState};
+use crate::pg::versions;
 use crate::protocol::pipeline::{Answer, Ticket};
 use crate::remote::report;
 use crate::remote::session_state::Doom;
-use crate::remote::wait::Patience;
+use crate::remote::wait::{Patience, Woke};
 
 impl Connection {
     /// A statement's answer if it has come; the error of the lost connection if it cannot come any more.
@@ -20,18 +22,22 @@ impl Connection {
         if let Some(answer) = inner.fifo.take(ticket) {
             return Some(Ok(answer));
         }
-        let Some(doom) = self.doomed.get() else {
-            return (!inner.fifo.expects(ticket)).then(|| Err(given_up()));
+        let hopeless = match self.doomed.get() {
+            None if inner.fifo.expects(ticket) => return None,
+            None => return Some(Err(given_up())),
+            Some(Doom::Lost | Doom::LostOpening(_)) => {
+                // What the server said last is the reason, not that the stream ended after it.
+                return Some(match inner.fifo.failure() {
+                    Some(cause) => Ok(Err(cause)),
+                    None => Err(report::lost(self.message())),
+                });
+            }
+            Some(Doom::OutOfStep) => true,
+            // What was asked is still answered, unless the connection is broken too.
+            Some(Doom::CleanupFailed) => {
+                self.conn.is_bad() || self.conn.is_busy() || inner.fifo.is_idle()
+            }
         };
-        // Whatever doomed it first: from a broken connection no answer comes any more.
-        if doom == Doom::Lost || self.conn.is_bad() {
-            // What the server said last is the reason, not that the stream ended after it.
-            return Some(match inner.fifo.failure() {
-                Some(cause) => Ok(Err(cause)),
-                None => Err(report::lost(self.conn.error_message())),
-            });
-        }
-        let hopeless = doom == Doom::OutOfStep || self.conn.is_busy() || inner.fifo.is_idle();
         drop(inner);
         hopeless.then(|| Err(self.doom_error()))
     }
@@ -41,30 +47,74 @@ impl Connection {
     /// # Errors
     /// The remote's error, the lost connection, or a cancel.
     pub fn answer(&self, ticket: Ticket, sql: Option<&CStr>) -> Result<Rc<PgResult>> {
+        self.answer_to(ticket, sql, sql)
+    }
+
+    /// Waits as [`Connection::answer`] does; where the connection is lost, CONTEXT is what postgres_fdw tells then
+    /// ([`versions::LOSS_NAMES_COMMAND`]): the command that was `sent`, which may be about a cursor for `sql`.
+    ///
+    /// # Errors
+    /// Those of [`Connection::answer`].
+    pub fn answer_to(
+        &self,
+        ticket: Ticket,
+        sent: Option<&CStr>,
+        sql: Option<&CStr>,
+    ) -> Result<Rc<PgResult>> {
         loop {
-            self.pump();
-            if let Some(result) = self.answer_if_read(ticket, sql)? {
+            if let Some(result) = self.answer_by(ticket, sent, sql, None)? {
                 return Ok(result);
             }
-            self.wait(None, Patience::Interruptible)?;
         }
     }
 
-    /// A statement's answer if [`Connection::pump`] has read it; a failure is raised as in
-    /// [`Connection::answer`].
+    /// [`Self::answer_to`] with a deadline; `None` if there was no answer by then.
     ///
     /// # Errors
-    /// The remote's error, the lost connection.
+    /// Those of [`Self::answer_to`].
+    pub fn answer_by(
+        &self,
+        ticket: Ticket,
+        sent: Option<&CStr>,
+        sql: Option<&CStr>,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Rc<PgResult>>> {
+        loop {
+            self.pump();
+            if let Some(result) = self.answer_if_read(ticket, sent, sql)? {
+                return Ok(Some(result));
+            }
+            if self.wait(deadline, Patience::Interruptible)? == Woke::Deadline {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// [`Self::answer_to`] if [`Connection::pump`] has read the answer; it waits only for the rest of what a server
+    /// says that goes away.
+    ///
+    /// # Errors
+    /// Those of [`Self::answer_to`].
     pub fn answer_if_read(
         &self,
         ticket: Ticket,
+        sent: Option<&CStr>,
         sql: Option<&CStr>,
     ) -> Result<Option<Rc<PgResult>>> {
+        let lost = if versions::LOSS_NAMES_COMMAND { sent } else { sql };
         match self.take(ticket) {
             None => Ok(None),
             Some(Ok(Ok(result))) => Ok(Some(result)),
+            Some(Ok(Err(failure))) if failure.is_fatal() => {
+                self.read_to_end(Patience::Interruptible)?;
+                let opening = self.lost_command();
+                Err(self.error_of(&failure, opening.as_deref().or(lost)))
+            }
             Some(Ok(Err(failure))) => Err(self.error_behind(ticket, &failure, sql)),
-            Some(Err(error)) => Err(report::with_sql(error, sql)),
+            Some(Err(error)) => {
+                let opening = self.lost_command();
+                Err(report::with_sql(error, opening.as_deref().or(lost)))
+            }
         }
     }
 
@@ -80,23 +130,6 @@ impl Connection {
         self.error_of(failure, sql)
     }
 
-    /// The error that a failed answer is.
-    pub fn error_of(&self, failure: &PgResult, sql: Option<&CStr>) -> Error {
-        let error = report::remote_error(failure, self.conn.error_message(), sql);
-        let standby = self.fingerprint().is_some_and(|f| f.in_recovery);
-        if !standby || error.sqlstate() != SqlState::READ_ONLY_SQL_TRANSACTION {
-            return error;
-        }
-        error.hint(
-            [
-                b"Server \"",
-                self.server_name.to_bytes(),
-                b"\" is a standby, which only reads; point its options at the primary.",
-            ]
-            .concat(),
-        )
-    }
-
     /// A statement's answer is not wanted any more. The server still works on it.
     pub fn abandon(&self, ticket: Ticket) {
         self.inner.borrow_mut().fifo.abandon(ticket);
@@ -108,12 +141,11 @@ impl Connection {
     /// # Errors
     /// Such a failure, the lost connection, a cancel.
     pub fn settle(&self, ticket: Ticket, sql: &CStr) -> Result<()> {
-        while self.inner.borrow().fifo.expects(ticket) {
+        let is_due = || self.inner.borrow().fifo.expects(ticket);
+        while is_due() {
             self.pump();
-            if self.is_doomed() {
-                return Err(report::with_sql(self.doom_error(), Some(sql)));
-            }
-            if self.inner.borrow().fifo.expects(ticket) {
+            // Only the end of the connection answers what was abandoned.
+            if is_due() && self.answer_if_read(ticket, Some(sql), Some(sql))?.is_none() {
                 self.wait(None, Patience::Interruptible)?;
             }
         }

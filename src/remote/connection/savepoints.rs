@@ -1,12 +1,15 @@
 //! Savepoints of the remote transaction, one for each local subtransaction in which it was used.
 
 use std::cell::Cell;
+use std::ffi::CStr;
 use std::rc::{Rc, Weak};
 use std::time::Instant;
 
+use super::failures::warn;
 use super::{CLEANUP_TIMEOUT, Connection};
 use crate::pg::error::{Result, c_string};
-use crate::protocol::pipeline::Control;
+use crate::protocol::pipeline::{Control, Ticket};
+use crate::remote::report;
 use crate::remote::session_state::Doom;
 use crate::remote::wait::Patience;
 
@@ -23,9 +26,7 @@ impl Connection {
         levels.push(Rc::downgrade(level));
     }
 
-    /// The local subtransaction at `level` committed: its savepoint is released before the next
-    /// statement.
-    pub fn release(&self, level: u32) {
+    fn hand_up(&self, level: u32) {
         let mut inner = self.inner.borrow_mut();
         inner.fifo.hand_up(level);
         for owner in inner.levels.iter().filter_map(Weak::upgrade) {
@@ -34,11 +35,29 @@ impl Connection {
         for declared in inner.cursors.values_mut() {
             *declared = (*declared).min(level - 1);
         }
-        if inner.depth >= level {
-            inner.depth = level - 1;
-            let command = c_string(format!("RELEASE SAVEPOINT s{level}"));
-            inner.postponed.push((command, Control::EndSavepoint));
+    }
+
+    /// The local subtransaction at `level` committed: its savepoint is released before the next
+    /// statement.
+    ///
+    /// # Errors
+    /// The connection is known to be lost, or spoilt by the failed clean-up of a savepoint inside this one.
+    pub fn release(&self, level: u32) -> Result<()> {
+        if self.inner.borrow().depth < level {
+            self.hand_up(level);
+            return Ok(());
         }
+        let command = c_string(format!("RELEASE SAVEPOINT s{level}"));
+        match self.doomed.get() {
+            Some(Doom::CleanupFailed | Doom::LostOpening(_)) => return Err(self.doom_error()),
+            Some(_) => return Err(self.refusal(Some(&command))),
+            None => {}
+        }
+        self.hand_up(level);
+        let mut inner = self.inner.borrow_mut();
+        inner.depth = level - 1;
+        inner.postponed.push((command, Control::EndSavepoint));
+        Ok(())
     }
 
     /// The local subtransaction at `level` aborted: takes the remote transaction back to where it began,
@@ -51,8 +70,10 @@ impl Connection {
     /// # Errors
     /// Only out of memory and the like.
     pub fn rollback_to(&self, level: u32) -> Result<()> {
-        self.pump();
-        let is_running = {
+        if !self.is_drained() {
+            self.pump();
+        }
+        let (depth, is_running) = {
             let mut inner = self.inner.borrow_mut();
             let is_running = inner.fifo.expects_from(level);
             inner.fifo.abandon_from(level);
@@ -60,42 +81,73 @@ impl Connection {
             if inner.depth < level {
                 return Ok(());
             }
-            is_running
+            (std::mem::replace(&mut inner.depth, level - 1), is_running)
         };
+        let command =
+            c_string(format!("ROLLBACK TO SAVEPOINT s{level}; RELEASE SAVEPOINT s{level}"));
         if self.is_doomed() {
-            return Ok(());
+            let warned = self.warn_if_lost(&command);
+            self.doomed.set(Some(Doom::CleanupFailed));
+            return warned;
         }
+        // What an idle server sends is mostly its last word: then the answer is worth waiting for.
+        let stirs = self.is_drained() && self.conn.has_input();
         if is_running {
             self.cancel();
             if !self.drain(Instant::now() + CLEANUP_TIMEOUT, Patience::Stubborn)? {
-                self.doom();
+                self.doomed.set(Some(Doom::CleanupFailed));
                 return Ok(());
             }
         }
+        let Some(ticket) = self.queue_undo(level, depth, stirs) else {
+            self.doomed.set(Some(Doom::CleanupFailed));
+            return Ok(());
+        };
+        self.flush();
+        if stirs { self.confirm_undo(ticket, &command) } else { Ok(()) }
+    }
+
+    /// Queues the way back to savepoint `level` in a segment of its own; `None` if there is none. Returns the ticket of
+    /// the second of its two commands, if they are to be `awaited`.
+    fn queue_undo(&self, level: u32, depth: u32, awaited: bool) -> Option<Ticket> {
         let inner = &mut *self.inner.borrow_mut();
         // All of it was postponed after the savepoint was sent, so it goes with it.
         inner.postponed.clear();
-        if inner.confirmed < level && inner.confirmed < inner.depth {
-            // The savepoint was skipped: there is nothing to go back to.
-            self.doom();
-            return Ok(());
+        // The savepoint was skipped: there is nothing to go back to.
+        if inner.confirmed < level && inner.confirmed < depth {
+            return None;
         }
-        let sent = (|| {
-            for verb in ["ROLLBACK TO SAVEPOINT", "RELEASE SAVEPOINT"] {
-                let command = c_string(format!("{verb} s{level}"));
-                self.conn.send_query(&command, &[]).then_some(())?;
-                inner.fifo.control(Control::EndSavepoint);
-            }
-            self.conn.send_sync().then_some(())?;
-            inner.fifo.sync();
-            Some(())
-        })();
-        inner.depth = level - 1;
         inner.confirmed = inner.confirmed.min(level - 1);
-        if sent.is_none() {
-            self.doomed.set(Some(Doom::Lost));
+        let mut ticket = 0;
+        for verb in ["ROLLBACK TO SAVEPOINT", "RELEASE SAVEPOINT"] {
+            let command = c_string(format!("{verb} s{level}"));
+            self.conn.send_query(&command, &[]).then_some(())?;
+            if awaited {
+                ticket = inner.fifo.statement(0, None);
+            } else {
+                inner.fifo.control(Control::UndoSavepoint);
+            }
         }
-        self.flush();
+        self.conn.send_sync().then_some(())?;
+        inner.fifo.sync();
+        Some(ticket)
+    }
+
+    /// Waits for the answers to [`Self::queue_undo`]; the last has this ticket.
+    fn confirm_undo(&self, last: Ticket, command: &CStr) -> Result<()> {
+        let drained = self.drain(Instant::now() + CLEANUP_TIMEOUT, Patience::Stubborn)?;
+        let first = self.take(last - 1);
+        let answer = match (first, self.take(last)) {
+            (Some(Ok(Ok(_))), last) => last,
+            (first, _) => first,
+        };
+        match answer {
+            Some(Ok(Ok(_))) if drained => return Ok(()),
+            Some(Ok(Err(failure))) => self.warn_of(&failure, command)?,
+            Some(Err(error)) => warn(report::with_sql(error, Some(command)))?,
+            _ => {}
+        }
+        self.doomed.set(Some(Doom::CleanupFailed));
         Ok(())
     }
 }

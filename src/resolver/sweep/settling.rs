@@ -5,7 +5,7 @@ use std::ffi::CStr;
 
 use pgrx::{PgLogLevel, pg_sys};
 
-use super::{Asked, answer, gid, place, send, xid_of};
+use super::{Asked, answer, place, send, xid_of};
 use crate::log::decisions::{self, Row};
 use crate::log::entries;
 use crate::log::registered::Registered;
@@ -111,7 +111,7 @@ impl Settling {
         settling.deliver(connection)?;
         let unlisted: Vec<u64> = committed
             .iter()
-            .filter(|row| !settling.listed.contains(&gid(identity, row.nonce, participant)))
+            .filter(|row| !settling.listed.contains(&participant.gid(identity, row.nonce)))
             .filter_map(|row| xid_of(row, participant))
             .collect();
         if place == Place::Recorded && !unlisted.is_empty() {

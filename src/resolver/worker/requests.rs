@@ -13,7 +13,6 @@ use crate::pg::error::Result;
 use crate::pg::transaction;
 use crate::protocol::gid::Nonce;
 use crate::protocol::verdict::Decision;
-use crate::resolver::sweep::gid;
 
 /// A backend that waits until each of these participants has been tried.
 pub struct Trying {
@@ -134,7 +133,7 @@ impl Worker {
         let mut forgotten = 0;
         for participant in self.participants.values() {
             if ids.contains(&participant.registered.id) {
-                let gid = gid(self.identity, nonce, &participant.registered);
+                let gid = participant.registered.gid(self.identity, nonce);
                 forgotten += i32::from(entries::forget(&gid));
             }
         }

@@ -1,0 +1,119 @@
+//! How many times a transaction waits for the network, one after the other, counted by the clock on a slow network,
+//! and how often it speaks to each shard.
+
+use std::time::{Duration, Instant};
+
+use pg_test::link::Link;
+use pg_test::{Fleet, FleetOptions};
+use postgres::Client;
+
+use crate::support::Outcome;
+
+const ROUND_TRIP: Duration = Duration::from_millis(20);
+
+/// Shards behind links.
+struct Network {
+    // Links end before the servers.
+    links: Vec<Link>,
+    session: Client,
+    _fleet: Fleet,
+}
+
+impl Network {
+    fn start(shards: usize) -> anyhow::Result<Self> {
+        let fleet = Fleet::start_with(&FleetOptions { shards, ..FleetOptions::default() })?;
+        let mut session = fleet.session()?;
+        let mut links = Vec::new();
+        for number in 1..=shards {
+            let link = Link::start(fleet.shard(number).port(), Duration::ZERO)?;
+            session.batch_execute(&format!(
+                "ALTER SERVER shard{number} OPTIONS (SET port '{}');
+                 INSERT INTO ft{number} VALUES (0, 'warm'), (-1, 'warm')",
+                link.port()
+            ))?;
+            links.push(link);
+        }
+        Ok(Self { links, session, _fleet: fleet })
+    }
+
+    /// A transaction waits so many times when everything is warm. `sql` is run often, with `{}` another number each
+    /// time: what the machine does besides only ever adds to its time.
+    fn assert_waits(&mut self, sql: &str, expected: u32) -> Outcome {
+        let mut best = Duration::MAX;
+        for attempt in 0..30 {
+            let slow = attempt >= 3;
+            for link in &self.links {
+                link.set_round_trip(if slow { ROUND_TRIP } else { Duration::ZERO });
+            }
+            let statements = sql.replace("{}", &(100 + 1000 * attempt).to_string());
+            let start = Instant::now();
+            self.session.batch_execute(&statements)?;
+            if slow {
+                best = best.min(start.elapsed());
+            }
+            if best < ROUND_TRIP * (expected + 1) {
+                break;
+            }
+            self.session.batch_execute("DELETE FROM ft1 WHERE id > 0")?;
+        }
+        assert_eq!(
+            (best.as_nanos() / ROUND_TRIP.as_nanos()) as u32,
+            expected,
+            "{best:?} for {sql}"
+        );
+        Ok(())
+    }
+}
+
+#[test]
+fn two_inserts_on_two_shards_and_their_commit_take_four_waits() -> Outcome {
+    let mut network = Network::start(2)?;
+    let sql = "BEGIN; INSERT INTO ft1 VALUES ({}, 'x'); INSERT INTO ft2 VALUES ({}, 'x'); COMMIT";
+    network.assert_waits(sql, 4)?;
+    let before: Vec<u64> = network.links.iter().map(Link::turns).collect();
+    network.session.batch_execute(&sql.replace("{}", "50000"))?;
+    let turns: Vec<u64> =
+        network.links.iter().zip(before).map(|(link, before)| link.turns() - before).collect();
+    assert_eq!(turns, [3, 3]);
+    Ok(())
+}
+
+#[test]
+fn without_waiting_for_the_commit_of_the_shards_they_take_three() -> Outcome {
+    let mut network = Network::start(2)?;
+    network.session.batch_execute("SET pg_fdw_xacts.commit_wait = off")?;
+    let sql = "BEGIN; INSERT INTO ft1 VALUES ({}, 'x'); INSERT INTO ft2 VALUES ({}, 'x'); COMMIT";
+    network.assert_waits(sql, 3)
+}
+
+#[test]
+fn single_statements_take_a_wait_and_one_for_their_commit() -> Outcome {
+    let mut network = Network::start(2)?;
+    network.assert_waits("INSERT INTO ft1 VALUES ({}, 'x')", 2)?;
+    network.assert_waits("UPDATE ft1 SET v = 'y' WHERE id = 0", 2)?;
+    // A transaction that has only read need not wait for its end.
+    network.assert_waits("SELECT * FROM ft1", 1)?;
+    Ok(())
+}
+
+#[test]
+fn a_savepoint_costs_no_wait() -> Outcome {
+    let mut network = Network::start(2)?;
+    let sql = "BEGIN; INSERT INTO ft1 VALUES ({}, 'x'); SAVEPOINT s; UPDATE ft1 SET v = 'z' WHERE id = 0; RELEASE s; COMMIT";
+    network.assert_waits(sql, 3)
+}
+
+#[test]
+fn a_hundred_rows_are_one_statement() -> Outcome {
+    let mut network = Network::start(2)?;
+    let sql = "INSERT INTO ft1 SELECT {} + i, 'x' FROM generate_series(1, 100) i";
+    network.assert_waits(sql, 2)
+}
+
+#[test]
+fn the_commit_of_eight_shards_takes_two_waits() -> Outcome {
+    let mut network = Network::start(8)?;
+    let inserts: Vec<String> =
+        (1..=8).map(|number| format!("INSERT INTO ft{number} VALUES ({{}}, 'x')")).collect();
+    network.assert_waits(&format!("BEGIN; {}; COMMIT", inserts.join("; ")), 10)
+}

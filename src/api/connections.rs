@@ -1,0 +1,132 @@
+//! The session's connections: which there are, and closing them. Columns, answers, warnings and errors are those of
+//! postgres_fdw's functions in the same version of PostgreSQL, which can be redefined as calls of these.
+
+use std::ffi::CStr;
+
+use pgrx::prelude::*;
+
+use crate::pg::error::{Error, Result, SqlState, attempt, c_string};
+use crate::remote::cache;
+use crate::remote::options::Server;
+
+/// The open connections of this session. `server_name` is NULL if the server was dropped in this transaction; what is
+/// not `valid` any more is closed when the transaction ends.
+#[cfg(not(feature = "pg18"))]
+#[pg_extern(sql = "
+CREATE FUNCTION pg_fdw_xacts_get_connections(OUT server_name text, OUT valid boolean) RETURNS SETOF record
+    LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
+")]
+#[allow(clippy::type_complexity)]
+fn pg_fdw_xacts_get_connections()
+-> TableIterator<'static, (name!(server_name, Option<String>), name!(valid, bool))> {
+    let list = cache::all().into_iter().map(|c| (server_name(c.serverid), c.is_valid()));
+    TableIterator::new(list.collect::<Vec<_>>())
+}
+
+/// The open connections of this session. Names are NULL if the server or the user mapping was dropped in this
+/// transaction; what is not `valid` any more is closed when the transaction ends. `closed` is only known with
+/// `check_conn`.
+#[cfg(feature = "pg18")]
+#[pg_extern(sql = "
+CREATE FUNCTION pg_fdw_xacts_get_connections(check_conn boolean DEFAULT false, OUT server_name text,
+    OUT user_name text, OUT valid boolean, OUT used_in_xact boolean, OUT closed boolean, OUT remote_backend_pid int4)
+    RETURNS SETOF record
+    LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
+")]
+#[allow(clippy::type_complexity)]
+fn pg_fdw_xacts_get_connections(
+    check_conn: bool,
+) -> TableIterator<
+    'static,
+    (
+        name!(server_name, Option<String>),
+        name!(user_name, Option<String>),
+        name!(valid, bool),
+        name!(used_in_xact, bool),
+        name!(closed, Option<bool>),
+        name!(remote_backend_pid, i32),
+    ),
+> {
+    let list = cache::all().into_iter().map(|c| {
+        (
+            server_name(c.serverid),
+            user_name(c.mapping),
+            c.is_valid(),
+            c.is_in_use(),
+            check_conn.then(|| c.is_closed_by_peer()),
+            c.backend_pid(),
+        )
+    });
+    TableIterator::new(list.collect::<Vec<_>>())
+}
+
+fn server_name(serverid: pg_sys::Oid) -> Option<String> {
+    Server::find(serverid).map(|server| server.name.to_string_lossy().into_owned())
+}
+
+/// Whose mapping it is, if it exists; everybody's is called "public".
+#[cfg(feature = "pg18")]
+fn user_name(mapping: pg_sys::Oid) -> Option<String> {
+    let (user, _) = super::guard::mapping(mapping)?;
+    if user == pg_sys::Oid::INVALID {
+        return Some("public".to_owned());
+    }
+    // SAFETY: raises if there is no such user; a C string of this memory context.
+    let name = unsafe { CStr::from_ptr(pg_sys::GetUserNameFromId(user, false)) };
+    Some(name.to_string_lossy().into_owned())
+}
+
+/// Closes this session's connections to a server, of whatever user mapping; true if there was any. Those that the
+/// current transaction uses stay, with a warning.
+#[pg_extern(sql = "
+CREATE FUNCTION pg_fdw_xacts_disconnect(server_name text) RETURNS boolean
+    LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
+")]
+fn pg_fdw_xacts_disconnect(server_name: &str) -> bool {
+    let name = c_string(server_name);
+    // SAFETY: raises if there is no such server.
+    let serverid =
+        attempt(|| Ok(unsafe { (*pg_sys::GetForeignServerByName(name.as_ptr(), false)).serverid }));
+    serverid
+        .and_then(|serverid| attempt(|| disconnect(Some(serverid))))
+        .unwrap_or_else(|error| error.raise_in_pgrx())
+}
+
+/// Closes all of this session's connections, as `pg_fdw_xacts_disconnect` does.
+#[pg_extern(sql = "
+CREATE FUNCTION pg_fdw_xacts_disconnect_all() RETURNS boolean
+    LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
+")]
+fn pg_fdw_xacts_disconnect_all() -> bool {
+    attempt(|| disconnect(None)).unwrap_or_else(|error| error.raise_in_pgrx())
+}
+
+/// Closes what no transaction uses, of one server or of all; tells whether there was any.
+fn disconnect(serverid: Option<pg_sys::Oid>) -> Result<bool> {
+    let mut closed = false;
+    for connection in cache::all() {
+        if serverid.is_some_and(|wanted| wanted != connection.serverid) {
+            continue;
+        }
+        if connection.is_in_use() {
+            still_in_use(Server::find(connection.serverid).as_ref().map(|s| s.name.as_c_str()))?;
+        } else {
+            cache::discard(&connection);
+            closed = true;
+        }
+    }
+    Ok(closed)
+}
+
+fn still_in_use(server: Option<&CStr>) -> Result<()> {
+    let text = match server {
+        Some(name) => [
+            b"cannot close connection for server \"",
+            name.to_bytes(),
+            b"\" because it is still in use",
+        ]
+        .concat(),
+        None => b"cannot close dropped server connection because it is still in use".to_vec(),
+    };
+    Error::new(SqlState::WARNING, text).log(PgLogLevel::WARNING)
+}

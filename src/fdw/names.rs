@@ -1,0 +1,118 @@
+//! What foreign tables and their columns are called on their server: the name in an option, else the local one.
+//! Only for the SQL that postgres_fdw's planner does not write: TRUNCATE, ANALYZE, IMPORT FOREIGN SCHEMA.
+
+use std::ffi::{CStr, c_int};
+
+use pgrx::pg_sys::{self, Oid, Relation};
+
+use crate::fdw::node;
+use crate::remote::options::{self, OptionPair, Server};
+
+/// A foreign table with the options that it and its server have.
+pub struct Table {
+    /// Its server.
+    pub serverid: Oid,
+    relation: Relation,
+    of_table: Vec<OptionPair>,
+    of_server: Vec<OptionPair>,
+}
+
+impl Table {
+    /// Reads the catalog entries of a table.
+    ///
+    /// # Safety
+    /// An open foreign table, which stays open as long as the value is used.
+    ///
+    /// # Errors
+    /// PostgreSQL's own when an entry is missing.
+    pub unsafe fn read(relation: Relation) -> Self {
+        // SAFETY: by contract; the catalog's entries live in this call's memory.
+        unsafe {
+            let table = &*pg_sys::GetForeignTable((*relation).rd_id);
+            Self {
+                serverid: table.serverid,
+                relation,
+                of_table: options::read_list(table.options),
+                of_server: Server::read(table.serverid).options,
+            }
+        }
+    }
+
+    /// The value of an option, of the table before that of its server.
+    pub fn option(&self, name: &CStr) -> Option<&CStr> {
+        options::option(&self.of_table, name).or_else(|| options::option(&self.of_server, name))
+    }
+
+    /// Its qualified remote name, quoted for SQL.
+    pub fn remote_name(&self) -> Vec<u8> {
+        // SAFETY: the relation is open; the schema's name is palloc'ed, and the schema exists.
+        let (local_schema, local_name) = unsafe {
+            let schema = pg_sys::get_namespace_name((*(*self.relation).rd_rel).relnamespace);
+            (CStr::from_ptr(schema), node::relation_name(self.relation))
+        };
+        let schema = options::option(&self.of_table, c"schema_name").unwrap_or(local_schema);
+        let name = options::option(&self.of_table, c"table_name").unwrap_or(local_name);
+        [&identifier(schema), &b"."[..], &identifier(name)].concat()
+    }
+
+    /// The columns as a SELECT list, and the column that each item of it is. A table without columns gives
+    /// `NULL` and none.
+    pub fn select_list(&self) -> (Vec<u8>, Vec<c_int>) {
+        let mut names = Vec::new();
+        let mut columns = Vec::new();
+        // SAFETY: the relation is open, so its descriptor and the names in it are valid.
+        unsafe {
+            for (number, attribute) in node::live_columns((*self.relation).rd_att) {
+                let of_column = options::read_list(pg_sys::GetForeignColumnOptions(
+                    (*self.relation).rd_id,
+                    number,
+                ));
+                let local = CStr::from_ptr((*attribute).attname.data.as_ptr());
+                let name = options::option(&of_column, c"column_name").unwrap_or(local);
+                names.push(identifier(name));
+                columns.push(number.into());
+            }
+        }
+        if names.is_empty() {
+            names.push(b"NULL".to_vec());
+        }
+        (names.join(&b", "[..]), columns)
+    }
+}
+
+/// A name for SQL, quoted where it needs quotes.
+pub fn identifier(name: &CStr) -> Vec<u8> {
+    // SAFETY: a C string gives a C string, its own or a palloc'ed one.
+    unsafe { CStr::from_ptr(pg_sys::quote_identifier(name.as_ptr())) }.to_bytes().to_vec()
+}
+
+/// A string literal for SQL. One with backslashes is an `E''` one, which means the same whatever
+/// `standard_conforming_strings` is there.
+pub fn literal(text: &[u8]) -> Vec<u8> {
+    let mut quoted = Vec::with_capacity(text.len() + 3);
+    if text.contains(&b'\\') {
+        quoted.push(b'E');
+    }
+    quoted.push(b'\'');
+    for &byte in text {
+        if matches!(byte, b'\'' | b'\\') {
+            quoted.push(byte);
+        }
+        quoted.push(byte);
+    }
+    quoted.push(b'\'');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_and_backslashes_are_doubled_in_a_literal() {
+        assert_eq!(literal(b"plain \"x\""), b"'plain \"x\"'");
+        assert_eq!(literal(b"it's"), b"'it''s'");
+        assert_eq!(literal(br"a\b'"), br"E'a\\b'''");
+        assert_eq!(literal(b""), b"''");
+    }
+}

@@ -1,0 +1,263 @@
+//! `use_remote_estimate`: postgres_fdw's planner asks servers for estimates, on connections of its own. Here is what
+//! keeps their transactions and ours, two sessions of one backend, from waiting for each other for ever.
+//!
+//! * Before a query is planned: what our session has locked exclusively, the planner's would wait for. The query is
+//!   refused ([`before_estimates`]).
+//! * After it: the planner's session keeps its locks, though it only reads. Before TRUNCATE and PREPARE TRANSACTION,
+//!   and when an answer is long in coming, its transaction is ended ([`release`], [`on_long_wait`]).
+//!
+//! It is ended by postgres_fdw itself, which does that before each commit. Its callback has no name outside of its
+//! library, so it is looked for in PostgreSQL's list of callbacks. Should that list ever look different, or should
+//! other servers of this database still use postgres_fdw's handler (whose writes would be committed), then it is
+//! left alone, and the statement is refused instead.
+
+use std::cell::Cell;
+use std::ffi::{CStr, c_void};
+
+use pgrx::pg_sys::{self, LocalTransactionId, Oid, PlannerInfo, RelOptInfo};
+
+use crate::fdw::stock;
+use crate::pg::backend_local::BackendLocal;
+use crate::pg::error::{Error, Result, SqlState, boundary, catch};
+use crate::pg::versions;
+use crate::remote::options::{self, OptionPair, Server};
+use crate::xact::participants;
+
+/// What is to be done while the planner's sessions may hold locks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// `PREPARE TRANSACTION`: postgres_fdw would refuse it.
+    Prepare,
+    /// A statement that locks remote tables exclusively.
+    Lock,
+}
+
+static STOCK: BackendLocal<Cell<pg_sys::GetForeignRelSize_function>> =
+    BackendLocal::new(Cell::new(None));
+
+/// The transaction in which the planner has sessions of its own.
+static ESTIMATED: BackendLocal<Cell<LocalTransactionId>> = BackendLocal::new(Cell::new(0));
+
+/// The transaction in which a handler was changed or a server was dropped, so that the catalog does not tell any
+/// more whose handler has written.
+static SWITCHED: BackendLocal<Cell<LocalTransactionId>> = BackendLocal::new(Cell::new(0));
+
+/// `GetForeignRelSize`, the first callback that plans a table, in front of postgres_fdw's own.
+pub fn in_front_of(stock: &pg_sys::FdwRoutine) -> pg_sys::GetForeignRelSize_function {
+    STOCK.get().set(stock.GetForeignRelSize);
+    Some(rel_size)
+}
+
+unsafe extern "C-unwind" fn rel_size(
+    root: *mut PlannerInfo,
+    relation: *mut RelOptInfo,
+    table: Oid,
+) {
+    boundary(|| before_estimates(table));
+    // The frame owns nothing: an ERROR may pass.
+    if let Some(stock) = STOCK.get().get() {
+        // SAFETY: postgres_fdw's callback with its own arguments.
+        unsafe { stock(root, relation, table) };
+    }
+}
+
+/// A foreign table is about to be planned.
+fn before_estimates(table: Oid) -> Result<()> {
+    // SAFETY: a foreign table that is being planned; the catalog's entries live in this call's memory.
+    let (serverid, of_table) = unsafe {
+        let table = &*pg_sys::GetForeignTable(table);
+        (table.serverid, options::read_list(table.options))
+    };
+    let server = Server::read(serverid);
+    if !estimates_remotely(&of_table)
+        .or_else(|| estimates_remotely(&server.options))
+        .unwrap_or(false)
+    {
+        return Ok(());
+    }
+    for participant in participants::all() {
+        let there = participant.serverid == serverid
+            || Server::find(participant.serverid)
+                .is_some_and(|other| place(&other) == place(&server));
+        if there && participant.connection.wrote() && participant.holds_exclusive_lock()? {
+            return Err(refused_estimates(table, &server.name));
+        }
+    }
+    ESTIMATED.get().set(versions::local_transaction());
+    Ok(())
+}
+
+fn estimates_remotely(options: &[OptionPair]) -> Option<bool> {
+    options::option(options, c"use_remote_estimate").and_then(options::parse_bool)
+}
+
+/// The options that lead to a server; servers that agree in them are one.
+fn place(server: &Server) -> [Option<&CStr>; 4] {
+    [c"host", c"hostaddr", c"port", c"dbname"].map(|name| options::option(&server.options, name))
+}
+
+fn refused_estimates(table: Oid, server: &CStr) -> Error {
+    // SAFETY: the name of a relation that is open, in this call's memory.
+    let table = unsafe { CStr::from_ptr(pg_sys::get_rel_name(table)) };
+    let quote = |head: &str, name: &CStr, tail: &str| {
+        [head.as_bytes(), name.to_bytes(), tail.as_bytes()].concat()
+    };
+    Error::new(
+        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        quote("cannot ask for estimates of foreign table \"", table, "\" in this transaction"),
+    )
+    .detail(quote(
+        "The transaction holds an exclusive lock on server \"",
+        server,
+        "\". The planner asks on another connection, which would wait for it for ever.",
+    ))
+    .hint(quote(
+        "Plan the query in another transaction, or ALTER SERVER \"",
+        server,
+        "\" OPTIONS (SET use_remote_estimate 'false').",
+    ))
+}
+
+/// A handler was changed or a server was dropped in this transaction.
+pub fn note_switch() {
+    SWITCHED.get().set(versions::local_transaction());
+}
+
+/// Ends the planner's transactions, if there are any, before something that they would hinder.
+///
+/// # Errors
+/// 55000: they cannot be ended on their own. The remote's error in ending them.
+pub fn before(purpose: Purpose) -> Result<()> {
+    if release()? {
+        return Ok(());
+    }
+    let what = match purpose {
+        Purpose::Prepare => {
+            "cannot PREPARE a transaction in which a query was planned with use_remote_estimate"
+        }
+        Purpose::Lock => {
+            "cannot lock remote tables exclusively after a query was planned with use_remote_estimate"
+        }
+    };
+    Err(Error::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, what)
+        .detail("The planner's own connection keeps a transaction open, which cannot be ended alone while servers of this database use postgres_fdw's handler.")
+        .hint("Switch postgres_fdw to pg_fdw_xacts_handler, or set use_remote_estimate to false."))
+}
+
+/// An answer is long in coming: if it waits for locks of the planner's, they go.
+///
+/// # Errors
+/// The remote's error in ending the planner's transactions.
+pub fn on_long_wait() -> Result<()> {
+    release().map(|_| ())
+}
+
+/// Ends the planner's transactions; `false` if that is not possible.
+fn release() -> Result<bool> {
+    if ESTIMATED.get().get() != versions::local_transaction() {
+        return Ok(true);
+    }
+    if SWITCHED.get().get() == versions::local_transaction() || is_stock_in_use()? {
+        return Ok(false);
+    }
+    let Some((callback, argument)) = stock_callback()? else { return Ok(false) };
+    // SAFETY: postgres_fdw's callback of transactions with its argument. Before commit it commits its remote
+    // transactions, which have only read, and forgets that there were any.
+    catch(|| unsafe { callback(pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT, argument) })?;
+    ESTIMATED.get().set(0);
+    Ok(true)
+}
+
+/// Whether a server of this database has postgres_fdw's own handler: it may have written in this transaction.
+fn is_stock_in_use() -> Result<bool> {
+    let stock = stock::routine()?;
+    let mut wrappers = std::collections::HashSet::new();
+    // SAFETY: a scan of a catalog in the order of the heap; tuples are read while the scan stands.
+    unsafe {
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let catalog = pg_sys::table_open(pg_sys::ForeignServerRelationId, lock);
+        let none = std::ptr::null_mut();
+        let scan = pg_sys::systable_beginscan(catalog, Oid::INVALID, false, none, 0, none.cast());
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            let server = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_foreign_server>();
+            wrappers.insert(server.srvfdw);
+        }
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(catalog, lock);
+        Ok(wrappers.into_iter().any(|wrapper| {
+            let handler = (*pg_sys::GetForeignDataWrapper(wrapper)).fdwhandler;
+            handler != Oid::INVALID && {
+                let routine = &*pg_sys::GetFdwRoutine(handler);
+                // Function pointers within one process: the same code has the same address.
+                routine.BeginForeignScan.map(|f| f as usize)
+                    == (*stock).BeginForeignScan.map(|f| f as usize)
+            }
+        }))
+    }
+}
+
+type Callback = unsafe extern "C-unwind" fn(pg_sys::XactEvent::Type, *mut c_void);
+
+/// An element of PostgreSQL's list of callbacks (`XactCallbackItem` in `xact.c`, the same from 15 to 18).
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Item {
+    next: *const Item,
+    callback: Option<Callback>,
+    argument: *mut c_void,
+}
+
+/// postgres_fdw's callback of transactions, `None` where the list does not look as expected.
+///
+/// Registering puts an element in front of the list, allocated in `TopMemoryContext`. Memory of its size that was
+/// freed just before is what it gets, so its place is known; that it is there is checked.
+fn stock_callback() -> Result<Option<(Callback, *mut c_void)>> {
+    static FOUND: BackendLocal<Cell<Option<(Callback, *mut c_void)>>> =
+        BackendLocal::new(Cell::new(None));
+    if let Some(found) = FOUND.get().get() {
+        return Ok(Some(found));
+    }
+    unsafe extern "C-unwind" fn marker(_: pg_sys::XactEvent::Type, _: *mut c_void) {}
+    let library = library_of(STOCK.get().get().map(|f| f as *const c_void));
+    let argument = (&raw const FOUND).cast_mut().cast::<c_void>();
+    // SAFETY: memory of TopMemoryContext stays mapped when it is freed; every element is looked at only after the
+    // first has been found to be ours, and the list only changes on this thread.
+    unsafe {
+        let place: *const Item =
+            pg_sys::MemoryContextAlloc(pg_sys::TopMemoryContext, size_of::<Item>()).cast();
+        pg_sys::pfree(place.cast_mut().cast());
+        pg_sys::RegisterXactCallback(Some(marker), argument);
+        let first = place.read_volatile();
+        let ours = first.callback.map(|f| f as usize) == Some(marker as *const () as usize)
+            && first.argument == argument;
+        let mut candidates = Vec::new();
+        let mut next = if ours { first.next } else { std::ptr::null() };
+        while let Some(item) = next.as_ref() {
+            if let Some(callback) = item.callback
+                && library.is_some()
+                && library_of(Some(callback as *const c_void)) == library
+            {
+                candidates.push((callback, item.argument));
+            }
+            next = item.next;
+        }
+        pg_sys::UnregisterXactCallback(Some(marker), argument);
+        if let [found] = candidates[..] {
+            FOUND.get().set(Some(found));
+        }
+    }
+    Ok(FOUND.get().get())
+}
+
+/// Where the library that `address` belongs to is loaded.
+fn library_of(address: Option<*const c_void>) -> Option<*mut c_void> {
+    let mut info = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: looks an address up; the answer is read only if there is one.
+    unsafe {
+        (libc::dladdr(address?, info.as_mut_ptr()) != 0).then(|| info.assume_init().dli_fbase)
+    }
+}

@@ -1,0 +1,125 @@
+//! The `application_name` of a session with a participant: postgres_fdw's setting before the server's option, each
+//! with its escapes replaced.
+
+use std::ffi::{CStr, CString};
+
+use pgrx::pg_sys;
+
+use crate::pg::error::c_string;
+use crate::remote::options::OptionPair;
+
+/// The keyword of libpq.
+pub const APPLICATION_NAME: &CStr = c"application_name";
+/// What a session is called that nobody has named, as postgres_fdw calls its own.
+pub const FALLBACK: &CStr = c"postgres_fdw";
+/// What the resolver calls itself.
+pub const RESOLVER: &CStr = c"pg_fdw_xacts resolver";
+
+/// The name for a session under these server options, if one is given: the first that is not empty once its escapes are
+/// replaced.
+pub fn given(server_options: &[OptionPair]) -> Option<CString> {
+    let own = server_options.iter().rev().filter(|(name, _)| name.as_c_str() == APPLICATION_NAME);
+    setting()
+        .into_iter()
+        .chain(own.map(|(_, value)| value.clone()))
+        .map(|template| expand(template.to_bytes(), fact))
+        .find(|name| !name.is_empty())
+        .map(c_string)
+}
+
+/// `postgres_fdw.application_name`, which its library defines; before that a session may already have set it.
+fn setting() -> Option<CString> {
+    // SAFETY: a setting that may be missing; its text is copied before anything can change it.
+    unsafe {
+        let text = pg_sys::GetConfigOption(c"postgres_fdw.application_name".as_ptr(), true, false);
+        (!text.is_null()).then(|| CStr::from_ptr(text).to_owned())
+    }
+}
+
+/// Replaces `%%` by `%`, and `%x` by what `fact` knows for `x`: nothing for a letter that it does not know. A `%` at
+/// the end is left out.
+fn expand(template: &[u8], fact: impl Fn(u8) -> Option<Vec<u8>>) -> Vec<u8> {
+    let mut name = Vec::with_capacity(template.len());
+    let mut rest = template.iter();
+    while let Some(&byte) = rest.next() {
+        match byte {
+            b'%' => match rest.next() {
+                Some(b'%') => name.push(b'%'),
+                Some(&letter) => name.extend(fact(letter).unwrap_or_default()),
+                None => {}
+            },
+            literal => name.push(literal),
+        }
+    }
+    name
+}
+
+/// What an escape stands for in this session. `%d` and `%u` are for those that a client has opened.
+fn fact(letter: u8) -> Option<Vec<u8>> {
+    // SAFETY: globals of the backend, NULL or C strings; the look-ups return C strings or NULL.
+    unsafe {
+        let text = |p: *const std::ffi::c_char| {
+            if p.is_null() { b"[unknown]".to_vec() } else { CStr::from_ptr(p).to_bytes().to_vec() }
+        };
+        let is_client = !pg_sys::MyProcPort.is_null();
+        let (start, pid) = (pg_sys::MyStartTime, pg_sys::MyProcPid);
+        Some(match letter {
+            b'a' => text(pg_sys::application_name),
+            b'c' => format!("{start:x}.{pid:x}").into_bytes(),
+            b'C' => text(pg_sys::cluster_name),
+            b'd' if is_client => text(pg_sys::get_database_name(pg_sys::MyDatabaseId)),
+            b'p' => pid.to_string().into_bytes(),
+            b'u' if is_client => {
+                text(pg_sys::GetUserNameFromId(pg_sys::GetAuthenticatedUserId(), true))
+            }
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::expand;
+
+    fn fact(letter: u8) -> Option<Vec<u8>> {
+        match letter {
+            b'a' => Some(b"psql".to_vec()),
+            b'e' => Some(vec![]),
+            b'r' => Some(b"%a".to_vec()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn escapes_are_replaced_once() {
+        for (template, name) in [
+            (&b"plain"[..], &b"plain"[..]),
+            (b"", b""),
+            (b"%a-%a", b"psql-psql"),
+            (b"100%%", b"100%"),
+            (b"%%a", b"%a"),
+            (b"%r", b"%a"),
+            (b"%e%q%%", b"%"),
+            (b"tail%", b"tail"),
+            (b"%", b""),
+            (b"\xff%a\xfe", b"\xffpsql\xfe"),
+        ] {
+            assert_eq!(expand(template, fact), name, "{template:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_but_escapes_is_changed(text in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let quoted: Vec<u8> = text
+                .iter()
+                .flat_map(|&b| if b == b'%' { vec![b'%', b'%'] } else { vec![b] })
+                .collect();
+            prop_assert_eq!(expand(&quoted, fact), text.clone());
+            // Whatever it is, it ends.
+            let _ = expand(&text, fact);
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Whose credentials a connection uses.
+//!
+//! A user who is no superuser must bring their own, or they would act as the server's operating system user, with its
+//! trust, files and certificates. That is checked before connecting, when nothing has been sent yet, and after
+//! it, when it is known what the other server asked for. Rules and texts are postgres_fdw's of the same version.
+//!
+//! Credentials that live only in the client's session (a delegated GSSAPI ticket from 16 on, SCRAM keys passed
+//! through from 18 on) serve this session and nobody else: the resolver could never settle what is prepared with
+//! them.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+
+use crate::libpq::Conn;
+use crate::pg::error::{Error, Result, SqlState};
+use crate::remote::options::{Mapping, OptionPair, Server, option, parse_bool};
+
+#[cfg(feature = "pg15")]
+mod texts {
+    pub const MESSAGE: &str = "password is required";
+    pub const BEFORE: &str = "Non-superusers must provide a password in the user mapping.";
+    pub const AFTER: &str =
+        "Non-superuser cannot connect if the server does not request a password.";
+}
+#[cfg(not(feature = "pg15"))]
+mod texts {
+    pub const MESSAGE: &str = "password or GSSAPI delegated credentials required";
+    #[cfg(not(feature = "pg18"))]
+    pub const BEFORE: &str = "Non-superusers must delegate GSSAPI credentials or provide a password in the user mapping.";
+    #[cfg(feature = "pg18")]
+    pub const BEFORE: &str = "Non-superusers must delegate GSSAPI credentials, provide a password, or enable SCRAM pass-through in user mapping.";
+    pub const AFTER: &str = "Non-superuser cannot connect if the server does not request a password or use GSSAPI with delegated credentials.";
+}
+
+/// What is known before connecting.
+pub struct Credentials {
+    /// The mapping's user must bring credentials of their own: no superuser, and no superuser has waived it with
+    /// `password_required 'false'`.
+    own_required: bool,
+    has_password: bool,
+    /// The keys of the client's own SCRAM exchange are used.
+    scram_keys: bool,
+    /// The client has delegated a GSSAPI ticket to this session.
+    gss_delegated: bool,
+}
+
+impl Credentials {
+    /// Finds out, and adds to `info` what the client's session contributes.
+    ///
+    /// # Errors
+    /// 2F003, as postgres_fdw, for a mapping that needs credentials and has none.
+    pub fn check(server: &Server, mapping: &Mapping, info: &mut Vec<OptionPair>) -> Result<Self> {
+        // SAFETY: a catalog look-up of a role.
+        let superuser = unsafe { pg_sys::superuser_arg(mapping.userid) };
+        let waived = option(&mapping.options, c"password_required").and_then(parse_bool);
+        let this = Self {
+            own_required: !superuser && waived != Some(false),
+            has_password: info.iter().any(|(n, v)| n.as_c_str() == c"password" && !v.is_empty()),
+            scram_keys: session::pass_scram_keys(server, mapping, info),
+            gss_delegated: session::has_gss_delegation(),
+        };
+        if this.own_required && !this.has_password && !this.scram_keys && !this.gss_delegated {
+            return Err(refusal(texts::BEFORE));
+        }
+        Ok(this)
+    }
+
+    /// Checks what was used; tells whether that lives only in the client's session.
+    ///
+    /// # Errors
+    /// 2F003, as postgres_fdw, where the other server did not ask for the user's own credentials.
+    pub fn check_used(&self, conn: &Conn) -> Result<bool> {
+        let gss = self.gss_delegated && session::used_gss(conn);
+        let password = self.has_password && conn.used_password();
+        if self.own_required && !password && !gss && !self.scram_keys {
+            return Err(refusal(texts::AFTER).hint("Target server's authentication method must be changed or password_required=false set in the user mapping attributes."));
+        }
+        Ok(gss || (self.scram_keys && !self.has_password))
+    }
+}
+
+fn refusal(detail: &str) -> Error {
+    Error::new(SqlState::S_R_E_PROHIBITED_SQL_STATEMENT_ATTEMPTED, texts::MESSAGE).detail(detail)
+}
+
+/// Refuses to write on `server` through a connection whose credentials the resolver does not have.
+pub fn cannot_settle(server: &CStr) -> Error {
+    Error::new(
+        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        [
+            b"cannot write on server \"",
+            server.to_bytes(),
+            b"\" atomically with credentials of the client's session",
+        ]
+        .concat(),
+    )
+    .detail("A transaction that is in doubt there could not be settled once the session has ended.")
+    .hint("Store a password in the user mapping, or set the server's option two_phase_commit to 'off'.")
+}
+
+/// Runs a function of the server or of libpq that not every build has.
+#[cfg(not(feature = "pg15"))]
+fn optional<T>(name: &CStr) -> Option<T> {
+    const { assert!(size_of::<T>() == size_of::<*mut std::ffi::c_void>()) };
+    // SAFETY: a look-up among the loaded symbols; the caller gives the function's type.
+    unsafe {
+        let found = libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr());
+        (!found.is_null()).then(|| std::mem::transmute_copy(&found))
+    }
+}
+
+#[cfg(feature = "pg15")]
+mod session {
+    //! Nothing is passed on in PostgreSQL 15.
+
+    use super::{Conn, Mapping, OptionPair, Server};
+
+    pub fn pass_scram_keys(_: &Server, _: &Mapping, _: &mut Vec<OptionPair>) -> bool {
+        false
+    }
+
+    pub fn has_gss_delegation() -> bool {
+        false
+    }
+
+    pub fn used_gss(_: &Conn) -> bool {
+        false
+    }
+}
+
+#[cfg(not(feature = "pg15"))]
+mod session {
+    //! What the client's session has and lends.
+
+    use std::ffi::c_int;
+
+    use super::{Conn, Mapping, OptionPair, Server, optional};
+    use pgrx::pg_sys;
+
+    pub fn has_gss_delegation() -> bool {
+        type Delegation = unsafe extern "C" fn(*mut pg_sys::Port) -> bool;
+        // SAFETY: the server's own function, where it is built with GSSAPI; NULL in workers.
+        optional::<Delegation>(c"be_gssapi_get_delegation").is_some_and(|delegation| unsafe {
+            !pg_sys::MyProcPort.is_null() && delegation(pg_sys::MyProcPort)
+        })
+    }
+
+    pub fn used_gss(conn: &Conn) -> bool {
+        type Used = unsafe extern "C" fn(*const pq_sys::PGconn) -> c_int;
+        // SAFETY: libpq's own function, from 16 on; the connection is alive.
+        optional::<Used>(c"PQconnectionUsedGSSAPI")
+            .is_some_and(|used| unsafe { used(conn.as_ptr()) } != 0)
+    }
+
+    #[cfg(not(feature = "pg18"))]
+    pub fn pass_scram_keys(_: &Server, _: &Mapping, _: &mut Vec<OptionPair>) -> bool {
+        false
+    }
+
+    #[cfg(feature = "pg18")]
+    pub use scram::pass_keys as pass_scram_keys;
+
+    #[cfg(feature = "pg18")]
+    mod scram {
+        use std::ffi::{CString, c_char, c_void};
+
+        use super::{Mapping, OptionPair, Server, c_int, pg_sys};
+        use crate::pg::error::c_string;
+        use crate::remote::options::{option, parse_bool};
+
+        const KEY: usize = 32;
+
+        /// The beginning of `Port` (`libpq/libpq-be.h`), which pgrx does not show.
+        #[repr(C)]
+        struct Port {
+            sock: c_int,
+            noblock: bool,
+            proto: u32,
+            addresses: [Address; 2],
+            remote_host: *const c_char,
+            remote_hostname: *const c_char,
+            remote_hostname_resolv: c_int,
+            remote_hostname_errcode: c_int,
+            remote_port: *const c_char,
+            local_host: [c_char; 64],
+            database_name: *const c_char,
+            user_name: *const c_char,
+            cmdline_options: *const c_char,
+            guc_options: *const c_void,
+            application_name: *const c_char,
+            hba: *const c_void,
+            keepalives: [c_int; 8],
+            client_key: [u8; KEY],
+            server_key: [u8; KEY],
+            has_keys: bool,
+        }
+
+        #[repr(C)]
+        struct Address {
+            storage: libc::sockaddr_storage,
+            length: libc::socklen_t,
+        }
+
+        unsafe extern "C" {
+            fn pg_b64_encode(from: *const u8, len: c_int, to: *mut c_char, room: c_int) -> c_int;
+        }
+
+        /// Has the client's SCRAM keys used, if server or mapping say so (the mapping's word counts) and there
+        /// are any. No other way of authentication is accepted then.
+        pub fn pass_keys(server: &Server, mapping: &Mapping, info: &mut Vec<OptionPair>) -> bool {
+            let asked = option(&mapping.options, c"use_scram_passthrough")
+                .or_else(|| option(&server.options, c"use_scram_passthrough"))
+                .and_then(parse_bool);
+            // SAFETY: NULL in workers; else the session's own.
+            let Some(port) = (unsafe { pg_sys::MyProcPort.cast::<Port>().as_ref() }) else {
+                return false;
+            };
+            if asked != Some(true) || !port.has_keys {
+                return false;
+            }
+            info.push((c"scram_client_key".to_owned(), encode(&port.client_key)));
+            info.push((c"scram_server_key".to_owned(), encode(&port.server_key)));
+            info.push((c"require_auth".to_owned(), c"scram-sha-256".to_owned()));
+            true
+        }
+
+        fn encode(key: &[u8; KEY]) -> CString {
+            let mut text = vec![0_u8; KEY * 2];
+            // SAFETY: 32 bytes become 44, for which there is room.
+            let length = unsafe {
+                let room = text.len() as c_int;
+                pg_b64_encode(key.as_ptr(), KEY as c_int, text.as_mut_ptr().cast(), room)
+            };
+            text.truncate(length.max(0) as usize);
+            c_string(text)
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! `cargo xtask upstream`: postgres_fdw's own regression and isolation tests, run with our handler, and how far
+//! what they print differs from what they expect.
+//!
+//! The tests come with the source of PostgreSQL, which is fetched and never kept in the repository. They run
+//! twice: as they are, to show that the harness is right, and switched to this extension by the one documented
+//! statement. The statements of the switch are put into the expected output as well, so that they count nowhere.
+
+mod differences;
+mod source;
+mod switch;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use pg_test::install::as_server_user;
+
+use crate::setup::Setup;
+use differences::Differences;
+
+/// Which handler the tests run with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// postgres_fdw alone.
+    Upstream,
+    /// After the switch to this extension.
+    Switched,
+}
+
+/// One of PostgreSQL's two test drivers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Driver {
+    /// SQL scripts, `sql/*.sql`.
+    Regression,
+    /// Specifications of interleaved sessions, `specs/*.spec`.
+    Isolation,
+}
+
+/// Runs the tests of the source tree `source`, or of Debian's source package of the server, and prints the
+/// lines that differ. A number of unexplained lines other than 0 is an error.
+pub fn run(setup: &Setup, source: Option<&Path>) -> Result<()> {
+    let home = setup.server_files.join("upstream");
+    recreate(&home)?;
+    let tests = match source {
+        Some(tree) => tree.join("contrib/postgres_fdw").canonicalize()?,
+        None => source::fetch(
+            &setup.workspace.target.join("upstream-source"),
+            setup.installation.major(),
+        )?,
+    };
+    setup.install_extension(&[])?;
+    let mut unexplained = 0;
+    for mode in [Mode::Upstream, Mode::Switched] {
+        for (driver, names) in [
+            (Driver::Regression, names(&tests, "sql", "sql")?),
+            (Driver::Isolation, names(&tests, "specs", "spec")?),
+        ] {
+            let results = run_driver(setup, &home, &tests, mode, driver, &names)?;
+            for name in &names {
+                unexplained += report(&tests, &results, mode, name)?;
+            }
+        }
+    }
+    ensure!(unexplained == 0, "{unexplained} lines differ without a known reason");
+    Ok(())
+}
+
+/// The names of the tests in `directory`, without their extension.
+fn names(tests: &Path, directory: &str, extension: &str) -> Result<Vec<String>> {
+    let path = tests.join(directory);
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(&path).with_context(|| path.display().to_string())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == extension)
+            && let Some(stem) = path.file_stem()
+        {
+            names.push(stem.to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Lays out a test directory as the drivers want it and runs `names`; returns where the results are.
+fn run_driver(
+    setup: &Setup,
+    home: &Path,
+    tests: &Path,
+    mode: Mode,
+    driver: Driver,
+    names: &[String],
+) -> Result<PathBuf> {
+    let directory = home.join(format!("{mode:?}-{driver:?}").to_lowercase());
+    std::fs::create_dir(&directory)?;
+    let (program, input, extension) = match driver {
+        Driver::Regression => ("regress/pg_regress", "sql", "sql"),
+        Driver::Isolation => ("isolation/pg_isolation_regress", "specs", "spec"),
+    };
+    for kind in [input, "expected"] {
+        std::fs::create_dir(directory.join(kind))?;
+    }
+    for name in names {
+        let file = format!("{input}/{name}.{extension}");
+        let text = std::fs::read_to_string(tests.join(&file))?;
+        let text = match (mode, driver) {
+            (Mode::Upstream, _) => text,
+            (Mode::Switched, Driver::Regression) => switch::script(&text),
+            (Mode::Switched, Driver::Isolation) => switch::specification(&text)?,
+        };
+        std::fs::write(directory.join(file), text)?;
+        // The driver wants one; what is compared is compared here.
+        std::fs::write(directory.join(format!("expected/{name}.out")), "")?;
+    }
+    let settings = directory.join("settings");
+    std::fs::write(&settings, switch::settings(mode == Mode::Switched))?;
+    open_to_server(setup, &directory)?;
+
+    let pgxs = pgxs(setup)?;
+    let mut command =
+        as_server_user(setup.installation.user(), &pgxs.join("src/test").join(program));
+    command.current_dir(&directory).env_remove("RUST_BACKTRACE").env("LC_ALL", "C");
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let option = |name: &str, value: &Path| format!("--{name}={}", value.display());
+    command.args([
+        option("inputdir", &directory),
+        option("outputdir", &directory),
+        option("bindir", setup.installation.bindir()),
+        option("temp-instance", &directory.join("instance")),
+        option("temp-config", &settings),
+        "--no-locale".into(),
+        "--encoding=UTF8".into(),
+        "--dbname=contrib_regression".into(),
+    ]);
+    if driver == Driver::Isolation {
+        command.arg("--load-extension=postgres_fdw");
+        if mode == Mode::Switched {
+            command.arg("--load-extension=pg_fdw_xacts");
+        }
+    }
+    println!("\n==== {driver:?} tests, {mode:?}: {}", names.join(", "));
+    // Its verdict is about empty files.
+    command.args(names).status().with_context(|| format!("{command:?}"))?;
+    Ok(directory.join("results"))
+}
+
+/// Compares one result with the expectation closest to it; returns the number of lines without a known reason.
+fn report(tests: &Path, results: &Path, mode: Mode, name: &str) -> Result<usize> {
+    let result = results.join(format!("{name}.out"));
+    let result = std::fs::read_to_string(&result).with_context(|| {
+        format!("the driver made no {}; see its log beside it", result.display())
+    })?;
+    let mut best: Option<(usize, Differences)> = None;
+    for variant in ["", "_1", "_2"] {
+        let expected = tests.join(format!("expected/{name}{variant}.out"));
+        let Ok(expected) = std::fs::read_to_string(&expected) else { continue };
+        let lines = expected.lines().count();
+        let expected = if mode == Mode::Switched { switch::script(&expected) } else { expected };
+        let found = Differences::between(&expected, &result);
+        if best.as_ref().is_none_or(|(_, other)| found.count() < other.count()) {
+            best = Some((lines, found));
+        }
+    }
+    let Some((lines, found)) = best else { bail!("there is no expected output of {name}") };
+    found.print();
+    let explained = if mode == Mode::Switched { found.explained() } else { 0 };
+    println!(
+        "{name}, {mode:?}: {} of {lines} lines differ, {explained} with a known reason",
+        found.count()
+    );
+    Ok(found.count() - explained)
+}
+
+/// Where the server's package has its test drivers.
+fn pgxs(setup: &Setup) -> Result<PathBuf> {
+    let output = Command::new(setup.installation.pg_config()).arg("--pgxs").output()?;
+    let makefile = PathBuf::from(String::from_utf8(output.stdout)?.trim());
+    let directory = makefile.ancestors().nth(3).map(Path::to_owned);
+    directory.with_context(|| format!("{} is not in a pgxs directory", makefile.display()))
+}
+
+fn recreate(directory: &Path) -> Result<()> {
+    if directory.exists() {
+        std::fs::remove_dir_all(directory)?;
+    }
+    Ok(std::fs::create_dir_all(directory)?)
+}
+
+/// Gives `directory` and what is in it to the user that servers run as.
+fn open_to_server(setup: &Setup, directory: &Path) -> Result<()> {
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755))?;
+    if let Some(user) = setup.installation.user() {
+        let owner = format!("{}:{}", user.uid, user.gid);
+        let status = Command::new("chown").arg("-R").arg(owner).arg(directory).status()?;
+        ensure!(status.success(), "chown -R {}: {status}", directory.display());
+    }
+    Ok(())
+}
