@@ -123,31 +123,35 @@ impl Session {
     ///
     /// # Errors
     /// Those of [`Session::submit`].
-    pub fn submit_as(&self, messages: &[Message], sql: &CStr) -> Result<Ticket> {
-        self.send(messages, Some(sql), None)
+    pub fn submit_for(&self, messages: &[Message], sql: Option<&CStr>) -> Result<Ticket> {
+        self.send(messages, sql, None)
     }
 
-    /// Sends statements about a cursor for `owner`, as [`Session::submit`] does. Others may be sent behind them before
-    /// they are answered: what fails because of them is reported as the failure of `owner`. `sql` becomes CONTEXT where
-    /// the connection is lost.
+    /// Sends statements as [`Session::submit_for`] does, of which the answers will be asked for later. Others may be
+    /// sent behind them meanwhile: what fails because of them is reported as the failure of `query`.
     ///
     /// # Errors
     /// Those of [`Session::submit`].
-    pub fn submit_for(&self, messages: &[Message], sql: &CStr, owner: &Rc<CStr>) -> Result<Ticket> {
-        self.send(messages, Some(sql), Some(owner))
+    pub fn submit_ahead(
+        &self,
+        messages: &[Message],
+        sql: &CStr,
+        query: &Rc<CStr>,
+    ) -> Result<Ticket> {
+        self.send(messages, Some(sql), Some(query))
     }
 
     fn send(
         &self,
         messages: &[Message],
         sql: Option<&CStr>,
-        owner: Option<&Rc<CStr>>,
+        query: Option<&Rc<CStr>>,
     ) -> Result<Ticket> {
         // SAFETY: a plain global of the transaction.
         let serializable = unsafe { pg_sys::XactIsoLevel } == pg_sys::XACT_SERIALIZABLE as i32;
         let isolation =
             if serializable { Isolation::Serializable } else { Isolation::RepeatableRead };
-        self.connection.submit(isolation, self.level.get(), messages, sql, owner)
+        self.connection.submit(isolation, self.level.get(), messages, sql, query)
     }
 
     /// Waits for the answer to a statement; `sql` becomes CONTEXT of its failure.
@@ -176,10 +180,10 @@ impl Session {
         self.connection.answer_to(ticket, sent, sql)
     }
 
-    /// The answer to a statement if it has been read; otherwise as [`Session::answer_to`].
+    /// The answer as [`Session::answer_to`] gives it, if it has been read.
     ///
     /// # Errors
-    /// The remote's error, the lost connection.
+    /// Those of [`Session::answer`].
     pub fn answer_if_read(
         &self,
         ticket: Ticket,
