@@ -439,6 +439,7 @@ impl Connection {
         inner.probe_failed = false;
         inner.postponed.clear();
         inner.cursors.clear();
+        inner.levels.clear();
         inner.last_cursor = 0;
         self.sealed.set(false);
     }

@@ -26,6 +26,7 @@ use crate::xact::{callbacks, participants};
 /// attached at: a cursor that is first fetched inside a later savepoint must not be declared inside it.
 pub struct Session {
     connection: Rc<Cached>,
+    /// It becomes the parent's level when its subtransaction commits.
     level: Rc<Cell<u32>>,
 }
 
@@ -96,14 +97,14 @@ impl Session {
         Self { connection: Rc::clone(connection), level }
     }
 
-    /// The connection, for one who outlives the session's owner.
-    pub fn shared_connection(&self) -> Rc<Cached> {
-        Rc::clone(&self.connection)
-    }
-
     /// The connection, for cursor numbers, statement names and the like.
     pub fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// The same, for those who keep it longer than they may refer to the session.
+    pub fn shared_connection(&self) -> Rc<Cached> {
+        Rc::clone(&self.connection)
     }
 
     /// Sends statements as one segment without waiting; their tickets are consecutive.
@@ -115,7 +116,7 @@ impl Session {
             Some(Message::Query(sql, _) | Message::Prepare(_, sql)) => Some(*sql),
             Some(Message::Execute(..)) | None => None,
         };
-        self.send(messages, sql, None)
+        self.submit_for(messages, sql)
     }
 
     /// Sends statements as [`Session::submit`] does, with another CONTEXT than the first of them where the connection is

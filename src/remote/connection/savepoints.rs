@@ -61,8 +61,8 @@ impl Connection {
     }
 
     /// The local subtransaction at `level` aborted: takes the remote transaction back to where it began,
-    /// without waiting for the answer when nothing that it sent is running there. Never raises; what cannot be
-    /// undone dooms the transaction.
+    /// without waiting for the answer when nothing that it sent is running there. Never raises; what cannot
+    /// be undone dooms the transaction.
     ///
     /// A scan of an outer level may have a FETCH under way, sent before or after the savepoint. That one
     /// is not disturbed, unless something of this level has to be cancelled: then both may be.
