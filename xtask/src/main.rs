@@ -56,6 +56,9 @@ enum Command {
         /// A source tree of PostgreSQL, instead of the source package of Debian's server
         #[arg(long, value_name = "PATH")]
         source: Option<PathBuf>,
+        /// Where the source cannot be fetched, say so and end well
+        #[arg(long, conflicts_with = "source")]
+        if_available: bool,
     },
     /// Run the bank: concurrent transfers under random faults, and check that none is lost or halved
     Torture {
@@ -112,9 +115,9 @@ fn run(command: Command) -> Result<()> {
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
             suites::run(&setup, filter.as_deref(), &only)
         }
-        Command::Upstream { server, source } => {
+        Command::Upstream { server, source, if_available } => {
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
-            upstream::run(&setup, source.as_deref())
+            upstream::run(&setup, source.as_deref(), if_available)
         }
         Command::Torture { server, seconds, seed } => {
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
