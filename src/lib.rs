@@ -54,6 +54,7 @@ pub extern "C-unwind" fn _PG_init() {
             xact::callbacks::install();
             xact::utility::install(api::guard::before_utility);
             api::guard::install();
+            fdw::planning::install();
             xact::on_long_wait(fdw::planning::on_long_wait);
             resolver::launcher::register();
         }

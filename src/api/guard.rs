@@ -16,6 +16,7 @@ use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, boundary};
 use crate::pg::versions;
 use crate::remote::options::Server;
+use crate::xact;
 
 const EXTENSION: &CStr = c"pg_fdw_xacts";
 const OBJECT_IN_USE: SqlState = SqlState::new(b"55006");
@@ -160,6 +161,8 @@ pub(super) fn mapping(object: pg_sys::Oid) -> Option<(pg_sys::Oid, pg_sys::Oid)>
 /// # Errors
 /// It would drop what is still needed.
 pub unsafe fn before_utility(statement: *mut pg_sys::Node) -> Result<()> {
+    // What this session has delivered is not in doubt once its answer has been read.
+    xact::collect_deliveries();
     // SAFETY: the tag says which struct it is; the lists hold what the grammar puts there.
     unsafe {
         match (*statement).type_ {

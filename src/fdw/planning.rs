@@ -118,7 +118,23 @@ fn refused_estimates(table: Oid, server: &CStr) -> Error {
     ))
 }
 
-/// A handler was changed or a server was dropped in this transaction.
+/// Has every session notice when another one changes a handler; called while the server loads the library.
+pub fn install() {
+    let cache = pg_sys::SysCacheIdentifier::FOREIGNDATAWRAPPEROID as i32;
+    // SAFETY: the callback lives as long as the server and raises nothing.
+    unsafe {
+        pg_sys::CacheRegisterSyscacheCallback(cache, Some(on_change), pg_sys::Datum::from(0))
+    };
+}
+
+unsafe extern "C-unwind" fn on_change(_: pg_sys::Datum, _: i32, _: u32) {
+    // SAFETY: a plain global: processes without one have no transactions.
+    if unsafe { !pg_sys::MyProc.is_null() } {
+        note_switch();
+    }
+}
+
+/// A handler was changed or a server was dropped in this transaction, or while it runs.
 pub fn note_switch() {
     SWITCHED.get().set(versions::local_transaction());
 }
@@ -157,7 +173,8 @@ fn release() -> Result<bool> {
     if ESTIMATED.get().get() != versions::local_transaction() {
         return Ok(true);
     }
-    if SWITCHED.get().get() == versions::local_transaction() || is_stock_in_use()? {
+    // Looking at the catalog comes first: it takes note of what other sessions have switched.
+    if is_stock_in_use()? || SWITCHED.get().get() == versions::local_transaction() {
         return Ok(false);
     }
     let Some((callback, argument)) = stock_callback()? else { return Ok(false) };

@@ -134,12 +134,13 @@ impl<R> Fifo<R> {
 
     /// Whether all that is still to be answered has ended a transaction, so that another may begin behind it.
     pub fn is_ending(&self) -> bool {
-        self.expected.iter().all(|expected| {
-            matches!(
-                expected,
-                Expected::Control(Control::Ending | Control::Delivery) | Expected::Sync
-            )
-        })
+        self.failure.is_none()
+            && self.expected.iter().all(|expected| {
+                matches!(
+                    expected,
+                    Expected::Control(Control::Ending | Control::Delivery) | Expected::Sync
+                )
+            })
     }
 
     /// Whether such a command's answer is still to come.

@@ -327,6 +327,12 @@ impl Connection {
         sent.is_some()
     }
 
+    /// Whether a `COMMIT PREPARED` that nobody waits for has still to be answered, or its answer to be taken.
+    pub fn has_delivery(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner.delivered.is_some() || inner.fifo.awaits(Control::Delivery)
+    }
+
     /// What became of a `COMMIT PREPARED` that nobody waits for: whether it was done, once that is known.
     pub fn take_delivered(&self) -> Option<bool> {
         self.inner.borrow_mut().delivered.take()
@@ -420,9 +426,31 @@ impl Connection {
         self.inner.borrow().fifo.is_idle()
     }
 
+    /// Waits until no end of an earlier transaction is on its way any more; `false` if one still is by then.
+    fn pass_endings(&self, deadline: Instant) -> bool {
+        loop {
+            let underway = {
+                let fifo = &self.inner.borrow().fifo;
+                fifo.awaits(Control::Delivery) || fifo.awaits(Control::Ending)
+            };
+            if !underway || self.is_doomed() {
+                return !underway;
+            }
+            if !matches!(self.wait(Some(deadline), Patience::Stubborn), Ok(Woke::Ready)) {
+                return false;
+            }
+            self.pump();
+        }
+    }
+
     /// Asks the server to stop what it is doing; waits for the request to be taken, not for its effect.
     /// A server that does not take it is given up: the connection is doomed.
     pub fn cancel(&self) {
+        // What the next transaction gives up must not hit the end of the one before.
+        if !self.pass_endings(Instant::now() + CLEANUP_TIMEOUT) {
+            self.doom();
+            return;
+        }
         let sent = self.conn.cancel().is_some_and(|cancel| cancel.send(CANCEL_TIMEOUT));
         if !sent {
             self.doom();

@@ -111,8 +111,11 @@ impl SessionState {
         match effect {
             Effect::None
             | Effect::Done(Control::EndSavepoint | Control::UndoSavepoint | Control::Cleanup, _)
-            | Effect::Done(Control::Ending, _)
-            | Effect::Failed(Control::Ending, _) => {}
+            | Effect::Done(Control::Ending, _) => {}
+            // It may still be open.
+            Effect::Failed(Control::Ending, _) => {
+                doomed.set(doomed.get().or(Some(Doom::CleanupFailed)));
+            }
             // Any other tag means that it was not prepared there.
             Effect::Done(Control::Delivery, result) => {
                 self.delivered = Some(result.command_tag() == c"COMMIT PREPARED");

@@ -32,6 +32,13 @@ pub fn register() {
     }
 }
 
+/// Reads what has come of earlier transactions' deliveries.
+pub fn collect_deliveries() {
+    if !deliveries::is_empty() {
+        shielded("in reading what became of earlier transactions", deliveries::collect);
+    }
+}
+
 unsafe extern "C-unwind" fn on_transaction(
     event: pg_sys::XactEvent::Type,
     _arg: *mut std::ffi::c_void,
@@ -41,8 +48,8 @@ unsafe extern "C-unwind" fn on_transaction(
     participants::set_ending(matches!(event, E::XACT_EVENT_PRE_COMMIT | E::XACT_EVENT_PRE_PREPARE));
     let ends =
         matches!(event, E::XACT_EVENT_PRE_COMMIT | E::XACT_EVENT_PRE_PREPARE | E::XACT_EVENT_ABORT);
-    if ends && !deliveries::is_empty() {
-        shielded("in reading what became of earlier transactions", deliveries::collect);
+    if ends {
+        collect_deliveries();
     }
     if participants::is_empty() {
         return;

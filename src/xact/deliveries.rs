@@ -8,10 +8,12 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use pgrx::pg_sys;
+
 use crate::log::shmem::Status;
 use crate::log::{entries, workers};
 use crate::pg::backend_local::BackendLocal;
-use crate::pg::error::Result;
+use crate::pg::error::{Result, shielded};
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::participant::Event;
 use crate::protocol::pipeline::Control;
@@ -48,11 +50,19 @@ pub fn send(prepared: &[&Participant]) -> Result<()> {
     else {
         return Ok(());
     };
+    static AT_EXIT: BackendLocal<Cell<bool>> = BackendLocal::new(Cell::new(false));
+    if !AT_EXIT.get().replace(true) {
+        // SAFETY: the callback lives as long as the process and raises nothing.
+        unsafe { pg_sys::before_shmem_exit(Some(at_exit), pg_sys::Datum::from(0)) };
+    }
     let unconfirmed = Cell::new(prepared.len());
     let transaction = Rc::new(Transaction { nonce, unconfirmed });
     for p in prepared {
         let Some(settle) = p.prepared() else { continue };
-        if p.connection.send_ending(&settle.commit, Control::Delivery) {
+        // An answer to an earlier one would be taken for this one's; every write has been answered behind it.
+        if !p.connection.has_delivery()
+            && p.connection.send_ending(&settle.commit, Control::Delivery)
+        {
             p.take(Event::Unawaited)?;
             PENDING.get().borrow_mut().push(Delivery {
                 connection: Rc::clone(&p.connection),
@@ -69,8 +79,10 @@ pub fn send(prepared: &[&Participant]) -> Result<()> {
 /// # Errors
 /// None of its own.
 pub fn collect() -> Result<()> {
-    let pending = PENDING.get().take();
-    for delivery in pending {
+    let count = PENDING.get().borrow().len();
+    for _ in 0..count {
+        // One at a time: whatever happens to one, the others stay.
+        let delivery = PENDING.get().borrow_mut().remove(0);
         delivery.connection.pump();
         match delivery.connection.take_delivered() {
             Some(true) => {
@@ -89,4 +101,15 @@ pub fn collect() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The session ends: what has not been answered is the resolver's.
+unsafe extern "C-unwind" fn at_exit(_: i32, _: pg_sys::Datum) {
+    shielded("at the end of the session", || {
+        collect()?;
+        for delivery in PENDING.get().take() {
+            entries::hand_over(&delivery.gid, Status::Committing);
+        }
+        Ok(())
+    });
 }

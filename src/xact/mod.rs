@@ -20,5 +20,6 @@ pub mod participants;
 mod session;
 pub mod utility;
 
+pub use callbacks::collect_deliveries;
 pub use participants::Prepared;
 pub use session::{Session, attach, attach_to_write, on_long_wait, session_lock};

@@ -124,6 +124,11 @@ pub fn is_empty() -> bool {
     CURRENT.get().borrow().is_empty()
 }
 
+/// Whether the server has joined under this user: each pair has one gid.
+pub fn has(serverid: Oid, userid: Oid) -> bool {
+    CURRENT.get().borrow().iter().any(|p| (p.serverid, p.userid) == (serverid, userid))
+}
+
 /// A connection joins the transaction.
 pub fn join(connection: &Rc<Cached>, serverid: Oid, userid: Oid) {
     connection.use_in_transaction();

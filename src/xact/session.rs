@@ -49,6 +49,13 @@ pub fn attach(userid: Oid, serverid: Oid) -> Result<Session> {
     }
     let connection = cache::connection(&mapping, None)?;
     if !connection.is_in_use() {
+        if participants::has(serverid, userid) {
+            return Err(Error::new(
+                SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "a user mapping cannot be used in the transaction that has replaced it",
+            )
+            .hint("Use the server again in the next transaction."));
+        }
         participants::join(&connection, serverid, userid);
         if let Some(identity) = workers::identity_if_ready() {
             connection.lock_session(session_lock(identity));

@@ -1,11 +1,11 @@
 //! `pg_fdw_xacts.commit_wait = off`: COMMIT returns at the decision, and everything is delivered all the same.
 
-use pg_test::oracle::{assert_settled, one, prepared_gids, statistic};
+use pg_test::oracle::{assert_settled, expect_error, one, prepared_gids, statistic};
 use pg_test::proxy::NewConnections;
 use pg_test::{DEADLINE, Fault, Fleet, Point, wait_until};
 use postgres::Client;
 
-use crate::support::{Outcome, assert_everywhere, begin_everywhere, statuses};
+use crate::support::{Outcome, assert_everywhere, begin_everywhere, in_background, statuses};
 
 fn start() -> anyhow::Result<(Fleet, Client)> {
     let fleet = Fleet::start_proxied()?;
@@ -149,4 +149,42 @@ fn a_shard_that_is_down_after_the_decision_gets_its_commit() -> Outcome {
     assert_settled(&fleet);
     assert_everywhere(&fleet, 1, true)?;
     Ok(())
+}
+
+/// What the next transaction gives up must not take the commit along.
+#[test]
+fn a_cancel_of_the_next_statement_does_not_reach_the_commit() -> Outcome {
+    let (fleet, mut session) = start()?;
+    begin_everywhere(&mut session, 1)?;
+    let hit = fleet.proxy(1).inject(Fault::hold(Point::Statement, "COMMIT PREPARED"));
+    session.batch_execute("COMMIT; SET statement_timeout = '300ms'")?;
+    hit.wait()?;
+    let mark = fleet.shard(1).log().mark()?;
+    let select = in_background(session, "SELECT * FROM ft1");
+    wait_until("the session is cancelling", DEADLINE, || {
+        let active = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT * FROM ft1' AND
+             clock_timestamp() - query_start > '1s'";
+        Ok(one::<i64>(&mut fleet.session()?, active)? == 1)
+    })?;
+    hit.release();
+    let (_session, result) = select.join();
+    expect_error(result, "57014");
+    assert_settled(&fleet);
+    assert_everywhere(&fleet, 1, true)?;
+    assert!(!fleet.shard(1).log().since(mark)?.contains("canceling"));
+    Ok(())
+}
+
+#[test]
+fn a_server_can_be_dropped_right_after_its_commit() -> Outcome {
+    let (fleet, mut session) = start()?;
+    begin_everywhere(&mut session, 1)?;
+    session.batch_execute("COMMIT")?;
+    wait_until("the commits have arrived", DEADLINE, || {
+        Ok(prepared_gids(fleet.shard(1))?.is_empty() && prepared_gids(fleet.shard(2))?.is_empty())
+    })?;
+    wait_until("the server can be dropped", DEADLINE, || {
+        Ok(session.batch_execute("DROP SERVER shard1 CASCADE").is_ok())
+    })?;
+    assert_everywhere(&fleet, 1, true)
 }

@@ -146,3 +146,30 @@ fn where_postgres_fdw_is_in_use_too_its_transactions_are_left_alone() -> Outcome
     assert_settled(&fleet);
     Ok(())
 }
+
+/// The catalog says that nobody uses postgres_fdw, but this transaction has.
+#[test]
+fn a_switch_by_another_session_commits_nothing_early() -> Outcome {
+    let (fleet, mut session) = start()?;
+    let port = fleet.shard(2).port();
+    session.batch_execute(&format!(
+        "CREATE SERVER stock FOREIGN DATA WRAPPER postgres_fdw
+             OPTIONS (host '127.0.0.1', port '{port}', dbname 'postgres');
+         CREATE USER MAPPING FOR CURRENT_USER SERVER stock OPTIONS (user 'postgres', password_required 'false');
+         CREATE FOREIGN TABLE stock_t (id int, v text) SERVER stock OPTIONS (table_name 't')"
+    ))?;
+    session.batch_execute("BEGIN; INSERT INTO stock_t VALUES (9, 'x')")?;
+    fleet.session()?.batch_execute(
+        "ALTER FOREIGN DATA WRAPPER postgres_fdw
+             HANDLER pg_fdw_xacts_handler VALIDATOR pg_fdw_xacts_validator",
+    )?;
+    session.batch_execute("EXPLAIN SELECT * FROM ft2")?;
+    expect_error(session.batch_execute("TRUNCATE ft2"), "55000");
+    session.batch_execute("ROLLBACK")?;
+    let left: i64 = one(&mut fleet.shard(2).client()?, "SELECT count(*) FROM t")?;
+    assert_eq!(left, 0);
+    // The next transaction knows better.
+    session.batch_execute("BEGIN; EXPLAIN SELECT * FROM ft2; TRUNCATE ft2; COMMIT")?;
+    assert_settled(&fleet);
+    Ok(())
+}
