@@ -5,9 +5,9 @@
 //! * [`plan`]: what postgres_fdw's planner hands over, checked;
 //! * [`planning`]: what the planner's own connections need;
 //! * [`scan`], [`modify`], [`direct`], [`insert`]: the execution callbacks, a file per kind of plan;
+//! * [`async_scan`]: the same scans below an Append that runs many at once;
 //! * [`truncate`], [`analyze`], [`import`]: the callbacks of utility commands, with SQL of our own;
 //! * [`names`]: what tables and columns are called there, and quoting;
-//! * [`async_scan`]: the same scans below an Append that runs many at once;
 //! * [`statement`]: the remote statement of a modification, and when it is prepared;
 //! * [`batch`]: how many rows an INSERT carries, and its text; [`volatility`]: whether they may go together;
 //! * [`params`], [`rows`]: values out, rows in;

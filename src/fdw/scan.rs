@@ -118,13 +118,11 @@ pub unsafe extern "C-unwind" fn end(node: *mut ForeignScanState) {
     // SAFETY: as in `iterate`; the state is NULL in EXPLAIN.
     boundary(|| unsafe {
         let Some(mut scan) = state::take::<Scan>((*node).fdw_state) else { return Ok(()) };
-        if scan.is_open {
-            scan.close()?;
+        scan.abandon();
+        if let Some(ticket) = scan.last_asked {
+            scan.session.connection().settle(ticket, &scan.sql)?;
         }
-        match scan.last_asked {
-            Some(ticket) => scan.session.connection().settle(ticket, &scan.sql),
-            None => Ok(()),
-        }
+        if scan.is_open { scan.close() } else { Ok(()) }
     })
 }
 
@@ -213,15 +211,15 @@ impl Scan {
         }
         let fetch = Message::Query(&self.fetch, &[]);
         let under_way = if self.is_open {
-            let lost: &CStr = if versions::LOSS_NAMES_COMMAND { &self.fetch } else { &self.sql };
-            let fetch = self.session.submit_for(&[fetch], lost, &self.sql)?;
+            let told = if versions::LOSS_NAMES_COMMAND { &*self.fetch } else { &*self.sql };
+            let fetch = self.session.submit_ahead(&[fetch], told, &self.sql)?;
             self.moved_on = true;
             UnderWay { declare: None, fetch }
         } else {
             // SAFETY: by contract.
             let params = unsafe { self.params.evaluate(context)? };
             let messages = [Message::Query(&self.declare, params), fetch];
-            let declare = self.session.submit_for(&messages, &self.declare, &self.sql)?;
+            let declare = self.session.submit_ahead(&messages, &self.declare, &self.sql)?;
             self.is_open = true;
             self.session.connection().cursor_opened(self.cursor);
             UnderWay { declare: Some(declare), fetch: declare + 1 }
@@ -269,13 +267,18 @@ impl Scan {
         Ok(())
     }
 
-    /// Forgets the cursor, its rows and what was asked; CLOSE travels with the next statement.
-    fn close(&mut self) -> Result<()> {
+    /// Nobody wants what was asked any more.
+    fn abandon(&mut self) {
         if let Some(UnderWay { declare, fetch }) = self.under_way.take() {
             for ticket in declare.into_iter().chain([fetch]) {
                 self.session.connection().abandon(ticket);
             }
         }
+    }
+
+    /// Forgets the cursor, its rows and what was asked; CLOSE travels with the next statement.
+    fn close(&mut self) -> Result<()> {
+        self.abandon();
         self.is_open = false;
         self.tuples.clear();
         self.next = 0;

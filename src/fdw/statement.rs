@@ -50,7 +50,8 @@ impl Statement {
                 session.answer(ticket + 1, &self.sql)
             }
             Stage::Prepared(name) => {
-                let ticket = session.submit_as(&[Message::Execute(name, values)], &self.sql)?;
+                let ticket =
+                    session.submit_for(&[Message::Execute(name, values)], Some(&self.sql))?;
                 session.answer(ticket, &self.sql)
             }
         }

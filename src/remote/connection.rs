@@ -162,9 +162,9 @@ impl Connection {
     }
 
     /// Sends statements at a nesting level, as one segment, without waiting. The tickets of the
-    /// messages are consecutive; the first is returned. `sql` becomes CONTEXT where the connection is lost. `owner` is for
-    /// statements that others may be sent behind before they are answered: what fails because of them is then
-    /// reported as the failure of this.
+    /// messages are consecutive; the first is returned. `sql` becomes CONTEXT where the connection is lost.
+    /// `query` is for statements that others may be sent behind before they are answered: what fails because
+    /// of them is reported as its failure.
     ///
     /// # Errors
     /// The connection is lost or doomed, or the local transaction is ending.
@@ -174,7 +174,7 @@ impl Connection {
         level: u32,
         messages: &[Message],
         sql: Option<&CStr>,
-        owner: Option<&Rc<CStr>>,
+        query: Option<&Rc<CStr>>,
     ) -> Result<Ticket> {
         if self.is_doomed() {
             return Err(self.refusal(sql));
@@ -190,7 +190,7 @@ impl Connection {
                 .concat(),
             ));
         }
-        let sent = self.queue_segment(isolation, level, messages, owner);
+        let sent = self.queue_segment(isolation, level, messages, query);
         match sent {
             Some(ticket) => {
                 self.flush();
@@ -205,7 +205,7 @@ impl Connection {
         isolation: Isolation,
         level: u32,
         messages: &[Message],
-        owner: Option<&Rc<CStr>>,
+        query: Option<&Rc<CStr>>,
     ) -> Option<Ticket> {
         let conn = &self.conn;
         let inner = &mut *self.inner.borrow_mut();
@@ -237,7 +237,7 @@ impl Connection {
                 Message::Execute(name, params) => conn.send_prepared(name, params),
             };
             queued.then_some(())?;
-            let ticket = inner.fifo.statement(level, owner);
+            let ticket = inner.fifo.statement(level, query);
             first.get_or_insert(ticket);
         }
         if inner.xid.is_none() {
@@ -439,6 +439,7 @@ impl Connection {
         inner.probe_failed = false;
         inner.postponed.clear();
         inner.cursors.clear();
+        inner.levels.clear();
         inner.last_cursor = 0;
         self.sealed.set(false);
     }

@@ -26,6 +26,7 @@ use crate::xact::{callbacks, participants};
 /// attached at: a cursor that is first fetched inside a later savepoint must not be declared inside it.
 pub struct Session {
     connection: Rc<Cached>,
+    /// It becomes the parent's level when its subtransaction commits.
     level: Rc<Cell<u32>>,
 }
 
@@ -96,14 +97,14 @@ impl Session {
         Self { connection: Rc::clone(connection), level }
     }
 
-    /// The connection, for one who outlives the session's owner.
-    pub fn shared_connection(&self) -> Rc<Cached> {
-        Rc::clone(&self.connection)
-    }
-
     /// The connection, for cursor numbers, statement names and the like.
     pub fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// The same, for those who keep it longer than they may refer to the session.
+    pub fn shared_connection(&self) -> Rc<Cached> {
+        Rc::clone(&self.connection)
     }
 
     /// Sends statements as one segment without waiting; their tickets are consecutive.
@@ -115,7 +116,7 @@ impl Session {
             Some(Message::Query(sql, _) | Message::Prepare(_, sql)) => Some(*sql),
             Some(Message::Execute(..)) | None => None,
         };
-        self.send(messages, sql, None)
+        self.submit_for(messages, sql)
     }
 
     /// Sends statements as [`Session::submit`] does, with another CONTEXT than the first of them where the connection is
@@ -123,31 +124,35 @@ impl Session {
     ///
     /// # Errors
     /// Those of [`Session::submit`].
-    pub fn submit_as(&self, messages: &[Message], sql: &CStr) -> Result<Ticket> {
-        self.send(messages, Some(sql), None)
+    pub fn submit_for(&self, messages: &[Message], sql: Option<&CStr>) -> Result<Ticket> {
+        self.send(messages, sql, None)
     }
 
-    /// Sends statements about a cursor for `owner`, as [`Session::submit`] does. Others may be sent behind them before
-    /// they are answered: what fails because of them is reported as the failure of `owner`. `sql` becomes CONTEXT where
-    /// the connection is lost.
+    /// Sends statements as [`Session::submit_for`] does, of which the answers will be asked for later. Others may be
+    /// sent behind them meanwhile: what fails because of them is reported as the failure of `query`.
     ///
     /// # Errors
     /// Those of [`Session::submit`].
-    pub fn submit_for(&self, messages: &[Message], sql: &CStr, owner: &Rc<CStr>) -> Result<Ticket> {
-        self.send(messages, Some(sql), Some(owner))
+    pub fn submit_ahead(
+        &self,
+        messages: &[Message],
+        sql: &CStr,
+        query: &Rc<CStr>,
+    ) -> Result<Ticket> {
+        self.send(messages, Some(sql), Some(query))
     }
 
     fn send(
         &self,
         messages: &[Message],
         sql: Option<&CStr>,
-        owner: Option<&Rc<CStr>>,
+        query: Option<&Rc<CStr>>,
     ) -> Result<Ticket> {
         // SAFETY: a plain global of the transaction.
         let serializable = unsafe { pg_sys::XactIsoLevel } == pg_sys::XACT_SERIALIZABLE as i32;
         let isolation =
             if serializable { Isolation::Serializable } else { Isolation::RepeatableRead };
-        self.connection.submit(isolation, self.level.get(), messages, sql, owner)
+        self.connection.submit(isolation, self.level.get(), messages, sql, query)
     }
 
     /// Waits for the answer to a statement; `sql` becomes CONTEXT of its failure.
@@ -176,10 +181,10 @@ impl Session {
         self.connection.answer_to(ticket, sent, sql)
     }
 
-    /// The answer to a statement if it has been read; otherwise as [`Session::answer_to`].
+    /// The answer as [`Session::answer_to`] gives it, if it has been read.
     ///
     /// # Errors
-    /// The remote's error, the lost connection.
+    /// Those of [`Session::answer`].
     pub fn answer_if_read(
         &self,
         ticket: Ticket,

@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, reason = "a program: its documentation is --help")]
 
+mod bench;
 mod demo;
 mod packages;
 mod pgrx;
@@ -55,6 +56,9 @@ enum Command {
         /// A source tree of PostgreSQL, instead of the source package of Debian's server
         #[arg(long, value_name = "PATH")]
         source: Option<PathBuf>,
+        /// Where the source cannot be fetched, say so and end well
+        #[arg(long, conflicts_with = "source")]
+        if_available: bool,
     },
     /// Run the bank: concurrent transfers under random faults, and check that none is lost or halved
     Torture {
@@ -66,6 +70,20 @@ enum Command {
         /// Repeats the sequence of faults of an earlier run
         #[arg(long)]
         seed: Option<u64>,
+    },
+    /// Measure against postgres_fdw and an application that commits in two phases itself: bench/report.md
+    Bench {
+        #[command(flatten)]
+        server: ServerChoice,
+        /// Short slices and few rounds: three minutes instead of fifteen
+        #[arg(long)]
+        quick: bool,
+        /// Take only these measures
+        #[arg(long, value_name = "NAME", num_args = 1..)]
+        only: Vec<String>,
+        /// Write the report there instead of into bench/
+        #[arg(long, value_name = "PATH")]
+        output: Option<PathBuf>,
     },
 }
 
@@ -97,13 +115,18 @@ fn run(command: Command) -> Result<()> {
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
             suites::run(&setup, filter.as_deref(), &only)
         }
-        Command::Upstream { server, source } => {
+        Command::Upstream { server, source, if_available } => {
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
-            upstream::run(&setup, source.as_deref())
+            upstream::run(&setup, source.as_deref(), if_available)
         }
         Command::Torture { server, seconds, seed } => {
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
             suites::torture(&setup, seconds, seed)
+        }
+        Command::Bench { server, quick, only, output } => {
+            let output = output.map(std::path::absolute).transpose()?;
+            let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
+            bench::run(&setup, quick, &only, output.as_deref())
         }
     }
 }

@@ -79,12 +79,14 @@ impl CargoPgrx {
         finish(&mut init).map(drop)
     }
 
-    /// Builds the extension with some of its own features and installs it into `installation`.
+    /// Builds the extension with some of its own features and installs it into `installation`; optimised if
+    /// `release`.
     pub fn install(
         &self,
         workspace: &Workspace,
         installation: &Installation,
         features: &[&str],
+        release: bool,
     ) -> Result<()> {
         let version = format!("pg{}", installation.major());
         let features = [&[version.as_str()], features].concat().join(",");
@@ -92,6 +94,7 @@ impl CargoPgrx {
             .command(workspace)
             .args(["install", "--no-default-features", "--features", &features, "--pg-config"])
             .arg(installation.pg_config())
+            .args(release.then_some("--release"))
             .status()?;
         if !status.success() {
             bail!("the extension cannot be built and installed: {status}");

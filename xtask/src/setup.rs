@@ -59,7 +59,12 @@ impl Setup {
 
     /// Builds the extension, with some of its own features, and installs it where the servers find it.
     pub fn install_extension(&self, features: &[&str]) -> Result<()> {
-        self.pgrx.install(&self.workspace, &self.installation, features)
+        self.pgrx.install(&self.workspace, &self.installation, features, false)
+    }
+
+    /// Builds the extension as users do, optimised, and installs it where the servers find it.
+    pub fn install_released_extension(&self) -> Result<()> {
+        self.pgrx.install(&self.workspace, &self.installation, &[], true)
     }
 
     /// The cargo feature for the server's version, for example `pg15`.

@@ -74,7 +74,9 @@ fn checks(setup: &Setup) -> Result<()> {
 fn unit(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     heading("unit tests of the tools");
     let mut command = setup.workspace.cargo();
-    command.args(["test", "-p", "xtask", "-p", "pg_test", "--lib", "--bins"]).args(filter);
+    command
+        .args(["test", "-p", "xtask", "-p", "pg_test", "-p", "bench", "--lib", "--bins"])
+        .args(filter);
     test(&mut command, tally)
 }
 
@@ -143,11 +145,11 @@ fn tempdir_under_tmp() -> Result<tempfile::TempDir> {
     tempfile::Builder::new().prefix("pgrx-").tempdir_in("/tmp").context("cannot write to /tmp")
 }
 
-fn heading(text: &str) {
+pub(crate) fn heading(text: &str) {
     println!("\n==== {text}");
 }
 
-fn check(command: &mut Command) -> Result<()> {
+pub(crate) fn check(command: &mut Command) -> Result<()> {
     let status = command.stdin(Stdio::null()).status()?;
     succeeded(command, status)
 }

@@ -22,20 +22,19 @@ impl Connection {
         if let Some(answer) = inner.fifo.take(ticket) {
             return Some(Ok(answer));
         }
-        let Some(doom) = self.doomed.get() else {
-            return (!inner.fifo.expects(ticket)).then(|| Err(given_up()));
-        };
-        let hopeless = match doom {
-            Doom::Lost | Doom::LostOpening(_) => {
+        let hopeless = match self.doomed.get() {
+            None if inner.fifo.expects(ticket) => return None,
+            None => return Some(Err(given_up())),
+            Some(Doom::Lost | Doom::LostOpening(_)) => {
                 // What the server said last is the reason, not that the stream ended after it.
                 return Some(match inner.fifo.failure() {
                     Some(cause) => Ok(Err(cause)),
                     None => Err(report::lost(self.message())),
                 });
             }
-            Doom::OutOfStep => true,
+            Some(Doom::OutOfStep) => true,
             // What was asked is still answered, unless the connection is broken too.
-            Doom::CleanupFailed => {
+            Some(Doom::CleanupFailed) => {
                 self.conn.is_bad() || self.conn.is_busy() || inner.fifo.is_idle()
             }
         };
@@ -91,11 +90,11 @@ impl Connection {
         }
     }
 
-    /// A statement's answer if [`Connection::pump`] has read it; a failure is raised as in
-    /// [`Connection::answer_to`].
+    /// [`Self::answer_to`] if [`Connection::pump`] has read the answer; it waits only for the rest of what a server
+    /// says that goes away.
     ///
     /// # Errors
-    /// The remote's error, the lost connection; a cancel while the server's last word is read.
+    /// Those of [`Self::answer_to`].
     pub fn answer_if_read(
         &self,
         ticket: Ticket,
@@ -142,12 +141,11 @@ impl Connection {
     /// # Errors
     /// Such a failure, the lost connection, a cancel.
     pub fn settle(&self, ticket: Ticket, sql: &CStr) -> Result<()> {
-        while self.inner.borrow().fifo.expects(ticket) {
+        let is_due = || self.inner.borrow().fifo.expects(ticket);
+        while is_due() {
             self.pump();
-            if self.is_doomed() {
-                return Err(report::with_sql(self.doom_error(), Some(sql)));
-            }
-            if self.inner.borrow().fifo.expects(ticket) {
+            // Only the end of the connection answers what was abandoned.
+            if is_due() && self.answer_if_read(ticket, Some(sql), Some(sql))?.is_none() {
                 self.wait(None, Patience::Interruptible)?;
             }
         }

@@ -26,24 +26,26 @@ impl Connection {
         levels.push(Rc::downgrade(level));
     }
 
+    fn hand_up(&self, level: u32) {
+        let mut inner = self.inner.borrow_mut();
+        inner.fifo.hand_up(level);
+        for owner in inner.levels.iter().filter_map(Weak::upgrade) {
+            owner.set(owner.get().min(level - 1));
+        }
+        for declared in inner.cursors.values_mut() {
+            *declared = (*declared).min(level - 1);
+        }
+    }
+
     /// The local subtransaction at `level` committed: its savepoint is released before the next
     /// statement.
     ///
     /// # Errors
     /// The connection is known to be lost, or spoilt by the failed clean-up of a savepoint inside this one.
     pub fn release(&self, level: u32) -> Result<()> {
-        {
-            let mut inner = self.inner.borrow_mut();
-            inner.fifo.hand_up(level);
-            for owner in inner.levels.iter().filter_map(Weak::upgrade) {
-                owner.set(owner.get().min(level - 1));
-            }
-            for declared in inner.cursors.values_mut() {
-                *declared = (*declared).min(level - 1);
-            }
-            if inner.depth < level {
-                return Ok(());
-            }
+        if self.inner.borrow().depth < level {
+            self.hand_up(level);
+            return Ok(());
         }
         let command = c_string(format!("RELEASE SAVEPOINT s{level}"));
         match self.doomed.get() {
@@ -51,6 +53,7 @@ impl Connection {
             Some(_) => return Err(self.refusal(Some(&command))),
             None => {}
         }
+        self.hand_up(level);
         let mut inner = self.inner.borrow_mut();
         inner.depth = level - 1;
         inner.postponed.push((command, Control::EndSavepoint));
@@ -58,8 +61,8 @@ impl Connection {
     }
 
     /// The local subtransaction at `level` aborted: takes the remote transaction back to where it began,
-    /// without waiting for the answer when nothing that it sent is running there. Never raises; what cannot be
-    /// undone dooms the transaction.
+    /// without waiting for the answer when nothing that it sent is running there. Never raises; what cannot
+    /// be undone dooms the transaction.
     ///
     /// A scan of an outer level may have a FETCH under way, sent before or after the savepoint. That one
     /// is not disturbed, unless something of this level has to be cancelled: then both may be.
@@ -120,7 +123,7 @@ impl Connection {
             let command = c_string(format!("{verb} s{level}"));
             self.conn.send_query(&command, &[]).then_some(())?;
             if awaited {
-                ticket = inner.fifo.statement(level, None);
+                ticket = inner.fifo.statement(0, None);
             } else {
                 inner.fifo.control(Control::UndoSavepoint);
             }

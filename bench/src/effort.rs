@@ -1,0 +1,68 @@
+//! How long to measure, and alternating between contenders.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::progress::say;
+
+/// How long the benchmark may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    /// Three minutes in all, instead of fifteen.
+    pub quick: bool,
+}
+
+impl Effort {
+    /// The value for this effort.
+    pub fn choose<T>(self, quick: T, full: T) -> T {
+        if self.quick { quick } else { full }
+    }
+
+    /// Length of a slice: how long one contender runs before it is another's turn.
+    pub fn slice(self) -> Duration {
+        Duration::from_millis(self.choose(400, 1000))
+    }
+
+    /// How often each contender has its turn.
+    pub fn rounds(self) -> usize {
+        self.choose(3, 7)
+    }
+}
+
+/// Gives each of `contenders` a slice in each round, in an order that rotates; what `slice` measured, by contender
+/// and round. `what` is shown as progress.
+pub fn alternate<C, T>(
+    what: &str,
+    rounds: usize,
+    contenders: &mut [C],
+    mut slice: impl FnMut(&mut C) -> Result<T>,
+) -> Result<Vec<Vec<T>>> {
+    let mut measured: Vec<Vec<T>> = contenders.iter().map(|_| Vec::new()).collect();
+    for round in 0..rounds {
+        if round % rounds.div_ceil(10) == 0 {
+            say(&format!("{what}: round {} of {rounds}", round + 1));
+        }
+        for place in 0..contenders.len() {
+            let index = (place + round) % contenders.len();
+            measured[index].push(slice(&mut contenders[index])?);
+        }
+    }
+    Ok(measured)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::alternate;
+
+    #[test]
+    fn everybody_has_a_turn_in_each_round_and_nobody_is_always_first() {
+        let mut order = Vec::new();
+        let measured = alternate("test", 2, &mut ['a', 'b', 'c'], |contender| {
+            order.push(*contender);
+            Ok(order.len())
+        });
+        assert_eq!(order, ['a', 'b', 'c', 'b', 'c', 'a']);
+        assert_eq!(measured.expect("no slice failed"), [[1, 6], [2, 4], [3, 5]]);
+    }
+}

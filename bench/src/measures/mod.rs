@@ -1,0 +1,31 @@
+//! What is measured, a file for each subject.
+
+mod bulk;
+mod decisions;
+mod latency;
+mod local;
+mod throughput;
+mod waits;
+mod wal;
+
+use anyhow::Result;
+
+use crate::effort::Effort;
+use crate::report::Report;
+use crate::stand::Stand;
+
+/// Measures something and adds it to the report.
+pub type Measure = fn(&Stand, Effort, &mut Report) -> Result<()>;
+
+/// All, by the names that `--only` takes, in the order of the report.
+pub const ALL: &[(&str, Measure)] = &[
+    ("waits", waits::measure),
+    ("latency", latency::by_round_trip),
+    ("shards", latency::by_shards),
+    ("throughput", throughput::measure),
+    ("insert", bulk::insert),
+    ("scan", bulk::scan),
+    ("local", local::measure),
+    ("decisions", decisions::measure),
+    ("wal", wal::measure),
+];
