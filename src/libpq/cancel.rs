@@ -4,6 +4,9 @@
 //! that does not answer would hold the backend for ever, with interrupts off. So a child process sends the
 //! request (`PQcancel` may be called even from a signal handler, libpq documentation, "Canceling Queries in
 //! Progress"), and is killed when it takes too long.
+//!
+//! The postmaster cancels a backend with a signal to it and then one to its process group, so the second can meet
+//! the child. From 17 on PostgreSQL's handlers end a child that does not know them: its signals stay blocked.
 
 use std::ffi::{c_char, c_int};
 use std::ptr::NonNull;
@@ -23,8 +26,7 @@ impl Cancel {
     pub fn send(&self, limit: Duration) -> bool {
         // SAFETY: the child calls PQcancel and `_exit`, nothing that shares state with the parent: no
         // destructor, no exit handler, no memory of PostgreSQL.
-        let child = unsafe { libc::fork() };
-        match child {
+        match unsafe { fork_with_signals_blocked() } {
             0 => {
                 let mut message = [0 as c_char; 256];
                 // SAFETY: the buffer's true length is told.
@@ -40,6 +42,25 @@ impl Cancel {
             failed if failed < 0 => false,
             child => wait_for(child, limit),
         }
+    }
+}
+
+/// `fork()`; the child is born with all signals blocked, and the parent's are as before.
+///
+/// # Safety
+/// The child may do only what is safe in a signal handler.
+unsafe fn fork_with_signals_blocked() -> libc::pid_t {
+    let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: each set is filled before it is read; a valid request cannot fail. The rest by contract.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+        let child = libc::fork();
+        if child != 0 {
+            libc::sigprocmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut());
+        }
+        child
     }
 }
 
@@ -80,5 +101,25 @@ impl Drop for Cancel {
     fn drop(&mut self) {
         // SAFETY: owned, freed once.
         unsafe { pq_sys::PQfreeCancel(self.0.as_ptr()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{fork_with_signals_blocked, wait_for};
+    use std::time::Duration;
+
+    #[test]
+    fn a_signal_to_the_process_group_does_not_end_the_child() {
+        // SAFETY: both are safe in a signal handler.
+        let child = unsafe {
+            let child = fork_with_signals_blocked();
+            if child == 0 {
+                libc::raise(libc::SIGINT);
+                libc::_exit(0);
+            }
+            child
+        };
+        assert!(wait_for(child, Duration::from_secs(60)));
     }
 }

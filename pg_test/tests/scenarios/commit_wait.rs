@@ -42,11 +42,11 @@ fn commit_does_not_wait_for_a_shard() -> Outcome {
     assert_eq!(statuses(&fleet, 1)?, ["committing"]);
     assert_eq!(prepared_gids(fleet.shard(1))?.len(), 1);
     hit.release();
-    assert_everywhere(&fleet, 1, true)?;
     // Reading anything is enough to find out.
     session.batch_execute("SELECT * FROM ft1")?;
     assert_eq!(statuses(&fleet, 1)?, [""; 0]);
     assert_settled(&fleet);
+    assert_everywhere(&fleet, 1, true)?;
     Ok(())
 }
 
@@ -60,8 +60,8 @@ fn what_is_cut_off_is_delivered_by_the_resolver() -> Outcome {
         hit.wait()?;
         // Whatever the session does next finds out that the connection is gone.
         session.batch_execute("SELECT * FROM lt")?;
-        assert_everywhere(&fleet, id, true)?;
         assert_settled(&fleet);
+        assert_everywhere(&fleet, id, true)?;
     }
     Ok(())
 }
