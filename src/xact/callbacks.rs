@@ -63,7 +63,11 @@ unsafe extern "C-unwind" fn on_transaction(
         // An ERROR here would mark a validly prepared transaction aborted.
         E::XACT_EVENT_PREPARE => shielded("after PREPARE TRANSACTION", commit::detach),
         // An ERROR here would come back here.
-        E::XACT_EVENT_ABORT => shielded("in abort", abort::roll_back),
+        E::XACT_EVENT_ABORT => {
+            shielded("in abort", abort::roll_back);
+            // What it waited for may have come behind such an answer.
+            collect_deliveries();
+        }
         // Parallel workers take no part.
         _ => {}
     }

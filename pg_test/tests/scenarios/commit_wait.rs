@@ -59,7 +59,10 @@ fn what_is_cut_off_is_delivered_by_the_resolver() -> Outcome {
         session.batch_execute("COMMIT")?;
         hit.wait()?;
         // Whatever the session does next finds out that the connection is gone.
-        session.batch_execute("SELECT * FROM lt")?;
+        wait_until("the session and the resolver are done", DEADLINE, || {
+            session.batch_execute("SELECT * FROM lt")?;
+            Ok(statuses(&fleet, 1)?.is_empty())
+        })?;
         assert_settled(&fleet);
         assert_everywhere(&fleet, id, true)?;
     }
