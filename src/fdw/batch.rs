@@ -5,10 +5,10 @@ use std::ffi::{CString, c_int};
 use pgrx::pg_sys::{self, Relation, ResultRelInfo};
 
 use crate::fdw::modify::Modification;
+use crate::fdw::names::Table;
 use crate::fdw::{node, state};
 use crate::guc;
 use crate::pg::error::{boundary, c_string};
-use crate::remote::options::{self, Server};
 
 /// The protocol counts a message's parameters in 16 bits.
 const MAX_PARAMETERS: usize = 65535;
@@ -50,13 +50,10 @@ pub unsafe extern "C-unwind" fn size(target: *mut ResultRelInfo) -> c_int {
 
 /// What the option `batch_size` says, of the table before that of the server.
 unsafe fn asked_for(relation: Relation) -> Option<usize> {
-    // SAFETY: an open foreign table; the catalog's entries live in this call's memory.
+    // SAFETY: an open foreign table; parse_int gets a C string and room for the answer.
     unsafe {
-        let table = &*pg_sys::GetForeignTable((*relation).rd_id);
-        let of_table = options::read_list(table.options);
-        let server = Server::read(table.serverid);
-        let text = options::option(&of_table, c"batch_size")
-            .or_else(|| options::option(&server.options, c"batch_size"))?;
+        let table = Table::read(relation);
+        let text = table.option(c"batch_size")?;
         let mut size: c_int = 1;
         pg_sys::parse_int(text.as_ptr(), &mut size, 0, std::ptr::null_mut());
         Some(size.max(1) as usize)

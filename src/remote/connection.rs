@@ -16,9 +16,9 @@ use std::ffi::{CStr, CString, c_int};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::libpq::{Conn, Flush, Status, Transaction};
+use crate::libpq::{Conn, Flush, PgResult, Status, Transaction};
 use crate::pg::error::{Error, Result, SqlState, c_string};
-use crate::protocol::pipeline::{Control, Kind, Ticket};
+use crate::protocol::pipeline::{Control, Fifo, Kind, Ticket};
 use crate::remote::report;
 use crate::remote::session_state::{
     Doom, Fingerprint, PROBE, PROBE_NAME, SETUP, SessionLock, SessionState,
@@ -288,43 +288,37 @@ impl Connection {
     /// TRANSACTION, COMMIT, COMMIT PREPARED, ROLLBACK PREPARED, ROLLBACK, and the resolver's questions.
     /// It does not look at dooms and seals. `None` if the connection is lost.
     pub fn send_alone(&self, command: &CStr) -> Option<Ticket> {
-        let ticket = {
-            let inner = &mut *self.inner.borrow_mut();
-            (|| {
-                self.queue_preamble(inner)?;
-                self.conn.send_query(command, &[]).then_some(())?;
-                let ticket = inner.fifo.statement(0, None);
-                self.conn.send_sync().then_some(())?;
-                inner.fifo.sync();
-                Some(ticket)
-            })()
-        };
-        if ticket.is_none() {
-            let _ = self.lose();
-        }
-        self.flush();
-        ticket
+        self.send_segment(command, |fifo| fifo.statement(0, None))
     }
 
     /// Sends what ends a transaction, as [`Self::send_alone`] does, for an answer that the connection takes itself.
     /// `false` if the connection is lost.
     pub fn send_ending(&self, command: &CStr, control: Control) -> bool {
+        self.send_segment(command, |fifo| fifo.control(control)).is_some()
+    }
+
+    /// Sends one command as a segment of its own; `expect` notes whose the answer is. `None` if the connection is lost.
+    fn send_segment<T>(
+        &self,
+        command: &CStr,
+        expect: impl FnOnce(&mut Fifo<PgResult>) -> T,
+    ) -> Option<T> {
         let sent = {
             let inner = &mut *self.inner.borrow_mut();
             (|| {
                 self.queue_preamble(inner)?;
                 self.conn.send_query(command, &[]).then_some(())?;
-                inner.fifo.control(control);
+                let expected = expect(&mut inner.fifo);
                 self.conn.send_sync().then_some(())?;
                 inner.fifo.sync();
-                Some(())
+                Some(expected)
             })()
         };
         if sent.is_none() {
             let _ = self.lose();
         }
         self.flush();
-        sent.is_some()
+        sent
     }
 
     /// Whether a `COMMIT PREPARED` that nobody waits for has still to be answered, or its answer to be taken.

@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use pg_test::oracle::{assert_settled, expect_error, one, prepared_gids, wait_for_attempts};
 use pg_test::{Cluster, DEADLINE, Fleet, FleetOptions, wait_until};
+use postgres::Client;
 
 use crate::support::{
-    Outcome, assert_commits, assert_everywhere, assert_recovered, begin_everywhere, in_background,
+    Background, Outcome, assert_commits, assert_everywhere, assert_recovered, begin_everywhere,
+    in_background,
 };
 
 /// A fleet whose coordinator waits for its standby, which is down.
@@ -47,15 +49,21 @@ fn rounds(fleet: &Fleet) -> Outcome {
     })
 }
 
+/// A COMMIT in the background that waits for the synchronous standby, and its backend.
+fn commit_that_waits(fleet: &Fleet, mut session: Client) -> anyhow::Result<(Background, i32)> {
+    let pid: i32 = one(&mut session, "SELECT pg_backend_pid()")?;
+    begin_everywhere(&mut session, 1)?;
+    let commit = in_background(session, "COMMIT");
+    wait_for_sync_rep(fleet, pid)?;
+    Ok((commit, pid))
+}
+
 #[test]
 fn a_decision_is_delivered_only_when_the_synchronous_standby_has_it() -> Outcome {
     let (fleet, mut standby) = without_its_standby()?;
     let mut session = fleet.session()?;
-    let pid: i32 = one(&mut session, "SELECT pg_backend_pid()")?;
     session.batch_execute("SET synchronous_commit = local")?;
-    begin_everywhere(&mut session, 1)?;
-    let commit = in_background(session, "COMMIT");
-    wait_for_sync_rep(&fleet, pid)?;
+    let (commit, pid) = commit_that_waits(&fleet, session)?;
     one::<bool>(&mut fleet.session()?, &format!("SELECT pg_cancel_backend({pid})"))?;
     commit.join().1?;
     rounds(&fleet)?;
@@ -66,11 +74,7 @@ fn a_decision_is_delivered_only_when_the_synchronous_standby_has_it() -> Outcome
 #[test]
 fn a_crash_in_the_wait_for_the_synchronous_standby_delivers_nothing_early() -> Outcome {
     let (mut fleet, mut standby) = without_its_standby()?;
-    let mut session = fleet.session()?;
-    let pid: i32 = one(&mut session, "SELECT pg_backend_pid()")?;
-    begin_everywhere(&mut session, 1)?;
-    let commit = in_background(session, "COMMIT");
-    wait_for_sync_rep(&fleet, pid)?;
+    let (commit, _) = commit_that_waits(&fleet, fleet.session()?)?;
     fleet.coordinator.kill9()?;
     assert!(commit.join().1.is_err(), "the client got an answer from a dead server");
     fleet.coordinator.start()?;
@@ -83,11 +87,7 @@ fn a_crash_in_the_wait_for_the_synchronous_standby_delivers_nothing_early() -> O
 #[test]
 fn a_decision_that_the_standby_never_got_is_an_abort_after_the_fail_over() -> Outcome {
     let (mut fleet, mut standby) = without_its_standby()?;
-    let mut session = fleet.session()?;
-    let pid: i32 = one(&mut session, "SELECT pg_backend_pid()")?;
-    begin_everywhere(&mut session, 1)?;
-    let commit = in_background(session, "COMMIT");
-    wait_for_sync_rep(&fleet, pid)?;
+    let (commit, pid) = commit_that_waits(&fleet, fleet.session()?)?;
     one::<bool>(&mut fleet.session()?, &format!("SELECT pg_cancel_backend({pid})"))?;
     let _ = commit.join();
     rounds(&fleet)?;

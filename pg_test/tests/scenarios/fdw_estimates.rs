@@ -29,6 +29,18 @@ fn start() -> anyhow::Result<(Fleet, Client)> {
     Ok((fleet, session))
 }
 
+/// A foreign table `stock_t` for `t` of shard 2, under postgres_fdw's own handler.
+fn create_stock_table(fleet: &Fleet, session: &mut Client) -> Outcome {
+    let port = fleet.shard(2).port();
+    session.batch_execute(&format!(
+        "CREATE SERVER stock FOREIGN DATA WRAPPER postgres_fdw
+             OPTIONS (host '127.0.0.1', port '{port}', dbname 'postgres');
+         CREATE USER MAPPING FOR CURRENT_USER SERVER stock OPTIONS (user 'postgres', password_required 'false');
+         CREATE FOREIGN TABLE stock_t (id int, v text) SERVER stock OPTIONS (table_name 't')"
+    ))?;
+    Ok(())
+}
+
 /// Waits for the end of a statement that must not hang.
 fn ended(statement: Background) -> anyhow::Result<(Client, Result<(), postgres::Error>)> {
     wait_until("the statement ends", DEADLINE, || Ok(statement.is_finished()))?;
@@ -121,13 +133,7 @@ fn estimates_that_would_wait_for_our_own_locks_are_refused() -> Outcome {
 #[test]
 fn where_postgres_fdw_is_in_use_too_its_transactions_are_left_alone() -> Outcome {
     let (fleet, mut session) = start()?;
-    let port = fleet.shard(2).port();
-    session.batch_execute(&format!(
-        "CREATE SERVER stock FOREIGN DATA WRAPPER postgres_fdw
-             OPTIONS (host '127.0.0.1', port '{port}', dbname 'postgres');
-         CREATE USER MAPPING FOR CURRENT_USER SERVER stock OPTIONS (user 'postgres', password_required 'false');
-         CREATE FOREIGN TABLE stock_t (id int, v text) SERVER stock OPTIONS (table_name 't')"
-    ))?;
+    create_stock_table(&fleet, &mut session)?;
     session.batch_execute(
         "BEGIN; INSERT INTO stock_t VALUES (9, 'x'); INSERT INTO ft1 SELECT * FROM ft1",
     )?;
@@ -151,13 +157,7 @@ fn where_postgres_fdw_is_in_use_too_its_transactions_are_left_alone() -> Outcome
 #[test]
 fn a_switch_by_another_session_commits_nothing_early() -> Outcome {
     let (fleet, mut session) = start()?;
-    let port = fleet.shard(2).port();
-    session.batch_execute(&format!(
-        "CREATE SERVER stock FOREIGN DATA WRAPPER postgres_fdw
-             OPTIONS (host '127.0.0.1', port '{port}', dbname 'postgres');
-         CREATE USER MAPPING FOR CURRENT_USER SERVER stock OPTIONS (user 'postgres', password_required 'false');
-         CREATE FOREIGN TABLE stock_t (id int, v text) SERVER stock OPTIONS (table_name 't')"
-    ))?;
+    create_stock_table(&fleet, &mut session)?;
     session.batch_execute("BEGIN; INSERT INTO stock_t VALUES (9, 'x')")?;
     fleet.session()?.batch_execute(
         "ALTER FOREIGN DATA WRAPPER postgres_fdw
