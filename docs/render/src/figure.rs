@@ -76,7 +76,6 @@ fn draw(description: &str) -> Result<String> {
         r#"<svg class="sequence" role="img" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg"><title>{}</title>"#,
         escape(&description.replace("\n\n", "\n"))
     )?;
-    svg.push_str(ARROW);
     for (lane, name) in lanes.iter().enumerate() {
         let x = centre(lane);
         // A crash ends the line of life; what comes back later starts another.
@@ -109,12 +108,6 @@ fn draw(description: &str) -> Result<String> {
     svg.push_str("</svg>");
     Ok(svg)
 }
-
-const ARROW: &str = concat!(
-    r#"<defs><marker id="arrow" markerUnits="userSpaceOnUse" markerWidth="10" markerHeight="8" refX="9" refY="4" orient="auto">"#,
-    r#"<path d="M0,0 L10,4 L0,8 z" style="fill:currentColor;stroke:none"/></marker></defs>"#,
-    "\n"
-);
 
 fn centre(lane: usize) -> f64 {
     (lane as f64 + 0.5) * LANE
@@ -151,14 +144,19 @@ impl Row<'_> {
                     _ => centre(*to),
                 };
                 let class = if *style == Style::Answers { "reply" } else { "message" };
-                let marker =
-                    if *style == Style::Lost { "" } else { r#" marker-end="url(#arrow)""# };
                 writeln!(
                     svg,
-                    r#"<line class="{class}" x1="{start}" y1="{y:.1}" x2="{end:.1}" y2="{y:.1}"{marker}/>"#
+                    r#"<line class="{class}" x1="{start}" y1="{y:.1}" x2="{end:.1}" y2="{y:.1}"/>"#
                 )?;
                 if *style == Style::Lost {
                     cross(svg, end, y)?;
+                } else {
+                    let back = end - direction * 9.0;
+                    let (above, below) = (y - 4.0, y + 4.0);
+                    writeln!(
+                        svg,
+                        r#"<path class="head" d="M{end:.1},{y:.1} L{back:.1},{above:.1} L{back:.1},{below:.1} z"/>"#
+                    )?;
                 }
                 // Beside the sender, so that messages over several lanes stay legible.
                 let at = start + direction * LANE / 2.0;

@@ -13,7 +13,7 @@ macro_rules! pages {
         $(
             #[test]
             fn $test() -> Outcome {
-                docs_run::run($page).map(drop)
+                docs_run::run($page)
             }
         )*
     };

@@ -22,7 +22,7 @@ const COORDINATOR_SETTINGS: &[(&str, &str)] = &[
 ];
 
 /// Servers with nothing on them, and the sessions that a page opens there.
-pub struct Stage {
+struct Stage {
     installation: Installation,
     servers: BTreeMap<String, Cluster>,
     sessions: BTreeMap<(String, String), Psql>,
@@ -31,7 +31,7 @@ pub struct Stage {
 }
 
 /// Runs all blocks of `page`, and before them those of the pages it builds upon.
-pub fn run(page: &str) -> Result<Stage> {
+pub fn run(page: &str) -> Result<()> {
     let mut pages = vec![page.to_owned()];
     let mut texts = vec![docs_page::text(page)?];
     while let Some(before) = docs_page::runs_after(texts.last().expect("not empty")) {
@@ -50,7 +50,7 @@ pub fn run(page: &str) -> Result<Stage> {
             println!("{page}, line {}: {:?}", block.line, start.elapsed());
         }
     }
-    Ok(stage)
+    Ok(())
 }
 
 /// The highest number of a shard that a page names.
@@ -80,11 +80,6 @@ impl Stage {
             std::os::unix::fs::chown(directory.path(), owner.0, owner.1)?;
         }
         Ok(Self { installation, servers, sessions: BTreeMap::new(), directory })
-    }
-
-    /// The coordinator as the page has left it.
-    pub fn coordinator(&self) -> &Cluster {
-        &self.servers["coordinator"]
     }
 
     fn run(&mut self, block: &Block) -> Result<()> {

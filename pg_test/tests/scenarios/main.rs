@@ -41,6 +41,8 @@ mod docs;
 mod docs_page;
 mod docs_reference;
 mod docs_run;
+mod exec;
+mod exec_query;
 mod explicit;
 mod fault_commit;
 mod fault_copies;
