@@ -43,3 +43,36 @@ fn draw_figures(book: &mut Book) -> Result<()> {
     });
     outcome
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::render;
+
+    #[test]
+    fn the_book_renders_and_its_links_lead_somewhere() {
+        let book = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let output = tempfile::tempdir().unwrap();
+        render(book, output.path()).unwrap();
+        let mut pages = 0;
+        for entry in std::fs::read_dir(output.path()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|extension| extension != "html") {
+                continue;
+            }
+            pages += 1;
+            let html = std::fs::read_to_string(&path).unwrap();
+            for link in html.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+                let file = link.split('#').next().unwrap_or_default();
+                let leads =
+                    link.contains("://") || file.is_empty() || output.path().join(file).exists();
+                // A page of "not found" is served from anywhere.
+                assert!(leads || path.ends_with("404.html"), "{}: {link}", path.display());
+            }
+            // What a renderer of another version would leave as it is.
+            assert!(!html.contains("lanes: ") || html.contains("<svg class=\"sequence\""));
+        }
+        assert!(pages > 15, "{pages} pages");
+    }
+}

@@ -24,6 +24,7 @@ pages! {
     concepts_runs: "concepts.md",
     from_postgres_fdw_runs: "from-postgres-fdw.md",
     sharding_runs: "sharding.md",
+    schema_changes_run: "schema-changes.md",
     operating_runs: "operating.md",
     backup_runs: "backup.md",
     lost_answers_runs: "lost-answers.md",
