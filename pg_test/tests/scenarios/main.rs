@@ -33,6 +33,7 @@
 
 mod bad_input;
 mod bank;
+mod clients;
 mod commit;
 mod commit_wait;
 mod crash;

@@ -1,0 +1,4 @@
+//! Real clients as they are: transaction managers, application frameworks, drivers, pgbench. The programs are in
+//! `pg_test/clients`; `cargo xtask test` installs what they need.
+
+mod managers;
