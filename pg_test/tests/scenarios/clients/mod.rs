@@ -3,4 +3,5 @@
 
 mod frameworks;
 mod managers;
+mod pgbench;
 mod rust;
