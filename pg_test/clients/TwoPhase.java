@@ -42,13 +42,17 @@ public class TwoPhase {
         connection = xa.getConnection();
     }
 
-    private void insert(int id) throws SQLException {
+    /** Rows from this id on, in batches, which the driver sends without waiting for answers in between. */
+    private void insert(int first, int count) throws SQLException {
         for (String table : new String[] {"ft1", "ft2"}) {
             String sql = "INSERT INTO " + table + " VALUES (?, ?)";
             try (PreparedStatement statement = connection.prepareStatement(sql)) {
-                statement.setInt(1, id);
-                statement.setString(2, "x");
-                statement.executeUpdate();
+                for (int id = first; id < first + count; id++) {
+                    statement.setInt(1, id);
+                    statement.setString(2, "x");
+                    statement.addBatch();
+                }
+                statement.executeBatch();
             }
         }
     }
@@ -61,18 +65,20 @@ public class TwoPhase {
             .collect(Collectors.joining());
     }
 
-    private String run(String command, String argument) throws SQLException, XAException {
+    private String run(String command, String... arguments) throws SQLException, XAException {
         switch (command) {
             case "reconnect" -> {
                 xa.close();
                 connect();
             }
             case "start" -> {
-                started = new Name(argument);
+                started = new Name(arguments[0]);
                 prepared = false;
                 resource.start(started, XAResource.TMNOFLAGS);
             }
-            case "insert" -> insert(Integer.parseInt(argument));
+            case "insert" -> insert(Integer.parseInt(arguments[0]), 1);
+            case "insert_many" ->
+                insert(Integer.parseInt(arguments[0]), Integer.parseInt(arguments[1]));
             case "prepare" -> {
                 resource.end(started, XAResource.TMSUCCESS);
                 resource.prepare(started);
@@ -93,8 +99,8 @@ public class TwoPhase {
             case "recover" -> {
                 return recover();
             }
-            case "commit_recovered" -> resource.commit(new Name(argument), false);
-            case "rollback_recovered" -> resource.rollback(new Name(argument));
+            case "commit_recovered" -> resource.commit(new Name(arguments[0]), false);
+            case "rollback_recovered" -> resource.rollback(new Name(arguments[0]));
             default -> throw new IllegalArgumentException(command);
         }
         return "";
@@ -116,7 +122,8 @@ public class TwoPhase {
         for (String line = input.readLine(); line != null; line = input.readLine()) {
             String[] words = line.split(" ");
             try {
-                System.out.println("ok" + manager.run(words[0], words.length > 1 ? words[1] : ""));
+                String[] rest = Arrays.copyOfRange(words, 1, words.length);
+                System.out.println("ok" + manager.run(words[0], rest));
             } catch (SQLException | XAException | RuntimeException error) {
                 System.out.println("error " + describe(error));
             }

@@ -25,6 +25,14 @@ def insert(id):
         connection.execute(f"INSERT INTO {table} VALUES (%s, %s)", (int(id), "x"))
 
 
+def insert_many(first, count):
+    """Sent without waiting for answers in between, in psycopg's pipeline mode."""
+    rows = [(id, "x") for id in range(int(first), int(first) + int(count))]
+    with connection.pipeline(), connection.cursor() as cursor:
+        for table in ("ft1", "ft2"):
+            cursor.executemany(f"INSERT INTO {table} VALUES (%s, %s)", rows)
+
+
 def prepare():
     connection.tpc_prepare()
 
@@ -60,6 +68,7 @@ converse({
     "reconnect": reconnect,
     "start": start,
     "insert": insert,
+    "insert_many": insert_many,
     "prepare": prepare,
     "commit": commit,
     "rollback": rollback,

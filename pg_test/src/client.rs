@@ -34,12 +34,7 @@ impl Program {
     pub fn start(file: &str, server: &Cluster) -> Result<Self> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(file);
         let mut command = match path.extension().and_then(|ending| ending.to_str()) {
-            Some("py") => {
-                let mut python = Command::new(variable(PYTHON_VARIABLE)?);
-                // No compiled files in the source tree.
-                python.arg("-B");
-                python
-            }
+            Some("py") => python()?,
             Some("java") => {
                 let mut java = Command::new("java");
                 java.arg("-cp").arg(variable(JDBC_VARIABLE)?);
@@ -49,15 +44,10 @@ impl Program {
             }
             _ => bail!("{file}: neither Python nor Java"),
         };
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("PG") {
-                command.env_remove(name);
-            }
-        }
+        forget_caller(&mut command);
         let mut child = command
             .arg(path)
             .arg(server.port().to_string())
-            .env("LC_ALL", "C.UTF-8")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -110,6 +100,24 @@ impl Drop for Program {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The Python interpreter that has the clients' packages, without the caller's `PG…` variables or locale.
+pub fn python() -> Result<Command> {
+    let mut python = Command::new(variable(PYTHON_VARIABLE)?);
+    forget_caller(&mut python);
+    // No compiled files in the source tree.
+    python.arg("-B");
+    Ok(python)
+}
+
+fn forget_caller(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("PG") {
+            command.env_remove(name);
+        }
+    }
+    command.env("LC_ALL", "C.UTF-8");
 }
 
 fn variable(name: &str) -> Result<OsString> {

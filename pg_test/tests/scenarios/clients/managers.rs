@@ -3,9 +3,10 @@
 //!
 //! Both programs understand the same commands, so that each scenario is tried with both.
 
-use pg_test::client::Program;
-use pg_test::oracle::{assert_settled, one, prepared_gids};
-use pg_test::{Fleet, StopMode, wait_until};
+use pg_test::client::{Program, python};
+use pg_test::install::finish;
+use pg_test::oracle::{assert_settled, prepared_gids};
+use pg_test::{DEADLINE, Fleet, StopMode, wait_until};
 
 use crate::support::{Outcome, assert_commits, statuses};
 
@@ -116,6 +117,26 @@ fn one_connection_serves_many_transactions() -> Outcome {
     })
 }
 
+/// Statements on the wire before those before them are answered.
+#[test]
+fn many_rows_sent_ahead() -> Outcome {
+    with_each(|fleet, manager| {
+        for (first, settle) in [(1, "commit"), (251, "rollback"), (501, "commit")] {
+            manager.expect(&format!("start order-{first}"));
+            manager.expect(&format!("insert_many {first} 250"));
+            manager.expect("prepare");
+            manager.expect(settle);
+        }
+        assert_on_both_shards(fleet, &(1..=250).chain(501..=750).collect::<Vec<_>>());
+        manager.expect("start order-4");
+        let raised = manager.expect_error("insert_many 750 10");
+        assert!(raised.starts_with("23505 "), "{raised}");
+        manager.expect("rollback");
+        assert_on_both_shards(fleet, &(1..=250).chain(501..=750).collect::<Vec<_>>());
+        Ok(())
+    })
+}
+
 /// The manager lives on, loses its connection, and finds its transaction again.
 #[test]
 fn recovered_after_a_crash_of_the_coordinator() -> Outcome {
@@ -173,7 +194,7 @@ fn settled_while_a_shard_is_down() -> Outcome {
             assert_eq!(manager.expect("recover"), "");
             assert_eq!(fleet.ids_on_shard(1)?, ids);
             fleet.shard_mut(2).start()?;
-            wait_until("shard 2 has heard", pg_test::DEADLINE, || {
+            wait_until("shard 2 has heard", DEADLINE, || {
                 Ok(prepared_gids(fleet.shard(2))?.is_empty())
             })?;
             assert_on_both_shards(fleet, ids);
@@ -183,7 +204,8 @@ fn settled_while_a_shard_is_down() -> Outcome {
     Ok(())
 }
 
-/// A constraint that is checked at the end makes shard 2 refuse to prepare. The manager is told by its prepare.
+/// A constraint that is checked at the end makes shard 2 refuse to prepare. The manager is told by its prepare, and
+/// takes a new connection: psycopg holds what it could not prepare for prepared.
 #[test]
 fn refused_by_a_shard() -> Outcome {
     with_each(|fleet, manager| {
@@ -200,8 +222,49 @@ fn refused_by_a_shard() -> Outcome {
         manager.expect("reconnect");
         assert_eq!(manager.expect("recover"), "");
         fleet.shard(2).client()?.batch_execute("TRUNCATE t")?;
-        let prepared: i64 = one(&mut fleet.session()?, "SELECT count(*) FROM pg_prepared_xacts")?;
-        assert_eq!(prepared, 0);
+        assert_eq!(prepared_gids(&fleet.coordinator)?, Vec::<String>::new());
         Ok(())
     })
+}
+
+/// The programs in the README's section run as they stand there, on this test's server.
+#[test]
+fn what_the_readme_shows() -> Outcome {
+    const SERVER: &str = "host=coordinator.example dbname=app";
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md"))?;
+    let (_, section) = readme.split_once("## With a transaction manager\n").expect("the section");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    // What is indented, in two programs: the application's, and the one after a crash.
+    let code: Vec<&str> = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("    ").or(line.is_empty().then_some("")))
+        .collect();
+    let code = code.join("\n");
+    let [_, application, recovery] = code.split("import psycopg").collect::<Vec<_>>()[..] else {
+        panic!("not two programs: {code}")
+    };
+    assert!(application.contains(SERVER) && recovery.contains(SERVER), "{code}");
+
+    let mut fleet = Fleet::start()?;
+    let server =
+        format!("host=127.0.0.1 dbname=postgres user=postgres port={}", fleet.coordinator.port());
+    let run = |program: &str| -> anyhow::Result<String> {
+        let program = format!("import psycopg{}", program.replace(SERVER, &server));
+        finish(python()?.args(["-c", &program]))
+    };
+    run(application)?;
+    assert_on_both_shards(&fleet, &[4]);
+    for table in ["ft1", "ft2"] {
+        fleet.session()?.batch_execute(&format!("DELETE FROM {table}"))?;
+    }
+    // It dies between its two steps, and the coordinator too.
+    run(&application.replace("connection.tpc_commit()", "__import__('os')._exit(0)"))?;
+    assert_pending(&fleet)?;
+    fleet.coordinator.kill9()?;
+    fleet.coordinator.start()?;
+    assert_pending(&fleet)?;
+    run(recovery)?;
+    assert_on_both_shards(&fleet, &[4]);
+    assert_settled(&fleet);
+    Ok(())
 }
