@@ -227,6 +227,24 @@ fn refused_by_a_shard() -> Outcome {
     })
 }
 
+/// Shard 2 has gone before it could prepare. Whatever the manager makes of the error, it finds nothing to recover.
+#[test]
+fn a_shard_is_lost_before_it_prepares() -> Outcome {
+    with_each(|fleet, manager| {
+        manager.expect("start order-1");
+        manager.expect("insert 1");
+        fleet.shard_mut(2).kill9()?;
+        let raised = manager.expect_error("prepare");
+        assert!(raised.starts_with("40000 "), "{raised}");
+        manager.expect("reconnect");
+        assert_eq!(manager.expect("recover"), "");
+        fleet.shard_mut(2).start()?;
+        assert_settled(fleet);
+        assert_on_both_shards(fleet, &[]);
+        Ok(())
+    })
+}
+
 /// The programs in the README's section run as they stand there, on this test's server.
 #[test]
 fn what_the_readme_shows() -> Outcome {
