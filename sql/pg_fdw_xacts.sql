@@ -9,6 +9,14 @@ CREATE FUNCTION pg_fdw_xacts_validator(text[], oid) RETURNS void
 CREATE FOREIGN DATA WRAPPER pg_fdw_xacts
     HANDLER pg_fdw_xacts_handler VALIDATOR pg_fdw_xacts_validator;
 
+-- Any SQL on a participant, inside this transaction. Not for PUBLIC: USAGE on a server would not allow DDL there
+-- otherwise.
+CREATE FUNCTION pg_fdw_xacts_exec(server name, command text) RETURNS bigint
+    LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'pg_fdw_xacts_exec';
+CREATE FUNCTION pg_fdw_xacts_query(server name, query text) RETURNS SETOF record
+    LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'pg_fdw_xacts_query';
+REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_exec(name, text), pg_fdw_xacts_query(name, text) FROM PUBLIC;
+
 -- The durable state. The library reads and writes these tables itself, below SQL: nobody needs
 -- privileges on them, and nobody should change them. None of them is dumped: a restored database
 -- is another coordinator. (The schema is not called pg_fdw_xacts because PostgreSQL reserves pg_ for itself.)

@@ -4,9 +4,11 @@
 //! * [`statistics`]: what `pg_stat_fdw_xacts` reads;
 //! * [`operators`]: try now, give up;
 //! * [`tracking`]: what became of a labelled transaction;
+//! * [`exec`]: any SQL on a participant, in its transaction;
 //! * [`guard`]: refuses to drop what is still needed.
 
 mod connections;
+mod exec;
 pub mod guard;
 mod operators;
 mod statistics;

@@ -4,7 +4,7 @@
 //! Everything else is ours or NULL: an execution callback of postgres_fdw would take our state for its own.
 //! The pointers are copied as they are, so no frame of ours lies between PostgreSQL and them.
 
-use pgrx::pg_sys::{self, Datum, FdwRoutine};
+use pgrx::pg_sys::{self, Datum, FdwRoutine, Oid};
 
 use crate::fdw::{
     analyze, async_scan, batch, direct, import, insert, modify, planning, scan, stock, truncate,
@@ -34,6 +34,18 @@ pub unsafe extern "C-unwind" fn pg_fdw_xacts_handler(_: pg_sys::FunctionCallInfo
             Ok(Datum::from(routine))
         }
     })
+}
+
+/// Whether the tables of a server are executed here.
+pub fn is_ours(serverid: Oid) -> bool {
+    // SAFETY: catalog entries in this call's memory; a handler returns its routine.
+    unsafe {
+        let wrapper = (*pg_sys::GetForeignServer(serverid)).fdwid;
+        let handler = (*pg_sys::GetForeignDataWrapper(wrapper)).fdwhandler;
+        handler != Oid::INVALID
+            && (*pg_sys::GetFdwRoutine(handler)).BeginForeignScan.map(|f| f as usize)
+                == Some(scan::begin as *const () as usize)
+    }
 }
 
 fn ours(stock: &FdwRoutine) -> FdwRoutine {

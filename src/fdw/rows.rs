@@ -20,6 +20,8 @@ pub enum Source {
     Scan(*mut pg_sys::ForeignScanState),
     /// RETURNING of a modification: names are the table's own.
     Relation(pg_sys::Relation),
+    /// A query whose columns the caller has declared.
+    Declared(pg_sys::TupleDesc),
 }
 
 /// Converts results.
@@ -79,6 +81,24 @@ impl RowReader {
         unsafe {
             let descriptor = (*relation).rd_att;
             Self::new(Source::Relation(relation), descriptor, descriptor, retrieved, scratch)
+        }
+    }
+
+    /// For the rows of a query, all columns of `descriptor`.
+    ///
+    /// # Safety
+    /// A valid descriptor that, as the current memory context and `scratch`, outlives the reader.
+    ///
+    /// # Errors
+    /// None: all columns are there.
+    pub unsafe fn of_declared(
+        descriptor: pg_sys::TupleDesc,
+        scratch: MemoryContext,
+    ) -> Result<Self> {
+        // SAFETY: by contract.
+        unsafe {
+            let retrieved = (1..=(*descriptor).natts).collect();
+            Self::new(Source::Declared(descriptor), descriptor, descriptor, retrieved, scratch)
         }
     }
 
@@ -310,6 +330,9 @@ unsafe extern "C-unwind" fn conversion_context(location: *mut c_void) {
                 c"whole-row reference to foreign table \"%s\"".as_ptr(),
                 relation,
             ),
+            (None, Name::Column(column)) => {
+                raw::errcontext_msg(c"column \"%s\" of the remote query".as_ptr(), column)
+            }
             _ => raw::errcontext_msg(
                 c"processing expression at position %d in select list".as_ptr(),
                 location.column,
@@ -342,6 +365,10 @@ unsafe fn names(location: &Location) -> (Option<*const c_char>, Name) {
                     n => system(n),
                 };
                 (Some(name), column)
+            }
+            Source::Declared(descriptor) => {
+                let attribute = node::attribute(descriptor, location.column as usize - 1);
+                (None, Name::Column((*attribute).attname.data.as_ptr()))
             }
             Source::Scan(node) => {
                 let plan: *const pg_sys::ForeignScan = (*node).ss.ps.plan.cast();

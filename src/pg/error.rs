@@ -99,6 +99,10 @@ impl SqlState {
     pub const CONFIGURATION_LIMIT_EXCEEDED: Self = Self::new(b"53400");
     /// 42704: no such object, here mostly no such prepared transaction.
     pub const UNDEFINED_OBJECT: Self = Self::new(b"42704");
+    /// 42601.
+    pub const SYNTAX_ERROR: Self = Self::new(b"42601");
+    /// 42804: other columns or types than expected.
+    pub const DATATYPE_MISMATCH: Self = Self::new(b"42804");
     /// HV000: the general foreign data wrapper error.
     pub const FDW_ERROR: Self = Self::new(b"HV000");
     /// HV00D: an option that is not known.

@@ -1,6 +1,6 @@
 //! All that differs between PostgreSQL 15 and 18, under the names and with the meaning of the newer ones.
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_void};
 
 use pgrx::pg_sys::{self, Oid};
 
@@ -179,6 +179,51 @@ pub unsafe fn is_database_owner(database: pg_sys::Oid, role: pg_sys::Oid) -> boo
 pub unsafe fn is_database_owner(database: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     // SAFETY: by contract.
     unsafe { pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, role) }
+}
+
+/// `object_aclcheck()` of USAGE on a foreign server.
+///
+/// # Safety
+/// Inside a transaction.
+pub unsafe fn foreign_server_usage(
+    server: pg_sys::Oid,
+    role: pg_sys::Oid,
+) -> pg_sys::AclResult::Type {
+    #[cfg(feature = "pg15")]
+    // SAFETY: by contract.
+    unsafe {
+        pg_sys::pg_foreign_server_aclcheck(server, role, pg_sys::ACL_USAGE)
+    }
+    #[cfg(not(feature = "pg15"))]
+    // SAFETY: by contract.
+    unsafe {
+        let usage = pg_sys::ACL_USAGE.into();
+        pg_sys::object_aclcheck(pg_sys::ForeignServerRelationId, server, role, usage)
+    }
+}
+
+/// What [`raw_expression_tree_walker`] calls for each node.
+pub type TreeWalker = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> bool;
+
+/// `raw_expression_tree_walker()`.
+///
+/// # Safety
+/// A tree that the parser made. An ERROR jumps: inside [`crate::pg::error::catch`] only.
+pub unsafe fn raw_expression_tree_walker(
+    node: *mut pg_sys::Node,
+    walker: TreeWalker,
+    context: *mut c_void,
+) -> bool {
+    unsafe extern "C-unwind" {
+        #[cfg_attr(not(feature = "pg15"), link_name = "raw_expression_tree_walker_impl")]
+        fn raw_expression_tree_walker(
+            node: *mut pg_sys::Node,
+            walker: TreeWalker,
+            context: *mut c_void,
+        ) -> bool;
+    }
+    // SAFETY: by contract.
+    unsafe { raw_expression_tree_walker(node, walker, context) }
 }
 
 /// `pqsignal()` of the server; from 18 on libpq's has the name for itself.

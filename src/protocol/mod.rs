@@ -1,5 +1,6 @@
 //! The protocol as plain functions over plain data: no PostgreSQL, no I/O, no unsafe.
 //!
+//! * [`admission`]: which statements of a user may run in a participant's transaction;
 //! * [`gid`]: the identifiers given to `PREPARE TRANSACTION`;
 //! * [`pipeline`]: which answer on a connection belongs to whom;
 //! * [`label`]: what a client may be told of a transaction it has labelled;
@@ -8,6 +9,7 @@
 //! * [`verdict`]: what the resolver may conclude about a prepared transaction it found;
 //! * [`retry`]: when to try again.
 
+pub mod admission;
 pub mod gid;
 pub mod label;
 pub mod participant;

@@ -38,6 +38,8 @@ mod commit;
 mod commit_wait;
 mod crash;
 mod decisions;
+mod exec;
+mod exec_query;
 mod explicit;
 mod fault_commit;
 mod fault_copies;
