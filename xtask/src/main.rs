@@ -3,6 +3,7 @@
 #![allow(missing_docs, reason = "a program: its documentation is --help")]
 
 mod bench;
+mod clients;
 mod demo;
 mod docs;
 mod packages;
