@@ -4,8 +4,10 @@
 
 mod bench;
 mod clients;
+mod deb;
 mod demo;
 mod docs;
+mod package;
 mod packages;
 mod pgrx;
 mod server;
@@ -89,6 +91,17 @@ enum Command {
     },
     /// Render the documentation to HTML: target/book
     Docs,
+    /// Build the extension, optimised, and lay out its files as for the server's directories: target/package
+    Package {
+        #[command(flatten)]
+        server: ServerChoice,
+    },
+    /// Build a Debian package for the release's own PostgreSQL
+    Deb {
+        /// Install it in a clean Debian in a chroot and play its demo there; needs root, and takes some minutes
+        #[arg(long)]
+        check: bool,
+    },
 }
 
 #[derive(Args)]
@@ -133,5 +146,9 @@ fn run(command: Command) -> Result<()> {
             bench::run(&setup, quick, &only, output.as_deref())
         }
         Command::Docs => docs::render(&workspace),
+        Command::Package { server } => {
+            package::run(&Setup::prepare(workspace, server.pg_config.as_deref())?)
+        }
+        Command::Deb { check } => deb::run(&Setup::prepare(workspace, None)?, check),
     }
 }

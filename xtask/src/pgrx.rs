@@ -101,6 +101,27 @@ impl CargoPgrx {
         }
         Ok(())
     }
+
+    /// Builds the extension for `installation`, optimised, and lays out its files under `root` as under `/`.
+    pub fn package(
+        &self,
+        workspace: &Workspace,
+        installation: &Installation,
+        root: &Path,
+    ) -> Result<()> {
+        let version = format!("pg{}", installation.major());
+        let status = self
+            .command(workspace)
+            .args(["package", "--no-default-features", "--features", &version, "--pg-config"])
+            .arg(installation.pg_config())
+            .arg("--out-dir")
+            .arg(root)
+            .status()?;
+        if !status.success() {
+            bail!("the extension cannot be packaged: {status}");
+        }
+        Ok(())
+    }
 }
 
 /// Version of a cargo-pgrx, `None` where there is none.

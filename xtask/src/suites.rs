@@ -180,7 +180,8 @@ fn test(command: &mut Command, tally: &mut Tally) -> Result<()> {
 fn succeeded(command: &Command, status: ExitStatus) -> Result<()> {
     if !status.success() {
         let arguments: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
-        bail!("cargo {}: {status}", arguments.join(" "));
+        let program = std::path::Path::new(command.get_program()).file_name().unwrap_or_default();
+        bail!("{} {}: {status}", program.to_string_lossy(), arguments.join(" "));
     }
     Ok(())
 }

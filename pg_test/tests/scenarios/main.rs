@@ -74,4 +74,5 @@ mod operators;
 mod side_by_side;
 mod support;
 mod tracking;
+mod upgrade;
 mod waits;

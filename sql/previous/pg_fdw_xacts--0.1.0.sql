@@ -1,0 +1,134 @@
+-- The objects of version 0.1.0, for the test of the upgrade from it (pg_test/tests/scenarios/upgrade.rs). Not installed.
+
+-- The objects of pg_fdw_xacts, in the order in which they need each other.
+
+CREATE FUNCTION pg_fdw_xacts_handler() RETURNS fdw_handler
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'pg_fdw_xacts_handler';
+
+CREATE FUNCTION pg_fdw_xacts_validator(text[], oid) RETURNS void
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'pg_fdw_xacts_validator';
+
+CREATE FOREIGN DATA WRAPPER pg_fdw_xacts
+    HANDLER pg_fdw_xacts_handler VALIDATOR pg_fdw_xacts_validator;
+
+-- The durable state. The library reads and writes these tables itself, below SQL: nobody needs
+-- privileges on them, and nobody should change them. None of them is dumped: a restored database
+-- is another coordinator. (The schema is not called pg_fdw_xacts because PostgreSQL reserves pg_ for itself.)
+CREATE SCHEMA fdw_xacts;
+
+-- Who this database is, bound to its OID so that a copy of the database notices that it is one.
+CREATE TABLE fdw_xacts.identity (
+    database oid NOT NULL,
+    identity bigint NOT NULL
+) USING heap;
+
+-- Every participant that ever prepared: where something may be left after a crash.
+CREATE TABLE fdw_xacts.participant (
+    id integer NOT NULL,
+    serverid oid NOT NULL,
+    userid oid NOT NULL,
+    system_identifier bigint NOT NULL,
+    database text COLLATE "C" NOT NULL
+) USING heap;
+
+-- One row per distributed transaction; the row's transaction is the decision. A participant's gid is
+-- px_ || identity (20 digits) || nonce (18 digits) || _ || serverid || _ || userid.
+CREATE TABLE fdw_xacts.decision (
+    nonce bigint NOT NULL,
+    participants bigint[] NOT NULL,
+    xids bigint[] NOT NULL
+) USING heap WITH (
+    autovacuum_vacuum_threshold = 5000,
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_insert_threshold = -1
+);
+
+-- Committed transactions that nobody delivers any more to a participant (pg_fdw_xacts_forget). Their decisions
+-- are kept for ever, in case the participant comes back.
+CREATE TABLE fdw_xacts.forgotten (
+    nonce bigint NOT NULL,
+    participant integer NOT NULL
+) USING heap;
+
+-- Labels of transactions, for clients that lose the answer to their COMMIT (pg_fdw_xacts_track and _outcome).
+-- "taken": somebody asked before the label was used; it cannot be used any more.
+CREATE TABLE fdw_xacts.label (
+    label text COLLATE "C" NOT NULL,
+    at timestamptz NOT NULL,
+    taken boolean NOT NULL
+) USING heap;
+CREATE UNIQUE INDEX label_key ON fdw_xacts.label (label);
+
+-- What is left of a label for a while after pg_fdw_xacts.track_retention.
+CREATE TABLE fdw_xacts.expired (
+    trace bigint NOT NULL,
+    at timestamptz NOT NULL
+) USING heap;
+
+ALTER TABLE fdw_xacts.label REPLICA IDENTITY NOTHING;
+ALTER TABLE fdw_xacts.expired REPLICA IDENTITY NOTHING;
+ALTER TABLE fdw_xacts.forgotten REPLICA IDENTITY NOTHING;
+ALTER TABLE fdw_xacts.identity REPLICA IDENTITY NOTHING;
+ALTER TABLE fdw_xacts.participant REPLICA IDENTITY NOTHING;
+ALTER TABLE fdw_xacts.decision REPLICA IDENTITY NOTHING;
+
+CREATE FUNCTION pg_fdw_xacts_disconnect(server_name text) RETURNS boolean
+    LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'pg_fdw_xacts_disconnect_wrapper';
+
+CREATE FUNCTION pg_fdw_xacts_disconnect_all() RETURNS boolean
+    LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'pg_fdw_xacts_disconnect_all_wrapper';
+
+CREATE FUNCTION pg_fdw_xacts_forget(identifier text) RETURNS void
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_forget_wrapper';
+REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_forget(text) FROM PUBLIC;
+
+DO $$ BEGIN
+    IF current_setting('server_version_num')::int < 180000 THEN
+        CREATE FUNCTION pg_fdw_xacts_get_connections(OUT server_name text, OUT valid boolean) RETURNS SETOF record
+            LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'pg_fdw_xacts_get_connections_wrapper';
+    ELSE
+        CREATE FUNCTION pg_fdw_xacts_get_connections(check_conn boolean DEFAULT false, OUT server_name text,
+            OUT user_name text, OUT valid boolean, OUT used_in_xact boolean, OUT closed boolean,
+            OUT remote_backend_pid int4) RETURNS SETOF record
+            LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'pg_fdw_xacts_get_connections_wrapper';
+    END IF;
+END $$;
+
+CREATE FUNCTION pg_fdw_xacts_list(OUT dbid oid, OUT transaction xid, OUT serverid oid, OUT userid oid,
+    OUT status text, OUT identifier text) RETURNS SETOF record
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_list_wrapper';
+
+CREATE FUNCTION pg_fdw_xacts_outcome(label text) RETURNS text
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_outcome_wrapper';
+
+CREATE FUNCTION pg_fdw_xacts_resolve(identifier text DEFAULT NULL, OUT identifier text, OUT outcome text)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_resolve_wrapper';
+REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_resolve(text) FROM PUBLIC;
+
+CREATE FUNCTION pg_fdw_xacts_stats(OUT serverid oid, OUT prepared bigint, OUT committed bigint,
+    OUT rolled_back bigint, OUT resolved bigint, OUT heuristic bigint, OUT attempts bigint,
+    OUT failures bigint, OUT in_doubt bigint, OUT oldest_in_doubt timestamptz, OUT last_error text,
+    OUT last_error_at timestamptz) RETURNS SETOF record
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_stats_wrapper';
+
+CREATE FUNCTION pg_fdw_xacts_track(label text) RETURNS void
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_track_wrapper';
+
+-- One row per participant of a distributed transaction that is prepared on a foreign server or about to
+-- be, in all databases of this coordinator.
+CREATE VIEW pg_fdw_xacts AS
+    SELECT dbid, transaction, serverid, userid, status, identifier FROM pg_fdw_xacts_list();
+
+GRANT SELECT ON pg_fdw_xacts TO PUBLIC;
+
+-- Per foreign server of this database: counters since the start of this server, and what is in doubt now.
+CREATE VIEW pg_stat_fdw_xacts AS
+    SELECT f.serverid, s.srvname AS server, f.prepared, f.committed, f.rolled_back, f.resolved, f.heuristic,
+           f.attempts, f.failures, f.in_doubt, f.oldest_in_doubt, f.last_error, f.last_error_at
+    FROM pg_fdw_xacts_stats() f LEFT JOIN pg_foreign_server s ON s.oid = f.serverid;
+
+GRANT SELECT ON pg_stat_fdw_xacts TO PUBLIC;
+
+-- Tell now, and not at the first COMMIT, that the library is not preloaded.
+DO $$ BEGIN PERFORM pg_fdw_xacts_list(); END $$;
