@@ -152,8 +152,8 @@ fn a_restored_dump_is_another_coordinator() -> Outcome {
     let dump = installation.run("pg_dump", address.into_iter().chain(["postgres"]))?;
     assert!(!dump.contains("fdw_xacts.identity"), "the dump holds the extension's own state");
     session.batch_execute("CREATE DATABASE copy")?;
+    restore(&mut fleet.coordinator.client_for("copy", "postgres")?, &dump)?;
     let mut copy = fleet.coordinator.client_for("copy", "postgres")?;
-    restore(&mut copy, &dump)?;
 
     // It works, and what it has not prepared itself is not its.
     begin_everywhere(&mut copy, 2)?;
