@@ -80,7 +80,8 @@ fn unit(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     heading("unit tests of the tools");
     let mut command = setup.workspace.cargo();
     command
-        .args(["test", "-p", "xtask", "-p", "pg_test", "-p", "bench", "--lib", "--bins"])
+        .args(["test", "-p", "xtask", "-p", "pg_test", "-p", "bench", "-p", "render-docs"])
+        .args(["--lib", "--bins"])
         .args(filter);
     test(&mut command, tally)
 }
