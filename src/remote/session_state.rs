@@ -141,7 +141,13 @@ impl SessionState {
                 self.probe_failed = false;
             }
             // The statement before it failed, or the question itself: it may have written.
-            Effect::Failed(Control::XidProbe, _) => self.probe_failed = true,
+            Effect::Failed(Control::XidProbe, failure) => {
+                self.probe_failed = true;
+                // Something there has removed it from the session (`DEALLOCATE ALL` in a function).
+                if is_unknown_probe(&failure) {
+                    doomed.set(doomed.get().or(Some(Doom::CleanupFailed)));
+                }
+            }
             Effect::Failed(Control::Cleanup | Control::Begin | Control::Savepoint(_), _) => {}
             Effect::Failed(Control::UndoSavepoint, _) => doomed.set(Some(Doom::CleanupFailed)),
             Effect::Failed(Control::Setup | Control::SessionLock | Control::EndSavepoint, _) => {
@@ -150,6 +156,16 @@ impl SessionState {
             }
         }
     }
+}
+
+/// Whether a failure says that the session does not have the statement of the connection's own.
+fn is_unknown_probe(failure: &PgResult) -> bool {
+    const INVALID_SQL_STATEMENT_NAME: &[u8] = b"26000";
+    let is = |field: u8, text: &[u8]| {
+        let said = failure.error_field(field).map_or(&b""[..], CStr::to_bytes);
+        said.windows(text.len()).any(|window| window == text)
+    };
+    is(b'C', INVALID_SQL_STATEMENT_NAME) && is(b'M', PROBE_NAME.to_bytes())
 }
 
 impl Fingerprint {

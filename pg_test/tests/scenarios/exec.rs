@@ -445,3 +445,19 @@ fn a_command_is_text_in_any_encoding() -> Outcome {
     assert_eq!(error.where_(), Some("remote SQL command: TABLE \"häßlich\""));
     Ok(())
 }
+
+/// What a function has removed from the session there is missed by one transaction, not by all that follow.
+#[test]
+fn a_session_that_has_lost_its_own_statement_is_not_used_again() -> Outcome {
+    let (_fleet, mut session) = start()?;
+    let lost = session
+        .batch_execute(
+            "BEGIN; SELECT pg_fdw_xacts_exec('shard1', 'DO $$ BEGIN EXECUTE ''DEALLOCATE ALL''; END $$');
+             INSERT INTO ft1 VALUES (1, 'x'); COMMIT",
+        )
+        .is_err();
+    assert!(lost, "a transaction whose writes nobody could ask for has committed");
+    session.batch_execute("ROLLBACK; INSERT INTO ft1 VALUES (2, 'x')")?;
+    assert_eq!(one::<i64>(&mut session, "SELECT sum(id) FROM ft1")?, 2);
+    Ok(())
+}
