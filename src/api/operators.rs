@@ -63,7 +63,8 @@ fn in_doubt_here() -> impl Iterator<Item = (Gid, Status)> {
 }
 
 /// Stops trying to settle a transaction on a server that will never come back, or everything on a server, by its
-/// name. The decision stays: it is delivered should the prepared transaction ever be seen.
+/// name, or by its OID where it has none any more. The decision stays: it is delivered should the prepared
+/// transaction ever be seen.
 #[pg_extern(sql = "
 CREATE FUNCTION pg_fdw_xacts_forget(identifier text) RETURNS void
     LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
@@ -115,7 +116,7 @@ fn forget_transaction(gid: &Gid, identifier: &str) -> Result<()> {
 fn forget_server(name: &CStr) -> Result<()> {
     // SAFETY: a catalog look-up that may find nothing.
     let server = unsafe { pg_sys::GetForeignServerByName(name.as_ptr(), true).as_ref() };
-    let Some(server) = server else {
+    let Some(serverid) = server.map(|server| server.serverid).or_else(|| gone(name)) else {
         return Err(Error::new(
             SqlState::UNDEFINED_OBJECT,
             [
@@ -126,5 +127,11 @@ fn forget_server(name: &CStr) -> Result<()> {
             .concat(),
         ));
     };
-    requests::forget_server(server.serverid).map(|_| ())
+    requests::forget_server(serverid).map(|_| ())
+}
+
+/// A server that has no name any more, by its OID: pg_upgrade gives servers new ones.
+fn gone(oid: &CStr) -> Option<pg_sys::Oid> {
+    let oid = pg_sys::Oid::from_u32(oid.to_str().ok()?.parse().ok()?);
+    registered::all().iter().any(|r| r.serverid == oid).then_some(oid)
 }

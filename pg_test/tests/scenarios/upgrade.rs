@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use pg_test::install::finish;
-use pg_test::oracle::{assert_settled, one, prepared_gids};
+use pg_test::oracle::{assert_settled, expect_error, one, prepared_gids};
 use pg_test::proxy::NewConnections;
 use pg_test::{Fleet, Installation, Point};
 use postgres::Client;
@@ -128,6 +128,55 @@ fn an_upgrade_with_transactions_in_doubt_and_pending_loses_none() -> Outcome {
     assert_settled(&fleet);
     assert_everywhere(&fleet, 1, true)?;
     assert_everywhere(&fleet, 2, true)
+}
+
+/// Gives the foreign servers new OIDs, as pg_upgrade does, and restarts the coordinator; returns the old ones.
+fn renumber_servers(fleet: &mut Fleet) -> Result<Vec<String>> {
+    let mut session = fleet.session()?;
+    let rows = session.query("SELECT oid::text FROM pg_foreign_server ORDER BY 1", &[])?;
+    session.batch_execute(
+        "SET allow_system_table_mods = on;
+         UPDATE pg_depend SET objid = objid::bigint + 100000 WHERE classid = 'pg_foreign_server'::regclass;
+         UPDATE pg_depend SET refobjid = refobjid::bigint + 100000
+             WHERE refclassid = 'pg_foreign_server'::regclass;
+         UPDATE pg_user_mapping SET umserver = umserver::bigint + 100000;
+         UPDATE pg_foreign_table SET ftserver = ftserver::bigint + 100000;
+         UPDATE pg_foreign_server SET oid = oid::bigint + 100000",
+    )?;
+    fleet.coordinator.restart()?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+#[test]
+fn what_is_in_doubt_survives_that_servers_get_new_oids() -> Outcome {
+    let mut fleet = Fleet::start_proxied()?;
+    let mut session = fleet.session()?;
+    begin_everywhere(&mut session, 1)?;
+    let (commit, hit) = commit_held_at(&fleet, session, 1, Point::Statement, "COMMIT PREPARED")?;
+    fleet.proxy(1).set_new_connections(NewConnections::Refused);
+    fleet.proxy(1).cut_all();
+    hit.release();
+    commit.join().1?;
+    let old = renumber_servers(&mut fleet)?;
+    fleet.proxy(1).set_new_connections(NewConnections::Served);
+
+    // The first transaction that prepares there brings the resolver back to the server.
+    let mut session = fleet.session()?;
+    begin_everywhere(&mut session, 2)?;
+    session.batch_execute("COMMIT")?;
+    assert_settled(&fleet);
+    assert_everywhere(&fleet, 1, true)?;
+    assert_everywhere(&fleet, 2, true)?;
+
+    // The old ones cannot be looked at any more: nothing is dropped until they are given up.
+    expect_error(session.batch_execute("DROP EXTENSION pg_fdw_xacts CASCADE"), "55006");
+    expect_error(session.batch_execute("SELECT pg_fdw_xacts_forget('4294967295')"), "42704");
+    for oid in old {
+        session.batch_execute(&format!("SELECT pg_fdw_xacts_forget('{oid}')"))?;
+    }
+    session.batch_execute("SELECT * FROM pg_fdw_xacts_resolve()")?;
+    session.batch_execute("DROP EXTENSION pg_fdw_xacts CASCADE")?;
+    Ok(())
 }
 
 #[test]
