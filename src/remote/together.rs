@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::libpq::PgResult;
 use crate::pg::error::Result;
+use crate::pg::wait_event::WaitEvent;
 use crate::protocol::pipeline::{Answer, Ticket};
 use crate::remote::connection::Connection;
 use crate::remote::wait::{Patience, WaitSet, Woke};
@@ -53,6 +54,7 @@ impl<'a> Together<'a> {
         &mut self,
         deadline: Instant,
         patience: Patience,
+        event: WaitEvent,
         mut on: impl FnMut(usize, &Outcome) -> Result<()>,
     ) -> Result<Woke> {
         loop {
@@ -75,7 +77,7 @@ impl<'a> Together<'a> {
             if wants.is_empty() {
                 return Ok(Woke::Ready);
             }
-            match self.set.wait(&wants, Some(deadline), patience)? {
+            match self.set.wait(&wants, Some(deadline), patience, event)? {
                 Woke::Ready => {}
                 ended => return Ok(ended),
             }

@@ -8,6 +8,7 @@ use pgrx::pg_sys;
 
 use crate::pg::error::{Error, Result, SqlState, check_for_interrupts};
 use crate::pg::versions;
+use crate::pg::wait_event::{self, WaitEvent};
 
 /// What may end a wait besides the socket and the deadline.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,6 +59,7 @@ const FOREVER: c_long = -1;
 impl WaitSet {
     /// A set of these sockets, each once; it lives until dropped, whatever transaction comes and goes.
     pub fn new(sockets: &[c_int]) -> Self {
+        wait_event::prepare();
         let count = sockets.len() as c_int + 2;
         // SAFETY: it lives until it is freed; a socket is added once (epoll refuses twice).
         let set = unsafe {
@@ -105,6 +107,7 @@ impl WaitSet {
         wants: &[Want],
         deadline: Option<Instant>,
         patience: Patience,
+        event: WaitEvent,
     ) -> Result<Woke> {
         if let Some(woke) = interrupted(patience)? {
             return Ok(woke);
@@ -129,10 +132,10 @@ impl WaitSet {
         let Some(timeout) = milliseconds_until(deadline) else {
             return Ok(Woke::Deadline);
         };
-        let mut event = pg_sys::WaitEvent::default();
+        let mut occurred = pg_sys::WaitEvent::default();
         // SAFETY: room for the one event that is asked for.
         let count = unsafe {
-            pg_sys::WaitEventSetWait(self.set, timeout, &mut event, 1, pg_sys::PG_WAIT_EXTENSION)
+            pg_sys::WaitEventSetWait(self.set, timeout, &mut occurred, 1, event.number())
         };
         if count == 0 {
             return Ok(if milliseconds_until(deadline).is_none() {
@@ -141,10 +144,10 @@ impl WaitSet {
                 Woke::Ready
             });
         }
-        if event.events & pg_sys::WL_POSTMASTER_DEATH != 0 {
+        if occurred.events & pg_sys::WL_POSTMASTER_DEATH != 0 {
             return postmaster_died(patience);
         }
-        if event.events & pg_sys::WL_LATCH_SET != 0 {
+        if occurred.events & pg_sys::WL_LATCH_SET != 0 {
             // SAFETY: our own latch.
             unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
             if let Some(woke) = interrupted(patience)? {
@@ -183,7 +186,7 @@ pub fn socket_once(socket: c_int, write: bool, deadline: Option<Instant>) -> Res
             events as c_int,
             socket,
             timeout,
-            pg_sys::PG_WAIT_EXTENSION,
+            WaitEvent::Connect.number(),
         )
     } as u32;
     if woke & pg_sys::WL_LATCH_SET != 0 {

@@ -124,6 +124,24 @@ impl Sweep {
         Ok(Self { identity, participant: participant.clone(), left, committed, stage, deadline })
     }
 
+    /// What it does, in words for `pg_stat_activity`.
+    pub fn describe(&self) -> Vec<u8> {
+        let (doing, server) = match &self.stage {
+            Stage::Connecting(connecting) => ("connecting to", connecting.server_name()),
+            Stage::Asking(fenced, _) | Stage::Settling(fenced, _) => {
+                ("on", &*fenced.0.connection.server_name)
+            }
+        };
+        // A committed one that a backend has left here is among both.
+        let aborting = self.left.iter().filter(|e| e.status == Status::Aborting).count();
+        let what = match self.committed.len() + aborting {
+            0 => "looking for transactions".to_owned(),
+            1 => "settling 1 transaction".to_owned(),
+            count => format!("settling {count} transactions"),
+        };
+        [what.as_bytes(), b", ", doing.as_bytes(), b" server \"", server.to_bytes(), b"\""].concat()
+    }
+
     /// The socket to wait for.
     pub fn want(&self) -> Want {
         match &self.stage {
