@@ -12,7 +12,7 @@
 //!    listed gid without a row has aborted.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -75,6 +75,8 @@ struct Asked {
 
 /// What a sweep found.
 pub struct Swept {
+    /// The foreign server's name.
+    pub server: CString,
     /// Something is left that cannot be settled yet: sweep again soon.
     pub again: bool,
     /// Committed transactions of which this participant has nothing left, with all their participants.
@@ -335,8 +337,9 @@ fn conclude(
     }
     let keep = again || !settling.pending.is_empty() || awaits_application(participant);
     let not_allowed = std::mem::take(&mut settling.not_allowed);
+    let server = connection.server_name.clone();
     let fenced = keep.then_some(fenced);
-    Ok(Swept { again, delivered, resolved, heuristic, not_allowed, fenced })
+    Ok(Swept { server, again, delivered, resolved, heuristic, not_allowed, fenced })
 }
 
 fn place(connection: &Connection, participant: &Registered) -> Result<Place> {

@@ -440,7 +440,7 @@ impl Worker {
                     tried.push(id);
                     delivered.extend(swept.delivered.iter().map(|(n, of)| (*n, id, of.clone())));
                     not_allowed.extend(swept.not_allowed.iter().copied());
-                    participant.swept(*swept);
+                    participant.swept(*swept)?;
                 }
                 Err(error) => {
                     tried.push(participant.registered.id);

@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use pg_test::oracle::{assert_settled, one};
-use pg_test::{DEADLINE, Fault, Fleet, Point, wait_until};
+use pg_test::log::Mark;
+use pg_test::oracle::{assert_settled, one, wait_for_attempts};
+use pg_test::{DEADLINE, Fault, Fleet, Point, StopMode, wait_until};
 use postgres::{Client, SimpleQueryMessage};
 use yaml_rust2::{Yaml, YamlLoader};
 
@@ -295,4 +296,27 @@ fn a_waiting_session_shows_what_it_waits_for() -> Outcome {
     running.join().1?;
     assert_settled(&fleet);
     Ok(())
+}
+
+#[test]
+fn the_log_tells_once_why_a_server_is_lost_and_once_that_it_is_back() -> Outcome {
+    let mut fleet = Fleet::start()?;
+    let mut session = fleet.session()?;
+    begin_everywhere(&mut session, 1)?;
+    session.batch_execute("PREPARE TRANSACTION 'gxid'")?;
+    let mark = fleet.coordinator.log().mark()?;
+    fleet.shard_mut(1).stop(StopMode::Immediate)?;
+    session.batch_execute("COMMIT PREPARED 'gxid'")?;
+    wait_for_attempts(&fleet, 1, 3)?;
+    assert_eq!(told(&fleet, mark, "failed: Connection refused")?, 1);
+    fleet.shard_mut(1).start()?;
+    assert_settled(&fleet);
+    assert_eq!(told(&fleet, mark, "LOG:  the resolver has reached server \"shard1\" again")?, 1);
+    assert_eq!(told(&fleet, mark, "LOG:  resolved: COMMIT PREPARED")?, 1);
+    Ok(())
+}
+
+/// How many lines with `text` the coordinator has logged since `mark`.
+fn told(fleet: &Fleet, mark: Mark, text: &str) -> anyhow::Result<usize> {
+    Ok(fleet.coordinator.log().since(mark)?.lines().filter(|line| line.contains(text)).count())
 }
