@@ -155,6 +155,15 @@ impl Stand {
         }
     }
 
+    /// Whether the servers wait for their disks, from the next transactions on.
+    pub fn set_fsync(&self, on: bool) -> Result<()> {
+        for server in std::iter::once(&self.fleet.coordinator).chain(self.fleet.shards()) {
+            server.client()?.batch_execute(&format!("ALTER SYSTEM SET fsync = {on}"))?;
+            server.reload()?;
+        }
+        Ok(())
+    }
+
     /// How often the client side of each link has spoken after an answer.
     pub fn turns(&self) -> Vec<u64> {
         self.links.iter().map(Link::turns).collect()

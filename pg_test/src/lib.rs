@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`install`] | one PostgreSQL installation, and running its programs as a user it accepts |
 //! | [`cluster`] | one server: initdb, start, stop, kill, restart |
+//! | [`client`] | another program that is a client of a server: psycopg, pgjdbc, frameworks |
 //! | [`log`] | reading a server's log: which statements it was sent |
 //! | [`fleet`] | a coordinator with shards behind foreign tables |
 //! | [`oracle`] | what must hold after every scenario; expected errors |
@@ -17,6 +18,7 @@
 //! | [`proxy`] | the fault proxy: cut, hold, refuse, at exactly one statement |
 
 pub mod bank;
+pub mod client;
 pub mod cluster;
 pub mod fleet;
 pub mod install;

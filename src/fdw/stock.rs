@@ -1,14 +1,22 @@
 //! What is called of postgres_fdw's library. Its connections are never used.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::fdw::raw;
+use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, catch};
 
-/// Loads a function of postgres_fdw's library.
-fn function(name: &CStr) -> pg_sys::PGFunction {
+type Found = BackendLocal<Cell<Option<pg_sys::PGFunction>>>;
+
+/// A function of postgres_fdw's library, which is never unloaded once it has been loaded. It is looked for once: that
+/// takes system calls.
+fn function(name: &CStr, found: &Found) -> pg_sys::PGFunction {
+    if let Some(function) = found.get().get() {
+        return function;
+    }
     let mut handle = std::ptr::null_mut();
     // SAFETY: C strings; it raises when the library or the function is missing.
     let function = unsafe {
@@ -20,7 +28,11 @@ fn function(name: &CStr) -> pg_sys::PGFunction {
         )
     };
     // SAFETY: every function of the SQL call convention has this type.
-    unsafe { std::mem::transmute::<*mut std::ffi::c_void, pg_sys::PGFunction>(function.cast()) }
+    let function = unsafe {
+        std::mem::transmute::<*mut std::ffi::c_void, pg_sys::PGFunction>(function.cast())
+    };
+    found.get().set(Some(function));
+    function
 }
 
 /// postgres_fdw's callbacks, in the current memory context.
@@ -28,7 +40,8 @@ fn function(name: &CStr) -> pg_sys::PGFunction {
 /// # Errors
 /// Its library cannot be loaded.
 pub fn routine() -> Result<*const pg_sys::FdwRoutine> {
-    let handler = function(c"postgres_fdw_handler");
+    static HANDLER: Found = BackendLocal::new(Cell::new(None));
+    let handler = function(c"postgres_fdw_handler", &HANDLER);
     // SAFETY: a handler looks at none of its arguments.
     let routine: *const pg_sys::FdwRoutine =
         catch(|| unsafe { raw::DirectFunctionCall1Coll(handler, Oid::INVALID, Datum::null()) })?
@@ -48,7 +61,8 @@ pub fn routine() -> Result<*const pg_sys::FdwRoutine> {
 /// # Errors
 /// Its error for an option that it does not know or a value that it refuses.
 pub fn validate(options: Datum, catalog: Oid) -> Result<()> {
-    let validator = function(c"postgres_fdw_validator");
+    static VALIDATOR: Found = BackendLocal::new(Cell::new(None));
+    let validator = function(c"postgres_fdw_validator", &VALIDATOR);
     // SAFETY: a text array and an OID, as its declaration says.
     catch(|| unsafe {
         raw::DirectFunctionCall2Coll(validator, Oid::INVALID, options, Datum::from(catalog));

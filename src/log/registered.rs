@@ -4,12 +4,14 @@
 //! The list is what a crash leaves of an aborted transaction: each participant on it may hold something
 //! prepared until it has been swept.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::log::replication;
 use crate::log::table::{See, Table, text};
+use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::protocol::gid::{Gid, Identity, Nonce};
 use crate::remote::Fingerprint;
@@ -138,6 +140,18 @@ pub fn known_identity() -> Option<Identity> {
         }
     });
     found
+}
+
+/// Whether this is the identity that is stored in this database. The table of an extension that was created anew is another
+/// one; in the same table the identity stays what it is.
+pub fn is_stored(identity: Identity) -> bool {
+    static READ: BackendLocal<Cell<Option<(Oid, Identity)>>> = BackendLocal::new(Cell::new(None));
+    let Some(table) = Table::oid(c"identity") else { return false };
+    if READ.get().get() == Some((table, identity)) {
+        return true;
+    }
+    READ.get().set(known_identity().map(|stored| (table, stored)));
+    READ.get().get() == Some((table, identity))
 }
 
 /// The identity of this database; drawn if it has none. A copied database (`CREATE DATABASE … TEMPLATE`)

@@ -132,16 +132,20 @@ pub fn text(text: &str) -> Datum {
 impl Table {
     /// Opens a table of schema `fdw_xacts` with a lock, if it exists.
     pub fn open_if_exists(name: &CStr, lock: u32) -> Option<Self> {
-        // SAFETY: catalog look-ups; the OID was found just now and opening it locks it.
-        unsafe {
+        let oid = Self::oid(name)?;
+        // SAFETY: the OID was found just now and opening it locks it.
+        let relation = unsafe { pg_sys::try_table_open(oid, lock as i32) };
+        (!relation.is_null()).then_some(Self { relation })
+    }
+
+    /// The OID of a table of schema `fdw_xacts`, if it exists.
+    pub fn oid(name: &CStr) -> Option<Oid> {
+        // SAFETY: catalog look-ups.
+        let (schema, oid) = unsafe {
             let schema = pg_sys::get_namespace_oid(c"fdw_xacts".as_ptr(), true);
-            let oid = pg_sys::get_relname_relid(name.as_ptr(), schema);
-            if schema == Oid::INVALID || oid == Oid::INVALID {
-                return None;
-            }
-            let relation = pg_sys::try_table_open(oid, lock as i32);
-            (!relation.is_null()).then_some(Self { relation })
-        }
+            (schema, pg_sys::get_relname_relid(name.as_ptr(), schema))
+        };
+        (schema != Oid::INVALID && oid != Oid::INVALID).then_some(oid)
     }
 
     /// Opens a table of schema `fdw_xacts` with a lock.

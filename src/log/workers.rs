@@ -85,20 +85,19 @@ pub fn identity() -> Result<Identity> {
     let dbid = own_database();
     let mut tried = false;
     wait_for("the resolver of this database is not running", RESOLVER_DEADLINE, || {
-        let stored = registered::known_identity();
         let (state, identity) = shmem::read(|shared, _| {
             slot_of(&shared.workers, dbid)
                 .map(|slot| (shared.workers[slot].state, shared.workers[slot].identity))
                 .unwrap_or((WorkerState::Free, 0))
         });
         match state {
-            // Only what is stored here and now outlives a crash.
-            WorkerState::Ready if stored.is_some() && stored == Identity::new(identity) => {
-                Ok(stored)
-            }
             WorkerState::Ready => {
-                doubt_resolver();
-                Ok(None)
+                // Only what is stored here and now outlives a crash.
+                let stored = Identity::new(identity).filter(|i| registered::is_stored(*i));
+                if stored.is_none() {
+                    doubt_resolver();
+                }
+                Ok(stored)
             }
             WorkerState::Absent if tried => Err(Error::new(
                 SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,

@@ -17,6 +17,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::libpq::{Conn, Flush, PgResult, Status, Transaction};
+use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, c_string};
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::pipeline::{Control, Fifo, Kind, Ticket};
@@ -59,10 +60,14 @@ pub enum Isolation {
 /// How long a cancel request may take.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
+static CONNECTIONS_MADE: BackendLocal<Cell<u64>> = BackendLocal::new(Cell::new(0));
+
 /// The session with one participant.
 pub struct Connection {
     /// Which foreign server this is, for messages.
     pub server_name: CString,
+    /// No other connection of this process ever has it.
+    number: u64,
     conn: Conn,
     wait_set: RefCell<WaitSet>,
     inner: RefCell<SessionState>,
@@ -86,8 +91,11 @@ impl Connection {
             return Err(report::lost(conn.error_message()));
         }
         let wait_set = RefCell::new(WaitSet::new(&[conn.socket()]));
+        let number = CONNECTIONS_MADE.get();
+        number.set(number.get() + 1);
         Ok(Self {
             server_name,
+            number: number.get(),
             conn,
             wait_set,
             inner: RefCell::default(),
@@ -98,9 +106,19 @@ impl Connection {
         })
     }
 
+    /// Its number: no other connection of this process ever has it.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
     /// The server process behind the connection.
     pub fn backend_pid(&self) -> c_int {
         self.conn.backend_pid()
+    }
+
+    /// The socket; negative when libpq has closed it.
+    pub fn socket(&self) -> c_int {
+        self.conn.socket()
     }
 
     /// The socket, for a wait on several connections.
@@ -340,10 +358,19 @@ impl Connection {
         }
     }
 
-    /// Reads what has come, without waiting.
+    /// Reads what has come, without waiting, and takes note of it.
     pub fn pump(&self) {
         self.flush();
         let alive = self.conn.consume_input();
+        self.digest(alive);
+    }
+
+    /// Takes note of what has been read already: with nothing but a command sent since, that is all there can be.
+    pub fn take_note(&self) {
+        self.digest(true);
+    }
+
+    fn digest(&self, alive: bool) {
         self.note_message();
         if self.doomed.get() == Some(Doom::OutOfStep) {
             return;

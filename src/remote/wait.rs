@@ -46,12 +46,16 @@ pub struct Want {
 pub struct WaitSet {
     set: *mut pg_sys::WaitEventSet,
     members: Vec<Member>,
+    /// Room for what a wait tells.
+    events: Vec<pg_sys::WaitEvent>,
 }
 
 struct Member {
     socket: c_int,
     position: c_int,
     write: bool,
+    /// The last wait was told of something there.
+    ready: bool,
 }
 
 const FOREVER: c_long = -1;
@@ -80,7 +84,11 @@ impl WaitSet {
             );
             set
         };
-        let mut this = Self { set, members: Vec::with_capacity(sockets.len()) };
+        let mut this = Self {
+            set,
+            members: Vec::with_capacity(sockets.len()),
+            events: vec![pg_sys::WaitEvent::default(); sockets.len() + 2],
+        };
         for &socket in sockets {
             // SAFETY: the set has room for it.
             let position = unsafe {
@@ -92,13 +100,13 @@ impl WaitSet {
                     std::ptr::null_mut(),
                 )
             };
-            this.members.push(Member { socket, position, write: false });
+            this.members.push(Member { socket, position, write: false, ready: false });
         }
         this
     }
 
     /// Waits once. Sockets of the set that `wants` does not name are waited for as well; who finds
-    /// nothing to do after [`Woke::Ready`] makes a smaller set.
+    /// nothing to do after [`Woke::Ready`] makes a smaller set. [`Self::is_ready`] then tells which they were.
     ///
     /// # Errors
     /// A cancel, under [`Patience::Interruptible`].
@@ -109,6 +117,7 @@ impl WaitSet {
         patience: Patience,
         event: WaitEvent,
     ) -> Result<Woke> {
+        self.members.iter_mut().for_each(|member| member.ready = false);
         if let Some(woke) = interrupted(patience)? {
             return Ok(woke);
         }
@@ -132,10 +141,16 @@ impl WaitSet {
         let Some(timeout) = milliseconds_until(deadline) else {
             return Ok(Woke::Deadline);
         };
-        let mut occurred = pg_sys::WaitEvent::default();
-        // SAFETY: room for the one event that is asked for.
+        let room = self.events.len() as c_int;
+        // SAFETY: room for as many events as are asked for.
         let count = unsafe {
-            pg_sys::WaitEventSetWait(self.set, timeout, &mut occurred, 1, event.number())
+            pg_sys::WaitEventSetWait(
+                self.set,
+                timeout,
+                self.events.as_mut_ptr(),
+                room,
+                event.number(),
+            )
         };
         if count == 0 {
             return Ok(if milliseconds_until(deadline).is_none() {
@@ -144,10 +159,17 @@ impl WaitSet {
                 Woke::Ready
             });
         }
-        if occurred.events & pg_sys::WL_POSTMASTER_DEATH != 0 {
-            return postmaster_died(patience);
+        let mut latch = false;
+        for event in &self.events[..count as usize] {
+            if event.events & pg_sys::WL_POSTMASTER_DEATH != 0 {
+                return postmaster_died(patience);
+            }
+            latch |= event.events & pg_sys::WL_LATCH_SET != 0;
+            if let Some(member) = self.members.iter_mut().find(|m| m.position == event.pos) {
+                member.ready = true;
+            }
         }
-        if occurred.events & pg_sys::WL_LATCH_SET != 0 {
+        if latch {
             // SAFETY: our own latch.
             unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
             if let Some(woke) = interrupted(patience)? {
@@ -155,6 +177,12 @@ impl WaitSet {
             }
         }
         Ok(Woke::Ready)
+    }
+
+    /// Whether the last wait was told of something on this socket; also of one that is not in the set, on which nothing
+    /// is ever told.
+    pub fn is_ready(&self, socket: c_int) -> bool {
+        self.members.iter().find(|m| m.socket == socket).is_none_or(|m| m.ready)
     }
 }
 

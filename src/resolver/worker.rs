@@ -138,8 +138,9 @@ impl Worker {
         self.forget()?;
         self.start_sweeps()?;
         self.advance_sweeps()?;
-        self.answer_trying();
+        // In this order: who has asked acts on what is published.
         self.publish_unswept();
+        self.answer_trying();
         self.show();
         self.sleep()
     }

@@ -3,7 +3,9 @@
 #![allow(missing_docs, reason = "a program: its documentation is --help")]
 
 mod bench;
+mod clients;
 mod demo;
+mod docs;
 mod packages;
 mod pgrx;
 mod server;
@@ -85,6 +87,8 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         output: Option<PathBuf>,
     },
+    /// Render the documentation to HTML: target/book
+    Docs,
 }
 
 #[derive(Args)]
@@ -128,5 +132,6 @@ fn run(command: Command) -> Result<()> {
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
             bench::run(&setup, quick, &only, output.as_deref())
         }
+        Command::Docs => docs::render(&workspace),
     }
 }

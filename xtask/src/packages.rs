@@ -34,7 +34,12 @@ pub fn install_missing(major: Option<u32>) -> Result<()> {
         wanted.push(format!("postgresql-{major}"));
         wanted.push(format!("postgresql-server-dev-{major}"));
     }
-    let missing = missing(&wanted)?;
+    install(&wanted)
+}
+
+/// Installs those of `wanted` that are missing. Where this process may not, the error is the line to run.
+pub fn install(wanted: &[String]) -> Result<()> {
+    let missing = missing(wanted)?;
     if missing.is_empty() {
         return Ok(());
     }
@@ -88,7 +93,8 @@ fn run_apt(apt: &[&str], arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn succeeds(command: &mut Command) -> bool {
+/// Whether `command` can be run and ends well; its output is nobody's concern.
+pub fn succeeds(command: &mut Command) -> bool {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use pg_test::install::{DIRECTORY_VARIABLE, PG_CONFIG_VARIABLE, ServerUser};
 
+use crate::clients::Clients;
 use crate::pgrx::sudo_stand_in;
 use crate::setup::Setup;
 
@@ -46,8 +47,12 @@ pub fn run(setup: &Setup, filter: Option<&str>, only: &[Suite]) -> Result<()> {
             Suite::Checks => checks(setup),
             Suite::Unit => unit(setup, filter, &mut tally),
             Suite::Extension => extension(setup, filter, &mut tally),
-            Suite::Inject => clusters(setup, "inject", &["inject"], filter, &mut tally),
-            Suite::Scenarios => clusters(setup, "scenarios", &[], filter, &mut tally),
+            Suite::Inject => clusters(setup, "inject", &["inject"], None, filter, &mut tally),
+            Suite::Scenarios => {
+                heading("the clients of the scenarios");
+                let clients = Clients::provide(&setup.workspace)?;
+                clusters(setup, "scenarios", &[], Some(&clients), filter, &mut tally)
+            }
         });
     if let Err(error) = &outcome {
         eprintln!("error: {error:#}");
@@ -75,7 +80,8 @@ fn unit(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     heading("unit tests of the tools");
     let mut command = setup.workspace.cargo();
     command
-        .args(["test", "-p", "xtask", "-p", "pg_test", "-p", "bench", "--lib", "--bins"])
+        .args(["test", "-p", "xtask", "-p", "pg_test", "-p", "bench", "-p", "render-docs"])
+        .args(["--lib", "--bins"])
         .args(filter);
     test(&mut command, tally)
 }
@@ -107,11 +113,13 @@ fn extension(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<(
     test(command.args(filter), tally)
 }
 
-/// Runs the tests on real clusters in `pg_test/tests/<name>`, with the extension built with `features`.
+/// Runs the tests on real clusters in `pg_test/tests/<name>`, with the extension built with `features`, and with
+/// other people's `clients` where there are tests of them.
 fn clusters(
     setup: &Setup,
     name: &str,
     features: &[&str],
+    clients: Option<&Clients>,
     filter: Option<&str>,
     tally: &mut Tally,
 ) -> Result<()> {
@@ -122,6 +130,7 @@ fn clusters(
     command
         .env(PG_CONFIG_VARIABLE, setup.installation.pg_config())
         .env(DIRECTORY_VARIABLE, setup.server_files.join("pg_test"))
+        .envs(clients.into_iter().flat_map(Clients::variables))
         .args(["test", "-p", "pg_test", "--test", name, "--"])
         .args(filter);
     test(&mut command, tally)

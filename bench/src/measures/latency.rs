@@ -55,6 +55,20 @@ pub fn by_round_trip(stand: &Stand, effort: Effort, report: &mut Report) -> Resu
             "",
         );
     }
+    let in_memory = without_disks(stand, || run(stand, effort, ROUND_TRIP, 2))?;
+    report.row(
+        format!(
+            "the same without waits for disks: {}, against {}",
+            Contender::Ours.label(),
+            Contender::StockParallel.label()
+        ),
+        whole(&in_memory, Contender::Ours)
+            .zip(whole(&in_memory, Contender::StockParallel))
+            .and_then(|(ours, theirs)| ratio(&ours, &theirs)),
+        Unit::Ratio,
+        None,
+        IN_MEMORY,
+    );
     let mut table = table(
         "Latency of the transaction on 2 shards in ms",
         "round trip in ms",
@@ -86,6 +100,18 @@ pub fn by_shards(stand: &Stand, effort: Effort, report: &mut Report) -> Result<(
         Some(Target::AtMost(1.3)),
         "",
     );
+    let in_memory = |shards| -> Result<Option<Vec<f64>>> {
+        let measured = run(stand, effort, ROUND_TRIP, shards)?;
+        Ok(of(&measured, Contender::Ours, |latency| latency.commit))
+    };
+    let (eight, two) = without_disks(stand, || Ok((in_memory(8)?, in_memory(2)?)))?;
+    report.row(
+        "the same without waits for disks",
+        eight.zip(two).and_then(|(eight, two)| ratio(&eight, &two)),
+        Unit::Ratio,
+        None,
+        IN_MEMORY,
+    );
     let columns = SHARDS.map(|shards| shards.to_string());
     let mut whole = table(
         "Latency of the transaction at a round trip of 1 ms, in ms",
@@ -106,6 +132,17 @@ pub fn by_shards(stand: &Stand, effort: Effort, report: &mut Report) -> Result<(
     commit.plot = Some("commit-shards.svg".to_owned());
     report.tables.push(commit);
     Ok(())
+}
+
+/// All servers share this machine's disk: with one for each, syncs at the same time would not slow each other down.
+const IN_MEMORY: &str = "`fsync = off` on all servers, which share one disk here";
+
+/// Measures without waits for disks.
+fn without_disks<T>(stand: &Stand, measure: impl FnOnce() -> Result<T>) -> Result<T> {
+    stand.set_fsync(false)?;
+    let measured = measure();
+    stand.set_fsync(true)?;
+    measured
 }
 
 /// All contenders on `shards` shards at `round_trip` ms; without a delay they have no link in between.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use postgres::Client;
 
 use crate::effort::{Effort, alternate};
-use crate::report::{Report, Target, Unit};
+use crate::report::{Report, Unit};
 use crate::stand::Stand;
 use crate::statistics::ratio_of_groups;
 
@@ -43,7 +43,7 @@ pub fn measure(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()>
         "local transactions: processor time with the library loaded, against without",
         compare(|cost| cost.processor),
         Unit::Ratio,
-        Some(Target::AtMost(1.01)),
+        None,
         "of the session's process, without waits for the disk",
     );
     report.row(

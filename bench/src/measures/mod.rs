@@ -2,6 +2,7 @@
 
 mod bulk;
 mod decisions;
+mod instructions;
 mod latency;
 mod local;
 mod throughput;
@@ -26,6 +27,7 @@ pub const ALL: &[(&str, Measure)] = &[
     ("insert", bulk::insert),
     ("scan", bulk::scan),
     ("local", local::measure),
+    ("instructions", instructions::measure),
     ("decisions", decisions::measure),
     ("wal", wal::measure),
 ];

@@ -14,7 +14,7 @@
 //! | cancel, statement_timeout, termination, shutdown at every wait | `fault_interrupt` |
 //! | a shard hangs in phase one or two | `fault_commit::a_shard_that_hangs…` |
 //! | SIGKILL for the coordinator, a backend, the resolver, a shard | `crash`, `fault_gxid`, `commit` |
-//! | 'gxid' pending over crash, checkpoint, restart | `explicit`, `fault_gxid` |
+//! | 'gxid' pending over crash, checkpoint, restart | `explicit`, `fault_gxid`, `clients::managers` |
 //! | synchronous_commit = off, no local write | `crash` |
 //! | fail-over of the coordinator or a shard | `fault_failover` |
 //! | synchronous standbys of the coordinator; no room in shared memory | `fault_replication` |
@@ -33,10 +33,15 @@
 
 mod bad_input;
 mod bank;
+mod clients;
 mod commit;
 mod commit_wait;
 mod crash;
 mod decisions;
+mod docs;
+mod docs_page;
+mod docs_reference;
+mod docs_run;
 mod exec;
 mod exec_query;
 mod explicit;

@@ -85,14 +85,15 @@ impl Connection {
         sql: Option<&CStr>,
         deadline: Option<Instant>,
     ) -> Result<Option<Rc<PgResult>>> {
+        self.take_note();
         loop {
-            self.pump();
             if let Some(result) = self.answer_if_read(ticket, sent, sql)? {
                 return Ok(Some(result));
             }
             if self.wait(deadline, Patience::Interruptible, WaitEvent::Result)? == Woke::Deadline {
                 return Ok(None);
             }
+            self.pump();
         }
     }
 

@@ -80,10 +80,12 @@ impl Participant {
         error.log(PgLogLevel::LOG)
     }
 
-    /// Has it swept soon, unless that is under way or has failed just now.
+    /// Has it swept soon, unless that is under way or has failed just now. The heartbeat of a kept fence is not
+    /// waited for.
     pub(super) fn make_due(&mut self) {
-        if self.sweep.is_none() {
-            self.due.get_or_insert_with(Instant::now);
+        if self.sweep.is_none() && (self.failures == 0 || self.due.is_none()) {
+            let now = Instant::now();
+            self.due = Some(self.due.map_or(now, |due| due.min(now)));
         }
     }
 

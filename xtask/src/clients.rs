@@ -1,0 +1,94 @@
+//! What the scenarios with other people's clients need: Python with the packages of
+//! `pg_test/clients/requirements.txt`, a JDK and PostgreSQL's JDBC driver.
+//!
+//! The Python packages go into an environment under the target directory, made once and made again when the
+//! requirements change.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use pg_test::client::{JDBC_VARIABLE, PYTHON_VARIABLE};
+use pg_test::install::finish;
+
+use crate::packages;
+use crate::workspace::Workspace;
+
+/// Where Debian puts the driver.
+const DEBIAN_JDBC: &str = "/usr/share/java/postgresql.jar";
+
+/// Debian's own Python: the only one that Debian's `python3-venv` belongs to.
+const DEBIAN_PYTHON: &str = "/usr/bin/python3";
+
+/// What runs the client programs.
+pub struct Clients {
+    python: PathBuf,
+    jdbc: PathBuf,
+}
+
+impl Clients {
+    /// Finds or installs all of it. The error says what is missing and that the tests were not run.
+    pub fn provide(workspace: &Workspace) -> Result<Self> {
+        Self::try_provide(workspace).context(
+            "the scenarios need these clients and were not run (`--only` runs the suites that need none)",
+        )
+    }
+
+    fn try_provide(workspace: &Workspace) -> Result<Self> {
+        // The compiler, not only the runtime: the Java programs are run from their source.
+        let compiler = packages::succeeds(Command::new("javac").arg("-version"));
+        if packages::debian_postgresql().is_some() {
+            let mut wanted = vec!["python3-venv".to_owned(), "libpostgresql-jdbc-java".to_owned()];
+            if !compiler {
+                wanted.push("default-jdk-headless".to_owned());
+            }
+            packages::install(&wanted)?;
+        } else if !compiler {
+            bail!("no javac: install a JDK, 17 or newer");
+        }
+        let jdbc =
+            std::env::var_os(JDBC_VARIABLE).map_or_else(|| DEBIAN_JDBC.into(), PathBuf::from);
+        if !jdbc.exists() {
+            bail!("no {}: name PostgreSQL's JDBC driver with {JDBC_VARIABLE}", jdbc.display());
+        }
+        Ok(Self { python: python(workspace)?, jdbc })
+    }
+
+    /// The environment variables that tell the scenarios.
+    pub fn variables(&self) -> [(&'static str, &Path); 2] {
+        [(PYTHON_VARIABLE, &self.python), (JDBC_VARIABLE, &self.jdbc)]
+    }
+}
+
+/// The Python of an environment that has what the requirements name.
+fn python(workspace: &Workspace) -> Result<PathBuf> {
+    let requirements = workspace.root.join("pg_test/clients/requirements.txt");
+    let base = Path::new(DEBIAN_PYTHON);
+    let base = if base.exists() { base } else { Path::new("python3") };
+    let wanted = finish(Command::new(base).arg("--version"))?
+        + &std::fs::read_to_string(&requirements).context("the requirements")?;
+    let environment = workspace.target.join("clients/python");
+    let python = environment.join("bin/python");
+    let stamp = environment.join("made-of");
+    if std::fs::read_to_string(&stamp).ok().as_deref() == Some(wanted.as_str()) {
+        return Ok(python);
+    }
+    println!("installing the Python packages of {}", requirements.display());
+    finish(Command::new(base).args(["-m", "venv", "--clear"]).arg(&environment))?;
+    // Nothing is compiled: what has no wheel for this Python is an error.
+    let status = Command::new(&python)
+        .args(["-m", "pip", "install", "--quiet", "--only-binary", ":all:", "--requirement"])
+        .arg(&requirements)
+        .stdin(Stdio::null())
+        .status()?;
+    if !status.success() {
+        bail!(
+            "pip cannot install the packages of {} ({status}); it has to reach a package index, as set in \
+             pip's own configuration",
+            requirements.display()
+        );
+    }
+    // Last, so that an installation that was interrupted is made again.
+    std::fs::write(&stamp, wanted)?;
+    Ok(python)
+}
