@@ -2,7 +2,7 @@
 //! it, settled from any session and after any restart.
 
 use pg_test::oracle::{assert_settled, assert_usable, one, prepared_gids};
-use pg_test::{Fleet, StopMode};
+use pg_test::{Fleet, FleetOptions, StopMode};
 use postgres::Client;
 
 use crate::support::{
@@ -249,4 +249,42 @@ fn settlement_with_a_shard_down_succeeds_with_a_warning_and_is_delivered_later()
         assert_everywhere(&fleet, 1, command == "COMMIT PREPARED")?;
     }
     Ok(())
+}
+
+/// The table has a row for each transaction of the last minutes: no settlement may cost more the more there are.
+#[test]
+fn settling_does_not_read_through_the_decision_table() -> Outcome {
+    let fleet = Fleet::start_with(&FleetOptions {
+        coordinator: vec![("pg_fdw_xacts.resolver_interval", "1h")],
+        ..FleetOptions::default()
+    })?;
+    let mut session = fleet.session()?;
+    let settle = |session: &mut Client, id: i32, how: &str| -> Outcome {
+        begin_everywhere(session, id)?;
+        session.batch_execute("PREPARE TRANSACTION 'gxid'")?;
+        session.batch_execute(&format!("{how} PREPARED 'gxid'"))?;
+        Ok(())
+    };
+    settle(&mut session, 1, "COMMIT")?;
+    let before = scans(&mut session)?;
+    for id in 2..5 {
+        settle(&mut session, id, "COMMIT")?;
+        settle(&mut session, -id, "ROLLBACK")?;
+        session.batch_execute("BEGIN; CREATE TABLE local (); PREPARE TRANSACTION 'local'")?;
+        session.batch_execute("ROLLBACK PREPARED 'local'")?;
+    }
+    assert_eq!(scans(&mut session)?, before);
+    assert_settled(&fleet);
+    assert_eq!(fleet.ids_on_shard(1)?, [1, 2, 3, 4]);
+    assert_eq!(fleet.ids_on_shard(2)?, [1, 2, 3, 4]);
+    Ok(())
+}
+
+/// How often the decision table has been read through.
+fn scans(session: &mut Client) -> anyhow::Result<i64> {
+    session.batch_execute("SELECT pg_stat_force_next_flush()")?;
+    one(
+        session,
+        "SELECT seq_scan FROM pg_stat_all_tables WHERE schemaname = 'fdw_xacts' AND relname = 'decision'",
+    )
 }
