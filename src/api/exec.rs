@@ -41,9 +41,9 @@ pub unsafe extern "C-unwind" fn pg_fdw_xacts_exec(fcinfo: pg_sys::FunctionCallIn
     boundary(|| {
         // SAFETY: by contract.
         let call = unsafe { Call::read(fcinfo, c"pg_fdw_xacts_exec()")? };
-        let results = remote::run(&call.attach()?, &call.commands)?;
-        let count: u64 = results.iter().map(|result| result.rows_affected()).sum();
-        Ok(Datum::from(count as i64))
+        // The rows of one command are gone before those of the next are taken.
+        let counts = remote::run(&call.attach()?, &call.commands, |r| r.rows_affected())?;
+        Ok(Datum::from(counts.iter().sum::<u64>() as i64))
     })
 }
 
@@ -75,8 +75,9 @@ pub unsafe extern "C-unwind" fn pg_fdw_xacts_query(fcinfo: pg_sys::FunctionCallI
             let session = call.attach()?;
             match command.kind {
                 Kind::Query => rows.fetch(&session, &command.sql, call.fetch_size())?,
-                Kind::Data | Kind::Utility => rows.run(&session, command)?,
+                Kind::Report | Kind::Data | Kind::Utility => rows.run(&session, command)?,
             }
+            rows.end();
             // The rows are in the tuplestore; this value is not looked at.
             (*fcinfo).isnull = true;
             Ok(Datum::null())
@@ -118,7 +119,7 @@ impl Call {
             return Err(foreign_handler(&name));
         }
         let commands = commands::read(&text, &name)?;
-        if commands.iter().any(|command| command.kind != Kind::Query) {
+        if commands.iter().any(|command| matches!(command.kind, Kind::Data | Kind::Utility)) {
             // SAFETY: looks at the transaction; a static name.
             unsafe { pg_sys::PreventCommandIfReadOnly(function.as_ptr()) };
         }

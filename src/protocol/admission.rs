@@ -40,6 +40,8 @@ pub enum Deed {
     SessionLock,
     /// COPY from or to the client.
     CopyToClient,
+    /// Nobody here can tell what it does.
+    Unknown,
 }
 
 /// Why a statement is refused, in words.
@@ -135,6 +137,11 @@ impl Deed {
                 "There is no client to copy from or to.",
                 "Use INSERT, or COPY of the foreign table here.",
             ),
+            Self::Unknown => (
+                UNSUPPORTED,
+                "This server cannot read the command, and so not tell what it does to the transaction.",
+                "Connect to the server itself.",
+            ),
         };
         Objection { sqlstate, detail, hint }
     }
@@ -159,7 +166,7 @@ pub fn function(name: &str) -> Option<Deed> {
 
 /// What changing a setting does, for the transaction only (`local`) or for the session.
 pub fn setting(name: &str, local: bool) -> Option<Deed> {
-    const FIXED: [&str; 7] = [
+    const FIXED: [&str; 10] = [
         "role",
         "session_authorization",
         "timezone",
@@ -167,6 +174,9 @@ pub fn setting(name: &str, local: bool) -> Option<Deed> {
         "intervalstyle",
         "extra_float_digits",
         "client_encoding",
+        "lc_monetary",
+        "array_nulls",
+        "standard_conforming_strings",
     ];
     const TRANSACTION: [&str; 3] =
         ["transaction_isolation", "transaction_read_only", "transaction_deferrable"];
@@ -191,59 +201,122 @@ pub fn is_scan_cursor(name: Option<&[u8]>) -> bool {
     }
 }
 
-/// What a statement does by its first words, where this server's grammar does not know the rest of it: the other
-/// server may be newer, and it has the last word on anything else.
-pub fn by_first_words(sql: &[u8]) -> Option<(&'static str, Deed)> {
+/// What is refused of a statement that this server's grammar does not know, and how that is called. The other server
+/// may be newer and has the last word on the statement, as long as it begins as one that may run, and names no function
+/// that may not be called.
+pub fn of_unparsed(sql: &[u8]) -> Option<(String, Deed)> {
+    let run = |name: &str, deed| Some((format!("run {name}"), deed));
     let words = first_words(sql);
     let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
-    Some(match words.as_slice() {
-        [b"COMMIT" | b"ROLLBACK", b"PREPARED", ..] => ("COMMIT PREPARED", Deed::SettlePrepared),
-        [b"ROLLBACK", b"TO", ..] | [b"ROLLBACK", b"WORK" | b"TRANSACTION", b"TO"] => {
-            ("ROLLBACK TO SAVEPOINT", Deed::Savepoint)
+    match words.as_slice() {
+        [b"COMMIT" | b"ROLLBACK", b"PREPARED", ..] => run("COMMIT PREPARED", Deed::SettlePrepared),
+        [b"ROLLBACK", b"TO", ..] | [b"ROLLBACK", b"WORK" | b"TRANSACTION", b"TO", ..] => {
+            run("ROLLBACK TO SAVEPOINT", Deed::Savepoint)
         }
-        [b"COMMIT" | b"END", ..] => ("COMMIT", Deed::EndTransaction),
-        [b"ROLLBACK" | b"ABORT", ..] => ("ROLLBACK", Deed::EndTransaction),
-        [b"PREPARE", b"TRANSACTION", ..] => ("PREPARE TRANSACTION", Deed::EndTransaction),
-        [b"BEGIN" | b"START", ..] => ("BEGIN", Deed::BeginTransaction),
-        [b"SAVEPOINT", ..] => ("SAVEPOINT", Deed::Savepoint),
-        [b"RELEASE", ..] => ("RELEASE", Deed::Savepoint),
-        [b"LISTEN", ..] => ("LISTEN", Deed::Notify),
-        [b"UNLISTEN", ..] => ("UNLISTEN", Deed::Notify),
-        [b"NOTIFY", ..] => ("NOTIFY", Deed::Notify),
-        [b"PREPARE", ..] => ("PREPARE", Deed::SessionStatement),
-        [b"EXECUTE", ..] => ("EXECUTE", Deed::SessionStatement),
-        [b"DEALLOCATE", ..] => ("DEALLOCATE", Deed::SessionStatement),
-        [b"DISCARD", ..] => ("DISCARD", Deed::SessionStatement),
-        [b"SET", b"CONSTRAINTS" | b"LOCAL", ..] => return None,
-        [b"SET", ..] => ("SET", Deed::SetForSession),
-        [b"RESET", ..] => ("RESET", Deed::SetForSession),
-        [b"COPY", ..] => ("COPY", Deed::CopyToClient),
-        _ => return None,
+        [b"COMMIT" | b"END", ..] => run("COMMIT", Deed::EndTransaction),
+        [b"ROLLBACK" | b"ABORT", ..] => run("ROLLBACK", Deed::EndTransaction),
+        [b"PREPARE", b"TRANSACTION", ..] => run("PREPARE TRANSACTION", Deed::EndTransaction),
+        [b"BEGIN" | b"START", ..] => run("BEGIN", Deed::BeginTransaction),
+        [b"SAVEPOINT", ..] => run("SAVEPOINT", Deed::Savepoint),
+        [b"RELEASE", ..] => run("RELEASE", Deed::Savepoint),
+        [b"LISTEN", ..] => run("LISTEN", Deed::Notify),
+        [b"UNLISTEN", ..] => run("UNLISTEN", Deed::Notify),
+        [b"NOTIFY", ..] => run("NOTIFY", Deed::Notify),
+        [b"PREPARE", ..] => run("PREPARE", Deed::SessionStatement),
+        [b"EXECUTE", ..] => run("EXECUTE", Deed::SessionStatement),
+        [b"DEALLOCATE", ..] => run("DEALLOCATE", Deed::SessionStatement),
+        [b"DISCARD", ..] => run("DISCARD", Deed::SessionStatement),
+        [b"SET", second, ..] if *second != b"LOCAL" && *second != b"CONSTRAINTS" => {
+            run("SET", Deed::SetForSession)
+        }
+        [b"RESET", ..] => run("RESET", Deed::SetForSession),
+        [b"COPY", ..] => run("COPY", Deed::CopyToClient),
+        [b"CREATE", rest @ ..] if makes_temporary(rest) => {
+            Some(("create temporary objects".to_owned(), Deed::Temporary))
+        }
+        [first, ..] if may_begin(first) => named_function(sql),
+        _ => run("an unknown command", Deed::Unknown),
+    }
+}
+
+/// Whether a statement with this first word has no effect on the transaction or session as a whole.
+fn may_begin(word: &[u8]) -> bool {
+    const QUERIES: [&[u8]; 9] = [
+        b"SELECT", b"WITH", b"VALUES", b"TABLE", b"INSERT", b"UPDATE", b"DELETE", b"MERGE",
+        b"EXPLAIN",
+    ];
+    const UTILITIES: [&[u8]; 18] = [
+        b"CREATE",
+        b"ALTER",
+        b"DROP",
+        b"COMMENT",
+        b"SECURITY",
+        b"GRANT",
+        b"REVOKE",
+        b"REASSIGN",
+        b"IMPORT",
+        b"TRUNCATE",
+        b"LOCK",
+        b"REFRESH",
+        b"ANALYZE",
+        b"ANALYSE",
+        b"VACUUM",
+        b"REINDEX",
+        b"CLUSTER",
+        b"CALL",
+    ];
+    QUERIES.contains(&word) || UTILITIES.contains(&word)
+}
+
+/// Whether what follows CREATE says that it is temporary.
+fn makes_temporary(words: &[&[u8]]) -> bool {
+    const BEFORE: [&[u8]; 4] = [b"OR", b"REPLACE", b"LOCAL", b"GLOBAL"];
+    words
+        .iter()
+        .find(|word| !BEFORE.contains(word))
+        .is_some_and(|word| *word == b"TEMP" || *word == b"TEMPORARY")
+}
+
+/// A function that may not be called, by its name anywhere in the text.
+fn named_function(sql: &[u8]) -> Option<(String, Deed)> {
+    sql.split(|b| !is_in_word(*b)).find_map(|word| {
+        let name = std::str::from_utf8(word).ok()?.to_ascii_lowercase();
+        let deed = if name == "set_config" { Some(Deed::SetForSession) } else { function(&name) };
+        Some((format!("call {name}()"), deed?))
     })
 }
 
-/// The first three words of a statement in upper case, without comments.
+fn is_in_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_'
+}
+
+/// The first words of a statement in upper case, without comments and what may stand in front of it.
 fn first_words(sql: &[u8]) -> Vec<Vec<u8>> {
+    const ENOUGH: usize = 5;
     let mut words: Vec<Vec<u8>> = Vec::new();
-    let mut rest = sql;
-    while words.len() < 3 {
-        rest = skip_space(rest);
-        let length = rest.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_').count();
+    let mut rest = skip_space(sql);
+    while let Some((b';' | b'(', behind)) = rest.split_first() {
+        rest = skip_space(behind);
+    }
+    while words.len() < ENOUGH {
+        let length = rest.iter().take_while(|b| is_in_word(**b)).count();
         if length == 0 {
             break;
         }
         words.push(rest[..length].to_ascii_uppercase());
-        rest = &rest[length..];
+        rest = skip_space(&rest[length..]);
     }
     words
 }
 
-/// What follows white space and comments, which nest.
+/// What follows white space and comments, which nest, as any version takes them: a vertical tab is white space from
+/// PostgreSQL 16 on.
 fn skip_space(mut sql: &[u8]) -> &[u8] {
     loop {
-        sql = sql.trim_ascii_start();
+        let space = sql.iter().take_while(|b| b.is_ascii_whitespace() || **b == b'\x0B').count();
+        sql = &sql[space..];
         if let Some(line) = sql.strip_prefix(b"--") {
-            let end = line.iter().position(|b| *b == b'\n').unwrap_or(line.len());
+            let end = line.iter().position(|b| matches!(b, b'\n' | b'\r')).unwrap_or(line.len());
             sql = &line[end..];
         } else if sql.starts_with(b"/*") {
             let mut depth = 0;
@@ -271,7 +344,7 @@ mod tests {
     use super::*;
 
     fn deed(sql: &str) -> Option<Deed> {
-        by_first_words(sql.as_bytes()).map(|(_, deed)| deed)
+        of_unparsed(sql.as_bytes()).map(|(_, deed)| deed)
     }
 
     #[test]
@@ -281,13 +354,57 @@ mod tests {
         assert_eq!(deed("rollback to s NEW"), Some(Deed::Savepoint));
         assert_eq!(deed("ROLLBACK TRANSACTION TO s NEW"), Some(Deed::Savepoint));
         assert_eq!(deed("COMMIT PREPARED 'x' NEW"), Some(Deed::SettlePrepared));
-        assert_eq!(deed("SET LOCAL x NEW"), None);
         assert_eq!(deed("SET x NEW"), Some(Deed::SetForSession));
+        assert_eq!(deed("CREATE OR REPLACE TEMP VIEW NEW"), Some(Deed::Temporary));
+        assert_eq!(deed("create local temporary NEW"), Some(Deed::Temporary));
+        assert_eq!(deed("CREATE INDEX temp NEW"), None);
         assert_eq!(deed("CREATE NEW"), None);
-        assert_eq!(deed("COMMITTED"), None);
-        assert_eq!(deed(""), None);
-        assert_eq!(deed("/* COMMIT"), None);
-        assert_eq!(deed("/*/ COMMIT"), None);
+        assert_eq!(deed("(SELECT NEW)"), None);
+    }
+
+    #[test]
+    fn what_no_word_tells_is_refused() {
+        for sql in [
+            "",
+            ";",
+            "/* COMMIT",
+            "/*/ COMMIT",
+            "COMMITTED",
+            "SET LOCAL x NEW",
+            "SET",
+            "SET CONSTRAINTS NEW",
+            "\"COMMIT\"",
+            "SET LOCAL\x0Brole pg_monitor",
+            "DECLARE x NEW CURSOR",
+            "\u{feff}COMMIT",
+        ] {
+            assert_eq!(deed(sql), Some(Deed::Unknown), "{sql:?}");
+        }
+    }
+
+    /// What only newer scanners than PostgreSQL 15's can read.
+    #[test]
+    fn white_space_of_any_version_hides_nothing() {
+        for (sql, expected) in [
+            (";ROLLBACK TO s2\x0B", Deed::Savepoint),
+            ("\x0BCOMMIT", Deed::EndTransaction),
+            (";COMMIT\x0B", Deed::EndTransaction),
+            ("-- x\rCOMMIT\x0B", Deed::EndTransaction),
+            ("\x0BCOMMIT AND CHAIN", Deed::EndTransaction),
+            ("/* a */ ; -- b\r ;\x0B;COMMIT", Deed::EndTransaction),
+            ("ROLLBACK\x0BTO\x0Bs2", Deed::Savepoint),
+            (";SAVEPOINT s2\x0B", Deed::Savepoint),
+            ("\x0BSET lock_timeout=77", Deed::SetForSession),
+            (";SET search_path=foo\x0B", Deed::SetForSession),
+            (";LISTEN a\x0B", Deed::Notify),
+            (";COPY t FROM STDIN\x0B", Deed::CopyToClient),
+            ("SELECT pg_advisory_lock(0x10)", Deed::SessionLock),
+            ("SELECT \"pg_catalog\".\"pg_advisory_unlock_all\"()\x0B", Deed::SessionLock),
+            ("\x0BSELECT PG_NOTIFY('a', 'b')", Deed::Notify),
+            ("VALUES (set_config('a', 'b', false), 0x10)", Deed::SetForSession),
+        ] {
+            assert_eq!(deed(sql), Some(expected), "{sql:?}");
+        }
     }
 
     #[test]
@@ -296,6 +413,7 @@ mod tests {
         assert_eq!(setting("search_path", false), Some(Deed::SetForSession));
         assert_eq!(setting("DateStyle", true), Some(Deed::SetFixed));
         assert_eq!(setting("role", true), Some(Deed::SetFixed));
+        assert_eq!(setting("array_nulls", true), Some(Deed::SetFixed));
         assert_eq!(setting("transaction_read_only", true), Some(Deed::SetTransaction));
     }
 

@@ -48,7 +48,7 @@ impl Cached {
 
     /// Whether it outlives the current transaction, unless it breaks.
     pub fn is_kept(&self) -> bool {
-        self.keep && self.is_valid()
+        self.keep && self.is_valid() && !self.is_tainted()
     }
 
     /// Whether the current transaction uses it.

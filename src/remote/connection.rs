@@ -79,6 +79,8 @@ pub struct Connection {
     sealed: Cell<bool>,
     /// Somebody sleeps until the socket is readable (see [`Connection::watch`]).
     watched: Cell<bool>,
+    /// A user's own commands have run in the session (see [`Connection::taint`]).
+    tainted: Cell<bool>,
 }
 
 impl Connection {
@@ -103,6 +105,7 @@ impl Connection {
             end: OnceCell::new(),
             sealed: Cell::new(false),
             watched: Cell::new(false),
+            tainted: Cell::new(false),
         })
     }
 

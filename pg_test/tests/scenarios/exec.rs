@@ -243,6 +243,12 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("COPY t FROM STDIN", "0A000", "run COPY FROM STDIN"),
     ("COPY (SELECT 1) TO STDOUT", "0A000", "run COPY TO STDOUT"),
     ("INSERT INTO t VALUES (9); COMMIT", "2D000", "run COMMIT"),
+    // What newer servers can read, and this one may not be able to.
+    (";ROLLBACK TO s2\x0B", "0A000", "run ROLLBACK TO SAVEPOINT"),
+    ("-- x\rCOMMIT\x0B", "2D000", "run COMMIT"),
+    ("\x0BSET lock_timeout = 77", "0A000", "run SET"),
+    ("SELECT pg_advisory_lock(0x10", "0A000", "call pg_advisory_lock()"),
+    ("FROBNICATE", "0A000", "run an unknown command"),
     // Seen only when it has been done.
     ("DO 'BEGIN CREATE TEMP TABLE x (); END'", "0A000", "use temporary objects"),
     ("DO 'BEGIN SET LOCAL ROLE other; END'", "0A000", "change the role"),
@@ -406,6 +412,13 @@ fn a_transaction_that_only_reads_runs_queries_only() -> Outcome {
     let (fleet, mut session) = start()?;
     session.batch_execute("BEGIN READ ONLY")?;
     assert_eq!(exec(&mut session, "SELECT 1")?, 1);
+    for report in ["SHOW server_version", "EXPLAIN SELECT 1"] {
+        let rows = format!("SELECT v FROM pg_fdw_xacts_query('shard1', '{report}') AS (v text)");
+        assert!(!one::<String>(&mut session, &rows)?.is_empty());
+    }
+    session.batch_execute("SAVEPOINT a")?;
+    expect_error(exec(&mut session, "EXPLAIN ANALYZE DELETE FROM t"), "25006");
+    session.batch_execute("ROLLBACK TO a")?;
     let error = expect_error(exec(&mut session, "INSERT INTO t VALUES (1)"), "25006");
     assert_eq!(error.message(), "cannot execute pg_fdw_xacts_exec() in a read-only transaction");
     session.batch_execute("ROLLBACK")?;

@@ -44,6 +44,7 @@ mod docs_reference;
 mod docs_run;
 mod exec;
 mod exec_query;
+mod exec_session;
 mod explicit;
 mod fault_commit;
 mod fault_copies;

@@ -1,8 +1,8 @@
 //! The commands in a text, and the refusal of those that a participant's transaction does not bear, by what this
 //! server's own grammar makes of them ([`admission`] decides).
 //!
-//! The other server may know more: what does not parse here is sent as it is, unless its first words say enough. What
-//! a function does there is not seen here; [`super::remote`] looks afterwards.
+//! The other server may know more: what does not parse here is sent as it is if its first words are those of a command
+//! that may run. What a function does there is not seen here; [`super::remote`] looks afterwards.
 
 use std::ffi::{CStr, CString, c_char, c_void};
 
@@ -29,6 +29,8 @@ mod raw {
 pub enum Kind {
     /// A query that a cursor can fetch.
     Query,
+    /// Any other one that only reads.
+    Report,
     /// Any other one that locks tables as a query does.
     Data,
     /// It may lock tables exclusively.
@@ -63,8 +65,8 @@ pub fn read(text: &CStr, server: &CStr) -> Result<Vec<Command>> {
     let commands = match parse(text) {
         Ok(list) => list,
         Err(error) if is_about_text(&error) => {
-            if let Some((name, deed)) = admission::by_first_words(text.to_bytes()) {
-                return Err(refusal(&Found::new(["run ", name].concat(), deed), server));
+            if let Some((what, deed)) = admission::of_unparsed(text.to_bytes()) {
+                return Err(refusal(&Found::new(what, deed), server));
             }
             return Ok(vec![Command { sql: text.to_owned(), kind: Kind::Utility }]);
         }
@@ -142,11 +144,11 @@ unsafe fn kind_of(statement: *mut Node) -> Kind {
             | NodeTag::T_UpdateStmt
             | NodeTag::T_DeleteStmt
             | NodeTag::T_MergeStmt
-            | NodeTag::T_FetchStmt
-            | NodeTag::T_VariableShowStmt => Kind::Data,
+            | NodeTag::T_FetchStmt => Kind::Data,
+            NodeTag::T_VariableShowStmt => Kind::Report,
             NodeTag::T_ExplainStmt => {
                 match kind_of((*statement.cast::<pg_sys::ExplainStmt>()).query) {
-                    Kind::Query => Kind::Data,
+                    Kind::Query => Kind::Report,
                     other => other,
                 }
             }

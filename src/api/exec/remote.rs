@@ -27,7 +27,9 @@ macro_rules! state {
             OPERATOR(pg_catalog.*) 1000000), current_user, session_user, \
          pg_catalog.current_setting('timezone'), pg_catalog.current_setting('datestyle'), \
          pg_catalog.current_setting('intervalstyle'), pg_catalog.current_setting('extra_float_digits'), \
-         pg_catalog.current_setting('client_encoding'), pg_catalog.pg_my_temp_schema(), \
+         pg_catalog.current_setting('client_encoding'), pg_catalog.current_setting('lc_monetary'), \
+         pg_catalog.current_setting('array_nulls'), pg_catalog.current_setting('standard_conforming_strings'), \
+         pg_catalog.pg_my_temp_schema(), \
          CASE WHEN pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.=) 0 THEN false ELSE EXISTS (\
             SELECT FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) l.relation \
             WHERE l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() \
@@ -36,7 +38,7 @@ macro_rules! state {
 }
 
 /// What each of these columns is called when it has changed.
-const WATCHED: [(&str, Deed); 9] = [
+const WATCHED: [(&str, Deed); 12] = [
     ("change the role", Deed::SetFixed),
     ("change the role", Deed::SetFixed),
     ("set \"timezone\"", Deed::SetFixed),
@@ -44,6 +46,9 @@ const WATCHED: [(&str, Deed); 9] = [
     ("set \"intervalstyle\"", Deed::SetFixed),
     ("set \"extra_float_digits\"", Deed::SetFixed),
     ("set \"client_encoding\"", Deed::SetFixed),
+    ("set \"lc_monetary\"", Deed::SetFixed),
+    ("set \"array_nulls\"", Deed::SetFixed),
+    ("set \"standard_conforming_strings\"", Deed::SetFixed),
     ("use temporary objects", Deed::Temporary),
     ("use temporary objects", Deed::Temporary),
 ];
@@ -70,25 +75,34 @@ fn query(text: &'static str) -> &'static CStr {
     CStr::from_bytes_with_nul(text.as_bytes()).expect("it ends with its only NUL")
 }
 
-/// Runs commands and returns their results: one wait for all.
+/// Runs commands and returns what `keep` makes of their results, each before the next is taken: one wait for all.
 ///
 /// # Errors
 /// The remote's error, the lost connection, a cancel; 0A000 where a command did what the transaction does not bear.
-pub fn run(session: &Session, commands: &[Command]) -> Result<Vec<Rc<PgResult>>> {
+pub fn run<T>(
+    session: &Session,
+    commands: &[Command],
+    keep: impl Fn(Rc<PgResult>) -> T,
+) -> Result<Vec<T>> {
     let sqls: Vec<(&CStr, &CStr)> = commands.iter().map(|c| (&*c.sql, &*c.sql)).collect();
-    run_for(session, &sqls)
+    run_for(session, &sqls, keep)
 }
 
 /// Runs statements, each with what its failure is reported for.
 ///
 /// # Errors
 /// Those of [`run`].
-pub fn run_for(session: &Session, statements: &[(&CStr, &CStr)]) -> Result<Vec<Rc<PgResult>>> {
+pub fn run_for<T>(
+    session: &Session,
+    statements: &[(&CStr, &CStr)],
+    keep: impl Fn(Rc<PgResult>) -> T,
+) -> Result<Vec<T>> {
     let (enter, leave) = (query(ENTER), query(LEAVE));
     let (first, last) = (statements[0].1, statements[statements.len() - 1].1);
     let mut messages = vec![Message::Query(DEFAULT_PATH, &[]), Message::Query(enter, &[])];
     messages.extend(statements.iter().map(|(sql, _)| Message::Query(sql, &[])));
     messages.push(Message::Query(leave, &[]));
+    session.connection().taint();
     let mut ticket = session.submit_for(&messages, Some(first))?;
     let mut next = |sql| {
         let answer = session.answer(ticket, sql);
@@ -97,7 +111,7 @@ pub fn run_for(session: &Session, statements: &[(&CStr, &CStr)]) -> Result<Vec<R
     };
     next(first)?;
     let before = next(first)?;
-    let results = statements.iter().map(|(_, sql)| next(sql)).collect::<Result<_>>()?;
+    let results = statements.iter().map(|(_, sql)| next(sql).map(&keep)).collect::<Result<_>>()?;
     let after = next(last)?;
     compare(session, &before, &after)
         .map_err(|error| error.context([b"remote SQL command: ", last.to_bytes()].concat()))?;

@@ -18,6 +18,8 @@ pub struct Rows {
     store: *mut pg_sys::Tuplestorestate,
     width: usize,
     reader: RowReader,
+    /// All that this has beside the store; it goes with the call.
+    own: MemoryContext,
     /// A batch's tuples live here until they are in the store.
     batch: MemoryContext,
     tuples: Vec<HeapTuple>,
@@ -47,14 +49,16 @@ impl Rows {
             }
             pg_sys::InitMaterializedSRF(fcinfo, pg_sys::MAT_SRF_USE_EXPECTED_DESC);
             let context = (*(*info).econtext).ecxt_per_query_memory;
-            let _in = node::InContext::enter(context);
+            let own = node::memory_context(context, c"pg_fdw_xacts remote query");
+            let _in = node::InContext::enter(own);
             let descriptor = (*info).setDesc;
-            let scratch = node::memory_context(context, c"pg_fdw_xacts temporary data");
+            let scratch = node::memory_context(own, c"pg_fdw_xacts temporary data");
             Ok(Self {
                 store: (*info).setResult,
                 width: (*descriptor).natts as usize,
                 reader: RowReader::of_declared(descriptor, scratch)?,
-                batch: node::memory_context(context, c"pg_fdw_xacts tuple data"),
+                own,
+                batch: node::memory_context(own, c"pg_fdw_xacts tuple data"),
                 tuples: Vec::new(),
             })
         }
@@ -72,7 +76,7 @@ impl Rows {
         );
         let fetch = c_string(format!("FETCH {fetch_size} FROM c{cursor}"));
         let opening = [(&*declare, sql), (&*fetch, sql)];
-        let mut results = remote::run_for(session, &opening)?;
+        let mut results = remote::run_for(session, &opening, |result| result)?;
         connection.cursor_opened(cursor);
         loop {
             let result = results.pop().expect("a result for each statement");
@@ -80,7 +84,7 @@ impl Rows {
             if result.rows() < fetch_size {
                 return connection.close_cursor(cursor);
             }
-            results = remote::run_for(session, &opening[1..])?;
+            results = remote::run_for(session, &opening[1..], |result| result)?;
         }
     }
 
@@ -89,10 +93,17 @@ impl Rows {
     /// # Errors
     /// Those of [`Self::fetch`].
     pub fn run(&mut self, session: &Session, command: &Command) -> Result<()> {
-        for result in remote::run(session, std::slice::from_ref(command))? {
+        for result in remote::run(session, std::slice::from_ref(command), |result| result)? {
             self.take(&result)?;
         }
         Ok(())
+    }
+
+    /// Frees all but the store: a query may call the function for each of its rows. Where an error ends the query, that
+    /// frees it.
+    pub fn end(self) {
+        // SAFETY: nothing in it is used any more; the store has copies.
+        unsafe { pg_sys::MemoryContextDelete(self.own) };
     }
 
     fn take(&mut self, result: &PgResult) -> Result<()> {
