@@ -6,6 +6,7 @@
 //! when all have confirmed and `forget_delay` has passed.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::ffi::CString;
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
@@ -14,8 +15,9 @@ use crate::guc;
 use crate::log::registered::{self, Registered};
 use crate::log::shmem::{Entry, Status};
 use crate::log::{decisions, entries, labels, requests as asked, stats, workers};
-use crate::pg::error::{Result, boundary};
+use crate::pg::error::{Result, boundary, c_string};
 use crate::pg::transaction;
+use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::{Identity, Nonce};
 use crate::protocol::verdict::Decision;
 use crate::remote::wait::{Patience, WaitSet};
@@ -40,6 +42,7 @@ pub extern "C-unwind" fn pg_fdw_xacts_resolver_main(argument: pg_sys::Datum) {
             pg_sys::BackgroundWorkerInitializeConnectionByOid(dbid, pg_sys::Oid::INVALID, 0);
             pg_sys::before_shmem_exit(Some(at_exit), pg_sys::Datum::from(0));
         }
+        process::introduce(process::RESOLVER);
         if !workers::become_resolver() {
             return Ok(());
         }
@@ -77,6 +80,8 @@ struct Worker {
     trying: Vec<requests::Trying>,
     next_look: Instant,
     next_forget: Instant,
+    /// What was shown last of what it does.
+    shown: CString,
 }
 
 /// How much longer than `commit_timeout` an owner may take to settle before the resolver does.
@@ -105,6 +110,7 @@ impl Worker {
             trying: Vec::new(),
             next_look: now,
             next_forget: now,
+            shown: CString::default(),
         };
         for registered in list {
             worker.add(registered, Some(now));
@@ -135,7 +141,28 @@ impl Worker {
         // In this order: who has asked acts on what is published.
         self.publish_unswept();
         self.answer_trying();
+        self.show();
         self.sleep()
+    }
+
+    /// Shows in `pg_stat_activity` what is under way.
+    fn show(&mut self) {
+        let sweeps = self.participants.values().filter_map(|p| p.sweep.as_ref());
+        let mut lines: Vec<Vec<u8>> = sweeps.map(|sweep| sweep.describe()).collect();
+        lines.sort_unstable();
+        let busy = !lines.is_empty();
+        let text = if busy {
+            lines.join(&b", "[..])
+        } else {
+            let unswept = self.participants.values().filter(|p| p.unswept).count();
+            format!("waiting; {unswept} of {} participants to settle", self.participants.len())
+                .into_bytes()
+        };
+        let text = c_string(text);
+        if text != self.shown {
+            process::show(busy, &text);
+            self.shown = text;
+        }
     }
 
     /// Tells everybody on which servers something may be left.
@@ -172,7 +199,8 @@ impl Worker {
         }
         wants.retain(|want| want.socket >= 0);
         let sockets: Vec<_> = wants.iter().map(|want| want.socket).collect();
-        WaitSet::new(&sockets).wait(&wants, Some(next), Patience::Interruptible)?;
+        let event = WaitEvent::ResolverMain;
+        WaitSet::new(&sockets).wait(&wants, Some(next), Patience::Interruptible, event)?;
         Ok(())
     }
 
@@ -413,7 +441,7 @@ impl Worker {
                     tried.push(id);
                     delivered.extend(swept.delivered.iter().map(|(n, of)| (*n, id, of.clone())));
                     not_allowed.extend(swept.not_allowed.iter().copied());
-                    participant.swept(*swept);
+                    participant.swept(*swept)?;
                 }
                 Err(error) => {
                     tried.push(participant.registered.id);

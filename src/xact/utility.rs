@@ -17,6 +17,7 @@ use crate::log::shmem::Status;
 use crate::log::{decisions, entries, registered, replication, workers};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, attempt, boundary, c_string, shielded};
+use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::Nonce;
 use crate::protocol::verdict::Decision;
 use crate::remote::SessionLock;
@@ -261,7 +262,7 @@ fn deliver() -> Result<()> {
         }
         inject::point("settle");
         let deadline = Instant::now() + guc::commit_timeout();
-        together.wait(deadline, Patience::Settling, |index, outcome| {
+        together.wait(deadline, Patience::Settling, WaitEvent::Settle, |index, outcome| {
             if let Outcome::Done(result) = outcome {
                 confirmed[reached[index].0] = result.command_tag() == tag;
             }
