@@ -52,6 +52,7 @@ pub unsafe extern "C-unwind" fn configure_wait(request: *mut AsyncRequest) {
                 break;
             }
         }
+        Scan::of(scan_node(request)).note_wait();
         if reads {
             let append: *mut AppendState = (*request).requestor.cast();
             pg_sys::AddWaitEventToSet(

@@ -15,7 +15,8 @@ use crate::pg::error::{Result, boundary};
 use crate::remote::connection::Message;
 use crate::xact::{Session, attach_to_write};
 
-struct Direct {
+/// A direct modification that has begun.
+pub struct Direct {
     session: Session,
     sql: CString,
     params: Params,
@@ -72,6 +73,11 @@ pub unsafe extern "C-unwind" fn end(node: *mut ForeignScanState) {
 }
 
 impl Direct {
+    /// The session that it uses.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
     unsafe fn begin(
         node: *mut ForeignScanState,
         eflags: c_int,

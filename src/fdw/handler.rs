@@ -7,7 +7,8 @@
 use pgrx::pg_sys::{self, Datum, FdwRoutine, Oid};
 
 use crate::fdw::{
-    analyze, async_scan, batch, direct, import, insert, modify, planning, scan, stock, truncate,
+    analyze, async_scan, batch, direct, explain, import, insert, modify, planning, scan, stock,
+    truncate,
 };
 use crate::pg::error::boundary;
 
@@ -49,7 +50,7 @@ pub fn is_ours(serverid: Oid) -> bool {
 }
 
 fn ours(stock: &FdwRoutine) -> FdwRoutine {
-    FdwRoutine {
+    let mut routine = FdwRoutine {
         type_: pg_sys::NodeTag::T_FdwRoutine,
 
         GetForeignRelSize: planning::in_front_of(stock),
@@ -63,9 +64,6 @@ fn ours(stock: &FdwRoutine) -> FdwRoutine {
         IsForeignRelUpdatable: stock.IsForeignRelUpdatable,
         // Looks at the plan only.
         RecheckForeignScan: stock.RecheckForeignScan,
-        ExplainForeignScan: stock.ExplainForeignScan,
-        ExplainForeignModify: stock.ExplainForeignModify,
-        ExplainDirectModify: stock.ExplainDirectModify,
 
         BeginForeignScan: Some(scan::begin),
         IterateForeignScan: Some(scan::iterate),
@@ -95,5 +93,7 @@ fn ours(stock: &FdwRoutine) -> FdwRoutine {
         AnalyzeForeignTable: Some(analyze::size),
         ImportForeignSchema: Some(import::execute),
         ..FdwRoutine::default()
-    }
+    };
+    explain::behind(stock, &mut routine);
+    routine
 }

@@ -5,6 +5,7 @@
 //! * [`plan`]: what postgres_fdw's planner hands over, checked;
 //! * [`planning`]: what the planner's own connections need;
 //! * [`scan`], [`modify`], [`direct`], [`insert`]: the execution callbacks, a file per kind of plan;
+//! * [`explain`]: what EXPLAIN tells of them;
 //! * [`async_scan`]: the same scans below an Append that runs many at once;
 //! * [`truncate`], [`analyze`], [`import`]: the callbacks of utility commands, with SQL of our own;
 //! * [`names`]: what tables and columns are called there, and quoting;
@@ -19,6 +20,7 @@ mod analyze;
 mod async_scan;
 mod batch;
 mod direct;
+mod explain;
 mod handler;
 mod import;
 mod insert;

@@ -150,6 +150,11 @@ unsafe fn modification<'a>(target: *mut ResultRelInfo) -> &'a mut Modification {
 }
 
 impl Modification {
+    /// The session that it uses.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
     /// Makes the state of a target and keeps it there. `entry` stands for the target in the range table,
     /// `source` is the plan that the rows come from, NULL in COPY.
     ///

@@ -171,6 +171,18 @@ impl Scan {
         unsafe { state::get((*node).fdw_state) }.expect("a scan that has begun")
     }
 
+    /// The session that it uses.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// An Append is going to sleep until the FETCH under way is answered.
+    pub fn note_wait(&self) {
+        if let Some(under_way) = &self.under_way {
+            self.session.note_wait(under_way.fetch);
+        }
+    }
+
     /// The connection that the scan runs on.
     pub fn connection(&self) -> Rc<Cached> {
         self.session.shared_connection()

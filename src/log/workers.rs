@@ -9,6 +9,7 @@ use crate::log::registered;
 use crate::log::shmem::{self, Confirmed, MAX_CONFIRMED, WorkerSlot, WorkerState};
 use crate::pg::error::{Error, Result, SqlState, check_for_interrupts};
 use crate::pg::latch;
+use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::{Identity, Nonce};
 
 /// How long a backend waits for its database's resolver to come up or to answer.
@@ -69,6 +70,15 @@ pub fn identity_if_ready() -> Option<Identity> {
         wake_resolver(dbid);
     }
     identity
+}
+
+/// Whether this database's resolver works: it has looked through the decision table since the start of this server.
+pub fn resolver_is_up() -> bool {
+    let dbid = own_database();
+    shmem::read(|shared, _| {
+        slot_of(&shared.workers, dbid)
+            .is_some_and(|slot| shared.workers[slot].state == WorkerState::Ready)
+    })
 }
 
 /// The random number of this start of the server.
@@ -222,7 +232,7 @@ pub(super) fn wait_for<T>(
             return Err(Error::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, failure.as_bytes())
                 .hint("See the server log; \"max_worker_processes\" must leave room for one worker per database that has the extension, and one launcher."));
         }
-        latch::wait(Duration::from_millis(20));
+        latch::wait(Duration::from_millis(20), WaitEvent::Resolver);
     }
 }
 

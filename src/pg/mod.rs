@@ -7,3 +7,4 @@ pub mod latch;
 pub mod shmem_hooks;
 pub mod transaction;
 pub mod versions;
+pub mod wait_event;

@@ -26,6 +26,26 @@ pub unsafe fn CreateWaitEventSet(events: c_int) -> *mut pg_sys::WaitEventSet {
     }
 }
 
+/// `WaitEventExtensionNew()`: the number of a wait event with this name; one for all where there are no names yet.
+///
+/// # Safety
+/// In a process that is attached to shared memory.
+#[allow(non_snake_case)]
+pub unsafe fn WaitEventExtensionNew(
+    #[cfg_attr(any(feature = "pg15", feature = "pg16"), allow(unused_variables))]
+    name: &std::ffi::CStr,
+) -> u32 {
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    {
+        pg_sys::PG_WAIT_EXTENSION
+    }
+    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+    // SAFETY: by contract; the name is copied.
+    unsafe {
+        pg_sys::WaitEventExtensionNew(name.as_ptr())
+    }
+}
+
 /// `LogLogicalMessage()` of an empty, transactional message that is not flushed by itself.
 ///
 /// # Safety

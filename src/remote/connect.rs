@@ -92,6 +92,11 @@ impl Connecting {
         })
     }
 
+    /// The foreign server that it leads to.
+    pub fn server_name(&self) -> &CStr {
+        &self.server_name
+    }
+
     /// The socket to wait for, which may change with each step.
     pub fn want(&self) -> Want {
         Want { socket: self.conn.socket(), write: self.next == Polling::Writing }

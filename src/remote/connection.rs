@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use crate::libpq::{Conn, Flush, PgResult, Status, Transaction};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, c_string};
+use crate::pg::wait_event::WaitEvent;
 use crate::protocol::pipeline::{Control, Fifo, Kind, Ticket};
 use crate::remote::report;
 use crate::remote::session_state::{
@@ -417,15 +418,6 @@ impl Connection {
         }
     }
 
-    fn wait(&self, deadline: Option<Instant>, patience: Patience) -> Result<Woke> {
-        let want = self.want();
-        match self.wait_set.try_borrow_mut() {
-            Ok(mut set) => set.wait(&[want], deadline, patience),
-            // A termination inside the wait ends the process from there, and its abort comes here again.
-            Err(_) => Ok(Woke::Interrupted),
-        }
-    }
-
     /// Waits until everything asked has been answered. `Ok(false)` if it was not by then.
     ///
     /// # Errors
@@ -436,7 +428,9 @@ impl Connection {
             if self.inner.borrow().fifo.is_idle() {
                 return Ok(true);
             }
-            if self.is_doomed() || self.wait(Some(deadline), patience)? != Woke::Ready {
+            if self.is_doomed()
+                || self.wait(Some(deadline), patience, WaitEvent::Cleanup)? != Woke::Ready
+            {
                 return Ok(false);
             }
         }
@@ -457,7 +451,8 @@ impl Connection {
             if !underway || self.is_doomed() {
                 return !underway;
             }
-            if !matches!(self.wait(Some(deadline), Patience::Stubborn), Ok(Woke::Ready)) {
+            let woke = self.wait(Some(deadline), Patience::Stubborn, WaitEvent::Settle);
+            if !matches!(woke, Ok(Woke::Ready)) {
                 return false;
             }
             self.pump();

@@ -7,6 +7,7 @@ use std::time::Instant;
 use crate::libpq::PgResult;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::Result;
+use crate::pg::wait_event::WaitEvent;
 use crate::protocol::pipeline::{Answer, Ticket};
 use crate::remote::connection::Connection;
 use crate::remote::wait::{Patience, WaitSet, Woke};
@@ -77,6 +78,7 @@ impl<'a> Together<'a> {
         &mut self,
         deadline: Instant,
         patience: Patience,
+        event: WaitEvent,
         mut on: impl FnMut(usize, &Outcome) -> Result<()>,
     ) -> Result<Woke> {
         let Some(SetOf { set, .. }) = &mut self.set else { return Ok(Woke::Ready) };
@@ -107,7 +109,7 @@ impl<'a> Together<'a> {
                 return Ok(Woke::Ready);
             }
             first = false;
-            match set.wait(&wants, Some(deadline), patience)? {
+            match set.wait(&wants, Some(deadline), patience, event)? {
                 Woke::Ready => {}
                 ended => return Ok(ended),
             }

@@ -8,6 +8,7 @@ use pgrx::pg_sys;
 
 use crate::pg::error::{Error, Result, SqlState, check_for_interrupts};
 use crate::pg::versions;
+use crate::pg::wait_event::{self, WaitEvent};
 
 /// What may end a wait besides the socket and the deadline.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,6 +63,7 @@ const FOREVER: c_long = -1;
 impl WaitSet {
     /// A set of these sockets, each once; it lives until dropped, whatever transaction comes and goes.
     pub fn new(sockets: &[c_int]) -> Self {
+        wait_event::prepare();
         let count = sockets.len() as c_int + 2;
         // SAFETY: it lives until it is freed; a socket is added once (epoll refuses twice).
         let set = unsafe {
@@ -113,6 +115,7 @@ impl WaitSet {
         wants: &[Want],
         deadline: Option<Instant>,
         patience: Patience,
+        event: WaitEvent,
     ) -> Result<Woke> {
         self.members.iter_mut().for_each(|member| member.ready = false);
         if let Some(woke) = interrupted(patience)? {
@@ -146,7 +149,7 @@ impl WaitSet {
                 timeout,
                 self.events.as_mut_ptr(),
                 room,
-                pg_sys::PG_WAIT_EXTENSION,
+                event.number(),
             )
         };
         if count == 0 {
@@ -211,7 +214,7 @@ pub fn socket_once(socket: c_int, write: bool, deadline: Option<Instant>) -> Res
             events as c_int,
             socket,
             timeout,
-            pg_sys::PG_WAIT_EXTENSION,
+            WaitEvent::Connect.number(),
         )
     } as u32;
     if woke & pg_sys::WL_LATCH_SET != 0 {

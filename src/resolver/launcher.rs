@@ -4,6 +4,7 @@
 //! asks for it again in shared memory and wakes the launcher.
 
 use std::collections::HashMap;
+use std::ffi::CStr;
 use std::ptr::null_mut;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use pgrx::{PgLogLevel, pg_sys};
 
 use crate::log::workers;
 use crate::pg::error::{Error, Result, SqlState, boundary, c_string};
+use crate::pg::wait_event::WaitEvent;
 use crate::pg::{latch, transaction};
 use crate::resolver::process;
 
@@ -20,15 +22,13 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 /// How long a command that needs a database alone may take to get it.
 const PAUSE: Duration = Duration::from_secs(10);
 
+/// Name and `backend_type` of the process.
+const NAME: &CStr = c"pg_fdw_xacts launcher";
+
 /// Registers the launcher; called while the server loads the library.
 pub fn register() {
-    let mut worker = process::describe(
-        c"pg_fdw_xacts launcher",
-        c"pg_fdw_xacts launcher",
-        c"pg_fdw_xacts_launcher_main",
-        pg_sys::Datum::from(0),
-        1,
-    );
+    let mut worker =
+        process::describe(NAME, NAME, c"pg_fdw_xacts_launcher_main", pg_sys::Datum::from(0), 1);
     // SAFETY: called during start-up; the description is copied.
     unsafe { pg_sys::RegisterBackgroundWorker(&mut worker) };
 }
@@ -42,6 +42,7 @@ pub extern "C-unwind" fn pg_fdw_xacts_launcher_main(_argument: pg_sys::Datum) {
         unsafe {
             pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0)
         };
+        process::introduce(NAME);
         run()
     });
 }
@@ -84,13 +85,15 @@ fn run() -> Result<()> {
                     .hint("Raise \"max_worker_processes\".")
                     .log(PgLogLevel::WARNING)?;
                     workers::want_again(dbid);
-                    latch::wait(RESTART_AFTER);
+                    latch::wait(RESTART_AFTER, WaitEvent::LauncherMain);
                 }
             }
         }
         // A worker that ended too soon has to be looked at again; everything else wakes the latch.
         let soon = paused || running.values().any(Running::has_ended);
-        latch::wait(if soon { RESTART_AFTER } else { Duration::from_secs(60) });
+        process::show(false, &c_string(format!("{} resolvers started", running.len())));
+        let timeout = if soon { RESTART_AFTER } else { Duration::from_secs(60) };
+        latch::wait(timeout, WaitEvent::LauncherMain);
     }
 }
 
@@ -112,7 +115,7 @@ fn start(dbid: pg_sys::Oid) -> Option<Running> {
     let name = c_string(format!("pg_fdw_xacts resolver for database {dbid}"));
     let mut worker = process::describe(
         &name,
-        c"pg_fdw_xacts resolver",
+        process::RESOLVER,
         c"pg_fdw_xacts_resolver_main",
         pg_sys::Datum::from(dbid),
         pg_sys::BGW_NEVER_RESTART,

@@ -17,6 +17,9 @@ mod raw {
     }
 }
 
+/// `backend_type` and `application_name` of resolvers.
+pub const RESOLVER: &CStr = c"pg_fdw_xacts resolver";
+
 /// Takes signals as a backend does: SIGTERM ends the process at its next wait, SIGHUP reloads.
 pub fn take_signals() {
     // SAFETY: handlers of the server's own.
@@ -24,6 +27,24 @@ pub fn take_signals() {
         versions::pqsignal(libc::SIGTERM, raw::die);
         versions::pqsignal(libc::SIGHUP, raw::SignalHandlerForConfigReload);
         pg_sys::BackgroundWorkerUnblockSignals();
+    }
+}
+
+/// Shows this process under a name in `application_name` of `pg_stat_activity`; after it is connected.
+pub fn introduce(name: &CStr) {
+    // SAFETY: the name is copied into shared memory.
+    unsafe { pg_sys::pgstat_report_appname(name.as_ptr()) };
+}
+
+/// Shows what this process does, or waits for if not `busy`, in `state` and `query` of `pg_stat_activity`.
+pub fn show(busy: bool, what: &CStr) {
+    use pg_sys::BackendState::{STATE_IDLE, STATE_RUNNING};
+    // SAFETY: the text is copied into shared memory.
+    unsafe {
+        pg_sys::pgstat_report_activity(
+            if busy { STATE_RUNNING } else { STATE_IDLE },
+            what.as_ptr(),
+        );
     }
 }
 

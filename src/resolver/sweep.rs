@@ -12,7 +12,7 @@
 //!    listed gid without a row has aborted.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -75,6 +75,8 @@ struct Asked {
 
 /// What a sweep found.
 pub struct Swept {
+    /// The foreign server's name.
+    pub server: CString,
     /// Something is left that cannot be settled yet: sweep again soon.
     pub again: bool,
     /// Committed transactions of which this participant has nothing left, with all their participants.
@@ -122,6 +124,24 @@ impl Sweep {
             None => Stage::Connecting(transaction::run(|| connect(participant, deadline))?),
         };
         Ok(Self { identity, participant: participant.clone(), left, committed, stage, deadline })
+    }
+
+    /// What it does, in words for `pg_stat_activity`.
+    pub fn describe(&self) -> Vec<u8> {
+        let (doing, server) = match &self.stage {
+            Stage::Connecting(connecting) => ("connecting to", connecting.server_name()),
+            Stage::Asking(fenced, _) | Stage::Settling(fenced, _) => {
+                ("on", &*fenced.0.connection.server_name)
+            }
+        };
+        // A committed one that a backend has left here is among both.
+        let aborting = self.left.iter().filter(|e| e.status == Status::Aborting).count();
+        let what = match self.committed.len() + aborting {
+            0 => "looking for transactions".to_owned(),
+            1 => "settling 1 transaction".to_owned(),
+            count => format!("settling {count} transactions"),
+        };
+        [what.as_bytes(), b", ", doing.as_bytes(), b" server \"", server.to_bytes(), b"\""].concat()
     }
 
     /// The socket to wait for.
@@ -317,8 +337,9 @@ fn conclude(
     }
     let keep = again || !settling.pending.is_empty() || awaits_application(participant);
     let not_allowed = std::mem::take(&mut settling.not_allowed);
+    let server = connection.server_name.clone();
     let fenced = keep.then_some(fenced);
-    Ok(Swept { again, delivered, resolved, heuristic, not_allowed, fenced })
+    Ok(Swept { server, again, delivered, resolved, heuristic, not_allowed, fenced })
 }
 
 fn place(connection: &Connection, participant: &Registered) -> Result<Place> {

@@ -6,6 +6,7 @@
 //! when all have confirmed and `forget_delay` has passed.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::ffi::CString;
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
@@ -14,8 +15,9 @@ use crate::guc;
 use crate::log::registered::{self, Registered};
 use crate::log::shmem::{Entry, Status};
 use crate::log::{decisions, entries, labels, requests as asked, stats, workers};
-use crate::pg::error::{Result, boundary};
+use crate::pg::error::{Result, boundary, c_string};
 use crate::pg::transaction;
+use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::{Identity, Nonce};
 use crate::protocol::verdict::Decision;
 use crate::remote::wait::{Patience, WaitSet};
@@ -26,8 +28,10 @@ use crate::resolver::worker::participant::Participant;
 mod participant;
 mod requests;
 
-/// Rows deleted in one transaction, at the most this often.
-const FORGET_EVERY: Duration = Duration::from_secs(1);
+/// How often decisions whose time has come are deleted: that reads through the whole table, which grows with the delay.
+fn forget_interval(delay: Duration) -> Duration {
+    (delay / 10).clamp(Duration::from_secs(1), Duration::from_secs(30))
+}
 
 /// The resolver's process; the argument is the database.
 #[unsafe(no_mangle)]
@@ -40,6 +44,7 @@ pub extern "C-unwind" fn pg_fdw_xacts_resolver_main(argument: pg_sys::Datum) {
             pg_sys::BackgroundWorkerInitializeConnectionByOid(dbid, pg_sys::Oid::INVALID, 0);
             pg_sys::before_shmem_exit(Some(at_exit), pg_sys::Datum::from(0));
         }
+        process::introduce(process::RESOLVER);
         if !workers::become_resolver() {
             return Ok(());
         }
@@ -77,6 +82,8 @@ struct Worker {
     trying: Vec<requests::Trying>,
     next_look: Instant,
     next_forget: Instant,
+    /// What was shown last of what it does.
+    shown: CString,
 }
 
 /// How much longer than `commit_timeout` an owner may take to settle before the resolver does.
@@ -105,6 +112,7 @@ impl Worker {
             trying: Vec::new(),
             next_look: now,
             next_forget: now,
+            shown: CString::default(),
         };
         for registered in list {
             worker.add(registered, Some(now));
@@ -135,7 +143,28 @@ impl Worker {
         // In this order: who has asked acts on what is published.
         self.publish_unswept();
         self.answer_trying();
+        self.show();
         self.sleep()
+    }
+
+    /// Shows in `pg_stat_activity` what is under way.
+    fn show(&mut self) {
+        let sweeps = self.participants.values().filter_map(|p| p.sweep.as_ref());
+        let mut lines: Vec<Vec<u8>> = sweeps.map(|sweep| sweep.describe()).collect();
+        lines.sort_unstable();
+        let busy = !lines.is_empty();
+        let text = if busy {
+            lines.join(&b", "[..])
+        } else {
+            let unswept = self.participants.values().filter(|p| p.unswept).count();
+            format!("waiting; {unswept} of {} participants to settle", self.participants.len())
+                .into_bytes()
+        };
+        let text = c_string(text);
+        if text != self.shown {
+            process::show(busy, &text);
+            self.shown = text;
+        }
     }
 
     /// Tells everybody on which servers something may be left.
@@ -172,7 +201,8 @@ impl Worker {
         }
         wants.retain(|want| want.socket >= 0);
         let sockets: Vec<_> = wants.iter().map(|want| want.socket).collect();
-        WaitSet::new(&sockets).wait(&wants, Some(next), Patience::Interruptible)?;
+        let event = WaitEvent::ResolverMain;
+        WaitSet::new(&sockets).wait(&wants, Some(next), Patience::Interruptible, event)?;
         Ok(())
     }
 
@@ -262,10 +292,11 @@ impl Worker {
         entries::reap(guc::commit_timeout() + OWNER_GRACE);
         asked::reap();
         transaction::run(|| labels::expire(guc::track_retention()))?;
-        let rows = transaction::run(|| Ok(decisions::all()))?;
+        // Most are settled, and wait to be forgotten.
+        let rows = transaction::run(|| Ok(decisions::but(|nonce| self.settled.contains(nonce))))?;
         let owned = self.owned();
         for row in &rows {
-            if owned.contains(&row.nonce) || self.settled.contains(&row.nonce) {
+            if owned.contains(&row.nonce) {
                 continue;
             }
             for (id, _) in &row.participants {
@@ -276,7 +307,9 @@ impl Worker {
                 let gid = participant.registered.gid(self.identity, row.nonce);
                 match row.decision {
                     // Nobody owns it, so it is prepared here: it waits for the application.
-                    Decision::InProgress => entries::adopt(&gid, row.xid, Status::Prepared),
+                    Decision::InProgress => {
+                        entries::adopt(&gid, row.xid, row.participants.len());
+                    }
                     // Nobody knows yet whether it has heard. Most have: they are not shown, and take no entry that
                     // a running transaction may need.
                     _ => {
@@ -308,8 +341,8 @@ impl Worker {
             }) else {
                 continue;
             };
-            let status =
-                if committed.contains(&gid.nonce) { Status::Committing } else { Status::Aborting };
+            let is_committed = committed.contains(&gid.nonce) || self.settled.contains(&gid.nonce);
+            let status = if is_committed { Status::Committing } else { Status::Aborting };
             entries::set_status(&gid, status);
         }
         self.note_handed_over();
@@ -332,7 +365,7 @@ impl Worker {
         if due == 0 {
             return Ok(());
         }
-        self.next_forget = now + FORGET_EVERY;
+        self.next_forget = now + forget_interval(delay);
         let nonces: HashSet<Nonce> = self.confirmed.iter().take(due).map(|(_, n)| *n).collect();
         transaction::run(|| decisions::delete(&nonces))?;
         self.confirmed.drain(..due);
@@ -413,7 +446,7 @@ impl Worker {
                     tried.push(id);
                     delivered.extend(swept.delivered.iter().map(|(n, of)| (*n, id, of.clone())));
                     not_allowed.extend(swept.not_allowed.iter().copied());
-                    participant.swept(*swept);
+                    participant.swept(*swept)?;
                 }
                 Err(error) => {
                     tried.push(participant.registered.id);

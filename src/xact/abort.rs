@@ -13,6 +13,7 @@ use crate::guc;
 use crate::log::entries;
 use crate::log::shmem::Status;
 use crate::pg::error::{Error, Result, SqlState, attempt};
+use crate::pg::wait_event::WaitEvent;
 use crate::protocol::participant::{Event, State};
 use crate::remote::cache;
 use crate::remote::connection::CLEANUP_TIMEOUT;
@@ -105,7 +106,8 @@ fn deliver(endings: &[Ending]) -> Result<()> {
         (_, true) => guc::commit_timeout(),
         (_, false) => CLEANUP_TIMEOUT,
     };
-    together.wait(Instant::now() + timeout, Patience::Settling, |index, outcome| {
+    let deadline = Instant::now() + timeout;
+    together.wait(deadline, Patience::Settling, WaitEvent::Rollback, |index, outcome| {
         let Ending { participant: p, prepared } = endings[index];
         let gone = match (outcome, prepared) {
             (Outcome::Done(_), None) => true,

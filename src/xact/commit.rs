@@ -12,6 +12,7 @@ use crate::guc;
 use crate::log::shmem::Status;
 use crate::log::{decisions, entries, registered, replication, workers};
 use crate::pg::error::{Error, Result, SqlState, attempt, catch};
+use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::participant::{Event, State};
 use crate::protocol::pipeline::Control;
@@ -220,46 +221,51 @@ fn first_round(
             return Err(rolled_back(p, p.connection.doom_error()));
         }
     }
-    let woke = together.wait(deadline, Patience::Interruptible, |index, outcome| {
-        let p = everyone[index];
-        match (outcome, p.prepared()) {
-            (Outcome::Done(result), Some(prepared)) => {
-                // A failed remote transaction answers PREPARE with the tag ROLLBACK and no error.
-                if result.command_tag() != c"PREPARE TRANSACTION" {
-                    p.take(Event::PrepareRefused)?;
-                    entries::remove(&prepared.gid);
-                    return Err(lost_its_work(p, result.command_tag()));
-                }
-                p.take(Event::PrepareConfirmed)?;
-                entries::set_status(&prepared.gid, Status::Prepared);
-                Ok(())
-            }
-            (Outcome::Done(result), None) => {
-                p.take(Event::Confirmed)?;
-                match result.command_tag() {
-                    tag if tag == c"COMMIT" => Ok(()),
-                    tag => Err(lost_its_work(p, tag)),
-                }
-            }
-            (Outcome::Failed(failure), prepared) => {
-                let sql = prepared.map_or(c"COMMIT", |prepared| &prepared.prepare);
-                let error = p.connection.error_of(failure, Some(sql));
-                // What the server says as it goes away is no answer to PREPARE, nor is an error of libpq's.
-                if !p.connection.is_doomed() && failure.error_field(b'C').is_some() {
-                    p.take(if prepared.is_some() {
-                        Event::PrepareRefused
-                    } else {
-                        Event::Confirmed
-                    })?;
-                    if let Some(prepared) = prepared {
+    let woke = together.wait(
+        deadline,
+        Patience::Interruptible,
+        WaitEvent::Prepare,
+        |index, outcome| {
+            let p = everyone[index];
+            match (outcome, p.prepared()) {
+                (Outcome::Done(result), Some(prepared)) => {
+                    // A failed remote transaction answers PREPARE with the tag ROLLBACK and no error.
+                    if result.command_tag() != c"PREPARE TRANSACTION" {
+                        p.take(Event::PrepareRefused)?;
                         entries::remove(&prepared.gid);
+                        return Err(lost_its_work(p, result.command_tag()));
+                    }
+                    p.take(Event::PrepareConfirmed)?;
+                    entries::set_status(&prepared.gid, Status::Prepared);
+                    Ok(())
+                }
+                (Outcome::Done(result), None) => {
+                    p.take(Event::Confirmed)?;
+                    match result.command_tag() {
+                        tag if tag == c"COMMIT" => Ok(()),
+                        tag => Err(lost_its_work(p, tag)),
                     }
                 }
-                Err(rolled_back(p, error))
+                (Outcome::Failed(failure), prepared) => {
+                    let sql = prepared.map_or(c"COMMIT", |prepared| &prepared.prepare);
+                    let error = p.connection.error_of(failure, Some(sql));
+                    // What the server says as it goes away is no answer to PREPARE, nor is an error of libpq's.
+                    if !p.connection.is_doomed() && failure.error_field(b'C').is_some() {
+                        p.take(if prepared.is_some() {
+                            Event::PrepareRefused
+                        } else {
+                            Event::Confirmed
+                        })?;
+                        if let Some(prepared) = prepared {
+                            entries::remove(&prepared.gid);
+                        }
+                    }
+                    Err(rolled_back(p, error))
+                }
+                _ => Err(rolled_back(p, p.connection.doom_error())),
             }
-            _ => Err(rolled_back(p, p.connection.doom_error())),
-        }
-    })?;
+        },
+    )?;
     match woke {
         Woke::Ready => Ok(()),
         _ => {
@@ -332,7 +338,7 @@ fn deliver_commit(prepared: &[&Participant], wait: bool) -> Result<()> {
     }
     inject::point("commit");
     let deadline = Instant::now() + guc::commit_timeout();
-    together.wait(deadline, Patience::Settling, |index, outcome| {
+    together.wait(deadline, Patience::Settling, WaitEvent::Settle, |index, outcome| {
         let p = prepared[index];
         if let (Outcome::Done(result), Some(settle)) = (outcome, p.prepared())
             && result.command_tag() == c"COMMIT PREPARED"

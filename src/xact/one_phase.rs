@@ -9,6 +9,7 @@ use pgrx::pg_sys;
 
 use crate::guc;
 use crate::pg::error::{Error, Result, SqlState};
+use crate::pg::wait_event::WaitEvent;
 use crate::protocol::participant::Event;
 use crate::remote::connect::connect;
 use crate::remote::options::{Mapping, Server};
@@ -29,7 +30,8 @@ pub fn commit(p: &Participant) -> Result<()> {
     let mut together = Together::new([&**p.connection]);
     together.sent(0, p.connection.send_alone(c"COMMIT"));
     let mut answered = None;
-    together.wait(Instant::now() + guc::commit_timeout(), Patience::Stubborn, |_, outcome| {
+    let deadline = Instant::now() + guc::commit_timeout();
+    together.wait(deadline, Patience::Stubborn, WaitEvent::Commit, |_, outcome| {
         answered = match outcome {
             Outcome::Done(result) if result.command_tag() == c"COMMIT" => Some(Ok(())),
             Outcome::Done(result) => Some(Err(Error::new(
@@ -108,6 +110,6 @@ fn status(p: &Participant) -> Result<String> {
         if status != "in progress" || Instant::now() >= deadline {
             return Ok(status);
         }
-        crate::pg::latch::wait(Duration::from_millis(50));
+        crate::pg::latch::wait(Duration::from_millis(50), WaitEvent::Commit);
     }
 }

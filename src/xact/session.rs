@@ -28,6 +28,12 @@ pub struct Session {
     connection: Rc<Cached>,
     /// It becomes the parent's level when its subtransaction commits.
     level: Rc<Cell<u32>>,
+    /// The last statement that was sent.
+    sent: Cell<Ticket>,
+    /// The last statement whose answer, or that of another of its segment, was waited for.
+    waited_for: Cell<Ticket>,
+    /// How many segments were waited for.
+    waits: Cell<u64>,
 }
 
 /// Attaches to the participant that `userid`'s mapping on `serverid` names, connecting if need be. Nothing
@@ -101,7 +107,13 @@ impl Session {
         let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() } as u32;
         let level = Rc::new(Cell::new(level));
         connection.track(&level);
-        Self { connection: Rc::clone(connection), level }
+        Self {
+            connection: Rc::clone(connection),
+            level,
+            sent: Cell::new(0),
+            waited_for: Cell::new(0),
+            waits: Cell::new(0),
+        }
     }
 
     /// The connection, for cursor numbers, statement names and the like.
@@ -159,7 +171,9 @@ impl Session {
         let serializable = unsafe { pg_sys::XactIsoLevel } == pg_sys::XACT_SERIALIZABLE as i32;
         let isolation =
             if serializable { Isolation::Serializable } else { Isolation::RepeatableRead };
-        self.connection.submit(isolation, self.level.get(), messages, sql, query)
+        let first = self.connection.submit(isolation, self.level.get(), messages, sql, query)?;
+        self.sent.set(first + (messages.len() as Ticket).saturating_sub(1));
+        Ok(first)
     }
 
     /// Waits for the answer to a statement; `sql` becomes CONTEXT of its failure.
@@ -175,6 +189,9 @@ impl Session {
     /// # Errors
     /// Those of [`Session::answer`].
     pub fn answer_to(&self, ticket: Ticket, sent: &CStr, sql: &CStr) -> Result<Rc<PgResult>> {
+        if self.connection.is_due(ticket) {
+            self.note_wait(ticket);
+        }
         let (sent, sql) = (Some(sent), Some(sql));
         // SAFETY: a plain global, in milliseconds, at least 1.
         let soon =
@@ -186,6 +203,20 @@ impl Session {
             act()?;
         }
         self.connection.answer_to(ticket, sent, sql)
+    }
+
+    /// A statement's answer is waited for, here or together with other connections. What travelled with it comes with
+    /// it.
+    pub fn note_wait(&self, ticket: Ticket) {
+        if ticket > self.waited_for.get() {
+            self.waited_for.set(self.sent.get());
+            self.waits.set(self.waits.get() + 1);
+        }
+    }
+
+    /// For how many round trips to the participant this session was waited.
+    pub fn waits(&self) -> u64 {
+        self.waits.get()
     }
 
     /// The answer as [`Session::answer_to`] gives it, if it has been read.

@@ -173,3 +173,27 @@ fn a_switch_by_another_session_commits_nothing_early() -> Outcome {
     assert_settled(&fleet);
     Ok(())
 }
+
+#[test]
+fn a_command_of_the_user_does_not_wait_for_the_planner_either() -> Outcome {
+    let (fleet, mut session) = start()?;
+    let alter = "SELECT pg_fdw_xacts_exec('shard1', 'ALTER TABLE t ADD COLUMN extra int')";
+    session.batch_execute("BEGIN; INSERT INTO ft2 VALUES (1, 'a'); SELECT * FROM ft1")?;
+    let (mut session, result) = ended(in_background(session, alter))?;
+    result?;
+    session.batch_execute("SAVEPOINT a")?;
+    let error = expect_error(session.batch_execute("SELECT * FROM ft1"), "55000");
+    assert!(error.message().starts_with("cannot ask for estimates"), "{error:?}");
+    session.batch_execute("ROLLBACK TO a; COMMIT")?;
+    assert_eq!(fleet.ids_on_shard(2)?, [1]);
+    // Where the planner's transaction cannot be ended, the command is refused, and a query is not.
+    create_stock_table(&fleet, &mut session)?;
+    session
+        .batch_execute("BEGIN; SELECT * FROM ft1; SELECT pg_fdw_xacts_exec('shard1', 'TABLE t')")?;
+    let drop = "SELECT pg_fdw_xacts_exec('shard1', 'ALTER TABLE t DROP COLUMN extra')";
+    let error = expect_error(session.batch_execute(drop), "55000");
+    assert!(error.message().starts_with("cannot lock remote tables exclusively"), "{error:?}");
+    session.batch_execute("ROLLBACK")?;
+    assert_settled(&fleet);
+    Ok(())
+}

@@ -10,6 +10,7 @@ use super::Connection;
 use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::pg::versions;
+use crate::pg::wait_event::WaitEvent;
 use crate::protocol::pipeline::{Answer, Ticket};
 use crate::remote::report;
 use crate::remote::session_state::Doom;
@@ -40,6 +41,11 @@ impl Connection {
         };
         drop(inner);
         hopeless.then(|| Err(self.doom_error()))
+    }
+
+    /// Whether a statement's answer is still to be read: who wants it has to wait for it.
+    pub fn is_due(&self, ticket: Ticket) -> bool {
+        self.inner.borrow().fifo.expects(ticket)
     }
 
     /// Waits for a statement's answer; a failure is raised with `sql` as its CONTEXT.
@@ -84,7 +90,7 @@ impl Connection {
             if let Some(result) = self.answer_if_read(ticket, sent, sql)? {
                 return Ok(Some(result));
             }
-            if self.wait(deadline, Patience::Interruptible)? == Woke::Deadline {
+            if self.wait(deadline, Patience::Interruptible, WaitEvent::Result)? == Woke::Deadline {
                 return Ok(None);
             }
             self.pump();
@@ -142,12 +148,11 @@ impl Connection {
     /// # Errors
     /// Such a failure, the lost connection, a cancel.
     pub fn settle(&self, ticket: Ticket, sql: &CStr) -> Result<()> {
-        let is_due = || self.inner.borrow().fifo.expects(ticket);
-        while is_due() {
+        while self.is_due(ticket) {
             self.pump();
             // Only the end of the connection answers what was abandoned.
-            if is_due() && self.answer_if_read(ticket, Some(sql), Some(sql))?.is_none() {
-                self.wait(None, Patience::Interruptible)?;
+            if self.is_due(ticket) && self.answer_if_read(ticket, Some(sql), Some(sql))?.is_none() {
+                self.wait(None, Patience::Interruptible, WaitEvent::Result)?;
             }
         }
         let cause = self.inner.borrow().fifo.failure_before(ticket + 1);
@@ -165,7 +170,7 @@ impl Connection {
     pub fn flush_out(&self) -> Result<bool> {
         let mut waited = false;
         while self.want().write {
-            self.wait(None, Patience::Interruptible)?;
+            self.wait(None, Patience::Interruptible, WaitEvent::Result)?;
             // A server that sends does not read: its answers are taken meanwhile.
             self.pump();
             waited = true;
@@ -178,6 +183,21 @@ impl Connection {
     /// `false` nobody is.
     pub fn watch(&self, watched: bool) {
         self.watched.set(watched);
+    }
+
+    /// Sleeps once until there may be something to read, or to write what is still to be sent.
+    pub(super) fn wait(
+        &self,
+        deadline: Option<Instant>,
+        patience: Patience,
+        event: WaitEvent,
+    ) -> Result<Woke> {
+        let want = self.want();
+        match self.wait_set.try_borrow_mut() {
+            Ok(mut set) => set.wait(&[want], deadline, patience, event),
+            // A termination inside the wait ends the process from there, and its abort comes here again.
+            Err(_) => Ok(Woke::Interrupted),
+        }
     }
 
     pub(super) fn wake_watcher(&self) {

@@ -13,6 +13,7 @@ use pgrx::PgLogLevel;
 use super::Connection;
 use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState, c_string};
+use crate::pg::wait_event::WaitEvent;
 use crate::protocol::pipeline::Control;
 use crate::remote::report;
 use crate::remote::session_state::{Doom, SessionState};
@@ -172,7 +173,9 @@ impl Connection {
         let deadline = Instant::now() + PARTING;
         while !self.conn.is_bad() {
             self.pump();
-            if !self.conn.is_bad() && self.wait(Some(deadline), patience)? != Woke::Ready {
+            if !self.conn.is_bad()
+                && self.wait(Some(deadline), patience, WaitEvent::Result)? != Woke::Ready
+            {
                 break;
             }
         }

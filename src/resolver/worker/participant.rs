@@ -7,7 +7,7 @@ use pgrx::PgLogLevel;
 use crate::guc;
 use crate::log::registered::{self, Registered};
 use crate::log::stats;
-use crate::pg::error::{Error, Result};
+use crate::pg::error::{Error, Result, SqlState};
 use crate::protocol::retry;
 use crate::resolver::sweep::{Fenced, Sweep, Swept};
 
@@ -42,10 +42,11 @@ impl Participant {
         }
     }
 
-    pub(super) fn swept(&mut self, swept: Swept) {
+    /// Notes how a sweep went, and reports that it went well again after one that had not.
+    pub(super) fn swept(&mut self, swept: Swept) -> Result<()> {
         let now = Instant::now();
         stats::attempt(self.registered.serverid, swept.resolved, swept.heuristic, None);
-        self.last_error.clear();
+        let failed = !std::mem::take(&mut self.last_error).is_empty();
         self.unswept = swept.again;
         self.fenced = swept.fenced;
         if swept.again {
@@ -56,6 +57,15 @@ impl Participant {
                 self.due = Some(self.due.map_or(now + HEARTBEAT, |due| due.min(now + HEARTBEAT)));
             }
         }
+        if !failed {
+            return Ok(());
+        }
+        let server = swept.server.to_bytes();
+        Error::new(
+            SqlState::SUCCESSFUL_COMPLETION,
+            [b"the resolver has reached server \"", server, b"\" again"].concat(),
+        )
+        .log(PgLogLevel::LOG)
     }
 
     /// Reports an error once, not for each attempt, and tries again later.

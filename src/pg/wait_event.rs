@@ -1,0 +1,79 @@
+//! What a process of ours is shown to wait for, in `wait_event` of `pg_stat_activity`: names of our own from
+//! PostgreSQL 17 on, `Extension` before.
+
+use std::cell::Cell;
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+
+use crate::pg::backend_local::BackendLocal;
+use crate::pg::error::attempt;
+use crate::pg::versions;
+
+/// A reason to wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WaitEvent {
+    /// A connection to a foreign server is being made.
+    Connect,
+    /// A foreign server works on a statement.
+    Result,
+    /// Foreign servers prepare.
+    Prepare,
+    /// The only foreign server that has written commits, in one phase.
+    Commit,
+    /// Foreign servers commit or roll back what they have prepared.
+    Settle,
+    /// Foreign servers roll back.
+    Rollback,
+    /// A foreign server ends what was cancelled.
+    Cleanup,
+    /// The resolver does what this backend has asked for.
+    Resolver,
+    /// The resolver has nothing to do, or waits for servers.
+    ResolverMain,
+    /// The launcher has nothing to do.
+    LauncherMain,
+}
+
+/// Their names, in the order of the enum.
+const NAMES: [&CStr; 10] = [
+    c"PgFdwXactsConnect",
+    c"PgFdwXactsResult",
+    c"PgFdwXactsPrepare",
+    c"PgFdwXactsCommit",
+    c"PgFdwXactsSettle",
+    c"PgFdwXactsRollback",
+    c"PgFdwXactsCleanup",
+    c"PgFdwXactsResolver",
+    c"PgFdwXactsResolverMain",
+    c"PgFdwXactsLauncherMain",
+];
+
+static NUMBERS: BackendLocal<Cell<Option<[u32; NAMES.len()]>>> = BackendLocal::new(Cell::new(None));
+
+impl WaitEvent {
+    /// PostgreSQL's number for it.
+    pub fn number(self) -> u32 {
+        numbers()[self as usize]
+    }
+}
+
+/// Learns the numbers. The server gives them, which takes a lock and may fail: it is done with the first wait set, long
+/// before anything that must not fail.
+pub fn prepare() {
+    let _ = numbers();
+}
+
+fn numbers() -> [u32; NAMES.len()] {
+    if let Some(numbers) = NUMBERS.get().get() {
+        return numbers;
+    }
+    let numbers = NAMES.map(|name| {
+        // SAFETY: shared memory is there when a process waits. A server has room for 128 names: without, the common one
+        // has to do.
+        attempt(|| Ok(unsafe { versions::WaitEventExtensionNew(name) }))
+            .unwrap_or(pg_sys::PG_WAIT_EXTENSION)
+    });
+    NUMBERS.get().set(Some(numbers));
+    numbers
+}
