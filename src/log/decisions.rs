@@ -50,12 +50,19 @@ pub fn insert(nonce: Nonce, participants: &[(i32, u64)]) -> Result<()> {
 /// Every row, also those of running and locally prepared transactions. What is not among them has
 /// aborted, or was confirmed and forgotten. Empty where the extension is missing.
 pub fn all() -> Vec<Row> {
+    but(|_| false)
+}
+
+/// [`all`] but those of some transactions.
+pub fn but(leave_out: impl Fn(&Nonce) -> bool) -> Vec<Row> {
     let mut rows = Vec::new();
     let Some(table) = Table::open_if_exists(c"decision", pg_sys::AccessShareLock) else {
         return rows;
     };
     table.scan(See::Dirty, |row| {
-        let Some(nonce) = Nonce::new(row.int8(0) as u64) else { return };
+        let Some(nonce) = Nonce::new(row.int8(0) as u64).filter(|nonce| !leave_out(nonce)) else {
+            return;
+        };
         let numbers = row.int8_array(1);
         let xids = row.int8_array(2);
         rows.push(Row {
@@ -72,9 +79,18 @@ pub fn all() -> Vec<Row> {
     rows
 }
 
-/// What became of one transaction.
-pub fn of(nonce: Nonce) -> Decision {
-    all().iter().find(|row| row.nonce == nonce).map_or(Decision::Absent, |row| row.decision)
+/// What has become of the row that a local transaction has inserted, without reading it.
+pub fn of(xid: TransactionId) -> Decision {
+    // SAFETY: looks at the transactions that run or are prepared, and then at the commit log.
+    unsafe {
+        if pg_sys::TransactionIdIsInProgress(xid) {
+            Decision::InProgress
+        } else if pg_sys::TransactionIdDidCommit(xid) {
+            Decision::Committed
+        } else {
+            Decision::Absent
+        }
+    }
 }
 
 /// Deletes rows.

@@ -46,6 +46,7 @@ impl Status {
 pub fn reserve(gids: &[(Gid, i32)], xid: pg_sys::TransactionId) -> Result<()> {
     // SAFETY: a plain global of this backend.
     let owner = unsafe { pg_sys::MyProcPid };
+    let participants = gids.len() as u32;
     let reserved = shmem::write(|_, entries| {
         let free = entries.iter().filter(|e| e.status == Status::Free).take(gids.len()).count();
         if free < gids.len() {
@@ -53,8 +54,8 @@ pub fn reserve(gids: &[(Gid, i32)], xid: pg_sys::TransactionId) -> Result<()> {
         }
         let mut free = entries.iter_mut().filter(|e| e.status == Status::Free);
         for ((gid, remote_pid), entry) in gids.iter().zip(&mut free) {
-            *entry =
-                Entry { owner, remote_pid: *remote_pid, ..new_entry(gid, xid, Status::Preparing) };
+            let new = new_entry(gid, xid, participants, Status::Preparing);
+            *entry = Entry { owner, remote_pid: *remote_pid, ..new };
         }
         true
     });
@@ -133,7 +134,12 @@ pub fn hand_over(gid: &Gid, status: Status) {
 }
 
 /// An entry of this database without an owner.
-fn new_entry(gid: &Gid, xid: pg_sys::TransactionId, status: Status) -> Entry {
+fn new_entry(
+    gid: &Gid,
+    xid: pg_sys::TransactionId,
+    participants: u32,
+    status: Status,
+) -> Entry {
     // SAFETY: a plain global of this backend, and the clock.
     let (dbid, since) = unsafe { (pg_sys::MyDatabaseId, pg_sys::GetCurrentTimestamp()) };
     Entry {
@@ -147,20 +153,65 @@ fn new_entry(gid: &Gid, xid: pg_sys::TransactionId, status: Status) -> Entry {
         userid: Oid::from_u32(gid.userid),
         identity: gid.identity.number(),
         nonce: gid.nonce.number(),
+        participants,
     }
 }
 
-/// Adds an entry that the resolver found in the table or on a participant, unless there is one.
-pub fn adopt(gid: &Gid, xid: pg_sys::TransactionId, status: Status) {
-    shmem::write(|_, entries| {
+/// Adds an entry that the resolver found in the table, of a transaction that is prepared here with so many participants,
+/// unless there is one.
+pub fn adopt(gid: &Gid, xid: pg_sys::TransactionId, participants: usize) {
+    shmem::write(|shared, entries| {
         if entries.iter().any(|e| e.is(gid)) {
             return;
         }
-        // Without a free entry it is settled all the same, only not shown.
-        if let Some(entry) = entries.iter_mut().find(|e| e.status == Status::Free) {
-            *entry = new_entry(gid, xid, status);
+        match entries.iter_mut().find(|e| e.status == Status::Free) {
+            Some(entry) => {
+                *entry = new_entry(gid, xid, participants as u32, Status::Prepared);
+            }
+            // It is settled all the same, only not shown.
+            None => shared.entries_lacked = true,
         }
     });
+}
+
+/// What the entries say of a transaction that is prepared here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Known {
+    /// These are its participants.
+    Participants(Vec<Gid>),
+    /// It has none.
+    Local,
+    /// Not enough: its row tells.
+    Unknown,
+}
+
+/// What the entries say of a transaction of this database that is prepared here; `of` finds its xid, and is only called
+/// if there is something to look for.
+///
+/// # Errors
+/// Those of `of`.
+pub fn prepared_here(of: impl FnOnce() -> Result<Option<pg_sys::TransactionId>>) -> Result<Known> {
+    // SAFETY: a plain global of this backend.
+    let dbid = unsafe { pg_sys::MyDatabaseId };
+    let is_open = |e: &&Entry| {
+        e.dbid == dbid && matches!(e.status, Status::Preparing | Status::Prepared)
+    };
+    let (open, lacked) = shmem::read(|shared, entries| {
+        (entries.iter().filter(is_open).copied().collect::<Vec<_>>(), shared.entries_lacked)
+    });
+    // A resolver that is up has made entries for all that was prepared before the start of this server.
+    let complete = !lacked && workers::resolver_is_up();
+    if open.is_empty() && complete {
+        return Ok(Known::Local);
+    }
+    let Some(xid) = of()? else { return Ok(Known::Local) };
+    let mine: Vec<&Entry> = open.iter().filter(|e| e.xid == xid).collect();
+    let gids: Vec<Gid> = mine.iter().filter_map(|e| e.gid()).collect();
+    Ok(match mine.first() {
+        None if complete => Known::Local,
+        Some(first) if gids.len() == first.participants as usize => Known::Participants(gids),
+        _ => Known::Unknown,
+    })
 }
 
 /// All entries in use.

@@ -45,6 +45,8 @@ pub struct Shared {
     pub stats: [ServerStats; MAX_SERVERS],
     /// How many entries follow.
     pub entries_len: usize,
+    /// There was none for something that was prepared before this server's start.
+    pub entries_lacked: bool,
 }
 
 /// Where a database's resolver is.
@@ -225,6 +227,8 @@ pub struct Entry {
     pub identity: u64,
     /// The transaction's nonce.
     pub nonce: u64,
+    /// How many participants the transaction has; each has an entry, or had one until it was settled.
+    pub participants: u32,
 }
 
 const TRANCHE: &std::ffi::CStr = c"pg_fdw_xacts";

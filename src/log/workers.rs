@@ -72,6 +72,15 @@ pub fn identity_if_ready() -> Option<Identity> {
     identity
 }
 
+/// Whether this database's resolver works: it has looked through the decision table since the start of this server.
+pub fn resolver_is_up() -> bool {
+    let dbid = own_database();
+    shmem::read(|shared, _| {
+        slot_of(&shared.workers, dbid)
+            .is_some_and(|slot| shared.workers[slot].state == WorkerState::Ready)
+    })
+}
+
 /// The random number of this start of the server.
 pub fn incarnation() -> i32 {
     shmem::read(|shared, _| shared.incarnation)

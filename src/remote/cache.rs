@@ -92,6 +92,8 @@ pub fn connection(mapping: &Mapping, deadline: Option<Instant>) -> Result<Rc<Cac
         }
         discard(&found);
     }
+    // Reading a catalog may be what tells of a change to one that was read just before.
+    let invalidations = INVALIDATIONS.get().get();
     let server = Server::read(mapping.serverid);
     let (server_hash, mapping_hash) = (
         hash(pg_sys::SysCacheIdentifier::FOREIGNSERVEROID, mapping.serverid),
@@ -107,7 +109,7 @@ pub fn connection(mapping: &Mapping, deadline: Option<Instant>) -> Result<Rc<Cac
         keep: server.keeps_connections(),
         server_hash,
         mapping_hash,
-        invalidated: Cell::new(false),
+        invalidated: Cell::new(INVALIDATIONS.get().get() != invalidations),
         in_use: Cell::new(false),
         established,
     });
@@ -144,6 +146,9 @@ fn hash(cache: pg_sys::SysCacheIdentifier::Type, oid: Oid) -> u32 {
     unsafe { pg_sys::GetSysCacheHashValue(cache as i32, oid.into(), none, none, none) }
 }
 
+/// How often servers or mappings have been invalidated.
+static INVALIDATIONS: BackendLocal<Cell<u64>> = BackendLocal::new(Cell::new(0));
+
 fn register_invalidation() {
     static REGISTERED: BackendLocal<Cell<bool>> = BackendLocal::new(Cell::new(false));
     if REGISTERED.get().replace(true) {
@@ -162,6 +167,7 @@ fn register_invalidation() {
 /// Called inside any catalog access. A hash of 0 stands for everything. Closing a connection looks at no catalog, and
 /// raises nothing.
 unsafe extern "C-unwind" fn invalidate(_: Datum, cache: i32, hash: u32) {
+    INVALIDATIONS.get().set(INVALIDATIONS.get().get() + 1);
     let servers = cache == pg_sys::SysCacheIdentifier::FOREIGNSERVEROID as i32;
     // A borrow is only held for a look-up in the map, which never comes here.
     let Ok(mut connections) = CONNECTIONS.get().try_borrow_mut() else { return };

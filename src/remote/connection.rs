@@ -418,20 +418,6 @@ impl Connection {
         }
     }
 
-    fn wait(
-        &self,
-        deadline: Option<Instant>,
-        patience: Patience,
-        event: WaitEvent,
-    ) -> Result<Woke> {
-        let want = self.want();
-        match self.wait_set.try_borrow_mut() {
-            Ok(mut set) => set.wait(&[want], deadline, patience, event),
-            // A termination inside the wait ends the process from there, and its abort comes here again.
-            Err(_) => Ok(Woke::Interrupted),
-        }
-    }
-
     /// Waits until everything asked has been answered. `Ok(false)` if it was not by then.
     ///
     /// # Errors

@@ -28,8 +28,10 @@ use crate::resolver::worker::participant::Participant;
 mod participant;
 mod requests;
 
-/// Rows deleted in one transaction, at the most this often.
-const FORGET_EVERY: Duration = Duration::from_secs(1);
+/// How often decisions whose time has come are deleted: that reads through the whole table, which grows with the delay.
+fn forget_interval(delay: Duration) -> Duration {
+    (delay / 10).clamp(Duration::from_secs(1), Duration::from_secs(30))
+}
 
 /// The resolver's process; the argument is the database.
 #[unsafe(no_mangle)]
@@ -290,10 +292,11 @@ impl Worker {
         entries::reap(guc::commit_timeout() + OWNER_GRACE);
         asked::reap();
         transaction::run(|| labels::expire(guc::track_retention()))?;
-        let rows = transaction::run(|| Ok(decisions::all()))?;
+        // Most are settled, and wait to be forgotten.
+        let rows = transaction::run(|| Ok(decisions::but(|nonce| self.settled.contains(nonce))))?;
         let owned = self.owned();
         for row in &rows {
-            if owned.contains(&row.nonce) || self.settled.contains(&row.nonce) {
+            if owned.contains(&row.nonce) {
                 continue;
             }
             for (id, _) in &row.participants {
@@ -304,7 +307,9 @@ impl Worker {
                 let gid = participant.registered.gid(self.identity, row.nonce);
                 match row.decision {
                     // Nobody owns it, so it is prepared here: it waits for the application.
-                    Decision::InProgress => entries::adopt(&gid, row.xid, Status::Prepared),
+                    Decision::InProgress => {
+                        entries::adopt(&gid, row.xid, row.participants.len());
+                    }
                     // Nobody knows yet whether it has heard. Most have: they are not shown, and take no entry that
                     // a running transaction may need.
                     _ => {
@@ -336,8 +341,8 @@ impl Worker {
             }) else {
                 continue;
             };
-            let status =
-                if committed.contains(&gid.nonce) { Status::Committing } else { Status::Aborting };
+            let is_committed = committed.contains(&gid.nonce) || self.settled.contains(&gid.nonce);
+            let status = if is_committed { Status::Committing } else { Status::Aborting };
             entries::set_status(&gid, status);
         }
         self.note_handed_over();
@@ -360,7 +365,7 @@ impl Worker {
         if due == 0 {
             return Ok(());
         }
-        self.next_forget = now + FORGET_EVERY;
+        self.next_forget = now + forget_interval(delay);
         let nonces: HashSet<Nonce> = self.confirmed.iter().take(due).map(|(_, n)| *n).collect();
         transaction::run(|| decisions::delete(&nonces))?;
         self.confirmed.drain(..due);

@@ -1,7 +1,7 @@
 //! `COMMIT PREPARED 'gxid'` and `ROLLBACK PREPARED 'gxid'` by the application: a shortcut to what the resolver
 //! would do by itself.
 //!
-//! Order: find the decision row and connect to its participants first, while errors are harmless; let
+//! Order: find its participants and connect to them first, while errors are harmless; let
 //! PostgreSQL settle 'gxid', which is the decision; deliver it where nothing can raise.
 
 use std::cell::{Cell, RefCell};
@@ -10,15 +10,17 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys::Oid;
 use pgrx::{PgLogLevel, Spi, pg_sys};
 
 use crate::guc;
+use crate::log::entries::Known;
 use crate::log::shmem::Status;
 use crate::log::{decisions, entries, registered, replication, workers};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, attempt, boundary, c_string, shielded};
 use crate::pg::wait_event::WaitEvent;
-use crate::protocol::gid::Nonce;
+use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::verdict::Decision;
 use crate::remote::SessionLock;
 use crate::remote::cache::{self, Cached};
@@ -31,6 +33,8 @@ use crate::xact::session_lock;
 
 /// What is to be delivered once PostgreSQL has settled 'gxid'.
 struct Settlement {
+    /// The local transaction.
+    xid: pg_sys::TransactionId,
     nonce: Nonce,
     members: Vec<Member>,
     /// Every participant of the row is among the members.
@@ -135,38 +139,70 @@ fn prepare_settlement(gxid: &CStr) -> Result<()> {
     if unsafe { pg_sys::IsTransactionBlock() } {
         return Ok(());
     }
-    let rows = decisions::all();
-    if rows.iter().all(|row| row.decision != Decision::InProgress) {
-        return Ok(());
-    }
-    let Some(xid) = local_xid(gxid)? else { return Ok(()) };
+    let Some(Pending { xid, gids, complete }) = pending(gxid)? else { return Ok(()) };
     replication::require_synchronous_commit();
-    let Some(row) =
-        rows.into_iter().find(|row| row.xid == xid && row.decision == Decision::InProgress)
+    let (Some(identity), Some(nonce)) =
+        (registered::known_identity(), gids.first().map(|gid| gid.nonce))
     else {
         return Ok(());
     };
-    let Some(identity) = registered::known_identity() else { return Ok(()) };
-    let list = registered::all();
     let deadline = Instant::now() + guc::commit_timeout();
     let mut members = Vec::new();
-    for (id, _) in &row.participants {
-        let Some(registered) = list.iter().find(|r| r.id == *id) else { continue };
-        let gid = registered.gid(identity, row.nonce);
-        let connection = match Mapping::find(registered.userid, registered.serverid)
+    for gid in gids {
+        let (userid, serverid) = (Oid::from_u32(gid.userid), Oid::from_u32(gid.serverid));
+        let connection = match Mapping::find(userid, serverid)
             .map(|mapping| cache::connection(&mapping, Some(deadline)))
         {
             Some(Err(error)) if error.sqlstate() == SqlState::QUERY_CANCELED => return Err(error),
             found => found.and_then(Result::ok),
         };
-        let server = Server::find(registered.serverid)
+        let server = Server::find(serverid)
             .map_or_else(|| gid.serverid.to_string(), |s| s.name.to_string_lossy().into_owned());
         members.push(Member { prepared: Prepared::new(gid), server, connection });
     }
     let_go_of_copied(&mut members, session_lock(identity), deadline)?;
-    let complete = members.len() == row.participants.len();
-    *PENDING.get().borrow_mut() = Some(Settlement { nonce: row.nonce, members, complete });
+    *PENDING.get().borrow_mut() = Some(Settlement { xid, nonce, members, complete });
     Ok(())
+}
+
+/// What is prepared under 'gxid' here.
+struct Pending {
+    xid: pg_sys::TransactionId,
+    gids: Vec<Gid>,
+    /// These are all participants.
+    complete: bool,
+}
+
+/// The participants of 'gxid', if it has any. Shared memory knows them; the decision table, which is read through from
+/// end to end, is asked only where it may not.
+fn pending(gxid: &CStr) -> Result<Option<Pending>> {
+    let mut found = None;
+    let known = entries::prepared_here(|| {
+        found = local_xid(gxid)?;
+        Ok(found)
+    })?;
+    let Some(xid) = found else { return Ok(None) };
+    Ok(match known {
+        Known::Local => None,
+        Known::Participants(gids) => Some(Pending { xid, gids, complete: true }),
+        Known::Unknown => pending_by_row(xid),
+    })
+}
+
+fn pending_by_row(xid: pg_sys::TransactionId) -> Option<Pending> {
+    let row = decisions::all()
+        .into_iter()
+        .find(|row| row.xid == xid && row.decision == Decision::InProgress)?;
+    let identity = registered::known_identity()?;
+    let list = registered::all();
+    let gids: Vec<Gid> = row
+        .participants
+        .iter()
+        .filter_map(|(id, _)| list.iter().find(|r| r.id == *id))
+        .map(|registered| registered.gid(identity, row.nonce))
+        .collect();
+    let complete = gids.len() == row.participants.len();
+    Some(Pending { xid, gids, complete })
 }
 
 /// 'gxid' may have been copied here with the whole server, and still be pending in the original. Lets go of every
@@ -228,10 +264,10 @@ fn local_xid(gxid: &CStr) -> Result<Option<pg_sys::TransactionId>> {
 /// PostgreSQL has settled 'gxid': tells the participants, and leaves the rest to the resolver.
 fn deliver() -> Result<()> {
     let Some(settlement) = PENDING.get().borrow_mut().take() else { return Ok(()) };
-    let Settlement { nonce, members, complete } = settlement;
-    // Another session may have settled it, and the name have been used again, while we connected: the row tells
-    // what is true.
-    let commit = match attempt(|| Ok(decisions::of(nonce)))? {
+    let Settlement { xid, nonce, members, complete } = settlement;
+    // Another session may have settled it, and the name have been used again, while we connected: what has become of the
+    // local transaction, and so of its row, tells what is true.
+    let commit = match attempt(|| Ok(decisions::of(xid)))? {
         Decision::Committed => true,
         Decision::Absent => false,
         Decision::InProgress => return Ok(()),

@@ -185,6 +185,21 @@ impl Connection {
         self.watched.set(watched);
     }
 
+    /// Sleeps once until there may be something to read, or to write what is still to be sent.
+    pub(super) fn wait(
+        &self,
+        deadline: Option<Instant>,
+        patience: Patience,
+        event: WaitEvent,
+    ) -> Result<Woke> {
+        let want = self.want();
+        match self.wait_set.try_borrow_mut() {
+            Ok(mut set) => set.wait(&[want], deadline, patience, event),
+            // A termination inside the wait ends the process from there, and its abort comes here again.
+            Err(_) => Ok(Woke::Interrupted),
+        }
+    }
+
     pub(super) fn wake_watcher(&self) {
         if self.watched.replace(false) {
             // SAFETY: our own latch.
