@@ -134,12 +134,7 @@ pub fn hand_over(gid: &Gid, status: Status) {
 }
 
 /// An entry of this database without an owner.
-fn new_entry(
-    gid: &Gid,
-    xid: pg_sys::TransactionId,
-    participants: u32,
-    status: Status,
-) -> Entry {
+fn new_entry(gid: &Gid, xid: pg_sys::TransactionId, participants: u32, status: Status) -> Entry {
     // SAFETY: a plain global of this backend, and the clock.
     let (dbid, since) = unsafe { (pg_sys::MyDatabaseId, pg_sys::GetCurrentTimestamp()) };
     Entry {
@@ -193,9 +188,8 @@ pub enum Known {
 pub fn prepared_here(of: impl FnOnce() -> Result<Option<pg_sys::TransactionId>>) -> Result<Known> {
     // SAFETY: a plain global of this backend.
     let dbid = unsafe { pg_sys::MyDatabaseId };
-    let is_open = |e: &&Entry| {
-        e.dbid == dbid && matches!(e.status, Status::Preparing | Status::Prepared)
-    };
+    let is_open =
+        |e: &&Entry| e.dbid == dbid && matches!(e.status, Status::Preparing | Status::Prepared);
     let (open, lacked) = shmem::read(|shared, entries| {
         (entries.iter().filter(is_open).copied().collect::<Vec<_>>(), shared.entries_lacked)
     });
