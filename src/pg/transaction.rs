@@ -30,5 +30,8 @@ pub fn run<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
         // SAFETY: ends whatever is left of it; a no-op if nothing is.
         unsafe { pg_sys::AbortCurrentTransaction() };
     }
+    // Only processes with a client do so by themselves. Autovacuum would not learn of the rows that were deleted.
+    // SAFETY: outside of a transaction.
+    unsafe { pg_sys::pgstat_report_stat(true) };
     outcome
 }

@@ -60,6 +60,9 @@ pub enum Isolation {
 /// How long a cancel request may take.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a cancel waits for the end of the transaction before: one that takes longer hangs.
+const ENDING_TIMEOUT: Duration = Duration::from_secs(1);
+
 static CONNECTIONS_MADE: BackendLocal<Cell<u64>> = BackendLocal::new(Cell::new(0));
 
 /// The session with one participant.
@@ -126,7 +129,9 @@ impl Connection {
 
     /// The socket, for a wait on several connections.
     pub fn want(&self) -> Want {
-        Want { socket: self.conn.socket(), write: self.conn.flush() == Flush::Pending }
+        // First: it may find that the connection has ended, and have libpq close the socket.
+        let write = self.conn.flush() == Flush::Pending;
+        Want { socket: self.conn.socket(), write }
     }
 
     /// Which server this is, once the set-up has been answered.
@@ -444,7 +449,8 @@ impl Connection {
         self.inner.borrow().fifo.is_idle()
     }
 
-    /// Waits until no end of an earlier transaction is on its way any more; `false` if one still is by then.
+    /// Waits until no end of an earlier transaction is on its way any more; `false` if one still is by then, or
+    /// somebody is tired of waiting.
     fn pass_endings(&self, deadline: Instant) -> bool {
         loop {
             let underway = {
@@ -454,7 +460,7 @@ impl Connection {
             if !underway || self.is_doomed() {
                 return !underway;
             }
-            let woke = self.wait(Some(deadline), Patience::Stubborn, WaitEvent::Settle);
+            let woke = self.wait(Some(deadline), Patience::Settling, WaitEvent::Settle);
             if !matches!(woke, Ok(Woke::Ready)) {
                 return false;
             }
@@ -466,7 +472,7 @@ impl Connection {
     /// A server that does not take it is given up: the connection is doomed.
     pub fn cancel(&self) {
         // What the next transaction gives up must not hit the end of the one before.
-        if !self.pass_endings(Instant::now() + CLEANUP_TIMEOUT) {
+        if !self.pass_endings(Instant::now() + ENDING_TIMEOUT) {
             self.doom();
             return;
         }

@@ -125,18 +125,20 @@ impl WaitSet {
         if wants.iter().any(|want| want.socket < 0) {
             return Ok(Woke::Ready);
         }
-        for want in wants {
-            let member = self.members.iter_mut().find(|m| m.socket == want.socket);
-            let Some(member) = member.filter(|m| m.write != want.write) else { continue };
+        for member in &mut self.members {
+            let write = wants.iter().any(|want| want.socket == member.socket && want.write);
+            if member.write == write {
+                continue;
+            }
             let mut events = pg_sys::WL_SOCKET_READABLE;
-            if want.write {
+            if write {
                 events |= pg_sys::WL_SOCKET_WRITEABLE;
             }
             // SAFETY: the position is one that the set gave.
             unsafe {
                 pg_sys::ModifyWaitEvent(self.set, member.position, events, std::ptr::null_mut());
             }
-            member.write = want.write;
+            member.write = write;
         }
         let Some(timeout) = milliseconds_until(deadline) else {
             return Ok(Woke::Deadline);

@@ -51,12 +51,13 @@ pub fn play(setup: &Setup) -> Result<()> {
 
     println!("\nThe servers go on running; reach them with\n{}", command_lines.join("\n"));
     println!(
-        "\nOn the coordinator, lt is a local table, ft1 and ft2 are tables of the two shards. Try\n  \
+        "\nWhat to try next, on the coordinator (lt is a local table, ft1 and ft2 are the shards'):\n  \
          BEGIN; INSERT INTO ft1 VALUES (100, 'a'); INSERT INTO ft2 VALUES (100, 'b'); PREPARE TRANSACTION 'mine';\n  \
-         SELECT * FROM pg_fdw_xacts;\n  \
-         COMMIT PREPARED 'mine';\n\
-         and, in between, stop or kill any of the servers. Their logs are in {}/*/log.\n\
-         To end them all: cargo xtask demo --stop",
+         SELECT * FROM pg_fdw_xacts;        -- two participants, prepared\n  \
+         kill or stop any of the servers in between: pg_ctl -D {0}/shard1/data stop -m immediate\n  \
+         COMMIT PREPARED 'mine';            -- a warning if a shard is down, and it commits when it is back\n  \
+         SELECT * FROM pg_stat_fdw_xacts;   -- what was counted, what is in doubt\n\
+         Their logs: {0}/*/log. The book: docs/src, or cargo xtask docs. To end them all: cargo xtask demo --stop",
         directory.display()
     );
     Ok(())

@@ -1,4 +1,4 @@
-//! The session that the demo plays: each step on the coordinator, and what the shards were asked to do in it.
+//! The session that the demo plays: each statement on the coordinator, and beside it what the shards were asked to do.
 //!
 //! Every step is checked; a demo that does not show what it claims ends with an error.
 
@@ -14,6 +14,9 @@ use pg_test::{Cluster, Fault, Point, Proxy, StopMode, wait_until};
 use postgres::error::DbError;
 use postgres::{Client, NoTls};
 
+/// Widths of the three columns: the coordinator's statements, and what each shard was asked.
+const WIDTHS: [usize; 3] = [43, 28, 28];
+
 /// How long a step may take for what happens by itself.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -26,6 +29,8 @@ pub struct Stage {
     notices: Arc<Mutex<Vec<String>>>,
     /// Where each shard's log stood at the last look.
     marks: Vec<Mark>,
+    /// What each shard was asked in this step so far.
+    asked: Vec<Vec<String>>,
     steps: usize,
     colours: bool,
 }
@@ -41,40 +46,49 @@ pub fn play(stage: &mut Stage) -> Result<()> {
 }
 
 fn one_shard(stage: &mut Stage) -> Result<()> {
-    stage.step("One shard: COMMIT needs one phase only");
+    stage.step(
+        "One shard: COMMIT needs one phase only",
+        "Nobody else has to agree, so nothing is prepared and it costs what it always did.",
+    );
     stage.run("BEGIN")?;
     stage.run("INSERT INTO ft1 VALUES (1, 'one')")?;
     stage.run("COMMIT")?;
-    let logs = stage.show_logs()?;
-    stage.claim("no PREPARE on shard 1", !logs[0].iter().any(|line| line.starts_with("PREPARE")))
+    let prepared = stage.asked[0].iter().any(|line| line.starts_with("PREPARE"));
+    stage.claim("no PREPARE on shard 1", !prepared)
 }
 
 fn two_shards(stage: &mut Stage) -> Result<()> {
-    stage.step("Two shards: both prepare, the coordinator decides, both commit");
+    stage.step(
+        "Two shards: both prepare, the coordinator decides, both commit",
+        "PREPARE TRANSACTION is each shard's promise to be able to commit, whatever happens then.",
+    );
     stage.run("BEGIN")?;
     stage.run("INSERT INTO ft1 VALUES (2, 'two')")?;
     stage.run("INSERT INTO ft2 VALUES (2, 'two')")?;
     stage.run("COMMIT")?;
-    let logs = stage.show_logs()?;
     let phases = |log: &Vec<String>| {
         let at = |word: &str| log.iter().position(|line| line.starts_with(word));
         matches!((at("PREPARE TRANSACTION"), at("COMMIT PREPARED")), (Some(a), Some(b)) if a < b)
     };
-    stage.claim("PREPARE TRANSACTION, then COMMIT PREPARED on each", logs.iter().all(phases))?;
+    stage.claim(
+        "PREPARE TRANSACTION, then COMMIT PREPARED on each",
+        stage.asked.iter().all(phases),
+    )?;
     stage.claim_row(2, [false, true, true])
 }
 
 fn explicit(stage: &mut Stage, outcome: &str, id: i32) -> Result<()> {
-    stage.step(&format!("PREPARE TRANSACTION by the application, then {outcome}"));
+    stage.step(
+        &format!("PREPARE TRANSACTION by the application, then {outcome}"),
+        "To a transaction manager the coordinator is one resource, with its shards behind it.",
+    );
     stage.run("BEGIN")?;
     stage.run(&format!("INSERT INTO ft1 VALUES ({id}, 'explicit')"))?;
     stage.run(&format!("INSERT INTO ft2 VALUES ({id}, 'explicit')"))?;
     stage.run("PREPARE TRANSACTION 'gxid'")?;
     let rows = stage.show_view()?;
     stage.claim("two participants are prepared", rows == 2)?;
-    stage.show_logs()?;
     stage.run(&format!("{outcome} 'gxid'"))?;
-    stage.show_logs()?;
     let rows = stage.show_view()?;
     stage.claim("the view is empty", rows == 0)?;
     let committed = outcome.starts_with("COMMIT");
@@ -82,21 +96,26 @@ fn explicit(stage: &mut Stage, outcome: &str, id: i32) -> Result<()> {
 }
 
 fn shard_stopped(stage: &mut Stage) -> Result<()> {
-    stage.step("A shard is down at COMMIT: nothing is committed anywhere");
+    stage.step(
+        "A shard is down at COMMIT: nothing is committed anywhere",
+        "lt is a local table: it, too, is part of the transaction.",
+    );
     stage.insert_everywhere(5)?;
-    stage.say("        (shard 1 is stopped)");
+    stage.say("     (shard 1 is stopped)");
     stage.shards[0].stop(StopMode::Fast)?;
     let failed = stage.run("COMMIT").is_err();
     stage.claim("COMMIT is an error", failed)?;
-    stage.say("        (shard 1 is started again)");
+    stage.say("     (shard 1 is started again)");
     stage.shards[0].start()?;
     stage.wait_until_settled()?;
-    stage.show_logs()?;
     stage.claim_row(5, [false, false, false])
 }
 
 fn shard_killed_at_the_decision(stage: &mut Stage) -> Result<()> {
-    stage.step("A shard is killed between the decision and its COMMIT PREPARED: it commits when it is back");
+    stage.step(
+        "A shard is killed between the decision and its COMMIT PREPARED: it commits when it is back",
+        "COMMIT succeeds with a warning; a background worker, the resolver, delivers it.",
+    );
     // Only a proxy can stop a shard at that very moment: it holds back the COMMIT PREPARED meanwhile.
     let port = stage.shards[0].port();
     let proxy = Proxy::start(port)?;
@@ -111,18 +130,17 @@ fn shard_killed_at_the_decision(stage: &mut Stage) -> Result<()> {
         hit.release();
         Ok(commit.join())
     })?;
-    stage.echo("COMMIT");
-    stage.say("        (shard 1 is killed when COMMIT PREPARED is on its way to it)");
+    stage.beside("COMMIT")?;
+    stage.say("     (shard 1 is killed when COMMIT PREPARED is on its way to it)");
     stage.show_notices();
     match outcome {
         Ok(result) => result.context("COMMIT failed after the decision")?,
         Err(_) => bail!("the thread of COMMIT panicked"),
     }
-    stage.say("        (shard 1 is started again)");
+    stage.say("     (shard 1 is started again)");
     stage.shards[0].start()?;
     stage.move_shard1(port)?;
     stage.wait_until_settled()?;
-    stage.show_logs()?;
     stage.claim_row(6, [true, true, true])
 }
 
@@ -140,27 +158,64 @@ impl Stage {
             })
             .connect(NoTls)?;
         let marks = shards.iter().map(|shard| shard.log().mark()).collect::<Result<_>>()?;
-        let colours = std::io::stdout().is_terminal();
-        Ok(Self { coordinator, shards, session, notices, marks, steps: 0, colours })
+        let asked = vec![Vec::new(); shards.len()];
+        // See no-color.org.
+        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let colours = std::io::stdout().is_terminal() && !unwanted;
+        Ok(Self { coordinator, shards, session, notices, marks, asked, steps: 0, colours })
     }
 
-    fn step(&mut self, title: &str) {
+    /// Begins a step: what it shows, and in a line why that is so.
+    fn step(&mut self, title: &str, why: &str) {
         self.steps += 1;
+        self.asked.iter_mut().for_each(Vec::clear);
         println!("\n{}", self.paint("1", &format!("{}. {title}", self.steps)));
+        println!("   {}\n", self.paint("2", why));
+        self.row(&["coordinator", "shard 1", "shard 2"], ["2;4"; 3]);
+    }
+
+    /// A line of the three columns, each cut to its width and painted.
+    fn row(&self, cells: &[&str; 3], colours: [&str; 3]) {
+        let mut line = String::from("   ");
+        for ((cell, width), colour) in cells.iter().zip(WIDTHS).zip(colours) {
+            let text = shortened(cell, width);
+            let space = " ".repeat(width + 2 - text.chars().count());
+            line += &if text.is_empty() { text } else { self.paint(colour, &text) };
+            line += &space;
+        }
+        println!("{}", line.trim_end());
     }
 
     fn say(&self, text: &str) {
         println!("{}", self.paint("2", text));
     }
 
-    fn echo(&self, sql: &str) {
-        println!("  sql   {}", self.paint("36", sql));
+    /// Shows a statement, and beside it what the shards have been asked since the last look.
+    fn beside(&mut self, sql: &str) -> Result<()> {
+        let mut news = Vec::new();
+        for ((shard, mark), asked) in self.shards.iter().zip(&mut self.marks).zip(&mut self.asked) {
+            let statements = shard.log().statements_since(*mark)?;
+            *mark = shard.log().mark()?;
+            let new: Vec<String> =
+                statements.into_iter().filter(|line| !is_housekeeping(line)).collect();
+            asked.extend(new.iter().cloned());
+            news.push(new);
+        }
+        let at = |shard: usize, line: usize| -> &str {
+            news.get(shard).and_then(|list| list.get(line)).map_or("", String::as_str)
+        };
+        let lines = news.iter().map(Vec::len).max().unwrap_or(0);
+        for line in 0..lines.max(usize::from(!sql.is_empty())) {
+            let statement = if line == 0 { sql } else { "" };
+            self.row(&[statement, at(0, line), at(1, line)], ["36", "32", "32"]);
+        }
+        Ok(())
     }
 
     /// Runs a statement in the session and shows it with its error, if it has one, and the warnings.
     fn run(&mut self, sql: &str) -> Result<()> {
-        self.echo(sql);
         let result = self.session.batch_execute(sql);
+        self.beside(sql)?;
         self.show_notices();
         if let Err(error) = &result {
             self.show("31", &error.as_db_error().map_or_else(|| error.to_string(), report));
@@ -183,37 +238,15 @@ impl Stage {
         }
     }
 
-    /// Shows what each shard was asked since the last look; the statements.
-    fn show_logs(&mut self) -> Result<Vec<Vec<String>>> {
-        let mut logs = Vec::new();
-        for (shard, mark) in self.shards.iter().zip(&mut self.marks) {
-            let statements = shard.log().statements_since(*mark)?;
-            *mark = shard.log().mark()?;
-            logs.push(statements.into_iter().filter(|line| !is_housekeeping(line)).collect());
-        }
-        for (shard, log) in self.shards.iter().zip(&logs) {
-            let log: &Vec<String> = log;
-            for line in log {
-                let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
-                println!("    {}  {}", self.paint("2", shard.name()), self.paint("32", &line));
-            }
-        }
-        Ok(logs)
-    }
-
     /// Shows the view; the number of its rows.
     fn show_view(&mut self) -> Result<usize> {
-        let query = "SELECT * FROM pg_fdw_xacts";
-        self.echo(query);
-        let rows = self.session.query(
-            "SELECT format('dbid %s  transaction %s  serverid %s  userid %s  %s  %s',
-                           dbid, transaction, serverid, userid, status, identifier) FROM pg_fdw_xacts ORDER BY serverid",
-            &[],
-        )?;
+        let query = "SELECT status, identifier FROM pg_fdw_xacts ORDER BY serverid";
+        let rows = self.session.query(query, &[])?;
+        self.row(&["SELECT status, identifier FROM pg_fdw_xacts", "", ""], ["36"; 3]);
         for row in &rows {
-            println!("        {}", row.get::<_, String>(0));
+            println!("     {}  {}", row.get::<_, &str>(0), row.get::<_, &str>(1));
         }
-        println!("        ({} rows)", rows.len());
+        println!("     ({} rows)", rows.len());
         Ok(rows.len())
     }
 
@@ -222,18 +255,16 @@ impl Stage {
         if !holds {
             bail!("step {}: not so: {text}", self.steps);
         }
-        println!("  {}    {text}", self.paint("32", "ok"));
+        println!("   {} {text}", self.paint("32", "ok"));
         Ok(())
     }
 
     /// Claims in which of lt, ft1 and ft2 the row `id` is.
     fn claim_row(&mut self, id: i32, expected: [bool; 3]) -> Result<()> {
-        let mut found = [false; 3];
-        for (place, table) in found.iter_mut().zip(["lt", "ft1", "ft2"]) {
-            *place = ids(&mut self.session, table)?.contains(&id);
+        let mut found = [ids(&mut self.session, "lt")?.contains(&id), false, false];
+        for (place, shard) in found[1..].iter_mut().zip(&self.shards) {
+            *place = ids(&mut shard.client()?, "t")?.contains(&id);
         }
-        // The question is not part of what the shards are shown to do.
-        self.marks = self.shards.iter().map(|shard| shard.log().mark()).collect::<Result<_>>()?;
         let tables: Vec<&str> = ["lt", "ft1", "ft2"]
             .into_iter()
             .zip(expected)
@@ -257,25 +288,42 @@ impl Stage {
             }
             Ok(left == 0)
         })?;
+        self.beside("")?;
         self.claim("nothing is in doubt any more, by itself", true)
     }
 
     fn move_shard1(&mut self, port: u16) -> Result<()> {
-        Ok(self
-            .session
-            .batch_execute(&format!("ALTER SERVER shard1 OPTIONS (SET port '{port}')"))?)
+        self.session.batch_execute(&format!("ALTER SERVER shard1 OPTIONS (SET port '{port}')"))?;
+        // That a server moves is the stage's business, not the play's.
+        if let Ok(mut notices) = self.notices.lock() {
+            notices.clear();
+        }
+        Ok(())
     }
 
     /// Shows what the coordinator answered.
     fn show(&self, colour: &str, text: &str) {
         for line in text.lines() {
-            println!("        {}", self.paint(colour, line));
+            println!("     {}", self.paint(colour, line.trim_end()));
         }
     }
 
     fn paint(&self, code: &str, text: &str) -> String {
         if self.colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
+}
+
+/// A statement in one line of at most `width` characters. The names of prepared transactions are long, and tell nothing.
+fn shortened(statement: &str, width: usize) -> String {
+    let words = statement
+        .split_whitespace()
+        .map(|word| if word.starts_with("'px_") { "'px_…'" } else { word });
+    let line = words.collect::<Vec<_>>().join(" ");
+    if line.chars().count() <= width {
+        return line;
+    }
+    let cut: String = line.chars().take(width - 1).collect();
+    format!("{}…", cut.trim_end())
 }
 
 /// An error or warning as psql shows it.
@@ -293,4 +341,16 @@ fn report(report: &DbError) -> String {
 fn is_housekeeping(statement: &str) -> bool {
     let start = statement.trim_start().to_uppercase();
     start.starts_with("SET ") || start.starts_with("SELECT")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shortened;
+
+    #[test]
+    fn statements_fit_into_their_column() {
+        assert_eq!(shortened("COMMIT", 10), "COMMIT");
+        assert_eq!(shortened("COMMIT PREPARED 'px_0123_4_5'", 28), "COMMIT PREPARED 'px_…'");
+        assert_eq!(shortened("INSERT\n  INTO t VALUES (1)", 12), "INSERT INTO…");
+    }
 }

@@ -214,3 +214,19 @@ fn a_fast_shutdown_in_phase_two_loses_nothing() -> Outcome {
     fleet.coordinator.start()?;
     assert_recovered(&fleet, 1, true)
 }
+
+/// Who has only read is not waited for: the end of its transaction may still be on its way when the next one is given up.
+#[test]
+fn a_shard_that_hangs_since_the_last_commit_does_not_hold_up_an_abort() -> Outcome {
+    let fleet = Fleet::start()?;
+    let mut session = fleet.session()?;
+    session.batch_execute("BEGIN; SELECT * FROM ft1")?;
+    let _frozen = fleet.shard(1).freeze()?;
+    session.batch_execute("COMMIT; SET statement_timeout = '1s'")?;
+    let start = Instant::now();
+    expect_error(session.batch_execute("SELECT * FROM ft1"), "57014");
+    // The error is told before the abort, which the next command waits for.
+    session.batch_execute("SET statement_timeout = 0")?;
+    assert!(start.elapsed() < AT_ONCE, "it took {:?}", start.elapsed());
+    Ok(())
+}

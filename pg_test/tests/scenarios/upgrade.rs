@@ -184,6 +184,11 @@ fn each_version_has_a_script_that_leads_on() -> Outcome {
     let current = env!("CARGO_PKG_VERSION");
     let script = root().join(format!("sql/pg_fdw_xacts--{PREVIOUS}--{current}.sql"));
     assert!(script.exists(), "{}", script.display());
+    let page = std::fs::read_to_string(root().join("docs/src/installing.md"))?;
+    assert!(
+        page.contains(&format!("_{current}-1_")),
+        "docs/src/installing.md names another version"
+    );
     Ok(())
 }
 
