@@ -146,3 +146,22 @@ fn many_calls_in_a_query_take_no_memory_together() -> Outcome {
     session.batch_execute("COMMIT")?;
     Ok(())
 }
+
+/// At COMMIT they run with the `search_path` of foreign tables, in the command that asks for them with the role's.
+#[test]
+fn deferred_triggers_find_names_where_they_are_made_immediate() -> Outcome {
+    let (fleet, mut session) = start()?;
+    exec(
+        &mut session,
+        "CREATE TABLE d (id int);
+         CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM count(*) FROM d; RETURN NULL; END';
+         CREATE CONSTRAINT TRIGGER looks AFTER INSERT ON d DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW EXECUTE FUNCTION look()",
+    )?;
+    expect_error(exec(&mut session, "INSERT INTO d VALUES (1)"), "42P01");
+    exec(&mut session, "INSERT INTO d VALUES (2); SET CONSTRAINTS ALL IMMEDIATE")?;
+    assert_eq!(one::<i64>(&mut fleet.shard(1).client()?, "SELECT sum(id) FROM d")?, 2);
+    assert_settled(&fleet);
+    Ok(())
+}
