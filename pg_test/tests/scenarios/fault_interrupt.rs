@@ -164,6 +164,8 @@ fn a_cancel_while_gxid_is_delivered_ends_the_wait_and_nothing_else() -> Outcome 
         let pid = pid(&mut session)?;
         begin_everywhere(&mut session, 1)?;
         session.batch_execute("PREPARE TRANSACTION 'gxid'")?;
+        // The resolver looks at what it has been handed; it would deliver, too, in the middle of that.
+        session.batch_execute("SELECT * FROM pg_fdw_xacts_resolve()")?;
         let hit = fleet.proxy(1).inject(Fault::hold(Point::Statement, command));
         let settle = in_background(session, &format!("{command} 'gxid'"));
         hit.wait()?;

@@ -123,6 +123,8 @@ fn nothing_is_dropped_while_something_is_in_doubt() -> Outcome {
     session.batch_execute("COMMIT PREPARED 'gxid'")?;
     assert_settled(&fleet);
     assert_everywhere(&fleet, 1, true)?;
+    // The resolver may have been looking at the shards just then.
+    session.batch_execute("SELECT * FROM pg_fdw_xacts_resolve()")?;
     session.batch_execute("DROP SERVER shard1 CASCADE")?;
     session.batch_execute("DROP EXTENSION pg_fdw_xacts CASCADE")?;
     Ok(())
