@@ -24,6 +24,10 @@ fn killed_at(
     let mut session = fleet.session()?;
     begin_everywhere(&mut session, 1)?;
     session.batch_execute(before)?;
+    if !before.is_empty() {
+        // The resolver looks at what it has been handed; it would deliver, too, in the middle of that.
+        session.batch_execute("SELECT * FROM pg_fdw_xacts_resolve()")?;
+    }
     let hit = fleet.proxy(2).inject(Fault::hold(point, remote));
     let running = in_background(session, statement);
     hit.wait()?;
