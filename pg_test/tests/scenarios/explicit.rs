@@ -255,10 +255,12 @@ fn settlement_with_a_shard_down_succeeds_with_a_warning_and_is_delivered_later()
 #[test]
 fn settling_does_not_read_through_the_decision_table() -> Outcome {
     let fleet = Fleet::start_with(&FleetOptions {
-        coordinator: vec![("pg_fdw_xacts.resolver_interval", "1h")],
+        // The resolver reads it, too: only this session's scans are counted.
+        coordinator: vec![("track_counts", "off")],
         ..FleetOptions::default()
     })?;
     let mut session = fleet.session()?;
+    session.batch_execute("SET track_counts = on")?;
     let settle = |session: &mut Client, id: i32, how: &str| -> Outcome {
         begin_everywhere(session, id)?;
         session.batch_execute("PREPARE TRANSACTION 'gxid'")?;
