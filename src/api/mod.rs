@@ -85,11 +85,7 @@ fn pending_here() -> Vec<(pg_sys::TransactionId, Gid)> {
     let Some(identity): Option<Identity> = registered::known_identity() else { return found };
     let list = registered::all();
     for row in rows.iter().filter(|row| row.decision == Decision::InProgress) {
-        for (id, _) in &row.participants {
-            if let Some(r) = list.iter().find(|r| r.id == *id) {
-                found.push((row.xid, r.gid(identity, row.nonce)));
-            }
-        }
+        found.extend(row.gids(identity, &list).map(|gid| (row.xid, gid)));
     }
     found
 }

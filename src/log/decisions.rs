@@ -8,10 +8,11 @@ use std::collections::HashSet;
 
 use pgrx::pg_sys::{self, Datum, TransactionId};
 
+use crate::log::registered::Registered;
 use crate::log::replication;
 use crate::log::table::{See, Table, int8_array};
 use crate::pg::error::Result;
-use crate::protocol::gid::Nonce;
+use crate::protocol::gid::{Gid, Identity, Nonce};
 use crate::protocol::verdict::Decision;
 
 /// A row.
@@ -25,6 +26,19 @@ pub struct Row {
     pub xid: TransactionId,
     /// Its participants' numbers in the list of participants, with their remote xids.
     pub participants: Vec<(i32, u64)>,
+}
+
+impl Row {
+    /// The names of its prepared transactions on the participants that `list` still knows.
+    pub fn gids<'a>(
+        &'a self,
+        identity: Identity,
+        list: &'a [Registered],
+    ) -> impl Iterator<Item = Gid> + 'a {
+        let known =
+            self.participants.iter().filter_map(|(id, _)| list.iter().find(|r| r.id == *id));
+        known.map(move |registered| registered.gid(identity, self.nonce))
+    }
 }
 
 /// Writes the row into the current transaction, and makes its commit durable whatever

@@ -194,13 +194,7 @@ fn pending_by_row(xid: pg_sys::TransactionId) -> Option<Pending> {
         .into_iter()
         .find(|row| row.xid == xid && row.decision == Decision::InProgress)?;
     let identity = registered::known_identity()?;
-    let list = registered::all();
-    let gids: Vec<Gid> = row
-        .participants
-        .iter()
-        .filter_map(|(id, _)| list.iter().find(|r| r.id == *id))
-        .map(|registered| registered.gid(identity, row.nonce))
-        .collect();
+    let gids: Vec<Gid> = row.gids(identity, &registered::all()).collect();
     let complete = gids.len() == row.participants.len();
     Some(Pending { xid, gids, complete })
 }
