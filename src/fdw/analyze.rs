@@ -123,7 +123,7 @@ fn for_each_batch(
         if batch.rows() < size as usize {
             break;
         }
-        let ticket = session.submit(&[Message::Query(&fetch, &[])])?;
+        let ticket = session.submit(&[Message::FetchMore(&fetch)])?;
         batch = session.answer(ticket, &declare)?;
     }
     session.connection().close_cursor(cursor)

@@ -1,6 +1,6 @@
 //! Modifications row by row: INSERT, and UPDATE and DELETE of the row with a given `ctid`.
 
-use std::ffi::c_int;
+use std::ffi::{CStr, c_int};
 
 use pgrx::pg_sys::{
     self, CmdType, EState, List, MemoryContext, ModifyTableState, Oid, Plan, RangeTblEntry,
@@ -14,6 +14,10 @@ use crate::fdw::statement::Statement;
 use crate::fdw::{node, plan, raw, state, volatility};
 use crate::pg::error::{Error, Result, SqlState, boundary, catch};
 use crate::xact::{Session, attach_to_write};
+
+/// Once the values of some rows have this many bytes, the rest of a batch goes with another message: a message of 1 GB
+/// is refused, and long before that larger ones gain nothing.
+const MESSAGE_BYTES: usize = 1 << 20;
 
 /// The execution state of one target.
 pub struct Modification {
@@ -235,6 +239,23 @@ impl Modification {
         slots: &[*mut TupleTableSlot],
         plan_slot: Option<*mut TupleTableSlot>,
     ) -> Result<usize> {
+        let mut affected = 0;
+        let mut rest = slots;
+        while !rest.is_empty() {
+            // SAFETY: by contract.
+            let (rows, later) = rest.split_at(unsafe { self.evaluate(rest, plan_slot)? });
+            // SAFETY: by contract.
+            affected += unsafe { self.execute_evaluated(rows)? };
+            rest = later;
+        }
+        Ok(affected)
+    }
+
+    /// Executes the statement for the rows whose parameters `values` has.
+    ///
+    /// # Safety
+    /// As for [`Self::execute`].
+    unsafe fn execute_evaluated(&mut self, slots: &[*mut TupleTableSlot]) -> Result<usize> {
         if slots.len() != self.rows
             && let Some(template) = &self.template
         {
@@ -242,8 +263,6 @@ impl Modification {
             self.statement = Statement::new(template.text(slots.len()));
             self.rows = slots.len();
         }
-        // SAFETY: by contract.
-        unsafe { self.evaluate(slots, plan_slot)? };
         let result = self.statement.run(&self.session, &self.values)?;
         let Some(reader) = &mut self.reader else {
             return Ok(result.rows_affected() as usize);
@@ -260,42 +279,45 @@ impl Modification {
         Ok(affected)
     }
 
-    /// Fills `values` with the rows' parameters.
+    /// Fills `values` with the parameters of the first rows, of as many as make a message, and returns how many.
     unsafe fn evaluate(
         &mut self,
         slots: &[*mut TupleTableSlot],
         plan_slot: Option<*mut TupleTableSlot>,
-    ) -> Result<()> {
+    ) -> Result<usize> {
         self.values.clear();
         self.values.reserve(self.outputs.len() * slots.len());
         let first_column = usize::from(self.ctid.is_some());
         // SAFETY: valid slots with these columns, checked at the start; `values` has room for all, so
         // nothing in here allocates for Rust. The texts stay until the next execution resets them.
-        let identified = catch(|| unsafe {
+        let evaluated = catch(|| unsafe {
             raw::MemoryContextReset(self.scratch);
             let before = raw::switch_to(self.scratch);
             if let (Some(ctid), Some(plan_slot)) = (self.ctid, plan_slot) {
                 let (value, null) = raw::slot_getattr(plan_slot, ctid);
                 if null {
                     raw::switch_to(before);
-                    return false;
+                    return None;
                 }
                 self.values.push(Some(self.outputs.text(0, value)));
             }
             let level = self.outputs.modes().enter();
-            for &slot in slots {
+            let (mut rows, mut bytes) = (0, 0);
+            while rows < slots.len() && bytes < MESSAGE_BYTES {
                 for (n, &column) in self.columns.iter().enumerate() {
-                    let (value, null) = raw::slot_getattr(slot, column);
+                    let (value, null) = raw::slot_getattr(slots[rows], column);
                     let text =
                         if null { None } else { Some(self.outputs.text(first_column + n, value)) };
+                    bytes += text.map_or(0, CStr::count_bytes);
                     self.values.push(text);
                 }
+                rows += 1;
             }
             Modes::leave(level);
             raw::switch_to(before);
-            true
+            Some(rows)
         })?;
-        if identified { Ok(()) } else { Err(Error::new(SqlState::INTERNAL_ERROR, "ctid is NULL")) }
+        evaluated.ok_or_else(|| Error::new(SqlState::INTERNAL_ERROR, "ctid is NULL"))
     }
 }
 

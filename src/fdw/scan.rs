@@ -2,7 +2,8 @@
 //!
 //! DECLARE and the first FETCH travel together, so a scan that fits into one batch costs one wait; CLOSE waits
 //! for the next statement. Rows are converted a batch at a time, into a memory context of their own.
-//! At most one FETCH of a scan is under way at any time, and at most one batch is in memory besides.
+//! At most one FETCH of a scan is under way at any time, and at most one batch is in memory besides. The batches of a long
+//! scan grow, because each costs a round trip.
 
 use std::ffi::{CStr, CString, c_int};
 use std::rc::Rc;
@@ -20,6 +21,16 @@ use crate::remote::cache::Cached;
 use crate::remote::connection::Message;
 use crate::xact::{Session, attach};
 
+/// From how many batches on a scan is long: one that is ended early then has had the participant read at most about
+/// twice of what was wanted.
+const BATCHES_OF_LONG_SCAN: u32 = 8;
+
+/// How many times as many rows as the option `fetch_size` says a batch comes to have.
+const MOST_GROWTH: usize = 16;
+
+/// A batch that has grown has not much more than this many bytes.
+const GROWING_BATCH: usize = 256 * 1024;
+
 /// A scan that has begun.
 pub struct Scan {
     session: Session,
@@ -27,7 +38,12 @@ pub struct Scan {
     sql: Rc<CStr>,
     declare: CString,
     fetch: CString,
+    /// What the option says, with which the scan begins.
     fetch_size: usize,
+    /// What `fetch` asks for.
+    size: usize,
+    /// The batches may grow: rows that nobody comes to want are not locked by reading them.
+    may_grow: bool,
     /// The cursor's number on the connection.
     cursor: u32,
     is_open: bool,
@@ -39,8 +55,8 @@ pub struct Scan {
     batch: MemoryContext,
     /// The last FETCH returned fewer rows than it asked for.
     at_end: bool,
-    /// More than one batch was fetched, so that the first is gone.
-    moved_on: bool,
+    /// How many batches were asked for; with more than one the first is gone.
+    batches: u32,
     /// The FETCH under way.
     under_way: Option<UnderWay>,
     /// The last FETCH that was sent without waiting for its answer.
@@ -101,7 +117,7 @@ pub unsafe extern "C-unwind" fn rescan(node: *mut ForeignScanState) {
     // SAFETY: as in `iterate`.
     boundary(|| unsafe {
         let scan: &mut Scan = state::get((*node).fdw_state).expect("a scan that has begun");
-        if scan.is_open && (scan.moved_on || !(*node).ss.ps.chgParam.is_null()) {
+        if scan.is_open && (scan.batches > 1 || !(*node).ss.ps.chgParam.is_null()) {
             scan.close()?;
         }
         scan.next = 0;
@@ -141,9 +157,11 @@ impl Scan {
                     [format!("DECLARE c{cursor} CURSOR FOR\n").as_bytes(), plan.sql.as_bytes()]
                         .concat(),
                 ),
-                fetch: c_string(format!("FETCH {} FROM c{cursor}", plan.fetch_size)),
+                fetch: fetch(plan.fetch_size, cursor),
                 sql: plan.sql.into(),
                 fetch_size: plan.fetch_size,
+                size: plan.fetch_size,
+                may_grow: only_reads((*node).ss.ps.state),
                 cursor,
                 is_open: false,
                 params: Params::new((*foreign).fdw_exprs, node.cast()),
@@ -152,7 +170,7 @@ impl Scan {
                 next: 0,
                 batch: node::memory_context(context, c"pg_fdw_xacts tuple data"),
                 at_end: false,
-                moved_on: false,
+                batches: 0,
                 under_way: None,
                 last_asked: None,
                 // The node's, not the plan's: EvalPlanQual runs the same plan without an asynchronous Append.
@@ -221,16 +239,16 @@ impl Scan {
         if self.under_way.is_some() {
             return Ok(());
         }
-        let fetch = Message::Query(&self.fetch, &[]);
         let under_way = if self.is_open {
+            let fetch = Message::FetchMore(&self.fetch);
             let told = if versions::LOSS_NAMES_COMMAND { &*self.fetch } else { &*self.sql };
             let fetch = self.session.submit_ahead(&[fetch], told, &self.sql)?;
-            self.moved_on = true;
             UnderWay { declare: None, fetch }
         } else {
             // SAFETY: by contract.
             let params = unsafe { self.params.evaluate(context)? };
-            let messages = [Message::Query(&self.declare, params), fetch];
+            let messages =
+                [Message::Query(&self.declare, params), Message::Query(&self.fetch, &[])];
             let declare = self.session.submit_ahead(&messages, &self.declare, &self.sql)?;
             self.is_open = true;
             self.session.connection().cursor_opened(self.cursor);
@@ -239,6 +257,7 @@ impl Scan {
         if self.is_async {
             self.last_asked = Some(under_way.fetch);
         }
+        self.batches += 1;
         self.under_way = Some(under_way);
         Ok(())
     }
@@ -275,8 +294,21 @@ impl Scan {
             catch(|| raw::MemoryContextReset(batch))?;
             self.reader.read(result, 0..result.rows(), batch, &mut self.tuples)?;
         }
-        self.at_end = result.rows() < self.fetch_size;
+        self.at_end = result.rows() < self.size;
+        let is_long = self.batches >= BATCHES_OF_LONG_SCAN && !self.at_end;
+        if is_long && self.may_grow && self.size < self.fetch_size.saturating_mul(MOST_GROWTH) {
+            if result.memory() <= GROWING_BATCH / 2 {
+                self.set_size(self.size.saturating_mul(2));
+            } else {
+                self.may_grow = false;
+            }
+        }
         Ok(())
+    }
+
+    fn set_size(&mut self, size: usize) {
+        self.size = size;
+        self.fetch = fetch(size, self.cursor);
     }
 
     /// Nobody wants what was asked any more.
@@ -295,7 +327,23 @@ impl Scan {
         self.tuples.clear();
         self.next = 0;
         self.at_end = false;
-        self.moved_on = false;
+        self.batches = 0;
+        self.set_size(self.fetch_size);
         self.session.connection().close_cursor(self.cursor)
     }
+}
+
+fn fetch(size: usize, cursor: u32) -> CString {
+    c_string(format!("FETCH {size} FROM c{cursor}"))
+}
+
+/// Whether a query only reads from its foreign tables, or inserts into others: what it scans is not locked there.
+///
+/// # Safety
+/// The state of a query that has been planned.
+unsafe fn only_reads(estate: *const EState) -> bool {
+    // SAFETY: by contract.
+    let planned = unsafe { &*(*estate).es_plannedstmt };
+    planned.rowMarks.is_null()
+        && matches!(planned.commandType, pg_sys::CmdType::CMD_SELECT | pg_sys::CmdType::CMD_INSERT)
 }

@@ -1,5 +1,6 @@
 //! A connection of libpq that closes itself, in non-blocking pipeline mode once it is established.
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::ptr::{NonNull, null};
 
@@ -7,7 +8,10 @@ use super::{Cancel, PgResult};
 
 /// A connection. Dropping it closes the socket.
 #[derive(Debug)]
-pub struct Conn(NonNull<pq_sys::PGconn>);
+pub struct Conn {
+    raw: NonNull<pq_sys::PGconn>,
+    parsed: Cell<u64>,
+}
 
 /// What [`Conn::poll_connect`] wants next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,11 +82,11 @@ impl Conn {
         values.push(null());
         // SAFETY: two NULL-terminated arrays of the same length that outlive the call.
         let raw = unsafe { pq_sys::PQconnectStartParams(keywords.as_ptr(), values.as_ptr(), 0) };
-        NonNull::new(raw).map(Self)
+        NonNull::new(raw).map(|raw| Self { raw, parsed: Cell::new(0) })
     }
 
     fn raw(&self) -> *mut pq_sys::PGconn {
-        self.0.as_ptr()
+        self.raw.as_ptr()
     }
 
     /// libpq's own object, valid as long as this.
@@ -155,8 +159,15 @@ impl Conn {
         }
     }
 
+    /// How many statements have been queued by [`Conn::send_query`]. The server keeps the last of them under the empty
+    /// name.
+    pub fn parsed(&self) -> u64 {
+        self.parsed.get()
+    }
+
     /// Queues a statement with text parameters, parsed anew.
     pub fn send_query(&self, sql: &CStr, params: &[Option<&CStr>]) -> bool {
+        self.parsed.set(self.parsed.get() + 1);
         let values = pointers(params);
         // SAFETY: as many values as told; libpq copies before it returns.
         unsafe {

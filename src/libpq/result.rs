@@ -76,6 +76,12 @@ impl PgResult {
         unsafe { pq_sys::PQnfields(self.raw()) as usize }
     }
 
+    /// The memory that it takes, in bytes.
+    pub fn memory(&self) -> usize {
+        // SAFETY: the result is alive.
+        unsafe { pq_sys::PQresultMemorySize(self.raw()) }
+    }
+
     /// A value in text form; `None` for NULL and outside of the result.
     pub fn value(&self, row: usize, column: usize) -> Option<&CStr> {
         if row >= self.rows() || column >= self.columns() {

@@ -1,9 +1,6 @@
 //! One participant's session: a pipelined connection with its remote transaction.
 //!
-//! Statements are handed in as messages and travel in one segment with what must come before them:
-//! session set-up (in a segment of its own, or ROLLBACK would undo it), START TRANSACTION, savepoints up
-//! to the statement's nesting level, and postponed CLOSE and RELEASE commands. Behind them travels the
-//! question whether the transaction has an xid, until it has one.
+//! What is sent, and what travels with it, is in `sending`; the answers are read here and taken in `answers`.
 //!
 //! Invariants:
 //! * Nothing reconnects: a lost connection dooms the transaction that used it.
@@ -12,50 +9,30 @@
 //!   are outstanding, or when the transaction is doomed.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::ffi::{CStr, CString, c_int};
-use std::rc::Rc;
+use std::ffi::{CString, c_int};
 use std::time::{Duration, Instant};
 
-use crate::libpq::{Conn, Flush, PgResult, Status, Transaction};
+use crate::libpq::{Conn, Flush, Status, Transaction};
 use crate::pg::backend_local::BackendLocal;
-use crate::pg::error::{Error, Result, SqlState, c_string};
+use crate::pg::error::Result;
 use crate::pg::wait_event::WaitEvent;
-use crate::protocol::pipeline::{Control, Fifo, Kind, Ticket};
+use crate::protocol::pipeline::{Control, Kind};
 use crate::remote::report;
-use crate::remote::session_state::{
-    Doom, Fingerprint, PROBE, PROBE_NAME, SETUP, SessionLock, SessionState,
-};
+use crate::remote::session_state::{Doom, Fingerprint, SessionState};
 use crate::remote::wait::{Patience, WaitSet, Want, Woke};
 
 mod answers;
 mod cursors;
 mod failures;
 mod savepoints;
+mod sending;
 mod session_lock;
+
+pub use sending::{Isolation, Message};
 
 /// How long the clean-up of a cancelled command may take (as postgres_fdw's
 /// `CONNECTION_CLEANUP_TIMEOUT`).
 pub const CLEANUP_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// A statement to send.
-#[derive(Clone, Copy)]
-pub enum Message<'a> {
-    /// Parsed anew, with text parameters.
-    Query(&'a CStr, &'a [Option<&'a CStr>]),
-    /// Prepares a statement under a name.
-    Prepare(&'a CStr, &'a CStr),
-    /// Executes a prepared statement.
-    Execute(&'a CStr, &'a [Option<&'a CStr>]),
-}
-
-/// How a remote transaction begins.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Isolation {
-    /// The local transaction is READ COMMITTED or REPEATABLE READ.
-    RepeatableRead,
-    /// The local transaction is SERIALIZABLE.
-    Serializable,
-}
 
 /// How long a cancel request may take.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -153,7 +130,7 @@ impl Connection {
     /// Whether the remote transaction has written, or may have.
     pub fn wrote(&self) -> bool {
         let inner = self.inner.borrow();
-        inner.xid.is_some() || inner.probe_failed
+        inner.xid.is_some() || inner.probe_failed || inner.unasked
     }
 
     /// Whether a remote transaction was begun.
@@ -188,166 +165,6 @@ impl Connection {
         self.sealed.set(true);
     }
 
-    /// Sends statements at a nesting level, as one segment, without waiting. The tickets of the
-    /// messages are consecutive; the first is returned. `sql` becomes CONTEXT where the connection is lost.
-    /// `query` is for statements that others may be sent behind before they are answered: what fails because
-    /// of them is reported as its failure.
-    ///
-    /// # Errors
-    /// The connection is lost or doomed, or the local transaction is ending.
-    pub fn submit(
-        &self,
-        isolation: Isolation,
-        level: u32,
-        messages: &[Message],
-        sql: Option<&CStr>,
-        query: Option<&Rc<CStr>>,
-    ) -> Result<Ticket> {
-        if self.is_doomed() {
-            return Err(self.refusal(sql));
-        }
-        if self.sealed.get() {
-            return Err(Error::new(
-                SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-                [
-                    b"cannot run a statement on server \"",
-                    self.server_name.to_bytes(),
-                    b"\" while the transaction is ending",
-                ]
-                .concat(),
-            ));
-        }
-        let sent = self.queue_segment(isolation, level, messages, query);
-        match sent {
-            Some(ticket) => {
-                self.flush();
-                Ok(ticket)
-            }
-            None => Err(report::with_sql(self.lose(), sql)),
-        }
-    }
-
-    fn queue_segment(
-        &self,
-        isolation: Isolation,
-        level: u32,
-        messages: &[Message],
-        query: Option<&Rc<CStr>>,
-    ) -> Option<Ticket> {
-        let conn = &self.conn;
-        let inner = &mut *self.inner.borrow_mut();
-        self.queue_preamble(inner)?;
-        if inner.depth == 0 {
-            let start = match isolation {
-                Isolation::RepeatableRead => c"START TRANSACTION ISOLATION LEVEL REPEATABLE READ",
-                Isolation::Serializable => c"START TRANSACTION ISOLATION LEVEL SERIALIZABLE",
-            };
-            conn.send_query(start, &[]).then_some(())?;
-            inner.fifo.control(Control::Begin);
-            inner.depth = 1;
-        }
-        for (command, control) in std::mem::take(&mut inner.postponed) {
-            conn.send_query(&command, &[]).then_some(())?;
-            inner.fifo.control(control);
-        }
-        while inner.depth < level {
-            let next = inner.depth + 1;
-            conn.send_query(&c_string(format!("SAVEPOINT s{next}")), &[]).then_some(())?;
-            inner.fifo.control(Control::Savepoint(next));
-            inner.depth = next;
-        }
-        let mut first = None;
-        for message in messages {
-            let queued = match *message {
-                Message::Query(sql, params) => conn.send_query(sql, params),
-                Message::Prepare(name, sql) => conn.send_prepare(name, sql),
-                Message::Execute(name, params) => conn.send_prepared(name, params),
-            };
-            queued.then_some(())?;
-            let ticket = inner.fifo.statement(level, query);
-            first.get_or_insert(ticket);
-        }
-        if inner.xid.is_none() {
-            conn.send_prepared(PROBE_NAME, &[]).then_some(())?;
-            inner.fifo.control(Control::XidProbe);
-        }
-        conn.send_sync().then_some(())?;
-        inner.fifo.sync();
-        Some(first.unwrap_or(0))
-    }
-
-    /// Session set-up, the session's lock and chores, each in a segment of its own.
-    fn queue_preamble(&self, inner: &mut SessionState) -> Option<()> {
-        let conn = &self.conn;
-        if !inner.set_up {
-            inner.set_up = true;
-            conn.send_query(SETUP, &[]).then_some(())?;
-            inner.fifo.control(Control::Setup);
-            conn.send_prepare(PROBE_NAME, PROBE).then_some(())?;
-            inner.fifo.control(Control::Setup);
-            conn.send_sync().then_some(())?;
-            inner.fifo.sync();
-        }
-        if inner.lock_to_send
-            && let Some(SessionLock { key, incarnation }) = inner.asked_lock
-        {
-            inner.lock_to_send = false;
-            let sql = format!(
-                "SELECT pg_catalog.pg_try_advisory_lock_shared({key}::int4, {incarnation}::int4)"
-            );
-            conn.send_query(&c_string(sql), &[]).then_some(())?;
-            inner.fifo.control(Control::SessionLock);
-            conn.send_sync().then_some(())?;
-            inner.fifo.sync();
-        }
-        if inner.depth == 0 && !inner.chores.is_empty() {
-            for command in std::mem::take(&mut inner.chores) {
-                conn.send_query(&command, &[]).then_some(())?;
-                inner.fifo.control(Control::Cleanup);
-            }
-            conn.send_sync().then_some(())?;
-            inner.fifo.sync();
-        }
-        Some(())
-    }
-
-    /// Sends one command outside of any statement's segment, as the protocol needs: PREPARE
-    /// TRANSACTION, COMMIT, COMMIT PREPARED, ROLLBACK PREPARED, ROLLBACK, and the resolver's questions.
-    /// It does not look at dooms and seals. `None` if the connection is lost.
-    pub fn send_alone(&self, command: &CStr) -> Option<Ticket> {
-        self.send_segment(command, |fifo| fifo.statement(0, None))
-    }
-
-    /// Sends what ends a transaction, as [`Self::send_alone`] does, for an answer that the connection takes itself.
-    /// `false` if the connection is lost.
-    pub fn send_ending(&self, command: &CStr, control: Control) -> bool {
-        self.send_segment(command, |fifo| fifo.control(control)).is_some()
-    }
-
-    /// Sends one command as a segment of its own; `expect` notes whose the answer is. `None` if the connection is lost.
-    fn send_segment<T>(
-        &self,
-        command: &CStr,
-        expect: impl FnOnce(&mut Fifo<PgResult>) -> T,
-    ) -> Option<T> {
-        let sent = {
-            let inner = &mut *self.inner.borrow_mut();
-            (|| {
-                self.queue_preamble(inner)?;
-                self.conn.send_query(command, &[]).then_some(())?;
-                let expected = expect(&mut inner.fifo);
-                self.conn.send_sync().then_some(())?;
-                inner.fifo.sync();
-                Some(expected)
-            })()
-        };
-        if sent.is_none() {
-            let _ = self.lose();
-        }
-        self.flush();
-        sent
-    }
-
     /// Whether a `COMMIT PREPARED` that nobody waits for has still to be answered, or its answer to be taken.
     pub fn has_delivery(&self) -> bool {
         let inner = self.inner.borrow();
@@ -357,13 +174,6 @@ impl Connection {
     /// What became of a `COMMIT PREPARED` that nobody waits for: whether it was done, once that is known.
     pub fn take_delivered(&self) -> Option<bool> {
         self.inner.borrow_mut().delivered.take()
-    }
-
-    fn flush(&self) {
-        if self.conn.flush() == Flush::Failed {
-            // What the server said before it went is still to be read: `pump` finds out.
-            let _ = self.conn.consume_input();
-        }
     }
 
     /// Reads what has come, without waiting, and takes note of it.
@@ -407,6 +217,9 @@ impl Connection {
             // First of all: what fails for that reason says nothing of its own.
             if kind == Kind::Failed && (result.is_fatal() || self.conn.is_bad()) {
                 self.note_end(inner);
+            }
+            if kind == Kind::Failed {
+                inner.fetch_run = None;
             }
             match inner.fifo.answer(kind, result) {
                 Ok(effect) => inner.note(effect, &self.doomed),
@@ -490,6 +303,8 @@ impl Connection {
         inner.confirmed = 0;
         inner.xid = None;
         inner.probe_failed = false;
+        inner.unasked = false;
+        inner.fetch_run = None;
         inner.postponed.clear();
         inner.cursors.clear();
         inner.levels.clear();

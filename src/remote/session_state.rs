@@ -43,6 +43,16 @@ pub enum Doom {
     OutOfStep,
 }
 
+/// `FETCH` commands in a row.
+pub struct FetchRun {
+    /// The last of them.
+    pub fetch: CString,
+    /// What [`crate::libpq::Conn::parsed`] was then.
+    pub parsed: u64,
+    /// How many they are.
+    pub length: u32,
+}
+
 /// What is known of the remote session.
 #[derive(Default)]
 pub struct SessionState {
@@ -70,6 +80,10 @@ pub struct SessionState {
     pub delivered: Option<bool>,
     /// The question for the xid was not answered: the transaction may have written.
     pub probe_failed: bool,
+    /// A statement was sent since the question for the xid was, and the transaction is not known to have written.
+    pub unasked: bool,
+    /// The `FETCH` commands that nothing else has come between.
+    pub fetch_run: Option<FetchRun>,
     /// Commands to send before the next statement of this transaction.
     pub postponed: Vec<(CString, Control)>,
     /// Commands to send outside any transaction, where their failure harms nothing.

@@ -37,6 +37,7 @@ pub fn phase_one(explicit: bool) -> Result<()> {
     let deadline = Instant::now() + timeout;
     for p in &all {
         p.connection.seal();
+        p.connection.ask_if_written();
     }
     // Who has written is among the answers that may still be on their way.
     for p in &all {

@@ -132,7 +132,9 @@ impl Session {
     /// The connection is lost or doomed, or the transaction is ending.
     pub fn submit(&self, messages: &[Message]) -> Result<Ticket> {
         let sql = match messages.first() {
-            Some(Message::Query(sql, _) | Message::Prepare(_, sql)) => Some(*sql),
+            Some(Message::Query(sql, _) | Message::Prepare(_, sql) | Message::FetchMore(sql)) => {
+                Some(*sql)
+            }
             Some(Message::Execute(..)) | None => None,
         };
         self.submit_for(messages, sql)

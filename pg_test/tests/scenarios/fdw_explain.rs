@@ -60,7 +60,7 @@ fn scans_and_modifications_tell_their_server_and_its_waits() -> Outcome {
         [on("shard1", 1)]
     );
     assert_eq!(waits("UPDATE ft1 SET v = 'y'")?, [on("shard1", 1)]);
-    assert_eq!(waits("INSERT INTO ft2 SELECT generate_series(1, 200), 'x'")?, [on("shard2", 2)]);
+    assert_eq!(waits("INSERT INTO ft2 SELECT generate_series(1, 400), 'x'")?, [on("shard2", 2)]);
     // Row by row.
     let update = waits("UPDATE ft2 SET v = (random() + id)::text WHERE id <= 3 AND random() >= 0")?;
     assert_eq!(update, [on("shard2", 3), on("shard2", 1)]);

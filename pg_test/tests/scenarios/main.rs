@@ -62,6 +62,7 @@ mod fdw_credentials;
 mod fdw_errors;
 mod fdw_estimates;
 mod fdw_explain;
+mod fdw_long_scans;
 mod fdw_memory;
 mod fdw_modify;
 mod fdw_scan;

@@ -40,6 +40,8 @@ impl Connection {
             return Err(failures::no_connection(&command));
         }
         self.inner.borrow_mut().postponed.push((command, Control::Cleanup));
+        // So that COMMIT need not wait long for the answer.
+        self.ask_if_written();
         Ok(())
     }
 
