@@ -20,17 +20,25 @@ pub(super) fn own_database() -> Oid {
     unsafe { pg_sys::MyDatabaseId }
 }
 
-fn slot_of(workers: &[WorkerSlot], dbid: Oid) -> Option<usize> {
-    workers.iter().position(|w| w.state != WorkerState::Free && w.dbid == dbid)
+fn is_of(worker: &WorkerSlot, dbid: Oid) -> bool {
+    worker.state != WorkerState::Free && worker.dbid == dbid
+}
+
+fn place_of(workers: &mut [WorkerSlot], dbid: Oid) -> Option<&mut WorkerSlot> {
+    workers.iter_mut().find(|w| is_of(w, dbid))
+}
+
+/// The place of this database's resolver as it is now.
+fn own_place() -> Option<WorkerSlot> {
+    let dbid = own_database();
+    shmem::read(|shared, _| shared.workers.iter().find(|w| is_of(w, dbid)).copied())
 }
 
 /// Wakes the resolver of a database; the launcher starts one where there is none.
 pub fn wake_resolver(dbid: Oid) {
     let pid = shmem::write(|shared, _| {
-        match slot_of(&shared.workers, dbid) {
-            Some(slot) if shared.workers[slot].state != WorkerState::Absent => {
-                shared.workers[slot].pid
-            }
+        match place_of(&mut shared.workers, dbid) {
+            Some(worker) if worker.state != WorkerState::Absent => worker.pid,
             // Its database has an extension now, or nobody has looked yet.
             _ => {
                 want(&mut shared.workers, dbid);
@@ -41,44 +49,33 @@ pub fn wake_resolver(dbid: Oid) {
     shmem::wake(pid);
 }
 
+fn new_place(state: WorkerState, dbid: Oid, pid: i32) -> WorkerSlot {
+    WorkerSlot { state, dbid, pid, paused_at: 0, identity: 0, generation: 0 }
+}
+
 fn want(workers: &mut [WorkerSlot], dbid: Oid) {
     // The place of a database without the extension is free for others.
     let unused = |w: &WorkerSlot| {
         w.state == WorkerState::Free || (w.state == WorkerState::Absent && w.pid == 0)
     };
-    let slot = slot_of(workers, dbid).or_else(|| workers.iter().position(unused));
-    if let Some(slot) = slot {
-        workers[slot] = WorkerSlot {
-            state: WorkerState::Wanted,
-            dbid,
-            pid: 0,
-            paused_at: 0,
-            identity: 0,
-            generation: 0,
-        };
+    let place = workers.iter().position(|w| is_of(w, dbid));
+    if let Some(place) = place.or_else(|| workers.iter().position(unused)) {
+        workers[place] = new_place(WorkerState::Wanted, dbid, 0);
     }
 }
 
 /// The identity of this database, if its resolver is up; has it started if not, and does not wait.
 pub fn identity_if_ready() -> Option<Identity> {
-    let dbid = own_database();
-    let number = shmem::read(|shared, _| {
-        slot_of(&shared.workers, dbid).map_or(0, |slot| shared.workers[slot].identity)
-    });
-    let identity = Identity::new(number);
+    let identity = own_place().and_then(|worker| Identity::new(worker.identity));
     if identity.is_none() {
-        wake_resolver(dbid);
+        wake_resolver(own_database());
     }
     identity
 }
 
 /// Whether this database's resolver works: it has looked through the decision table since the start of this server.
 pub fn resolver_is_up() -> bool {
-    let dbid = own_database();
-    shmem::read(|shared, _| {
-        slot_of(&shared.workers, dbid)
-            .is_some_and(|slot| shared.workers[slot].state == WorkerState::Ready)
-    })
+    own_place().is_some_and(|worker| worker.state == WorkerState::Ready)
 }
 
 /// The random number of this start of the server.
@@ -91,18 +88,14 @@ pub fn incarnation() -> i32 {
 /// # Errors
 /// 55000 when it does not come up.
 pub fn identity() -> Result<Identity> {
-    let dbid = own_database();
     let mut tried = false;
     wait_for("the resolver of this database is not running", RESOLVER_DEADLINE, || {
-        let (state, identity) = shmem::read(|shared, _| {
-            slot_of(&shared.workers, dbid)
-                .map(|slot| (shared.workers[slot].state, shared.workers[slot].identity))
-                .unwrap_or((WorkerState::Free, 0))
-        });
-        match state {
+        let worker = own_place();
+        match worker.map_or(WorkerState::Free, |worker| worker.state) {
             WorkerState::Ready => {
                 // Only what is stored here and now outlives a crash.
-                let stored = Identity::new(identity).filter(|i| registered::is_stored(*i));
+                let identity = worker.and_then(|worker| Identity::new(worker.identity));
+                let stored = identity.filter(|i| registered::is_stored(*i));
                 if stored.is_none() {
                     doubt_resolver();
                 }
@@ -117,7 +110,7 @@ pub fn identity() -> Result<Identity> {
             )),
             WorkerState::Absent | WorkerState::Free => {
                 tried = true;
-                wake_resolver(dbid);
+                wake_resolver(own_database());
                 Ok(None)
             }
             WorkerState::Wanted | WorkerState::Starting | WorkerState::Paused => Ok(None),
@@ -130,8 +123,7 @@ pub fn identity() -> Result<Identity> {
 pub fn doubt_resolver() {
     let dbid = own_database();
     let pid = shmem::write(|shared, _| {
-        let slot = slot_of(&shared.workers, dbid)?;
-        let worker = &mut shared.workers[slot];
+        let worker = place_of(&mut shared.workers, dbid)?;
         if worker.state == WorkerState::Ready {
             worker.state = WorkerState::Starting;
             worker.identity = 0;
@@ -146,8 +138,7 @@ pub fn pause(dbid: Oid) {
     // SAFETY: reads the clock.
     let now = unsafe { pg_sys::GetCurrentTimestamp() };
     let pid = shmem::write(|shared, _| {
-        let slot = slot_of(&shared.workers, dbid)?;
-        let worker = &mut shared.workers[slot];
+        let worker = place_of(&mut shared.workers, dbid)?;
         if worker.state != WorkerState::Absent {
             worker.state = WorkerState::Paused;
             worker.paused_at = now;
@@ -179,19 +170,12 @@ pub fn end_pauses(pause: Duration) -> bool {
 
 /// Whether this resolver has to leave its database.
 pub fn is_paused() -> bool {
-    let dbid = own_database();
-    shmem::read(|shared, _| {
-        slot_of(&shared.workers, dbid)
-            .is_some_and(|slot| shared.workers[slot].state == WorkerState::Paused)
-    })
+    own_place().is_some_and(|worker| worker.state == WorkerState::Paused)
 }
 
 /// As long as it is the same, numbers on this database's list of participants mean the same.
 pub fn generation() -> u64 {
-    let dbid = own_database();
-    shmem::read(|shared, _| {
-        slot_of(&shared.workers, dbid).map_or(0, |slot| shared.workers[slot].generation)
-    })
+    own_place().map_or(0, |worker| worker.generation)
 }
 
 /// Numbers on the list of participants lose their meaning.
@@ -199,22 +183,17 @@ pub fn new_generation() {
     let dbid = own_database();
     shmem::write(|shared, _| {
         shared.last_serial += 1;
-        if let Some(slot) = slot_of(&shared.workers, dbid) {
-            shared.workers[slot].generation = shared.last_serial;
+        if let Some(worker) = place_of(&mut shared.workers, dbid) {
+            worker.generation = shared.last_serial;
         }
     });
 }
 
 /// Whether nobody doubts this resolver.
 pub fn is_trusted() -> bool {
-    let dbid = own_database();
     // SAFETY: a plain global of this process.
     let pid = unsafe { pg_sys::MyProcPid };
-    shmem::read(|shared, _| {
-        slot_of(&shared.workers, dbid).is_some_and(|slot| {
-            shared.workers[slot].state == WorkerState::Ready && shared.workers[slot].pid == pid
-        })
-    })
+    own_place().is_some_and(|worker| worker.state == WorkerState::Ready && worker.pid == pid)
 }
 
 pub(super) fn wait_for<T>(
@@ -305,7 +284,7 @@ pub fn want_lost() {
 pub fn want_all(databases: &[Oid]) {
     shmem::write(|shared, _| {
         for &dbid in databases {
-            if slot_of(&shared.workers, dbid).is_none() {
+            if place_of(&mut shared.workers, dbid).is_none() {
                 want(&mut shared.workers, dbid);
             }
         }
@@ -328,11 +307,11 @@ pub fn take_wanted() -> Vec<Oid> {
 /// A resolver could not be started or has ended without saying so: it is wanted again.
 pub fn want_again(dbid: Oid) {
     shmem::write(|shared, _| {
-        if let Some(slot) = slot_of(&shared.workers, dbid)
-            && shared.workers[slot].pid == 0
-            && !matches!(shared.workers[slot].state, WorkerState::Absent | WorkerState::Paused)
+        if let Some(worker) = place_of(&mut shared.workers, dbid)
+            && worker.pid == 0
+            && !matches!(worker.state, WorkerState::Absent | WorkerState::Paused)
         {
-            want(&mut shared.workers, dbid);
+            *worker = new_place(WorkerState::Wanted, dbid, 0);
         }
     });
 }
@@ -343,21 +322,14 @@ pub fn become_resolver() -> bool {
     // SAFETY: a plain global of this process.
     let pid = unsafe { pg_sys::MyProcPid };
     shmem::write(|shared, _| {
-        let slot = slot_of(&shared.workers, dbid)
-            .or_else(|| shared.workers.iter().position(|w| w.state == WorkerState::Free));
-        let Some(slot) = slot else { return false };
-        let worker = &mut shared.workers[slot];
-        if worker.pid != 0 && worker.pid != pid {
+        let workers = &mut shared.workers;
+        let place = workers.iter().position(|w| is_of(w, dbid));
+        let free = || workers.iter().position(|w| w.state == WorkerState::Free);
+        let Some(place) = place.or_else(free) else { return false };
+        if ![0, pid].contains(&workers[place].pid) {
             return false;
         }
-        *worker = WorkerSlot {
-            state: WorkerState::Starting,
-            dbid,
-            pid,
-            paused_at: 0,
-            identity: 0,
-            generation: 0,
-        };
+        workers[place] = new_place(WorkerState::Starting, dbid, pid);
         true
     })
 }
@@ -386,10 +358,8 @@ fn set_own(f: impl FnOnce(&mut WorkerSlot)) {
     // SAFETY: a plain global of this process.
     let pid = unsafe { pg_sys::MyProcPid };
     shmem::write(|shared, _| {
-        if let Some(slot) = slot_of(&shared.workers, dbid)
-            && shared.workers[slot].pid == pid
-        {
-            f(&mut shared.workers[slot]);
+        if let Some(worker) = place_of(&mut shared.workers, dbid).filter(|w| w.pid == pid) {
+            f(worker);
         }
     });
 }
@@ -397,10 +367,8 @@ fn set_own(f: impl FnOnce(&mut WorkerSlot)) {
 /// A database is gone.
 pub fn forget_database(dbid: Oid) {
     shmem::write(|shared, _| {
-        if let Some(slot) = slot_of(&shared.workers, dbid)
-            && shared.workers[slot].pid == 0
-        {
-            shared.workers[slot].state = WorkerState::Free;
+        if let Some(worker) = place_of(&mut shared.workers, dbid).filter(|w| w.pid == 0) {
+            worker.state = WorkerState::Free;
         }
     });
 }

@@ -320,16 +320,8 @@ impl Worker {
             }
         }
         // What was prepared here and is not any more has been settled by somebody who told nobody.
-        let pending: HashSet<Nonce> = rows
-            .iter()
-            .filter(|row| row.decision == Decision::InProgress)
-            .map(|row| row.nonce)
-            .collect();
-        let committed: HashSet<Nonce> = rows
-            .iter()
-            .filter(|row| row.decision == Decision::Committed)
-            .map(|row| row.nonce)
-            .collect();
+        let decisions: HashMap<Nonce, Decision> =
+            rows.iter().map(|row| (row.nonce, row.decision)).collect();
         // SAFETY: a plain global of this process.
         let dbid = unsafe { pg_sys::MyDatabaseId };
         for entry in entries::all() {
@@ -337,11 +329,12 @@ impl Worker {
                 entry.dbid == dbid
                     && entry.owner == 0
                     && entry.status == Status::Prepared
-                    && !pending.contains(&g.nonce)
+                    && decisions.get(&g.nonce) != Some(&Decision::InProgress)
             }) else {
                 continue;
             };
-            let is_committed = committed.contains(&gid.nonce) || self.settled.contains(&gid.nonce);
+            let is_committed = decisions.get(&gid.nonce) == Some(&Decision::Committed)
+                || self.settled.contains(&gid.nonce);
             let status = if is_committed { Status::Committing } else { Status::Aborting };
             entries::set_status(&gid, status);
         }

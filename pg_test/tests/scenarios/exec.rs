@@ -5,19 +5,13 @@ use pg_test::oracle::{assert_settled, assert_usable, expect_error, one, prepared
 use pg_test::{DEADLINE, Fleet, FleetOptions, Point, wait_until};
 use postgres::{Client, NoTls};
 
-use crate::support::{Outcome, commit_held_at, in_background};
+use crate::support::{Outcome, commit_held_at, in_background, start};
 
 const EXEC: &str = "SELECT pg_fdw_xacts_exec($1::text::name, $2)";
 
 /// Runs `command` on shard 1 and returns its row count.
 fn exec(session: &mut Client, command: &str) -> Result<i64, postgres::Error> {
     Ok(session.query_one(EXEC, &[&"shard1", &command])?.get(0))
-}
-
-fn start() -> anyhow::Result<(Fleet, Client)> {
-    let fleet = Fleet::start()?;
-    let session = fleet.session()?;
-    Ok((fleet, session))
 }
 
 /// Three shards and the migration of their table, with that of the foreign tables, in a transaction that is open.

@@ -1,16 +1,8 @@
 //! `pg_fdw_xacts_query()`: the rows of any query on a shard, in the transaction, as the caller declares them.
 
-use pg_test::Fleet;
 use pg_test::oracle::{assert_settled, assert_usable, expect_error, one};
-use postgres::Client;
 
-use crate::support::Outcome;
-
-fn start() -> anyhow::Result<(Fleet, Client)> {
-    let fleet = Fleet::start()?;
-    let session = fleet.session()?;
-    Ok((fleet, session))
-}
+use crate::support::{Outcome, start};
 
 #[test]
 fn rows_are_as_they_are_declared() -> Outcome {

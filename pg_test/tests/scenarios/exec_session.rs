@@ -5,13 +5,7 @@ use pg_test::oracle::{assert_settled, expect_error, one};
 use pg_test::{Fleet, FleetOptions, Point};
 use postgres::Client;
 
-use crate::support::{Outcome, commit_held_at};
-
-fn start() -> anyhow::Result<(Fleet, Client)> {
-    let fleet = Fleet::start()?;
-    let session = fleet.session()?;
-    Ok((fleet, session))
-}
+use crate::support::{Outcome, commit_held_at, start};
 
 /// Runs `command` on shard 1.
 fn exec(session: &mut Client, command: &str) -> Result<i64, postgres::Error> {

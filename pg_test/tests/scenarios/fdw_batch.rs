@@ -4,13 +4,7 @@ use pg_test::Fleet;
 use pg_test::oracle::one;
 use postgres::Client;
 
-use crate::support::Outcome;
-
-fn start() -> anyhow::Result<(Fleet, Client)> {
-    let fleet = Fleet::start()?;
-    let session = fleet.session()?;
-    Ok((fleet, session))
-}
+use crate::support::{Outcome, start};
 
 /// How many INSERTs shard 1 executes for `sql`.
 fn inserts(fleet: &Fleet, session: &mut Client, sql: &str) -> anyhow::Result<usize> {

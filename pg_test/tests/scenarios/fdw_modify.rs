@@ -5,7 +5,7 @@ use pg_test::Fleet;
 use pg_test::oracle::{assert_settled, assert_usable, expect_error, one};
 use postgres::Client;
 
-use crate::support::Outcome;
+use crate::support::{Outcome, start};
 
 fn rows(session: &mut Client, query: &str) -> anyhow::Result<Vec<(i32, String)>> {
     let rows = session.query(query, &[])?;
@@ -21,12 +21,6 @@ fn texts(pairs: &[(i32, &str)]) -> Vec<(i32, String)> {
 
 fn on_shard(fleet: &Fleet) -> anyhow::Result<Vec<(i32, String)>> {
     rows(&mut fleet.shard(1).client()?, "SELECT id, v FROM t ORDER BY id")
-}
-
-fn start() -> anyhow::Result<(Fleet, Client)> {
-    let fleet = Fleet::start()?;
-    let session = fleet.session()?;
-    Ok((fleet, session))
 }
 
 #[test]

@@ -12,6 +12,24 @@ use postgres::{Client, Error, NoTls};
 /// The result of a scenario: an `Err` is the harness's own trouble, what is wrong with the extension panics.
 pub type Outcome = anyhow::Result<()>;
 
+/// A coordinator with two shards, and a session on it.
+pub fn start() -> anyhow::Result<(Fleet, Client)> {
+    let fleet = Fleet::start()?;
+    let session = fleet.session()?;
+    Ok((fleet, session))
+}
+
+/// The same with rows 1 to 3 on both shards.
+pub fn start_with_rows() -> anyhow::Result<(Fleet, Client)> {
+    let (fleet, mut session) = start()?;
+    for table in ["ft1", "ft2"] {
+        session.batch_execute(&format!(
+            "INSERT INTO {table} SELECT i, 'x' FROM generate_series(1, 3) i"
+        ))?;
+    }
+    Ok((fleet, session))
+}
+
 /// A statement that runs on a thread of its own, with its session.
 pub struct Background(JoinHandle<(Client, Result<(), Error>)>);
 
