@@ -345,5 +345,6 @@ unsafe fn only_reads(estate: *const EState) -> bool {
     // SAFETY: by contract.
     let planned = unsafe { &*(*estate).es_plannedstmt };
     planned.rowMarks.is_null()
+        && !planned.hasModifyingCTE
         && matches!(planned.commandType, pg_sys::CmdType::CMD_SELECT | pg_sys::CmdType::CMD_INSERT)
 }

@@ -73,6 +73,7 @@ fn batches_that_lock_rows_or_are_large_do_not_grow() -> Outcome {
         "SELECT * FROM ft1 FOR UPDATE",
         "UPDATE ft1 SET v = 'other' WHERE random() < 0",
         "DELETE FROM ft1 WHERE random() < 0",
+        "WITH u AS (UPDATE ft1 SET v = 'other' WHERE random() < 0 RETURNING id) SELECT * FROM u",
     ] {
         let sizes = fetches(&fleet, || {
             session.query(locking, &[])?;
