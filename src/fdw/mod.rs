@@ -21,6 +21,7 @@ mod async_scan;
 mod batch;
 mod direct;
 mod explain;
+mod growth;
 mod handler;
 mod import;
 mod insert;

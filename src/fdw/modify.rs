@@ -1,6 +1,7 @@
 //! Modifications row by row: INSERT, and UPDATE and DELETE of the row with a given `ctid`.
 
 use std::ffi::{CStr, c_int};
+use std::rc::Rc;
 
 use pgrx::pg_sys::{
     self, CmdType, EState, List, MemoryContext, ModifyTableState, Oid, Plan, RangeTblEntry,
@@ -12,6 +13,7 @@ use crate::fdw::params::{Modes, Outputs, Values};
 use crate::fdw::rows::RowReader;
 use crate::fdw::statement::Statement;
 use crate::fdw::{node, plan, raw, state, volatility};
+use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState, boundary, catch};
 use crate::xact::{Session, attach_to_write};
 
@@ -26,6 +28,8 @@ pub struct Modification {
     /// An INSERT's text for other numbers of rows than `rows`.
     template: Option<Template>,
     rows: usize,
+    /// How many rows the last execution had.
+    last_rows: usize,
     /// Whether the rows of an INSERT may depend on those inserted before.
     volatile_source: bool,
     /// The row identifier among the columns of the plan's rows, for UPDATE and DELETE; the first parameter.
@@ -207,6 +211,7 @@ impl Modification {
                 }),
                 statement: Statement::new(plan.sql),
                 rows: 1,
+                last_rows: 0,
                 volatile_source: operation == CmdType::CMD_INSERT
                     && volatility::is_volatile(estate, source),
                 ctid,
@@ -256,14 +261,7 @@ impl Modification {
     /// # Safety
     /// As for [`Self::execute`].
     unsafe fn execute_evaluated(&mut self, slots: &[*mut TupleTableSlot]) -> Result<usize> {
-        if slots.len() != self.rows
-            && let Some(template) = &self.template
-        {
-            self.statement.deallocate(self.session.connection());
-            self.statement = Statement::new(template.text(slots.len()));
-            self.rows = slots.len();
-        }
-        let result = self.statement.run(&self.session, &self.values)?;
+        let result = self.run(slots.len())?;
         let Some(reader) = &mut self.reader else {
             return Ok(result.rows_affected() as usize);
         };
@@ -277,6 +275,24 @@ impl Modification {
             }
         }
         Ok(affected)
+    }
+
+    /// Executes the statement for so many rows. Their number may change back and forth, as where wide rows are split: one
+    /// that does not come twice in a row replaces nothing that is prepared.
+    fn run(&mut self, rows: usize) -> Result<Rc<PgResult>> {
+        let comes_again = std::mem::replace(&mut self.last_rows, rows) == rows;
+        if rows != self.rows
+            && let Some(template) = &self.template
+        {
+            let mut other = Statement::new(template.text(rows));
+            if !comes_again {
+                return other.run(&self.session, &self.values);
+            }
+            self.statement.deallocate(self.session.connection());
+            self.statement = other.executed_once();
+            self.rows = rows;
+        }
+        self.statement.run(&self.session, &self.values)
     }
 
     /// Fills `values` with the parameters of the first rows, of as many as make a message, and returns how many.

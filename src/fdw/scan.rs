@@ -2,14 +2,15 @@
 //!
 //! DECLARE and the first FETCH travel together, so a scan that fits into one batch costs one wait; CLOSE waits
 //! for the next statement. Rows are converted a batch at a time, into a memory context of their own.
-//! At most one FETCH of a scan is under way at any time, and at most one batch is in memory besides. The batches of a long
-//! scan grow, because each costs a round trip.
+//! At most one FETCH of a scan is under way at any time, and at most one batch is in memory besides.
 
 use std::ffi::{CStr, CString, c_int};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::{self, EState, ForeignScanState, HeapTuple, MemoryContext, TupleTableSlot};
 
+use crate::fdw::growth::Growth;
 use crate::fdw::params::Params;
 use crate::fdw::rows::RowReader;
 use crate::fdw::{node, plan, raw, state};
@@ -21,16 +22,6 @@ use crate::remote::cache::Cached;
 use crate::remote::connection::Message;
 use crate::xact::{Session, attach};
 
-/// From how many batches on a scan is long: one that is ended early then has had the participant read at most about
-/// twice of what was wanted.
-const BATCHES_OF_LONG_SCAN: u32 = 8;
-
-/// How many times as many rows as the option `fetch_size` says a batch comes to have.
-const MOST_GROWTH: usize = 16;
-
-/// A batch that has grown has not much more than this many bytes.
-const GROWING_BATCH: usize = 256 * 1024;
-
 /// A scan that has begun.
 pub struct Scan {
     session: Session,
@@ -38,12 +29,8 @@ pub struct Scan {
     sql: Rc<CStr>,
     declare: CString,
     fetch: CString,
-    /// What the option says, with which the scan begins.
-    fetch_size: usize,
     /// What `fetch` asks for.
-    size: usize,
-    /// The batches may grow: rows that nobody comes to want are not locked by reading them.
-    may_grow: bool,
+    growth: Growth,
     /// The cursor's number on the connection.
     cursor: u32,
     is_open: bool,
@@ -55,8 +42,6 @@ pub struct Scan {
     batch: MemoryContext,
     /// The last FETCH returned fewer rows than it asked for.
     at_end: bool,
-    /// How many batches were asked for; with more than one the first is gone.
-    batches: u32,
     /// The FETCH under way.
     under_way: Option<UnderWay>,
     /// The last FETCH that was sent without waiting for its answer.
@@ -69,6 +54,7 @@ pub struct Scan {
 struct UnderWay {
     declare: Option<Ticket>,
     fetch: Ticket,
+    since: Instant,
 }
 
 /// `BeginForeignScan`: attaches to the participant, which connects but sends nothing.
@@ -117,7 +103,7 @@ pub unsafe extern "C-unwind" fn rescan(node: *mut ForeignScanState) {
     // SAFETY: as in `iterate`.
     boundary(|| unsafe {
         let scan: &mut Scan = state::get((*node).fdw_state).expect("a scan that has begun");
-        if scan.is_open && (scan.batches > 1 || !(*node).ss.ps.chgParam.is_null()) {
+        if scan.is_open && (scan.growth.batches() > 1 || !(*node).ss.ps.chgParam.is_null()) {
             scan.close()?;
         }
         scan.next = 0;
@@ -159,9 +145,8 @@ impl Scan {
                 ),
                 fetch: fetch(plan.fetch_size, cursor),
                 sql: plan.sql.into(),
-                fetch_size: plan.fetch_size,
-                size: plan.fetch_size,
-                may_grow: only_reads((*node).ss.ps.state),
+                // Rows that nobody comes to want are read, but not locked.
+                growth: Growth::new(plan.fetch_size, only_reads((*node).ss.ps.state)),
                 cursor,
                 is_open: false,
                 params: Params::new((*foreign).fdw_exprs, node.cast()),
@@ -170,7 +155,6 @@ impl Scan {
                 next: 0,
                 batch: node::memory_context(context, c"pg_fdw_xacts tuple data"),
                 at_end: false,
-                batches: 0,
                 under_way: None,
                 last_asked: None,
                 // The node's, not the plan's: EvalPlanQual runs the same plan without an asynchronous Append.
@@ -225,7 +209,7 @@ impl Scan {
             self.session.answer_to(declare, &self.declare, &self.sql)?;
         }
         let result = self.session.answer_to(under_way.fetch, &self.fetch, &self.sql)?;
-        self.load(&result)
+        self.load(&result, under_way.since.elapsed())
     }
 
     /// Asks for the next batch, unless that has been done, and opens the cursor if need be.
@@ -243,7 +227,7 @@ impl Scan {
             let fetch = Message::FetchMore(&self.fetch);
             let told = if versions::LOSS_NAMES_COMMAND { &*self.fetch } else { &*self.sql };
             let fetch = self.session.submit_ahead(&[fetch], told, &self.sql)?;
-            UnderWay { declare: None, fetch }
+            UnderWay { declare: None, fetch, since: Instant::now() }
         } else {
             // SAFETY: by contract.
             let params = unsafe { self.params.evaluate(context)? };
@@ -252,12 +236,12 @@ impl Scan {
             let declare = self.session.submit_ahead(&messages, &self.declare, &self.sql)?;
             self.is_open = true;
             self.session.connection().cursor_opened(self.cursor);
-            UnderWay { declare: Some(declare), fetch: declare + 1 }
+            UnderWay { declare: Some(declare), fetch: declare + 1, since: Instant::now() }
         };
         if self.is_async {
             self.last_asked = Some(under_way.fetch);
         }
-        self.batches += 1;
+        self.growth.ask();
         self.under_way = Some(under_way);
         Ok(())
     }
@@ -278,13 +262,14 @@ impl Scan {
         else {
             return Ok(false);
         };
+        let took = under_way.since.elapsed();
         self.under_way = None;
-        self.load(&result)?;
+        self.load(&result, took)?;
         Ok(true)
     }
 
-    /// Converts a batch, in place of the one at hand.
-    fn load(&mut self, result: &PgResult) -> Result<()> {
+    /// Converts a batch, in place of the one at hand; it took so long to come.
+    fn load(&mut self, result: &PgResult, took: Duration) -> Result<()> {
         self.tuples.clear();
         self.next = 0;
         // SAFETY: no slot reads the old batch any more: the executor asks for the next row. The batch
@@ -294,26 +279,17 @@ impl Scan {
             catch(|| raw::MemoryContextReset(batch))?;
             self.reader.read(result, 0..result.rows(), batch, &mut self.tuples)?;
         }
-        self.at_end = result.rows() < self.size;
-        let is_long = self.batches >= BATCHES_OF_LONG_SCAN && !self.at_end;
-        if is_long && self.may_grow && self.size < self.fetch_size.saturating_mul(MOST_GROWTH) {
-            if result.memory() <= GROWING_BATCH / 2 {
-                self.set_size(self.size.saturating_mul(2));
-            } else {
-                self.may_grow = false;
-            }
+        self.at_end = result.rows() < self.growth.size();
+        if !self.at_end {
+            self.growth.came(took, result.memory());
+            self.fetch = fetch(self.growth.size(), self.cursor);
         }
         Ok(())
     }
 
-    fn set_size(&mut self, size: usize) {
-        self.size = size;
-        self.fetch = fetch(size, self.cursor);
-    }
-
     /// Nobody wants what was asked any more.
     fn abandon(&mut self) {
-        if let Some(UnderWay { declare, fetch }) = self.under_way.take() {
+        if let Some(UnderWay { declare, fetch, .. }) = self.under_way.take() {
             for ticket in declare.into_iter().chain([fetch]) {
                 self.session.connection().abandon(ticket);
             }
@@ -327,8 +303,8 @@ impl Scan {
         self.tuples.clear();
         self.next = 0;
         self.at_end = false;
-        self.batches = 0;
-        self.set_size(self.fetch_size);
+        self.growth.restart();
+        self.fetch = fetch(self.growth.size(), self.cursor);
         self.session.connection().close_cursor(self.cursor)
     }
 }

@@ -28,6 +28,11 @@ impl Statement {
         Self { sql, stage: Stage::New }
     }
 
+    /// The same where it has been executed once before, by another.
+    pub fn executed_once(self) -> Self {
+        Self { stage: Stage::Once, ..self }
+    }
+
     /// Executes it and waits for the result.
     ///
     /// # Errors

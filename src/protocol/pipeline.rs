@@ -211,6 +211,12 @@ impl<R> Fifo<R> {
         self.statements().any(|asked| asked.level >= level)
     }
 
+    /// Whether the answer to any statement is still to come, wanted or not.
+    pub fn expects_statements(&self) -> bool {
+        let mut expected = self.expected.iter();
+        expected.any(|expected| matches!(expected, Expected::Statement(_) | Expected::Abandoned))
+    }
+
     /// The earliest failure before a statement that nobody has taken yet, with what its owner gave as SQL: the
     /// reason why the transaction had failed when the statement came.
     pub fn failure_before(&self, ticket: Ticket) -> Option<(Rc<R>, Option<Rc<CStr>>)> {

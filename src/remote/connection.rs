@@ -262,6 +262,11 @@ impl Connection {
         self.inner.borrow().fifo.is_idle()
     }
 
+    /// Whether a statement has still to be answered: what only the connection itself has asked takes no time.
+    pub fn is_at_work(&self) -> bool {
+        self.inner.borrow().fifo.expects_statements()
+    }
+
     /// Waits until no end of an earlier transaction is on its way any more; `false` if one still is by then, or
     /// somebody is tired of waiting.
     fn pass_endings(&self, deadline: Instant) -> bool {

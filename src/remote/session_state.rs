@@ -86,7 +86,8 @@ pub struct SessionState {
     pub fetch_run: Option<FetchRun>,
     /// Commands to send before the next statement of this transaction.
     pub postponed: Vec<(CString, Control)>,
-    /// Commands to send outside any transaction, where their failure harms nothing.
+    /// Commands to send outside any transaction, where their failure harms nothing, or with the next statement when they
+    /// become many.
     pub chores: Vec<CString>,
     /// Open cursors by number, with the depth they were declared at.
     pub cursors: HashMap<u32, u32>,

@@ -90,7 +90,7 @@ fn deliver(endings: &[Ending]) -> Result<()> {
                 if !p.connection.is_drained() {
                     p.connection.pump();
                 }
-                if !p.connection.is_drained() && !p.connection.is_doomed() {
+                if p.connection.is_at_work() && !p.connection.is_doomed() {
                     p.connection.cancel();
                 }
                 p.connection.warn_if_lost(ABORT)?;

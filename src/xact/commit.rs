@@ -45,7 +45,7 @@ pub fn phase_one(explicit: bool) -> Result<()> {
             return Err(late(p, timeout));
         }
         if p.connection.is_doomed() {
-            return Err(rolled_back(p, p.connection.doom_error()));
+            return Err(rolled_back(p, p.connection.reason()?));
         }
     }
     let active: Vec<&Participant> =
@@ -166,7 +166,7 @@ fn hold_session_locks(
             return Err(late(p, timeout));
         }
         if p.connection.is_doomed() {
-            return Err(rolled_back(p, p.connection.doom_error()));
+            return Err(rolled_back(p, p.connection.reason()?));
         }
         if !p.connection.holds(lock) {
             return Err(Error::new(

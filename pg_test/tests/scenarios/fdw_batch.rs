@@ -51,6 +51,26 @@ fn a_batch_of_wide_rows_goes_in_several_messages() -> Outcome {
     Ok(())
 }
 
+/// A batch of 200 goes in messages of 66, 66, 66 and 2 rows; in a transaction of many batches no more and more statements
+/// are prepared, also where the sizes change.
+#[test]
+fn messages_of_changing_size_do_not_pile_up_prepared_statements() -> Outcome {
+    let (_fleet, mut session) = start()?;
+    let prepared = "SELECT n FROM pg_fdw_xacts_query('shard1',
+        'SELECT count(*) FROM pg_prepared_statements WHERE name <> ''px_xid''') AS (n bigint)";
+    session.batch_execute(
+        "BEGIN; INSERT INTO ft1 SELECT i, repeat('x', 16000) FROM generate_series(1, 1000) i",
+    )?;
+    assert_eq!(one::<i64>(&mut session, prepared)?, 1);
+    session.batch_execute(
+        "INSERT INTO ft1 SELECT i, repeat('x', 12000 + i / 200 * 2000) FROM generate_series(1001, 3400) i",
+    )?;
+    let count = one::<i64>(&mut session, prepared)?;
+    assert!((2..=10).contains(&count), "{count}");
+    session.batch_execute("COMMIT")?;
+    Ok(())
+}
+
 #[test]
 fn explain_tells_the_batch_size() -> Outcome {
     let (_fleet, mut session) = start()?;

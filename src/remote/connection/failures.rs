@@ -67,6 +67,21 @@ impl Connection {
         }
     }
 
+    /// The error of having found a connection doomed while it was waited for: with what the server said last.
+    ///
+    /// # Errors
+    /// A cancel.
+    pub fn reason(&self) -> Result<Error> {
+        if self.doomed.get() == Some(Doom::Lost) {
+            self.read_to_end(Patience::Interruptible)?;
+            let failure = self.inner.borrow().fifo.failure().filter(|f| f.is_fatal());
+            if let Some(failure) = failure {
+                return Ok(self.error_of(&failure, None));
+            }
+        }
+        Ok(self.doom_error())
+    }
+
     /// Keeps libpq's reason for the end: whatever is tried after that has another.
     pub(super) fn note_message(&self) {
         if self.conn.is_bad() {

@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use std::rc::Rc;
 
 use super::Connection;
-use crate::libpq::{Flush, PgResult};
+use crate::libpq::{Conn, Flush, PgResult};
 use crate::pg::error::{Error, Result, SqlState, c_string};
 use crate::protocol::pipeline::{Control, Fifo, Ticket};
 use crate::remote::report;
@@ -35,9 +35,12 @@ pub enum Isolation {
     Serializable,
 }
 
-/// How many `FETCH` commands in a row are followed by the question for the xid. Behind more of them the question costs
-/// more than the wait for an answer of its own at the end.
-const FETCHES_WITH_QUESTION: u32 = 8;
+/// So many chores wait for the end of the transaction. With more of them it would keep too much memory of the server's.
+const MOST_CHORES: usize = 8;
+
+/// How many `FETCH` commands in a row are followed by the question for the xid. Behind more of them the questions cost
+/// more than the wait for the answer to one at the end, which is a small part of the waits before.
+const FETCHES_WITH_QUESTION: u32 = 64;
 
 impl Connection {
     /// Sends statements at a nesting level, as one segment, without waiting. The tickets of the
@@ -101,6 +104,9 @@ impl Connection {
         for (command, control) in std::mem::take(&mut inner.postponed) {
             conn.send_query(&command, &[]).then_some(())?;
             inner.fifo.control(control);
+        }
+        if inner.chores.len() > MOST_CHORES {
+            Self::queue_chores(conn, inner)?;
         }
         while inner.depth < level {
             let next = inner.depth + 1;
@@ -190,12 +196,17 @@ impl Connection {
             inner.fifo.sync();
         }
         if inner.depth == 0 && !inner.chores.is_empty() {
-            for command in std::mem::take(&mut inner.chores) {
-                conn.send_query(&command, &[]).then_some(())?;
-                inner.fifo.control(Control::Cleanup);
-            }
+            Self::queue_chores(conn, inner)?;
             conn.send_sync().then_some(())?;
             inner.fifo.sync();
+        }
+        Some(())
+    }
+
+    fn queue_chores(conn: &Conn, inner: &mut SessionState) -> Option<()> {
+        for command in std::mem::take(&mut inner.chores) {
+            conn.send_query(&command, &[]).then_some(())?;
+            inner.fifo.control(Control::Cleanup);
         }
         Some(())
     }
