@@ -226,8 +226,8 @@ fn a_rollback_behind_a_long_scan_cancels_nothing() -> Outcome {
     let sessions =
         "SELECT array_agg(pid) FROM pg_stat_activity WHERE application_name = 'postgres_fdw'";
     let before: Vec<i32> = one(&mut fleet.shard(1).client()?, sessions)?;
-    // A cancel would not get through, and the session be given up.
-    fleet.proxy(1).set_new_connections(NewConnections::Refused);
+    // A cancel would not be taken, and the session be given up.
+    fleet.proxy(1).set_new_connections(NewConnections::Hanging);
     let close = fleet.proxy(1).inject(Fault::hold(Point::Answer, "CLOSE"));
     session.batch_execute(&format!("BEGIN; {read}"))?;
     close.wait()?;
