@@ -102,7 +102,7 @@ pub fn scan(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()> {
             ratio(&measured[1], &measured[0]),
             Unit::Ratio,
             Some(Target::AtLeast(1.0)),
-            "",
+            "pg_fdw_xacts comes to fetch up to four times as many",
         );
         for ((_, values), times) in lines.iter_mut().zip(&measured) {
             values.push(Spread::of(times));
