@@ -27,6 +27,8 @@ pub fn take_signals() {
         versions::pqsignal(libc::SIGTERM, raw::die);
         versions::pqsignal(libc::SIGHUP, raw::SignalHandlerForConfigReload);
         pg_sys::BackgroundWorkerUnblockSignals();
+        // Until now SIGHUP was ignored (`StartBackgroundWorker`): a reload that came meanwhile would be missed.
+        pg_sys::ConfigReloadPending = 1;
     }
 }
 
