@@ -15,7 +15,7 @@ use crate::fdw::node;
 use crate::fdw::rows::RowReader;
 use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState, boundary, c_string, check_for_interrupts};
-use crate::remote::connection::Message;
+use crate::remote::connection::{Message, fetch_command};
 use crate::xact::{Session, attach};
 
 /// Rows per FETCH, where no option says.
@@ -111,7 +111,7 @@ fn for_each_batch(
     let size = fetch_size(table);
     let cursor = session.connection().new_cursor();
     let declare = c_string([format!("DECLARE c{cursor} CURSOR FOR ").as_bytes(), query].concat());
-    let fetch = c_string(format!("FETCH {size} FROM c{cursor}"));
+    let fetch = fetch_command(cursor, size as usize);
     let ticket = session.submit(&[Message::Query(&declare, &[]), Message::Query(&fetch, &[])])?;
     session.connection().cursor_opened(cursor);
     session.answer(ticket, &declare)?;

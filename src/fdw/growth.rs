@@ -47,8 +47,10 @@ impl Growth {
         self.batches += 1;
     }
 
-    /// A batch has come, with all the rows that it was asked for, so long after that, of so many bytes.
-    pub fn came(&mut self, after: Duration, bytes: usize) {
+    /// A batch has come, with all the rows that it was asked for, so long after that, of so many bytes. Whether the next
+    /// is to have another size.
+    pub fn came(&mut self, after: Duration, bytes: usize) -> bool {
+        let size = self.size;
         let fits = after < QUICK && bytes <= LARGE;
         if self.size > self.first && !fits {
             self.size = self.first;
@@ -56,12 +58,13 @@ impl Growth {
         } else if self.may_grow && fits && self.batches >= LONG && bytes <= LARGE / 2 {
             self.size = self.size.saturating_mul(2).min(self.first.saturating_mul(MOST));
         }
+        self.size != size
     }
 
-    /// The scan begins again.
-    pub fn restart(&mut self) {
-        self.size = self.first;
+    /// The scan begins again. Whether the next batch is to have another size.
+    pub fn restart(&mut self) -> bool {
         self.batches = 0;
+        std::mem::replace(&mut self.size, self.first) != self.first
     }
 }
 

@@ -15,11 +15,11 @@ use crate::fdw::params::Params;
 use crate::fdw::rows::RowReader;
 use crate::fdw::{node, plan, raw, state};
 use crate::libpq::PgResult;
-use crate::pg::error::{Result, boundary, c_string, catch};
+use crate::pg::error::{Result, boundary, catch};
 use crate::pg::versions;
 use crate::protocol::pipeline::Ticket;
 use crate::remote::cache::Cached;
-use crate::remote::connection::Message;
+use crate::remote::connection::{Message, declare_command, fetch_command};
 use crate::xact::{Session, attach};
 
 /// A scan that has begun.
@@ -139,11 +139,8 @@ impl Scan {
             let cursor = session.connection().new_cursor();
             let scratch = node::memory_context(context, c"pg_fdw_xacts temporary data");
             Ok(Self {
-                declare: c_string(
-                    [format!("DECLARE c{cursor} CURSOR FOR\n").as_bytes(), plan.sql.as_bytes()]
-                        .concat(),
-                ),
-                fetch: fetch(plan.fetch_size, cursor),
+                declare: declare_command(cursor, plan.sql.as_bytes()),
+                fetch: fetch_command(cursor, plan.fetch_size),
                 sql: plan.sql.into(),
                 // Rows that nobody comes to want are read, but not locked.
                 growth: Growth::new(plan.fetch_size, only_reads((*node).ss.ps.state)),
@@ -280,9 +277,8 @@ impl Scan {
             self.reader.read(result, 0..result.rows(), batch, &mut self.tuples)?;
         }
         self.at_end = result.rows() < self.growth.size();
-        if !self.at_end {
-            self.growth.came(took, result.memory());
-            self.fetch = fetch(self.growth.size(), self.cursor);
+        if !self.at_end && self.growth.came(took, result.memory()) {
+            self.fetch = fetch_command(self.cursor, self.growth.size());
         }
         Ok(())
     }
@@ -303,14 +299,11 @@ impl Scan {
         self.tuples.clear();
         self.next = 0;
         self.at_end = false;
-        self.growth.restart();
-        self.fetch = fetch(self.growth.size(), self.cursor);
+        if self.growth.restart() {
+            self.fetch = fetch_command(self.cursor, self.growth.size());
+        }
         self.session.connection().close_cursor(self.cursor)
     }
-}
-
-fn fetch(size: usize, cursor: u32) -> CString {
-    c_string(format!("FETCH {size} FROM c{cursor}"))
 }
 
 /// Whether a query only reads from its foreign tables, or inserts into others: what it scans is not locked there.

@@ -28,6 +28,17 @@ fn place_of(workers: &mut [WorkerSlot], dbid: Oid) -> Option<&mut WorkerSlot> {
     workers.iter_mut().find(|w| is_of(w, dbid))
 }
 
+/// A database's place, or one that is `unused`.
+fn place_or(
+    workers: &mut [WorkerSlot],
+    dbid: Oid,
+    unused: impl Fn(&WorkerSlot) -> bool,
+) -> Option<&mut WorkerSlot> {
+    let own = workers.iter().position(|w| is_of(w, dbid));
+    let place = own.or_else(|| workers.iter().position(unused))?;
+    Some(&mut workers[place])
+}
+
 /// The place of this database's resolver as it is now.
 fn own_place() -> Option<WorkerSlot> {
     let dbid = own_database();
@@ -58,9 +69,8 @@ fn want(workers: &mut [WorkerSlot], dbid: Oid) {
     let unused = |w: &WorkerSlot| {
         w.state == WorkerState::Free || (w.state == WorkerState::Absent && w.pid == 0)
     };
-    let place = workers.iter().position(|w| is_of(w, dbid));
-    if let Some(place) = place.or_else(|| workers.iter().position(unused)) {
-        workers[place] = new_place(WorkerState::Wanted, dbid, 0);
+    if let Some(place) = place_or(workers, dbid, unused) {
+        *place = new_place(WorkerState::Wanted, dbid, 0);
     }
 }
 
@@ -260,6 +270,14 @@ pub fn become_launcher() {
     want_lost();
 }
 
+/// A resolver's process has gone: another is wanted, unless there is nothing for it to do.
+fn process_ended(worker: &mut WorkerSlot) {
+    worker.pid = 0;
+    if !matches!(worker.state, WorkerState::Absent | WorkerState::Paused) {
+        worker.state = WorkerState::Wanted;
+    }
+}
+
 /// Wants a resolver again where one should be and its process has gone, whoever started it.
 pub fn want_lost() {
     let places: Vec<(Oid, i32)> = shmem::read(|shared, _| {
@@ -271,10 +289,7 @@ pub fn want_lost() {
     shmem::write(|shared, _| {
         for worker in &mut shared.workers {
             if lost.contains(&(worker.dbid, worker.pid)) {
-                worker.pid = 0;
-                if !matches!(worker.state, WorkerState::Absent | WorkerState::Paused) {
-                    worker.state = WorkerState::Wanted;
-                }
+                process_ended(worker);
             }
         }
     });
@@ -322,14 +337,10 @@ pub fn become_resolver() -> bool {
     // SAFETY: a plain global of this process.
     let pid = unsafe { pg_sys::MyProcPid };
     shmem::write(|shared, _| {
-        let workers = &mut shared.workers;
-        let place = workers.iter().position(|w| is_of(w, dbid));
-        let free = || workers.iter().position(|w| w.state == WorkerState::Free);
-        let Some(place) = place.or_else(free) else { return false };
-        if ![0, pid].contains(&workers[place].pid) {
-            return false;
-        }
-        workers[place] = new_place(WorkerState::Starting, dbid, pid);
+        let is_free = |w: &WorkerSlot| w.state == WorkerState::Free;
+        let place = place_or(&mut shared.workers, dbid, is_free);
+        let Some(place) = place.filter(|w| [0, pid].contains(&w.pid)) else { return false };
+        *place = new_place(WorkerState::Starting, dbid, pid);
         true
     })
 }
@@ -344,12 +355,7 @@ pub fn report_resolver(identity: Option<Identity>) {
 
 /// The resolver's process ends: another is wanted, unless there is nothing for it to do.
 pub fn leave_resolver() {
-    set_own(|worker| {
-        worker.pid = 0;
-        if !matches!(worker.state, WorkerState::Absent | WorkerState::Paused) {
-            worker.state = WorkerState::Wanted;
-        }
-    });
+    set_own(process_ended);
     shmem::wake(shmem::read(|shared, _| shared.launcher));
 }
 

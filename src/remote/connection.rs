@@ -28,6 +28,7 @@ mod savepoints;
 mod sending;
 mod session_lock;
 
+pub use cursors::{declare_command, fetch_command};
 pub use sending::{Isolation, Message};
 
 /// How long the clean-up of a cancelled command may take (as postgres_fdw's
@@ -215,10 +216,10 @@ impl Connection {
                 }
             };
             // First of all: what fails for that reason says nothing of its own.
-            if kind == Kind::Failed && (result.is_fatal() || self.conn.is_bad()) {
-                self.note_end(inner);
-            }
             if kind == Kind::Failed {
+                if result.is_fatal() || self.conn.is_bad() {
+                    self.note_end(inner);
+                }
                 inner.fetch_run = None;
             }
             match inner.fifo.answer(kind, result) {

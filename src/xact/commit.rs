@@ -222,52 +222,47 @@ fn first_round(
             return Err(rolled_back(p, p.connection.doom_error()));
         }
     }
-    let woke = together.wait(
-        deadline,
-        Patience::Interruptible,
-        WaitEvent::Prepare,
-        |index, outcome| {
-            let p = everyone[index];
-            match (outcome, p.prepared()) {
-                (Outcome::Done(result), Some(prepared)) => {
-                    // A failed remote transaction answers PREPARE with the tag ROLLBACK and no error.
-                    if result.command_tag() != c"PREPARE TRANSACTION" {
-                        p.take(Event::PrepareRefused)?;
-                        entries::remove(&prepared.gid);
-                        return Err(lost_its_work(p, result.command_tag()));
-                    }
-                    p.take(Event::PrepareConfirmed)?;
-                    entries::set_status(&prepared.gid, Status::Prepared);
-                    Ok(())
+    let note = |index: usize, outcome: &Outcome| {
+        let p = everyone[index];
+        match (outcome, p.prepared()) {
+            (Outcome::Done(result), Some(prepared)) => {
+                // A failed remote transaction answers PREPARE with the tag ROLLBACK and no error.
+                if result.command_tag() != c"PREPARE TRANSACTION" {
+                    p.take(Event::PrepareRefused)?;
+                    entries::remove(&prepared.gid);
+                    return Err(lost_its_work(p, result.command_tag()));
                 }
-                (Outcome::Done(result), None) => {
-                    p.take(Event::Confirmed)?;
-                    match result.command_tag() {
-                        tag if tag == c"COMMIT" => Ok(()),
-                        tag => Err(lost_its_work(p, tag)),
-                    }
-                }
-                (Outcome::Failed(failure), prepared) => {
-                    let sql = prepared.map_or(c"COMMIT", |prepared| &prepared.prepare);
-                    let error = p.connection.error_of(failure, Some(sql));
-                    // What the server says as it goes away is no answer to PREPARE, nor is an error of libpq's.
-                    if !p.connection.is_doomed() && failure.error_field(b'C').is_some() {
-                        p.take(if prepared.is_some() {
-                            Event::PrepareRefused
-                        } else {
-                            Event::Confirmed
-                        })?;
-                        if let Some(prepared) = prepared {
-                            entries::remove(&prepared.gid);
-                        }
-                    }
-                    Err(rolled_back(p, error))
-                }
-                _ => Err(rolled_back(p, p.connection.doom_error())),
+                p.take(Event::PrepareConfirmed)?;
+                entries::set_status(&prepared.gid, Status::Prepared);
+                Ok(())
             }
-        },
-    )?;
-    match woke {
+            (Outcome::Done(result), None) => {
+                p.take(Event::Confirmed)?;
+                match result.command_tag() {
+                    tag if tag == c"COMMIT" => Ok(()),
+                    tag => Err(lost_its_work(p, tag)),
+                }
+            }
+            (Outcome::Failed(failure), prepared) => {
+                let sql = prepared.map_or(c"COMMIT", |prepared| &prepared.prepare);
+                let error = p.connection.error_of(failure, Some(sql));
+                // What the server says as it goes away is no answer to PREPARE, nor is an error of libpq's.
+                if !p.connection.is_doomed() && failure.error_field(b'C').is_some() {
+                    p.take(if prepared.is_some() {
+                        Event::PrepareRefused
+                    } else {
+                        Event::Confirmed
+                    })?;
+                    if let Some(prepared) = prepared {
+                        entries::remove(&prepared.gid);
+                    }
+                }
+                Err(rolled_back(p, error))
+            }
+            _ => Err(rolled_back(p, p.connection.doom_error())),
+        }
+    };
+    match together.wait(deadline, Patience::Interruptible, WaitEvent::Prepare, note)? {
         Woke::Ready => Ok(()),
         _ => {
             let slow = everyone

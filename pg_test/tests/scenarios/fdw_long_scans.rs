@@ -16,6 +16,15 @@ fn filled(rows: i32) -> anyhow::Result<(Fleet, Client)> {
     Ok((fleet, session))
 }
 
+/// A view on shard 1, and a foreign table for it with these columns.
+fn view(fleet: &Fleet, session: &mut Client, name: &str, columns: &str, query: &str) -> Outcome {
+    fleet.shard(1).client()?.batch_execute(&format!("CREATE VIEW {name} AS {query}"))?;
+    session.batch_execute(&format!(
+        "CREATE FOREIGN TABLE {name} ({columns}) SERVER shard1 OPTIONS (table_name '{name}')"
+    ))?;
+    Ok(())
+}
+
 /// How many rows each FETCH on shard 1 asks for while `run` runs.
 fn fetches(fleet: &Fleet, run: impl FnOnce() -> Outcome) -> anyhow::Result<Vec<u32>> {
     let mark = fleet.shard(1).log().mark()?;
@@ -109,12 +118,12 @@ fn a_batch_that_has_become_too_large_is_followed_by_smaller_ones() -> Outcome {
 #[test]
 fn batches_that_take_long_do_not_grow() -> Outcome {
     let (fleet, mut session) = filled(1000)?;
-    fleet
-        .shard(1)
-        .client()?
-        .batch_execute("CREATE VIEW slow AS SELECT id, pg_sleep(0.0015)::text AS s FROM t")?;
-    session.batch_execute(
-        "CREATE FOREIGN TABLE slow (id int, s text) SERVER shard1 OPTIONS (table_name 'slow')",
+    view(
+        &fleet,
+        &mut session,
+        "slow",
+        "id int, s text",
+        "SELECT id, pg_sleep(0.0015)::text AS s FROM t",
     )?;
     let sizes = fetches(&fleet, || {
         assert_eq!(session.query("SELECT * FROM slow", &[])?.len(), 1000);
@@ -127,15 +136,11 @@ fn batches_that_take_long_do_not_grow() -> Outcome {
 /// A view on shard 1 that writes when row `at` is read.
 fn writing_view(fleet: &Fleet, session: &mut Client, at: i32) -> Outcome {
     fleet.shard(1).client()?.batch_execute(&format!(
-        "CREATE TABLE IF NOT EXISTS noted (id int);
-         CREATE OR REPLACE FUNCTION note(n int) RETURNS int LANGUAGE plpgsql SET search_path = public AS
-             'BEGIN IF n = {at} THEN INSERT INTO noted VALUES (n); END IF; RETURN n; END';
-         CREATE OR REPLACE VIEW noting AS SELECT note(id) AS id FROM t"
+        "CREATE TABLE noted (id int);
+         CREATE FUNCTION note(n int) RETURNS int LANGUAGE plpgsql SET search_path = public AS
+             'BEGIN IF n = {at} THEN INSERT INTO noted VALUES (n); END IF; RETURN n; END'"
     ))?;
-    session.batch_execute(
-        "CREATE FOREIGN TABLE IF NOT EXISTS noting (id int) SERVER shard1 OPTIONS (table_name 'noting')",
-    )?;
-    Ok(())
+    view(fleet, session, "noting", "id int", "SELECT note(id) AS id FROM t")
 }
 
 /// Which of PREPARE TRANSACTION and COMMIT shard 1 is told at the end of a transaction that reads there and writes on
@@ -193,12 +198,8 @@ fn a_long_scan_that_writes_nothing_is_not_prepared() -> Outcome {
 #[test]
 fn a_failure_in_a_late_batch_is_reported_for_its_query() -> Outcome {
     let (fleet, mut session) = filled(5000)?;
-    fleet.shard(1).client()?.batch_execute(
-        "CREATE VIEW failing AS SELECT 1 / (id - 3333) AS id FROM t ORDER BY t.id",
-    )?;
-    session.batch_execute(
-        "CREATE FOREIGN TABLE failing (id int) SERVER shard1 OPTIONS (table_name 'failing')",
-    )?;
+    let query = "SELECT 1 / (id - 3333) AS id FROM t ORDER BY t.id";
+    view(&fleet, &mut session, "failing", "id int", query)?;
     session.batch_execute("BEGIN; SAVEPOINT a")?;
     let error = session.query("SELECT * FROM failing", &[]).unwrap_err();
     let error = error.as_db_error().expect("the server's");

@@ -10,7 +10,8 @@ use super::remote;
 use crate::fdw::node;
 use crate::fdw::rows::RowReader;
 use crate::libpq::PgResult;
-use crate::pg::error::{Error, Result, SqlState, c_string};
+use crate::pg::error::{Error, Result, SqlState};
+use crate::remote::connection::{declare_command, fetch_command};
 use crate::xact::Session;
 
 /// Where rows go.
@@ -71,10 +72,8 @@ impl Rows {
     pub fn fetch(&mut self, session: &Session, sql: &CStr, fetch_size: usize) -> Result<()> {
         let connection = session.connection();
         let cursor = connection.new_cursor();
-        let declare = c_string(
-            [format!("DECLARE c{cursor} CURSOR FOR\n").as_bytes(), sql.to_bytes()].concat(),
-        );
-        let fetch = c_string(format!("FETCH {fetch_size} FROM c{cursor}"));
+        let declare = declare_command(cursor, sql.to_bytes());
+        let fetch = fetch_command(cursor, fetch_size);
         let opening = [(&*declare, sql), (&*fetch, sql)];
         let mut results = remote::run_for(session, &opening, |result| result)?;
         connection.cursor_opened(cursor);

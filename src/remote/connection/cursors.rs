@@ -8,6 +8,16 @@ use super::{Connection, failures};
 use crate::pg::error::{Result, c_string};
 use crate::protocol::pipeline::Control;
 
+/// `DECLARE` of a cursor for a query.
+pub fn declare_command(cursor: u32, query: &[u8]) -> CString {
+    c_string([format!("DECLARE c{cursor} CURSOR FOR\n").as_bytes(), query].concat())
+}
+
+/// `FETCH` of so many rows from a cursor.
+pub fn fetch_command(cursor: u32, rows: usize) -> CString {
+    c_string(format!("FETCH {rows} FROM c{cursor}"))
+}
+
 impl Connection {
     /// A number for a new cursor; numbers begin anew with each transaction.
     pub fn new_cursor(&self) -> u32 {

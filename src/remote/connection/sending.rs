@@ -1,6 +1,7 @@
 //! Sending: a statement travels in one segment with what must come before it: session set-up (in a segment of its
 //! own, or ROLLBACK would undo it), START TRANSACTION, savepoints up to the statement's nesting level, and postponed
-//! CLOSE and RELEASE commands. Behind it travels the question whether the transaction has an xid, until it has one.
+//! CLOSE and RELEASE commands. Behind it travels the question whether the transaction has an xid, until it has one;
+//! behind many FETCH commands in a row it is asked once.
 
 use std::ffi::CStr;
 use std::rc::Rc;
@@ -158,16 +159,17 @@ impl Connection {
     /// Asks whether the transaction has written if nobody has since the last statement, without waiting. A connection
     /// that is lost is found to be by whoever waits for the answer.
     pub fn ask_if_written(&self) {
-        let is_unasked = self.inner.borrow().unasked;
-        if is_unasked && !self.is_doomed() {
-            let sent = {
-                let depth = self.inner.borrow().depth;
-                self.queue_segment(Isolation::RepeatableRead, depth, &[], None)
-            };
-            match sent {
-                Some(_) => self.flush(),
-                None => drop(self.lose()),
-            }
+        let (is_unasked, depth) = {
+            let inner = self.inner.borrow();
+            (inner.unasked, inner.depth)
+        };
+        if !is_unasked || self.is_doomed() {
+            return;
+        }
+        // The transaction has begun: its isolation level is not told again.
+        match self.queue_segment(Isolation::RepeatableRead, depth, &[], None) {
+            Some(_) => self.flush(),
+            None => drop(self.lose()),
         }
     }
 
