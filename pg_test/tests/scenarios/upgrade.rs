@@ -13,7 +13,7 @@ use postgres::Client;
 use crate::support::{Outcome, assert_everywhere, begin_everywhere, commit_held_at, statuses};
 
 /// The version before this one; its objects are in `sql/previous`.
-const PREVIOUS: &str = "0.1.0";
+const PREVIOUS: &str = "0.2.0";
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

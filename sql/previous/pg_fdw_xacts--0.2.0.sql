@@ -1,4 +1,4 @@
--- The objects of version 0.1.0, for the test of the upgrade from it (pg_test/tests/scenarios/upgrade.rs). Not installed.
+-- The objects of version 0.2.0, for the test of the upgrade from it (pg_test/tests/scenarios/upgrade.rs). Not installed.
 
 -- The objects of pg_fdw_xacts, in the order in which they need each other.
 
@@ -10,6 +10,14 @@ CREATE FUNCTION pg_fdw_xacts_validator(text[], oid) RETURNS void
 
 CREATE FOREIGN DATA WRAPPER pg_fdw_xacts
     HANDLER pg_fdw_xacts_handler VALIDATOR pg_fdw_xacts_validator;
+
+-- Any SQL on a participant, inside this transaction. Not for PUBLIC: USAGE on a server would not allow DDL there
+-- otherwise.
+CREATE FUNCTION pg_fdw_xacts_exec(server name, command text) RETURNS bigint
+    LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'pg_fdw_xacts_exec';
+CREATE FUNCTION pg_fdw_xacts_query(server name, query text) RETURNS SETOF record
+    LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'pg_fdw_xacts_query';
+REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_exec(name, text), pg_fdw_xacts_query(name, text) FROM PUBLIC;
 
 -- The durable state. The library reads and writes these tables itself, below SQL: nobody needs
 -- privileges on them, and nobody should change them. None of them is dumped: a restored database
@@ -82,17 +90,8 @@ CREATE FUNCTION pg_fdw_xacts_forget(identifier text) RETURNS void
     LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_forget_wrapper';
 REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_forget(text) FROM PUBLIC;
 
-DO $$ BEGIN
-    IF current_setting('server_version_num')::int < 180000 THEN
-        CREATE FUNCTION pg_fdw_xacts_get_connections(OUT server_name text, OUT valid boolean) RETURNS SETOF record
-            LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'pg_fdw_xacts_get_connections_wrapper';
-    ELSE
-        CREATE FUNCTION pg_fdw_xacts_get_connections(check_conn boolean DEFAULT false, OUT server_name text,
-            OUT user_name text, OUT valid boolean, OUT used_in_xact boolean, OUT closed boolean,
-            OUT remote_backend_pid int4) RETURNS SETOF record
-            LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'pg_fdw_xacts_get_connections_wrapper';
-    END IF;
-END $$;
+CREATE FUNCTION pg_fdw_xacts_get_connections(OUT server_name text, OUT valid boolean) RETURNS SETOF record
+    LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'pg_fdw_xacts_get_connections_wrapper';
 
 CREATE FUNCTION pg_fdw_xacts_list(OUT dbid oid, OUT transaction xid, OUT serverid oid, OUT userid oid,
     OUT status text, OUT identifier text) RETURNS SETOF record
@@ -132,3 +131,4 @@ GRANT SELECT ON pg_stat_fdw_xacts TO PUBLIC;
 
 -- Tell now, and not at the first COMMIT, that the library is not preloaded.
 DO $$ BEGIN PERFORM pg_fdw_xacts_list(); END $$;
+

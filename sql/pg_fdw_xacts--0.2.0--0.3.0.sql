@@ -1,0 +1,1 @@
+-- Upgrade from 0.2.0. It takes no lock on the decisions: transactions may be in doubt meanwhile.
