@@ -13,7 +13,7 @@ use std::ffi::{CStr, CString};
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::fdw::planning::{self, Purpose};
-use crate::pg::error::{Error, Result, SqlState, boundary};
+use crate::pg::error::{Error, Result, SqlState, boundary, catch};
 use crate::pg::versions;
 use crate::remote::options::Server;
 use crate::xact::{Session, attach, attach_to_write};
@@ -110,11 +110,10 @@ impl Call {
             let text = pg_sys::text_to_cstring(arguments[1].value.cast_mut_ptr());
             (CStr::from_ptr((*name).data.as_ptr()).to_owned(), CStr::from_ptr(text).to_owned())
         };
-        // SAFETY: a global of the session; a look-up that raises if there is no such server.
-        let (userid, serverid) = unsafe {
-            (pg_sys::GetUserId(), (*pg_sys::GetForeignServerByName(name.as_ptr(), false)).serverid)
-        };
-        may_use(serverid, userid, &name);
+        // SAFETY: a global of the session.
+        let userid = unsafe { pg_sys::GetUserId() };
+        let serverid = Server::named(&name)?;
+        may_use(serverid, userid, &name)?;
         if !crate::fdw::is_ours(serverid) {
             return Err(foreign_handler(&name));
         }
@@ -146,17 +145,30 @@ impl Call {
     }
 }
 
+mod raw {
+    use super::pg_sys;
+    // Unguarded: called inside `catch`, which keeps the name in the ERROR in whatever encoding.
+    unsafe extern "C-unwind" {
+        pub fn aclcheck_error(
+            result: pg_sys::AclResult::Type,
+            kind: pg_sys::ObjectType::Type,
+            name: *const std::ffi::c_char,
+        );
+    }
+}
+
 /// Raises 42501 unless `userid` has USAGE on the server: with that one could make foreign tables of all that the user
 /// mapping can see there, but not run anything else.
-fn may_use(serverid: Oid, userid: Oid, name: &CStr) {
-    // SAFETY: look-ups in the catalog, and raising.
+fn may_use(serverid: Oid, userid: Oid, name: &CStr) -> Result<()> {
+    // SAFETY: look-ups in the catalog, and raising from a frame that owns nothing.
     unsafe {
         let result = versions::foreign_server_usage(serverid, userid);
         if result != pg_sys::AclResult::ACLCHECK_OK {
             let kind = pg_sys::ObjectType::OBJECT_FOREIGN_SERVER;
-            pg_sys::aclcheck_error(result, kind, name.as_ptr());
+            catch(|| raw::aclcheck_error(result, kind, name.as_ptr()))?;
         }
     }
+    Ok(())
 }
 
 fn foreign_handler(server: &CStr) -> Error {

@@ -14,6 +14,7 @@ use crate::fdw::planning::{self, Purpose};
 use crate::log::{entries, stats, workers};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, boundary};
+use crate::pg::text;
 use crate::pg::versions;
 use crate::remote::options::Server;
 use crate::xact;
@@ -59,17 +60,14 @@ fn before_drop(class: pg_sys::Oid, object: pg_sys::Oid) -> Result<()> {
             planning::note_switch();
             if unsettled_on(object, None) {
                 let name = Server::find(object).map(|s| s.name).unwrap_or_default();
-                return Err(refusal(format!("drop server \"{}\"", name.to_string_lossy())));
+                return Err(refusal(format!("drop server \"{}\"", text::carried(&name))));
             }
             Ok(())
         }
         pg_sys::UserMappingRelationId => match mapping(object) {
             Some((userid, serverid)) if unsettled_on(serverid, Some(userid)) => {
                 let name = Server::find(serverid).map(|s| s.name).unwrap_or_default();
-                Err(refusal(format!(
-                    "drop a user mapping for server \"{}\"",
-                    name.to_string_lossy()
-                )))
+                Err(refusal(format!("drop a user mapping for server \"{}\"", text::carried(&name))))
             }
             _ => Ok(()),
         },
@@ -116,7 +114,7 @@ unsafe fn before_alter_server(alter: &pg_sys::AlterForeignServerStmt) -> Result<
     let name = Server::find(server).map(|s| s.name).unwrap_or_default();
     Error::new(
         SqlState::new(b"01000"),
-        format!("transactions may be in doubt on server \"{}\"", name.to_string_lossy()),
+        format!("transactions may be in doubt on server \"{}\"", text::carried(&name)),
     )
     .detail("They can only be settled on the server and database where they were prepared.")
     .hint("If the address or the database was changed, change it back until pg_fdw_xacts shows no row of this server.")
@@ -260,7 +258,7 @@ fn leave_database(name: &CStr, drop: bool) -> Result<()> {
     }
     let left = drop && unsettled_in(dbid);
     if left {
-        return Err(refusal(format!("drop database \"{}\"", name.to_string_lossy())));
+        return Err(refusal(format!("drop database \"{}\"", text::carried(name))));
     }
     workers::pause(dbid);
     Ok(())

@@ -2,11 +2,13 @@
 
 use std::ffi::CStr;
 
+use pgrx::pg_sys::Datum;
 use pgrx::prelude::*;
 
 use crate::log::shmem::{Entry, Status};
 use crate::log::{decisions, entries, registered, requests};
-use crate::pg::error::{Error, Result, SqlState, attempt, c_string};
+use crate::pg::error::{Error, Result, SqlState, attempt};
+use crate::pg::function::text_function;
 use crate::protocol::gid::Gid;
 use crate::protocol::verdict::Decision;
 
@@ -19,20 +21,21 @@ CREATE FUNCTION pg_fdw_xacts_resolve(identifier text DEFAULT NULL, OUT identifie
 REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_resolve(text) FROM PUBLIC;
 ")]
 fn pg_fdw_xacts_resolve(
-    identifier: Option<&str>,
-) -> TableIterator<'static, (name!(identifier, String), name!(outcome, String))> {
+    identifier: Option<&[u8]>,
+) -> TableIterator<'static, (name!(identifier, Vec<u8>), name!(outcome, String))> {
     let rows = attempt(|| resolve(identifier)).unwrap_or_else(|error| error.raise_in_pgrx());
     TableIterator::new(rows)
 }
 
-fn resolve(identifier: Option<&str>) -> Result<Vec<(String, String)>> {
+/// A text is made of its bytes, in the server's encoding, as a bytea is.
+fn resolve(identifier: Option<&[u8]>) -> Result<Vec<(Vec<u8>, String)>> {
     crate::require_preload()?;
     let before: Vec<(Gid, Status)> = in_doubt_here()
-        .filter(|(gid, _)| identifier.is_none_or(|wanted| gid.to_string() == wanted))
+        .filter(|(gid, _)| identifier.is_none_or(|wanted| gid.to_string().as_bytes() == wanted))
         .collect();
     requests::resolve()?;
     let after: Vec<(Gid, Status)> = in_doubt_here().collect();
-    let mut rows: Vec<(String, String)> = before
+    let mut rows: Vec<(Vec<u8>, String)> = before
         .iter()
         .map(|(gid, was)| {
             let now = after.iter().find(|(other, _)| other == gid).map(|(_, status)| *status);
@@ -43,11 +46,11 @@ fn resolve(identifier: Option<&str>) -> Result<Vec<(String, String)>> {
                 (None, Status::Aborting) => "rolled back",
                 (None, _) => "settled",
             };
-            (gid.to_string(), outcome.to_owned())
+            (gid.to_string().into_bytes(), outcome.to_owned())
         })
         .collect();
     if let (Some(wanted), true) = (identifier, rows.is_empty()) {
-        rows.push((wanted.to_owned(), "not in doubt".to_owned()));
+        rows.push((wanted.to_vec(), "not in doubt".to_owned()));
     }
     Ok(rows)
 }
@@ -62,19 +65,25 @@ fn in_doubt_here() -> impl Iterator<Item = (Gid, Status)> {
         .filter_map(|e: Entry| Some((e.gid()?, e.status)))
 }
 
-/// Stops trying to settle a transaction on a server that will never come back, or everything on a server, by its
-/// name, or by its OID where it has none any more. The decision stays: it is delivered should the prepared
-/// transaction ever be seen.
-#[pg_extern(sql = "
-CREATE FUNCTION pg_fdw_xacts_forget(identifier text) RETURNS void
-    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
-REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_forget(text) FROM PUBLIC;
-")]
-fn pg_fdw_xacts_forget(identifier: &str) {
-    attempt(|| forget(identifier)).unwrap_or_else(|error| error.raise_in_pgrx());
+text_function! {
+    /// `pg_fdw_xacts_forget(identifier text) returns void`: stops trying to settle a transaction on a server that will never
+    /// come back, or everything on a server, by its name, or by its OID where it has none any more. The decision stays:
+    /// it is delivered should the prepared transaction ever be seen.
+    pg_fdw_xacts_forget_wrapper, pg_finfo_pg_fdw_xacts_forget_wrapper, |identifier| {
+        forget(identifier).map(|()| Datum::from(0))
+    }
 }
 
-fn forget(identifier: &str) -> Result<()> {
+extension_sql!(
+    "
+CREATE FUNCTION pg_fdw_xacts_forget(identifier text) RETURNS void
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_forget_wrapper';
+REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_forget(text) FROM PUBLIC;
+",
+    name = "pg_fdw_xacts_forget"
+);
+
+fn forget(identifier: &CStr) -> Result<()> {
     crate::require_preload()?;
     // SAFETY: looks at the session's user.
     if !unsafe { pg_sys::superuser() } {
@@ -83,9 +92,9 @@ fn forget(identifier: &str) -> Result<()> {
             "must be superuser to forget a transaction that is in doubt",
         ));
     }
-    match Gid::parse(identifier) {
-        Some(gid) => forget_transaction(&gid, identifier),
-        None => forget_server(&c_string(identifier)),
+    match identifier.to_str().ok().and_then(|text| Some((Gid::parse(text)?, text))) {
+        Some((gid, text)) => forget_transaction(&gid, text),
+        None => forget_server(identifier),
     }
 }
 

@@ -29,7 +29,7 @@ fn pg_fdw_xacts_stats() -> TableIterator<
         name!(failures, i64),
         name!(in_doubt, i64),
         name!(oldest_in_doubt, Option<TimestampWithTimeZone>),
-        name!(last_error, Option<String>),
+        name!(last_error, Option<Vec<u8>>),
         name!(last_error_at, Option<TimestampWithTimeZone>),
     ),
 > {
@@ -70,7 +70,8 @@ fn timestamp(microseconds: i64) -> Option<TimestampWithTimeZone> {
     TimestampWithTimeZone::try_from(microseconds).ok()
 }
 
-fn text(stats: &ServerStats) -> String {
+/// In the server's encoding; a text is made of its bytes, as a bytea is.
+fn text(stats: &ServerStats) -> Vec<u8> {
     let end = stats.last_error.iter().position(|b| *b == 0).unwrap_or(stats.last_error.len());
-    String::from_utf8_lossy(&stats.last_error[..end]).into_owned()
+    stats.last_error[..end].to_vec()
 }

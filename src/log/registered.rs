@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::collections::HashSet;
+use std::ffi::CString;
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
@@ -14,7 +15,7 @@ use crate::log::table::{See, Table, text};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::protocol::gid::{Gid, Identity, Nonce};
-use crate::remote::Fingerprint;
+use crate::remote::{Fingerprint, session_state};
 
 /// A participant on the list.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,8 +28,8 @@ pub struct Registered {
     pub userid: Oid,
     /// Which server that was.
     pub system_identifier: u64,
-    /// The database there.
-    pub database: String,
+    /// The database there, as in a [`Fingerprint`].
+    pub database: CString,
 }
 
 impl Registered {
@@ -62,7 +63,7 @@ pub fn all() -> Vec<Registered> {
             serverid: row.oid(1),
             userid: row.oid(2),
             system_identifier: row.int8(3) as u64,
-            database: row.text(4),
+            database: session_state::escaped(&row.text(4)),
         });
     });
     list

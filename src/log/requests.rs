@@ -1,6 +1,7 @@
 //! What a backend asks its database's resolver to do, and waits for: write down a participant before its first
 //! PREPARE, try now, forget. The resolver alone writes the tables of this module's neighbours.
 
+use std::ffi::CStr;
 use std::time::Duration;
 
 use pgrx::pg_sys::{self, Oid};
@@ -38,7 +39,7 @@ fn empty(kind: RequestKind) -> Request {
 /// 55000 when the resolver does not answer.
 pub fn register(serverid: Oid, userid: Oid, fingerprint: &Fingerprint) -> Result<i32> {
     let mut database = [0; NAME_LEN];
-    let name = fingerprint.database.as_bytes();
+    let name = fingerprint.database.to_bytes();
     let len = name.len().min(NAME_LEN - 1);
     database[..len].copy_from_slice(&name[..len]);
     let request = Request {
@@ -84,9 +85,9 @@ pub fn forget_server(serverid: Oid) -> Result<i32> {
 ///
 /// # Errors
 /// 55000 when the resolver does not answer.
-pub fn take_label(label: &str) -> Result<bool> {
+pub fn take_label(label: &CStr) -> Result<bool> {
     let mut bytes = [0; LABEL_LEN];
-    bytes[..label.len()].copy_from_slice(label.as_bytes());
+    bytes[..label.count_bytes()].copy_from_slice(label.to_bytes());
     let request = Request { label: bytes, ..empty(RequestKind::TakeLabel) };
     ask(request, RESOLVER_DEADLINE).map(|taken| taken != 0)
 }

@@ -21,7 +21,7 @@ pub const ERROR_LEN: usize = 256;
 /// Length of a label, with its NUL.
 pub const LABEL_LEN: usize = crate::protocol::label::MAX_LEN + 1;
 /// Length of a database name, with its NUL.
-pub const NAME_LEN: usize = 64;
+pub const NAME_LEN: usize = 256;
 
 /// Everything shared, followed by the entries.
 #[repr(C)]

@@ -32,7 +32,7 @@ pub fn attempt(serverid: Oid, resolved: u64, heuristic: u64, error: Option<&Erro
         if error.is_some() {
             stats.failures += 1;
             stats.last_error_at = now;
-            let len = text.len().min(ERROR_LEN - 1);
+            let len = clipped(&text, ERROR_LEN - 1);
             stats.last_error = [0; ERROR_LEN];
             stats.last_error[..len].copy_from_slice(&text[..len]);
         }
@@ -59,4 +59,12 @@ pub fn all() -> Vec<ServerStats> {
 /// The statistics of a database's servers.
 pub fn of_database(dbid: Oid) -> Vec<ServerStats> {
     shmem::read(|shared, _| shared.stats.iter().filter(|s| s.dbid == dbid).copied().collect())
+}
+
+/// How many bytes of a text fit, without a part of a character.
+fn clipped(text: &[u8], limit: usize) -> usize {
+    // SAFETY: the bytes and how many they are; in the server's encoding.
+    let length =
+        unsafe { pg_sys::pg_mbcliplen(text.as_ptr().cast(), text.len() as i32, limit as i32) };
+    length as usize
 }

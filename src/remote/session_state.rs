@@ -7,6 +7,7 @@ use std::ffi::{CStr, CString};
 use std::rc::Weak;
 
 use crate::libpq::PgResult;
+use crate::pg::error::c_string;
 use crate::protocol::pipeline::{Control, Effect, Fifo};
 
 /// Which server and database a connection has reached, asked in its set-up.
@@ -14,8 +15,8 @@ use crate::protocol::pipeline::{Control, Effect, Fifo};
 pub struct Fingerprint {
     /// `system_identifier` of `pg_control_system()`.
     pub system_identifier: u64,
-    /// `current_database()`.
-    pub database: String,
+    /// `current_database()`, in ASCII ([`escaped`]).
+    pub database: CString,
     /// `pg_is_in_recovery()`: the server only reads.
     pub in_recovery: bool,
 }
@@ -103,7 +104,8 @@ pub struct SessionState {
 /// travel in one text form whatever the participant's defaults are, and the fingerprint. The keepalives have the
 /// participant notice within half a minute that our host has died without a word: until then its sessions keep their
 /// locks, and who takes over has to wait for them.
-pub const SETUP: &CStr = c"SELECT s.system_identifier, pg_catalog.current_database(), \
+pub const SETUP: &CStr = c"SELECT s.system_identifier, pg_catalog.encode(CAST(pg_catalog.replace( \
+    pg_catalog.current_database(), pg_catalog.chr(92), pg_catalog.repeat(pg_catalog.chr(92), 2)) AS bytea), 'escape'), \
     pg_catalog.pg_is_in_recovery(), pg_catalog.pg_backend_pid(), \
     pg_catalog.set_config('search_path', 'pg_catalog', false), \
     pg_catalog.set_config('timezone', 'GMT', false), \
@@ -183,11 +185,25 @@ fn is_unknown_probe(failure: &PgResult) -> bool {
     is(b'C', INVALID_SQL_STATEMENT_NAME) && is(b'M', PROBE_NAME.to_bytes())
 }
 
+/// The name of a database as [`SETUP`] asks for it: as `encode(…, 'escape')` writes its bytes. The name itself may not
+/// convert to the encoding of the database here, and an error would make the server unusable.
+pub fn escaped(name: &CStr) -> CString {
+    let mut text = Vec::new();
+    for &byte in name.to_bytes() {
+        if byte.is_ascii() {
+            text.push(byte);
+        } else {
+            text.extend(format!("\\{byte:03o}").bytes());
+        }
+    }
+    c_string(text)
+}
+
 impl Fingerprint {
     fn read(result: &PgResult) -> Option<Self> {
         Some(Self {
             system_identifier: result.value(0, 0)?.to_str().ok()?.parse().ok()?,
-            database: result.value(0, 1)?.to_string_lossy().into_owned(),
+            database: result.value(0, 1)?.to_owned(),
             in_recovery: result.value(0, 2)?.to_bytes() == b"t",
         })
     }

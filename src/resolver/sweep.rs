@@ -24,6 +24,7 @@ use crate::log::entries;
 use crate::log::registered::Registered;
 use crate::log::shmem::{Entry, Status};
 use crate::pg::error::{Error, Result, SqlState, c_string};
+use crate::pg::text;
 use crate::pg::transaction;
 use crate::protocol::gid::{Gid, Identity, Nonce};
 use crate::protocol::pipeline::Ticket;
@@ -356,12 +357,13 @@ fn other_server(connection: &Connection, participant: &Registered) -> Error {
         SqlState::CONNECTION_FAILURE,
         format!(
             "server \"{}\" is not the one that was used before",
-            connection.server_name.to_string_lossy()
+            text::carried(&connection.server_name)
         ),
     )
     .detail(format!(
         "Transactions may be in doubt in database \"{}\" of the server with system identifier {}.",
-        participant.database, participant.system_identifier
+        text::carried(&participant.database),
+        participant.system_identifier
     ))
     .hint("Point the foreign server's options back at it, so that they can be settled.")
 }
@@ -371,7 +373,7 @@ fn report_heuristic(connection: &Connection, gid: &Gid, status: &str) -> Result<
         SqlState::new(b"40000"),
         format!(
             "heuristic outcome: '{gid}' was decided to commit but is {status} on server \"{}\"",
-            connection.server_name.to_string_lossy()
+            text::carried(&connection.server_name)
         ),
     )
     .detail("Somebody settled the prepared transaction there by hand, or the server was restored to an earlier state.")

@@ -12,6 +12,7 @@ use crate::guc;
 use crate::log::shmem::Status;
 use crate::log::{decisions, entries, registered, replication, workers};
 use crate::pg::error::{Error, Result, SqlState, attempt, catch};
+use crate::pg::text;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::participant::{Event, State};
@@ -296,7 +297,7 @@ pub fn phase_two() -> Result<()> {
             SqlState::CONNECTION_FAILURE,
             format!(
                 "server \"{}\" has not confirmed COMMIT PREPARED '{}'",
-                p.server().escape_default(),
+                text::in_ascii(&p.server()),
                 settle.gid
             ),
         )

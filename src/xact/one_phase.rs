@@ -9,6 +9,7 @@ use pgrx::pg_sys;
 
 use crate::guc;
 use crate::pg::error::{Error, Result, SqlState};
+use crate::pg::text;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::participant::Event;
 use crate::remote::connect::connect;
@@ -65,7 +66,7 @@ fn ask(p: &Participant) -> Result<()> {
         .detail("The transaction was rolled back there.")
         .hint("It can be tried again.")),
         Ok(status) => Err(unknown(p, format!("The server says that it is {status}."))),
-        Err(error) => Err(unknown(p, error.message().to_string_lossy().into_owned())),
+        Err(error) => Err(unknown(p, text::carried(error.message()))),
     }
 }
 
@@ -88,7 +89,7 @@ fn status(p: &Participant) -> Result<String> {
         return Err(Error::new(SqlState::CONNECTION_FAILURE, "The transaction's id is not known."));
     };
     let deadline = Instant::now() + ASK_DEADLINE;
-    let mapping = Mapping::read(p.userid, p.serverid);
+    let mapping = Mapping::read(p.userid, p.serverid)?;
     let fresh = connect(&Server::read(p.serverid), &mapping, Some(deadline))?.connection;
     let question = crate::pg::error::c_string(format!(
         "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN 'unknown, on a standby' \

@@ -49,7 +49,7 @@ pub fn attach(userid: Oid, serverid: Oid) -> Result<Session> {
             "cannot use a foreign table while the transaction is ending",
         ));
     }
-    let mapping = Mapping::read(userid, serverid);
+    let mapping = Mapping::read(userid, serverid)?;
     if participants::is_empty() {
         callbacks::register();
     }

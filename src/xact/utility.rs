@@ -19,6 +19,7 @@ use crate::log::shmem::Status;
 use crate::log::{decisions, entries, registered, replication, workers};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, attempt, boundary, c_string, shielded};
+use crate::pg::text;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::verdict::Decision;
@@ -157,7 +158,7 @@ fn prepare_settlement(gxid: &CStr) -> Result<()> {
             found => found.and_then(Result::ok),
         };
         let server = Server::find(serverid)
-            .map_or_else(|| gid.serverid.to_string(), |s| s.name.to_string_lossy().into_owned());
+            .map_or_else(|| gid.serverid.to_string(), |s| text::carried(&s.name));
         members.push(Member { prepared: Prepared::new(gid), server, connection });
     }
     let_go_of_copied(&mut members, session_lock(identity), deadline)?;
@@ -237,9 +238,9 @@ fn let_go_of_copied(members: &mut [Member], lock: SessionLock, deadline: Instant
 fn local_xid(gxid: &CStr) -> Result<Option<pg_sys::TransactionId>> {
     // SAFETY: the catalog snapshot is pushed and popped around the query.
     unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
-    let gxid = gxid.to_string_lossy().into_owned();
     let found = Spi::connect(|client| {
-        let arguments = [DatumWithOid::from(gxid)];
+        // SAFETY: a text is made of its bytes, in the server's encoding, as a bytea is.
+        let arguments = [unsafe { DatumWithOid::new(gxid.to_bytes(), pg_sys::TEXTOID) }];
         let mut table = client
             .select(
                 "SELECT transaction FROM pg_catalog.pg_prepared_xacts \
@@ -307,7 +308,7 @@ fn deliver() -> Result<()> {
         entries::hand_over(&member.prepared.gid, status);
         let text = format!(
             "server \"{}\" has not confirmed {} '{}'",
-            member.server.escape_default(),
+            text::in_ascii(&member.server),
             tag.to_string_lossy(),
             member.prepared.gid
         );

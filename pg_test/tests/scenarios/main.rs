@@ -42,6 +42,7 @@ mod docs;
 mod docs_page;
 mod docs_reference;
 mod docs_run;
+mod encodings;
 mod exec;
 mod exec_query;
 mod exec_session;

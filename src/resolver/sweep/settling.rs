@@ -12,6 +12,7 @@ use crate::log::registered::Registered;
 use crate::log::replication;
 use crate::log::shmem::Entry;
 use crate::pg::error::{Error, Result, SqlState};
+use crate::pg::text;
 use crate::pg::transaction;
 use crate::protocol::gid::{Gid, Identity, Nonce};
 use crate::protocol::pipeline::Ticket;
@@ -52,7 +53,7 @@ impl Settling {
         if place == Place::InRecovery {
             return Err(Error::new(
                 SqlState::READ_ONLY_SQL_TRANSACTION,
-                format!("server \"{}\" is a standby", connection.server_name.to_string_lossy()),
+                format!("server \"{}\" is a standby", text::carried(&connection.server_name)),
             ));
         }
         if let Some(fence) = asked.fence {
@@ -62,7 +63,7 @@ impl Settling {
                     SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
                     format!(
                         "another process settles transactions of this coordinator on server \"{}\"",
-                        connection.server_name.to_string_lossy()
+                        text::carried(&connection.server_name)
                     ),
                 )
                 .detail(format!(
@@ -173,7 +174,7 @@ impl Settling {
                         format!(
                             "resolved: {} '{gid}' on server \"{}\"",
                             tag.to_string_lossy(),
-                            connection.server_name.to_string_lossy()
+                            text::carried(&connection.server_name)
                         ),
                     )
                     .log(PgLogLevel::LOG)?;

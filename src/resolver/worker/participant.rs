@@ -17,7 +17,7 @@ pub(super) struct Participant {
     /// When to sweep it; None while there is no reason to.
     pub(super) due: Option<Instant>,
     pub(super) failures: u32,
-    pub(super) last_error: String,
+    pub(super) last_error: Vec<u8>,
     /// It has not been swept clean since the start, or something was left there since.
     pub(super) unswept: bool,
     /// The sweep on its way.
@@ -35,7 +35,7 @@ impl Participant {
             registered,
             due,
             failures: 0,
-            last_error: String::new(),
+            last_error: Vec::new(),
             unswept: due.is_some(),
             sweep: None,
             fenced: None,
@@ -72,7 +72,7 @@ impl Participant {
     pub(super) fn failed(&mut self, error: Error) -> Result<()> {
         self.retry(Instant::now());
         stats::attempt(self.registered.serverid, 0, 0, Some(&error));
-        let text = String::from_utf8_lossy(&error.summary()).into_owned();
+        let text = error.summary();
         if self.last_error == text {
             return Ok(());
         }

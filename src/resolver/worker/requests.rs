@@ -7,9 +7,9 @@ use pgrx::{PgLogLevel, pg_sys};
 
 use super::Worker;
 use crate::log::registered::{self, Registered};
-use crate::log::shmem::{NAME_LEN, Request, RequestKind};
+use crate::log::shmem::{Request, RequestKind};
 use crate::log::{decisions, entries, labels, requests, stats, workers};
-use crate::pg::error::Result;
+use crate::pg::error::{Result, c_string};
 use crate::pg::transaction;
 use crate::protocol::gid::Nonce;
 use crate::protocol::verdict::Decision;
@@ -165,20 +165,18 @@ impl Worker {
 }
 
 fn wanted(request: &Request) -> Registered {
-    let end = request.database.iter().position(|b| *b == 0).unwrap_or(NAME_LEN);
     Registered {
         id: 0,
         serverid: request.serverid,
         userid: request.userid,
         system_identifier: request.system_identifier,
-        database: String::from_utf8_lossy(&request.database[..end]).into_owned(),
+        database: c_string(&request.database[..]),
     }
 }
 
 /// Takes a label. A transaction that is about to use it is not waited for: others wait for the resolver.
 fn take_label(request: &Request) -> bool {
-    let end = request.label.iter().position(|b| *b == 0).unwrap_or(request.label.len());
-    let label = String::from_utf8_lossy(&request.label[..end]);
+    let label = c_string(&request.label[..]);
     let taken = transaction::run(|| {
         if labels::find(&label)?.is_some() {
             return Ok(false);
