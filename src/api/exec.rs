@@ -15,6 +15,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use crate::fdw::planning::{self, Purpose};
 use crate::pg::error::{Error, Result, SqlState, boundary, catch};
 use crate::pg::versions;
+use crate::protocol::plan::Access;
 use crate::remote::options::Server;
 use crate::xact::{Session, attach, attach_to_write};
 
@@ -42,7 +43,12 @@ pub unsafe extern "C-unwind" fn pg_fdw_xacts_exec(fcinfo: pg_sys::FunctionCallIn
         // SAFETY: by contract.
         let call = unsafe { Call::read(fcinfo, c"pg_fdw_xacts_exec()")? };
         // The rows of one command are gone before those of the next are taken.
-        let counts = remote::run(&call.attach()?, &call.commands, |r| r.rows_affected())?;
+        // Whoever has a command executed, though it be a query, may want what its functions do. In a transaction that
+        // only reads here nothing else can be meant there.
+        // SAFETY: a plain global.
+        let access = if unsafe { pg_sys::XactReadOnly } { Access::Reads } else { Access::Modifies };
+        let session = call.attach()?.with(access);
+        let counts = remote::run(&session, &call.commands, |r| r.rows_affected())?;
         Ok(Datum::from(counts.iter().sum::<u64>() as i64))
     })
 }

@@ -18,6 +18,7 @@ use crate::libpq::PgResult;
 use crate::pg::error::{Result, boundary, catch};
 use crate::pg::versions;
 use crate::protocol::pipeline::Ticket;
+use crate::protocol::plan::Access;
 use crate::remote::cache::Cached;
 use crate::remote::connection::{Message, declare_command, fetch_command};
 use crate::xact::{Session, attach};
@@ -135,7 +136,8 @@ impl Scan {
             let foreign: *const pg_sys::ForeignScan = (*node).ss.ps.plan.cast();
             let plan = plan::scan((*foreign).fdw_private)?;
             let (userid, relid) = node::scan_access(node);
-            let session = attach(userid, pg_sys::GetForeignServerIdByRelId(relid))?;
+            let session = attach(userid, pg_sys::GetForeignServerIdByRelId(relid))?
+                .with(if plan.locks_rows { Access::Modifies } else { Access::Reads });
             let cursor = session.connection().new_cursor();
             let scratch = node::memory_context(context, c"pg_fdw_xacts temporary data");
             Ok(Self {

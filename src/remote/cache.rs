@@ -16,6 +16,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::Result;
+use crate::protocol::plan::Work;
 use crate::remote::connect::{Established, connect};
 use crate::remote::options::{Mapping, Server};
 
@@ -49,6 +50,11 @@ impl Cached {
     /// Whether it outlives the current transaction, unless it breaks.
     pub fn is_kept(&self) -> bool {
         self.keep && self.is_valid() && !self.is_tainted()
+    }
+
+    /// What the current transaction has done there.
+    pub fn work(&self) -> Work {
+        self.established.connection.work(self.can_prepare)
     }
 
     /// Whether the current transaction uses it.

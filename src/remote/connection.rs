@@ -10,13 +10,15 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::{CString, c_int};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::libpq::{Conn, Flush, Status, Transaction};
+use crate::libpq::{Conn, Flush, PgResult, Status, Transaction};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::Result;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::pipeline::{Control, Kind};
+use crate::protocol::plan::Work;
 use crate::remote::report;
 use crate::remote::session_state::{Doom, Fingerprint, SessionState};
 use crate::remote::wait::{Patience, WaitSet, Want, Woke};
@@ -29,7 +31,7 @@ mod sending;
 mod session_lock;
 
 pub use cursors::{declare_command, fetch_command};
-pub use sending::{Isolation, Message};
+pub use sending::{Isolation, Manner, Message};
 
 /// How long the clean-up of a cancelled command may take (as postgres_fdw's
 /// `CONNECTION_CLEANUP_TIMEOUT`).
@@ -128,10 +130,10 @@ impl Connection {
         self.inner.borrow().xid
     }
 
-    /// Whether the remote transaction has written, or may have.
-    pub fn wrote(&self) -> bool {
+    /// What the remote transaction has done, as far as it is known.
+    pub fn work(&self, can_prepare: bool) -> Work {
         let inner = self.inner.borrow();
-        inner.xid.is_some() || inner.probe_failed || inner.unasked
+        Work { access: inner.access(), xid: inner.xid_known(), can_prepare }
     }
 
     /// Whether a remote transaction was begun.
@@ -175,6 +177,16 @@ impl Connection {
     /// What became of a `COMMIT PREPARED` that nobody waits for: whether it was done, once that is known.
     pub fn take_delivered(&self) -> Option<bool> {
         self.inner.borrow_mut().delivered.take()
+    }
+
+    /// Whether a `COMMIT` that nobody waits for has still to be answered.
+    pub fn has_ending(&self) -> bool {
+        self.inner.borrow().fifo.awaits(Control::Ending)
+    }
+
+    /// The failure of a `COMMIT` that nobody waited for, once it has been read.
+    pub fn take_failed_ending(&self) -> Option<Rc<PgResult>> {
+        self.inner.borrow_mut().failed_ending.take()
     }
 
     /// Reads what has come, without waiting, and takes note of it.
@@ -308,6 +320,9 @@ impl Connection {
         inner.depth = 0;
         inner.confirmed = 0;
         inner.xid = None;
+        inner.modified = false;
+        inner.prepare_skipped = false;
+        inner.lock_lost = false;
         inner.probe_failed = false;
         inner.unasked = false;
         inner.fetch_run = None;

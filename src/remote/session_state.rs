@@ -4,11 +4,12 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
-use std::rc::Weak;
+use std::rc::{Rc, Weak};
 
 use crate::libpq::PgResult;
 use crate::pg::error::c_string;
 use crate::protocol::pipeline::{Control, Effect, Fifo};
+use crate::protocol::plan::{Access, Xid};
 
 /// Which server and database a connection has reached, asked in its set-up.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,6 +30,31 @@ pub struct SessionLock {
     pub key: i32,
     /// Stands for the server's start.
     pub incarnation: i32,
+}
+
+impl SessionLock {
+    /// Takes the lock, twice, so that [`Self::check`] can give one back without letting go.
+    pub fn take(self) -> CString {
+        let try_lock = self.call("pg_try_advisory_lock_shared");
+        c_string(format!("SELECT {try_lock} AND {try_lock}"))
+    }
+
+    /// Fails, with a division by zero, where the session does not hold the lock. Taking it again would prove nothing:
+    /// somebody may have found it free meanwhile. Nor is it looked for among all locks of the server, which are many.
+    pub fn check(self) -> CString {
+        let (unlock, try_lock) =
+            (self.call("pg_advisory_unlock_shared"), self.call("pg_try_advisory_lock_shared"));
+        c_string(format!(
+            "SELECT 1 OPERATOR(pg_catalog./) (CASE WHEN {unlock} THEN {try_lock} ELSE false END)::pg_catalog.int4"
+        ))
+    }
+
+    fn call(self, function: &str) -> String {
+        format!(
+            "pg_catalog.{function}({}::pg_catalog.int4, {}::pg_catalog.int4)",
+            self.key, self.incarnation
+        )
+    }
 }
 
 /// Why a connection takes no more statements.
@@ -77,8 +103,16 @@ pub struct SessionState {
     pub lock_to_send: bool,
     /// The remote xid, once the transaction has one.
     pub xid: Option<u64>,
+    /// Something else than a query was sent in this transaction.
+    pub modified: bool,
     /// What became of a `COMMIT PREPARED` that nobody waits for, once it has been answered.
     pub delivered: Option<bool>,
+    /// The failure of the last transaction's `COMMIT`, for which nobody waited.
+    pub failed_ending: Option<Rc<PgResult>>,
+    /// PREPARE was skipped, because what comes before it in its segment has failed.
+    pub prepare_skipped: bool,
+    /// That was because the session does not hold its advisory lock any more.
+    pub lock_lost: bool,
     /// The question for the xid was not answered: the transaction may have written.
     pub probe_failed: bool,
     /// A statement was sent since the question for the xid was, and the transaction is not known to have written.
@@ -117,21 +151,51 @@ pub const SETUP: &CStr = c"SELECT s.system_identifier, pg_catalog.encode(CAST(pg
     pg_catalog.set_config('tcp_keepalives_count', '3', false) \
     FROM pg_catalog.pg_control_system() s";
 
-/// Under this name [`PROBE`] is prepared in each session.
-pub const PROBE_NAME: &CStr = c"px_xid";
-/// The question whether the transaction has written.
-pub const PROBE: &CStr = c"SELECT pg_catalog.pg_current_xact_id_if_assigned()";
+/// The questions for the transaction's xid, each with the name under which it is prepared in each session.
+pub const PROBES: [(&CStr, &CStr); 2] = [
+    (c"px_xid", c"SELECT pg_catalog.pg_current_xact_id_if_assigned()"),
+    // A standby, where nothing but queries can run, has none to give.
+    (
+        c"px_xid_assigned",
+        c"SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_xact_id_if_assigned() \
+          ELSE pg_catalog.pg_current_xact_id() END",
+    ),
+];
+
+/// The name of the question to ask: behind a query, whether it has given the transaction an xid; behind anything else,
+/// for the xid, because what that has changed may be elsewhere.
+pub fn probe_name(modified: bool) -> &'static CStr {
+    PROBES[usize::from(modified)].0
+}
 
 impl SessionState {
+    /// All that this transaction's statements might do, together. On a standby nothing can be done but read.
+    pub fn access(&self) -> Access {
+        let standby = self.fingerprint.as_ref().is_some_and(|f| f.in_recovery);
+        if self.modified && !standby { Access::Modifies } else { Access::Reads }
+    }
+
+    /// Whether the transaction has an xid.
+    pub fn xid_known(&self) -> Xid {
+        match self.xid {
+            Some(_) => Xid::Assigned,
+            None if self.probe_failed || self.unasked => Xid::Unknown,
+            None => Xid::None,
+        }
+    }
+
     /// Notes the answer to a command of the connection's own.
     pub fn note(&mut self, effect: Effect<PgResult>, doomed: &Cell<Option<Doom>>) {
         match effect {
             Effect::None
             | Effect::Done(Control::EndSavepoint | Control::UndoSavepoint | Control::Cleanup, _)
-            | Effect::Done(Control::Ending, _) => {}
-            // It may still be open.
-            Effect::Failed(Control::Ending, _) => {
-                doomed.set(doomed.get().or(Some(Doom::CleanupFailed)));
+            | Effect::Done(Control::Ending | Control::Constraints | Control::LockCheck, _) => {}
+            // Should the transaction still be open, the next one cannot begin and does nothing.
+            Effect::Failed(Control::Ending, failure) => self.failed_ending = Some(failure),
+            Effect::Failed(Control::Constraints, _) => self.prepare_skipped = true,
+            Effect::Failed(Control::LockCheck, failure) => {
+                self.lock_lost = !self.prepare_skipped && is_false(&failure);
+                self.prepare_skipped = true;
             }
             // Any other tag means that it was not prepared there.
             Effect::Done(Control::Delivery, result) => {
@@ -175,6 +239,11 @@ impl SessionState {
     }
 }
 
+/// Whether a failure is that of [`SessionLock::check`] where the lock is not held.
+fn is_false(failure: &PgResult) -> bool {
+    failure.error_field(b'C').map(CStr::to_bytes) == Some(b"22012")
+}
+
 /// Whether a failure says that the session does not have the statement of the connection's own.
 fn is_unknown_probe(failure: &PgResult) -> bool {
     const INVALID_SQL_STATEMENT_NAME: &[u8] = b"26000";
@@ -182,7 +251,8 @@ fn is_unknown_probe(failure: &PgResult) -> bool {
         let said = failure.error_field(field).map_or(&b""[..], CStr::to_bytes);
         said.windows(text.len()).any(|window| window == text)
     };
-    is(b'C', INVALID_SQL_STATEMENT_NAME) && is(b'M', PROBE_NAME.to_bytes())
+    // The one name is the beginning of the other.
+    is(b'C', INVALID_SQL_STATEMENT_NAME) && is(b'M', PROBES[0].0.to_bytes())
 }
 
 /// The name of a database as [`SETUP`] asks for it: as `encode(…, 'escape')` writes its bytes. The name itself may not

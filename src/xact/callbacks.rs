@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{attempt, boundary, shielded};
-use crate::xact::{abort, commit, deliveries, participants};
+use crate::xact::{abort, commit, deliveries, endings, participants};
 
 static SUBTRANSACTIONS: BackendLocal<Cell<bool>> = BackendLocal::new(Cell::new(false));
 
@@ -36,6 +36,9 @@ pub fn register() {
 pub fn collect_deliveries() {
     if !deliveries::is_empty() {
         shielded("in reading what became of earlier transactions", deliveries::collect);
+    }
+    if !endings::is_empty() {
+        shielded("in reading what became of earlier transactions", endings::collect);
     }
 }
 

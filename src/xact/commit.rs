@@ -25,7 +25,7 @@ use crate::remote::options::Mapping;
 use crate::remote::together::{Outcome, Together};
 use crate::remote::wait::{Patience, Woke};
 use crate::xact::participants::{self, Participant};
-use crate::xact::{deliveries, inject, one_phase, session_lock};
+use crate::xact::{deliveries, endings, inject, one_phase, session_lock};
 
 /// Before the decision: readers commit, writers prepare, a sole writer commits. `explicit`: the application's
 /// PREPARE TRANSACTION.
@@ -38,23 +38,26 @@ pub fn phase_one(explicit: bool) -> Result<()> {
     let deadline = Instant::now() + timeout;
     for p in &all {
         p.connection.seal();
-        p.connection.ask_if_written();
     }
-    // Who has written is among the answers that may still be on their way.
-    for p in &all {
-        if !p.connection.drain(deadline, Patience::Interruptible)? && !p.connection.is_doomed() {
-            return Err(late(p, timeout));
+    // Who has written is among the answers that may still be on their way. One of them may be that a question for the
+    // xid has failed with the statement before it: then it is asked again.
+    for _ in 0..2 {
+        for p in &all {
+            p.connection.ask_if_written();
         }
-        if p.connection.is_doomed() {
-            return Err(rolled_back(p, p.connection.reason()?));
+        for p in &all {
+            if !p.connection.drain(deadline, Patience::Interruptible)? && !p.connection.is_doomed()
+            {
+                return Err(late(p, timeout));
+            }
+            if p.connection.is_doomed() {
+                return Err(rolled_back(p, p.connection.reason()?));
+            }
         }
     }
     let active: Vec<&Participant> =
         all.iter().map(AsRef::as_ref).filter(|p| p.connection.in_transaction()).collect();
-    let works: Vec<Work> = active
-        .iter()
-        .map(|p| Work { wrote: p.connection.wrote(), can_prepare: p.connection.can_prepare })
-        .collect();
+    let works: Vec<Work> = active.iter().map(|p| p.connection.work()).collect();
     // SAFETY: plain reads of the transaction's state.
     let local = unsafe {
         Local {
@@ -183,23 +186,26 @@ fn hold_session_locks(
     Ok(())
 }
 
-/// Readers commit and writers prepare, all at once; who has only read is not waited for.
+/// Readers commit and writers prepare, all at once. Who has only read is waited for where that costs nothing, or where
+/// its connection does not live to tell later: what a view of its own does may be elsewhere, and fail there.
 fn first_round(
     readers: &[&Participant],
     writers: &[&Participant],
     deadline: Instant,
     timeout: Duration,
 ) -> Result<()> {
-    // Only with the isolation level SERIALIZABLE can the commit of a reader fail, and matter.
+    // With the isolation level SERIALIZABLE a reader's commit may find that what it read never was.
     // SAFETY: a plain read of the transaction's state.
-    let (awaited, unawaited) = match unsafe { pg_sys::XactIsoLevel } as u32 {
-        pg_sys::XACT_SERIALIZABLE => (readers, &[][..]),
-        _ => (&[][..], readers),
-    };
+    let serializable = unsafe { pg_sys::XactIsoLevel } == pg_sys::XACT_SERIALIZABLE as i32;
+    let waits = serializable || !writers.is_empty();
+    let (awaited, unawaited): (Vec<&Participant>, Vec<&Participant>) =
+        readers.iter().partition(|p| waits || !p.connection.is_kept());
     for p in unawaited {
         p.take(Event::SendCommit)?;
         // Where the connection is lost, nothing is left of it either.
-        p.connection.send_ending(c"COMMIT", Control::Ending);
+        if p.connection.send_ending(c"COMMIT", Control::Ending) {
+            endings::sent(&p.connection);
+        }
         p.take(Event::Unawaited)?;
     }
     let everyone: Vec<&Participant> = awaited.iter().chain(writers).copied().collect();
@@ -211,7 +217,7 @@ fn first_round(
         let ticket = match p.prepared() {
             Some(prepared) => {
                 p.take(Event::SendPrepare)?;
-                p.connection.send_alone(&prepared.prepare)
+                p.connection.send_prepare(&prepared.prepare)
             }
             None => {
                 p.take(Event::SendCommit)?;
@@ -243,6 +249,19 @@ fn first_round(
                     tag if tag == c"COMMIT" => Ok(()),
                     tag => Err(lost_its_work(p, tag)),
                 }
+            }
+            (Outcome::Failed(failure), Some(prepared)) if p.connection.has_skipped_prepare() => {
+                p.take(Event::PrepareSkipped)?;
+                entries::remove(&prepared.gid);
+                Err(if p.connection.has_lost_its_lock() {
+                    lost_its_lock(p)
+                } else {
+                    let error = p.connection.error_of(failure, Some(&prepared.prepare));
+                    match error.sqlstate() {
+                        SqlState::IN_FAILED_SQL_TRANSACTION => lost_its_work(p, c"ROLLBACK"),
+                        _ => rolled_back(p, error),
+                    }
+                })
             }
             (Outcome::Failed(failure), prepared) => {
                 let sql = prepared.map_or(c"COMMIT", |prepared| &prepared.prepare);
@@ -390,6 +409,15 @@ fn lost_its_work(p: &Participant, tag: &std::ffi::CStr) -> Error {
     .detail(format!("It answered with \"{}\".", tag.to_string_lossy()))
 }
 
+fn lost_its_lock(p: &Participant) -> Error {
+    Error::new(
+        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("the session's advisory lock on server \"{}\" has been released", p.server()),
+    )
+    .detail("By that lock others know that the session can still prepare the transaction. The transaction is rolled back on all servers.")
+    .hint("A function or trigger there has called pg_advisory_unlock_all(), or released the lock by its key. Have it release its own locks only.")
+}
+
 fn late(p: &Participant, timeout: Duration) -> Error {
     Error::new(
         SqlState::QUERY_CANCELED,
@@ -406,7 +434,7 @@ fn late(p: &Participant, timeout: Duration) -> Error {
 fn refused(refusal: Refusal, active: &[&Participant]) -> Error {
     let server = active
         .iter()
-        .find(|p| p.connection.wrote() && !p.connection.can_prepare)
+        .find(|p| p.connection.work().wrote() && !p.connection.can_prepare)
         .map_or_else(String::new, |p| p.server());
     let message = match refusal {
         Refusal::Several => {

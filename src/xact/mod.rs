@@ -5,6 +5,7 @@
 //! * [`callbacks`]: PostgreSQL's transaction and subtransaction callbacks;
 //! * [`commit`]: before the decision and after it;
 //! * [`deliveries`]: commits whose confirmation nobody waits for;
+//! * [`endings`]: commits of those who have only read, for which nobody waits;
 //! * [`one_phase`]: the commit of a participant that does not prepare;
 //! * [`abort`]: the abort of a transaction;
 //! * [`inject`]: faults for tests;
@@ -14,6 +15,7 @@ mod abort;
 pub mod callbacks;
 mod commit;
 mod deliveries;
+mod endings;
 pub mod inject;
 mod one_phase;
 pub mod participants;

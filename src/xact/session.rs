@@ -14,13 +14,13 @@ use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::protocol::gid::Identity;
 use crate::protocol::pipeline::Ticket;
-use crate::protocol::plan::Mode;
+use crate::protocol::plan::{Access, Mode};
 use crate::remote::SessionLock;
 use crate::remote::cache::{self, Cached};
-use crate::remote::connection::{Connection, Isolation, Message};
+use crate::remote::connection::{Connection, Isolation, Manner, Message};
 use crate::remote::credentials;
 use crate::remote::options::Mapping;
-use crate::xact::{callbacks, participants};
+use crate::xact::{callbacks, endings, participants};
 
 /// A participant's session as one scan or modification sees it. It remembers the nesting level it was
 /// attached at: a cursor that is first fetched inside a later savepoint must not be declared inside it.
@@ -28,6 +28,8 @@ pub struct Session {
     connection: Rc<Cached>,
     /// It becomes the parent's level when its subtransaction commits.
     level: Rc<Cell<u32>>,
+    /// What its statements may do.
+    access: Access,
     /// The last statement that was sent.
     sent: Cell<Ticket>,
     /// The last statement whose answer, or that of another of its segment, was waited for.
@@ -50,6 +52,9 @@ pub fn attach(userid: Oid, serverid: Oid) -> Result<Session> {
         ));
     }
     let mapping = Mapping::read(userid, serverid)?;
+    if !endings::is_empty() {
+        endings::collect()?;
+    }
     if participants::is_empty() {
         callbacks::register();
     }
@@ -92,7 +97,7 @@ pub fn attach_to_write(userid: Oid, serverid: Oid) -> Result<Session> {
     if connection.session_only && connection.can_prepare && guc::two_phase_commit() != Mode::Off {
         return Err(credentials::cannot_settle(&connection.server_name));
     }
-    Ok(session)
+    Ok(session.with(Access::Modifies))
 }
 
 /// The advisory lock that this server's sessions of an identity hold on participants.
@@ -101,7 +106,7 @@ pub fn session_lock(identity: Identity) -> SessionLock {
 }
 
 impl Session {
-    /// A participant's session at the current nesting level.
+    /// A participant's session at the current nesting level, for queries.
     pub fn of(connection: &Rc<Cached>) -> Self {
         // SAFETY: reads the transaction state.
         let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() } as u32;
@@ -110,10 +115,16 @@ impl Session {
         Self {
             connection: Rc::clone(connection),
             level,
+            access: Access::Reads,
             sent: Cell::new(0),
             waited_for: Cell::new(0),
             waits: Cell::new(0),
         }
+    }
+
+    /// The same for statements that may do so much.
+    pub fn with(self, access: Access) -> Self {
+        Self { access, ..self }
     }
 
     /// The connection, for cursor numbers, statement names and the like.
@@ -173,7 +184,9 @@ impl Session {
         let serializable = unsafe { pg_sys::XactIsoLevel } == pg_sys::XACT_SERIALIZABLE as i32;
         let isolation =
             if serializable { Isolation::Serializable } else { Isolation::RepeatableRead };
-        let first = self.connection.submit(isolation, self.level.get(), messages, sql, query)?;
+        let level = self.level.get();
+        let manner = Manner { isolation, owner: level, level, access: self.access };
+        let first = self.connection.submit(manner, messages, sql, query)?;
         self.sent.set(first + (messages.len() as Ticket).saturating_sub(1));
         Ok(first)
     }

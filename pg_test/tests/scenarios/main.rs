@@ -77,6 +77,7 @@ mod fdw_utility;
 mod fdw_values;
 mod harness;
 mod monitoring;
+mod nested;
 mod operators;
 mod side_by_side;
 mod support;

@@ -128,6 +128,9 @@ impl Connection {
                 inner.fifo.control(Control::UndoSavepoint);
             }
         }
+        // The question behind a statement that failed has failed with it.
+        Self::queue_probe(&self.conn, inner)?;
+        inner.unasked = false;
         self.conn.send_sync().then_some(())?;
         inner.fifo.sync();
         Some(ticket)
