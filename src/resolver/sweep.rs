@@ -65,6 +65,17 @@ enum Stage {
 /// for `idle_session_timeout`: the fence is a lease.
 pub struct Fenced(Established);
 
+impl Fenced {
+    /// Whether server and mapping still lead to it.
+    fn is_current(&self, participant: &Registered) -> Result<bool> {
+        let Some(mapping) = Mapping::find(participant.userid, participant.serverid) else {
+            return Ok(false);
+        };
+        let server = Server::read(participant.serverid);
+        self.0.is_current(&server, &mapping, Purpose::Resolver)
+    }
+}
+
 struct Asked {
     fence: Option<Ticket>,
     /// Asked before the list: who is not there any more cannot prepare after it.
@@ -120,6 +131,11 @@ impl Sweep {
             .collect();
         let deadline = Instant::now() + STEP;
         let fenced = fenced.filter(|f| f.0.connection.is_reusable() && !f.0.connection.hung_up());
+        let fenced = match fenced {
+            Some(fenced) if transaction::run(|| fenced.is_current(participant))? => Some(fenced),
+            // Server or mapping have been changed, or the user's privileges: it ends, and with it its fence.
+            _ => None,
+        };
         let stage = match fenced {
             Some(fenced) => Stage::ask(fenced, identity, true)?,
             None => Stage::Connecting(transaction::run(|| connect(participant, deadline))?),

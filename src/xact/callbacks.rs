@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{attempt, boundary, shielded};
-use crate::xact::{abort, commit, deliveries, endings, participants};
+use crate::xact::{abort, commit, deliveries, endings, participants, utility};
 
 static SUBTRANSACTIONS: BackendLocal<Cell<bool>> = BackendLocal::new(Cell::new(false));
 
@@ -53,6 +53,12 @@ unsafe extern "C-unwind" fn on_transaction(
         matches!(event, E::XACT_EVENT_PRE_COMMIT | E::XACT_EVENT_PRE_PREPARE | E::XACT_EVENT_ABORT);
     if ends {
         collect_deliveries();
+    }
+    if event == E::XACT_EVENT_ABORT {
+        shielded("after a prepared transaction was not settled", || {
+            utility::abandon();
+            Ok(())
+        });
     }
     if participants::is_empty() {
         return;

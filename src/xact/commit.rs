@@ -79,7 +79,7 @@ pub fn phase_one(explicit: bool) -> Result<()> {
     };
     let (readers, writers) = (of(Step::CommitReader), of(Step::Prepare));
     // Writes that were not seen coming: by functions and triggers of a participant.
-    if let Some(p) = writers.iter().find(|p| p.connection.session_only) {
+    if let Some(p) = writers.iter().find(|p| p.connection.is_session_only()) {
         return Err(credentials::cannot_settle(&p.connection.server_name));
     }
     if let Some(p) = writers.iter().find(|p| was_dropped(p)) {

@@ -94,7 +94,10 @@ pub fn on_long_wait(what: LongWait) {
 pub fn attach_to_write(userid: Oid, serverid: Oid) -> Result<Session> {
     let session = attach(userid, serverid)?;
     let connection = &session.connection;
-    if connection.session_only && connection.can_prepare && guc::two_phase_commit() != Mode::Off {
+    if connection.is_session_only()
+        && connection.can_prepare
+        && guc::two_phase_commit() != Mode::Off
+    {
         return Err(credentials::cannot_settle(&connection.server_name));
     }
     Ok(session.with(Access::Modifies))

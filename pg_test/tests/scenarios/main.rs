@@ -52,6 +52,7 @@ mod fault_copies;
 mod fault_failover;
 mod fault_gxid;
 mod fault_interrupt;
+mod fault_permissions;
 mod fault_prepare;
 mod fault_replication;
 mod fault_resolver;
