@@ -4,6 +4,7 @@
 //! * [`participants`]: the list of this transaction's participants;
 //! * [`callbacks`]: PostgreSQL's transaction and subtransaction callbacks;
 //! * [`commit`]: before the decision and after it;
+//! * [`reach`]: that the resolver will be able to reach those who prepare;
 //! * [`deliveries`]: commits whose confirmation nobody waits for;
 //! * [`one_phase`]: the commit of a participant that does not prepare;
 //! * [`abort`]: the abort of a transaction;
@@ -17,6 +18,7 @@ mod deliveries;
 pub mod inject;
 mod one_phase;
 pub mod participants;
+mod reach;
 mod session;
 pub mod utility;
 

@@ -52,6 +52,7 @@ mod fault_failover;
 mod fault_gxid;
 mod fault_interrupt;
 mod fault_prepare;
+mod fault_reach;
 mod fault_replication;
 mod fault_resolver;
 mod fault_workers;
