@@ -104,6 +104,7 @@ fn write_down(writers: &[&Participant], deadline: Instant, timeout: Duration) ->
     if writers.is_empty() {
         return Ok(());
     }
+    reach::check(writers)?;
     let identity = workers::identity()?;
     hold_session_locks(writers, session_lock(identity), deadline, timeout)?;
     let nonce = Nonce::draw(registered::random()?);
@@ -124,7 +125,7 @@ fn write_down(writers: &[&Participant], deadline: Instant, timeout: Duration) ->
     for (p, (gid, _)) in writers.iter().zip(&gids) {
         p.set_gid(*gid);
     }
-    reach::check(writers, deadline)?;
+    reach::check_written_down(writers, deadline)?;
     decisions::insert(nonce, &row)
 }
 

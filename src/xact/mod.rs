@@ -24,4 +24,5 @@ pub mod utility;
 
 pub use callbacks::collect_deliveries;
 pub use participants::Prepared;
+pub use reach::note_dropped_mapping;
 pub use session::{Session, attach, attach_to_write, on_long_wait, session_lock};

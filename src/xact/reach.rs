@@ -1,13 +1,15 @@
 //! Before a participant prepares: what the resolver needs to reach it is committed, and is what this transaction's
 //! connection was made from. Else whatever is in doubt there could never be settled, or would be looked for elsewhere.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::{self, Oid};
 
+use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, check_for_interrupts};
-use crate::pg::latch;
 use crate::pg::wait_event::WaitEvent;
+use crate::pg::{latch, versions};
 use crate::remote::basis::{Seen, View};
 use crate::remote::options::Mapping;
 use crate::xact::participants::Participant;
@@ -15,16 +17,26 @@ use crate::xact::participants::Participant;
 /// How often it is looked whether a mapping's lock is free.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Checks those that are about to prepare. Their entries are in shared memory already: who drops a mapping from now on finds
-/// them.
+/// Checks those that are about to prepare, before anything is written down of them.
 ///
 /// # Errors
-/// 55000 where this transaction has changed what the resolver needs, 40001 where another one has, 55P03 where another one
-/// is about to and does not end in time.
-pub fn check(writers: &[&Participant], deadline: Instant) -> Result<()> {
-    // What the last command has changed is visible from here on.
+/// 55000 where this transaction has changed what the resolver needs, 40001 where another one has.
+pub fn check(writers: &[&Participant]) -> Result<()> {
+    // What the last command has changed is visible from here on, and what others have committed.
     // SAFETY: inside a transaction, no parallel work under way.
-    unsafe { pg_sys::CommandCounterIncrement() };
+    unsafe {
+        pg_sys::CommandCounterIncrement();
+        pg_sys::AcceptInvalidationMessages();
+    }
+    writers.iter().try_for_each(|p| check_one(p))
+}
+
+/// The same when their entries are in shared memory: who drops a mapping from now on finds them, and who was at it before
+/// is waited for.
+///
+/// # Errors
+/// Those of [`check`], and 55P03 where a transaction that drops the mapping does not end in time.
+pub fn check_written_down(writers: &[&Participant], deadline: Instant) -> Result<()> {
     for p in writers {
         let lock = MappingLock::take(p, deadline)?;
         check_one(p)?;
@@ -57,11 +69,20 @@ fn check_one(p: &Participant) -> Result<()> {
     Ok(())
 }
 
+/// The transaction that has dropped a user mapping last.
+static DROPPED: BackendLocal<Cell<pg_sys::LocalTransactionId>> = BackendLocal::new(Cell::new(0));
+
+/// This transaction drops a user mapping: the PUBLIC one may take its place, whose row does not show it.
+pub fn note_dropped_mapping() {
+    DROPPED.get().set(versions::local_transaction());
+}
+
 /// Whether nobody has changed any of the rows since the connection was made, without reading them.
 fn is_untouched(p: &Participant) -> bool {
     use pg_sys::SysCacheIdentifier as Cache;
     let mapping = p.connection.basis.mapping;
-    if !p.connection.is_valid()
+    if DROPPED.get().get() == versions::local_transaction()
+        || !p.connection.is_valid()
         || Mapping::find(p.userid, p.serverid).is_none_or(|found| found.oid != mapping)
     {
         return false;

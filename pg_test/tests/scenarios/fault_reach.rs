@@ -16,6 +16,8 @@ const ENDINGS: [&str; 2] = ["PREPARE TRANSACTION 'r'", "COMMIT"];
 fn assert_refused(fleet: &Fleet, statements: &str) -> Outcome {
     for ending in ENDINGS {
         let mut session = fleet.session()?;
+        // The resolver may be looking at a shard just then.
+        session.batch_execute("SELECT * FROM pg_fdw_xacts_resolve()")?;
         session.batch_execute("BEGIN")?;
         session.batch_execute(statements)?;
         let error = expect_error(session.batch_execute(ending), "55000");
