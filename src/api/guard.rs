@@ -69,7 +69,10 @@ fn before_drop(class: pg_sys::Oid, object: pg_sys::Oid) -> Result<()> {
                 let name = Server::find(serverid).map(|s| s.name).unwrap_or_default();
                 Err(refusal(format!("drop a user mapping for server \"{}\"", text::carried(&name))))
             }
-            _ => Ok(()),
+            _ => {
+                xact::note_dropped_mapping();
+                Ok(())
+            }
         },
         pg_sys::DatabaseRelationId if unsettled_in(object) => {
             Err(refusal("drop the database".to_owned()))
@@ -172,6 +175,9 @@ pub unsafe fn before_utility(statement: *mut pg_sys::Node) -> Result<()> {
                 }
                 Ok(())
             }
+            pg_sys::NodeTag::T_DropUserMappingStmt => {
+                before_drop_mapping(&*statement.cast::<pg_sys::DropUserMappingStmt>())
+            }
             pg_sys::NodeTag::T_AlterForeignServerStmt => {
                 before_alter_server(&*statement.cast::<pg_sys::AlterForeignServerStmt>())
             }
@@ -229,6 +235,33 @@ fn before_drop_of(kind: pg_sys::ObjectType::Type, name: &CStr) -> Result<()> {
             before_drop(pg_sys::ForeignServerRelationId, oid)
         }
         _ => Ok(()),
+    }
+}
+
+/// The same for a user mapping, which a transaction that is about to prepare locks for a moment.
+///
+/// # Safety
+/// A valid statement.
+unsafe fn before_drop_mapping(drop: &pg_sys::DropUserMappingStmt) -> Result<()> {
+    // SAFETY: by contract; look-ups in catalogs that may find nothing.
+    let mapping = unsafe {
+        let server = pg_sys::get_foreign_server_oid(drop.servername, true);
+        let public = (*drop.user).roletype == pg_sys::RoleSpecType::ROLESPEC_PUBLIC;
+        let user =
+            if public { pg_sys::Oid::INVALID } else { pg_sys::get_rolespec_oid(drop.user, true) };
+        pg_sys::GetSysCacheOid(
+            pg_sys::SysCacheIdentifier::USERMAPPINGUSERSERVER as i32,
+            pg_sys::Anum_pg_user_mapping_oid as pg_sys::AttrNumber,
+            user.into(),
+            server.into(),
+            0.into(),
+            0.into(),
+        )
+    };
+    if mapping == pg_sys::Oid::INVALID {
+        Ok(())
+    } else {
+        before_drop(pg_sys::UserMappingRelationId, mapping)
     }
 }
 

@@ -19,6 +19,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::Result;
 use crate::protocol::plan::Work;
+use crate::remote::basis::Basis;
 use crate::remote::connect::{Established, connect};
 use crate::remote::credentials;
 use crate::remote::options::{Mapping, Server};
@@ -33,6 +34,8 @@ pub struct Cached {
     /// Its user mapping.
     #[cfg(feature = "pg18")]
     pub mapping: Oid,
+    /// What it was made from.
+    pub basis: Basis,
     /// Whether it outlives the transaction that uses it.
     keep: bool,
     server_hash: u32,
@@ -121,6 +124,7 @@ pub fn connection(mapping: &Mapping, deadline: Option<Instant>) -> Result<Rc<Cac
         serverid: mapping.serverid,
         #[cfg(feature = "pg18")]
         mapping: mapping.oid,
+        basis: Basis::of(&server, mapping)?,
         keep: server.keeps_connections(),
         server_hash,
         mapping_hash,

@@ -2,6 +2,7 @@
 //! cache of them. Nothing here knows how a transaction ends.
 
 pub mod app_name;
+pub mod basis;
 pub mod cache;
 pub mod connect;
 pub mod connection;

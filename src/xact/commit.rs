@@ -21,11 +21,10 @@ use crate::protocol::plan::{self, Local, Refusal, Step, Work};
 use crate::remote::SessionLock;
 use crate::remote::cache;
 use crate::remote::credentials;
-use crate::remote::options::Mapping;
 use crate::remote::together::{Outcome, Together};
 use crate::remote::wait::{Patience, Woke};
 use crate::xact::participants::{self, Participant};
-use crate::xact::{deliveries, endings, inject, one_phase, session_lock};
+use crate::xact::{deliveries, endings, inject, one_phase, reach, session_lock};
 
 /// Before the decision: readers commit, writers prepare, a sole writer commits. `explicit`: the application's
 /// PREPARE TRANSACTION.
@@ -82,25 +81,12 @@ pub fn phase_one(explicit: bool) -> Result<()> {
     if let Some(p) = writers.iter().find(|p| p.connection.is_session_only()) {
         return Err(credentials::cannot_settle(&p.connection.server_name));
     }
-    if let Some(p) = writers.iter().find(|p| was_dropped(p)) {
-        return Err(Error::new(
-            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("cannot commit atomically on server \"{}\"", p.server()),
-        )
-        .detail("The transaction has dropped the server or its user mapping: a transaction in doubt there could not be settled.")
-        .hint("Drop it in a transaction of its own."));
-    }
     write_down(&writers, deadline, timeout)?;
     first_round(&readers, &writers, deadline, timeout)?;
     for p in of(Step::CommitLast) {
         one_phase::commit(p)?;
     }
     Ok(())
-}
-
-/// Whether this transaction has dropped the server or the user mapping.
-fn was_dropped(p: &Participant) -> bool {
-    !p.connection.is_valid() && Mapping::find(p.userid, p.serverid).is_none()
 }
 
 unsafe extern "C" {
@@ -122,6 +108,7 @@ fn write_down(writers: &[&Participant], deadline: Instant, timeout: Duration) ->
     if writers.is_empty() {
         return Ok(());
     }
+    reach::check(writers)?;
     let identity = workers::identity()?;
     hold_session_locks(writers, session_lock(identity), deadline, timeout)?;
     let nonce = Nonce::draw(registered::random()?);
@@ -142,6 +129,7 @@ fn write_down(writers: &[&Participant], deadline: Instant, timeout: Duration) ->
     for (p, (gid, _)) in writers.iter().zip(&gids) {
         p.set_gid(*gid);
     }
+    reach::check_written_down(writers, deadline)?;
     decisions::insert(nonce, &row)
 }
 

@@ -4,6 +4,7 @@
 //! * [`participants`]: the list of this transaction's participants;
 //! * [`callbacks`]: PostgreSQL's transaction and subtransaction callbacks;
 //! * [`commit`]: before the decision and after it;
+//! * [`reach`]: that the resolver will be able to reach those who prepare;
 //! * [`deliveries`]: commits whose confirmation nobody waits for;
 //! * [`endings`]: commits of those who have only read, for which nobody waits;
 //! * [`one_phase`]: the commit of a participant that does not prepare;
@@ -19,9 +20,11 @@ mod endings;
 pub mod inject;
 mod one_phase;
 pub mod participants;
+mod reach;
 mod session;
 pub mod utility;
 
 pub use callbacks::collect_deliveries;
 pub use participants::Prepared;
+pub use reach::note_dropped_mapping;
 pub use session::{Session, attach, attach_to_write, on_long_wait, session_lock};

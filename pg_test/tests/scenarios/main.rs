@@ -54,6 +54,7 @@ mod fault_gxid;
 mod fault_interrupt;
 mod fault_permissions;
 mod fault_prepare;
+mod fault_reach;
 mod fault_replication;
 mod fault_resolver;
 mod fault_workers;

@@ -1,0 +1,165 @@
+//! Before a participant prepares: what the resolver needs to reach it is committed, and is what this transaction's
+//! connection was made from. Else whatever is in doubt there could never be settled, or would be looked for elsewhere.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys::{self, Oid};
+
+use crate::pg::backend_local::BackendLocal;
+use crate::pg::error::{Error, Result, SqlState, check_for_interrupts};
+use crate::pg::wait_event::WaitEvent;
+use crate::pg::{latch, versions};
+use crate::remote::basis::{Seen, View};
+use crate::remote::options::Mapping;
+use crate::xact::participants::Participant;
+
+/// How often it is looked whether a mapping's lock is free.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Checks those that are about to prepare, before anything is written down of them.
+///
+/// # Errors
+/// 55000 where this transaction has changed what the resolver needs, 40001 where another one has.
+pub fn check(writers: &[&Participant]) -> Result<()> {
+    // What the last command has changed is visible from here on, and what others have committed.
+    // SAFETY: inside a transaction, no parallel work under way.
+    unsafe {
+        pg_sys::CommandCounterIncrement();
+        pg_sys::AcceptInvalidationMessages();
+    }
+    writers.iter().try_for_each(|p| check_one(p))
+}
+
+/// The same when their entries are in shared memory: who drops a mapping from now on finds them, and who was at it before
+/// is waited for.
+///
+/// # Errors
+/// Those of [`check`], and 55P03 where a transaction that drops the mapping does not end in time.
+pub fn check_written_down(writers: &[&Participant], deadline: Instant) -> Result<()> {
+    for p in writers {
+        let lock = MappingLock::take(p, deadline)?;
+        check_one(p)?;
+        lock.release();
+    }
+    Ok(())
+}
+
+fn check_one(p: &Participant) -> Result<()> {
+    if is_untouched(p) {
+        return Ok(());
+    }
+    let others = Seen::read(p.userid, p.serverid, View::Others)?;
+    if Seen::read(p.userid, p.serverid, View::Own)? != others {
+        return Err(Error::new(
+            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("cannot commit atomically on server \"{}\"", p.server()),
+        )
+        .detail("The transaction has made, changed or dropped the server, its user mapping, its wrapper's handler or the role: what is in doubt there could not be settled if it aborted, or not if it committed.")
+        .hint("Do that in a transaction of its own."));
+    }
+    if others.map(|seen| seen.basis).as_ref() != Some(&p.connection.basis) {
+        return Err(Error::new(
+            SqlState::new(b"40001"),
+            format!("server \"{}\" was changed while the transaction used it", p.server()),
+        )
+        .detail("Its options or those of the user mapping are not those that the connection was made with.")
+        .hint("The transaction was rolled back on all servers; it can be tried again."));
+    }
+    Ok(())
+}
+
+/// The transaction that has dropped a user mapping last.
+static DROPPED: BackendLocal<Cell<pg_sys::LocalTransactionId>> = BackendLocal::new(Cell::new(0));
+
+/// This transaction drops a user mapping: the PUBLIC one may take its place, whose row does not show it.
+pub fn note_dropped_mapping() {
+    DROPPED.get().set(versions::local_transaction());
+}
+
+/// Whether nobody has changed any of the rows since the connection was made, without reading them.
+fn is_untouched(p: &Participant) -> bool {
+    use pg_sys::SysCacheIdentifier as Cache;
+    let mapping = p.connection.basis.mapping;
+    if DROPPED.get().get() == versions::local_transaction()
+        || !p.connection.is_valid()
+        || Mapping::find(p.userid, p.serverid).is_none_or(|found| found.oid != mapping)
+    {
+        return false;
+    }
+    // SAFETY: the server exists, as its mapping does.
+    let wrapper = unsafe { (*pg_sys::GetForeignServer(p.serverid)).fdwid };
+    ![
+        (Cache::FOREIGNSERVEROID, p.serverid),
+        (Cache::USERMAPPINGOID, mapping),
+        (Cache::FOREIGNDATAWRAPPEROID, wrapper),
+        (Cache::AUTHOID, p.userid),
+    ]
+    .iter()
+    .any(|(cache, oid)| is_of_this_transaction(*cache, *oid))
+}
+
+/// Whether this transaction has written the row.
+fn is_of_this_transaction(cache: pg_sys::SysCacheIdentifier::Type, oid: Oid) -> bool {
+    // SAFETY: a catalog cache with one OID key, which keeps the rows' headers; the row is read before it is released.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache(cache as i32, oid.into(), 0.into(), 0.into(), 0.into());
+        if tuple.is_null() {
+            return false;
+        }
+        let header = &*(*tuple).t_data;
+        let frozen = pg_sys::HEAP_XMIN_FROZEN as u16;
+        let ours = header.t_infomask & frozen != frozen
+            && pg_sys::TransactionIdIsCurrentTransactionId(header.t_choice.t_heap.t_xmin);
+        pg_sys::ReleaseSysCache(tuple);
+        ours
+    }
+}
+
+/// A lock on a user mapping that keeps others from dropping it, and that a DROP which has not ended keeps away. DROP
+/// SERVER … CASCADE and DROP OWNED drop the mapping too.
+struct MappingLock(pg_sys::LOCKTAG);
+
+impl MappingLock {
+    fn take(p: &Participant, deadline: Instant) -> Result<Self> {
+        let tag = pg_sys::LOCKTAG {
+            // SAFETY: a plain global of this backend.
+            locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
+            locktag_field2: pg_sys::UserMappingRelationId.to_u32(),
+            locktag_field3: p.connection.basis.mapping.to_u32(),
+            locktag_field4: 0,
+            locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
+            locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+        };
+        // It is not waited for in the queue: the deadline is that of the whole phase.
+        loop {
+            // SAFETY: the tag of an object of this database, as `LockDatabaseObject` makes it.
+            let taken = unsafe {
+                let taken = pg_sys::LockAcquire(&tag, pg_sys::AccessShareLock as i32, false, true);
+                pg_sys::AcceptInvalidationMessages();
+                taken
+            };
+            if taken != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL {
+                return Ok(Self(tag));
+            }
+            check_for_interrupts()?;
+            if Instant::now() >= deadline {
+                return Err(Error::new(
+                    SqlState::new(b"55P03"),
+                    format!("could not lock the user mapping for server \"{}\"", p.server()),
+                )
+                .detail(
+                    "Another transaction that has not ended drops the server or the user mapping.",
+                )
+                .hint("The limit is \"pg_fdw_xacts.prepare_timeout\"."));
+            }
+            latch::wait(LOOK, WaitEvent::Prepare);
+        }
+    }
+
+    /// An error before leaves it to the abort.
+    fn release(self) {
+        // SAFETY: taken by `take`.
+        unsafe { pg_sys::LockRelease(&self.0, pg_sys::AccessShareLock as i32, false) };
+    }
+}
