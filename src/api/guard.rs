@@ -10,12 +10,12 @@ use std::ffi::CStr;
 
 use pgrx::{PgList, PgLogLevel, pg_sys};
 
+use crate::api::databases;
 use crate::fdw::planning::{self, Purpose};
-use crate::log::{entries, stats, workers};
+use crate::log::{entries, stats};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, boundary};
 use crate::pg::text;
-use crate::pg::versions;
 use crate::remote::options::Server;
 use crate::xact;
 
@@ -34,6 +34,7 @@ pub fn install() {
         PREVIOUS.get().set(pg_sys::object_access_hook);
         pg_sys::object_access_hook = Some(on_access);
     }
+    databases::install();
 }
 
 unsafe extern "C-unwind" fn on_access(
@@ -124,7 +125,7 @@ unsafe fn before_alter_server(alter: &pg_sys::AlterForeignServerStmt) -> Result<
     .log(PgLogLevel::WARNING)
 }
 
-fn refusal(what: String) -> Error {
+pub(super) fn refusal(what: String) -> Error {
     Error::new(OBJECT_IN_USE, format!("cannot {what} while transactions may be in doubt there"))
         .hint(HINT)
 }
@@ -181,20 +182,6 @@ pub unsafe fn before_utility(statement: *mut pg_sys::Node) -> Result<()> {
             pg_sys::NodeTag::T_AlterForeignServerStmt => {
                 before_alter_server(&*statement.cast::<pg_sys::AlterForeignServerStmt>())
             }
-            pg_sys::NodeTag::T_DropdbStmt => {
-                let drop = &*statement.cast::<pg_sys::DropdbStmt>();
-                leave_database(CStr::from_ptr(drop.dbname), true)
-            }
-            pg_sys::NodeTag::T_CreatedbStmt => {
-                let create = &*statement.cast::<pg_sys::CreatedbStmt>();
-                for option in PgList::<pg_sys::DefElem>::from_pg(create.options).iter_ptr() {
-                    let named = CStr::from_ptr((*option).defname) == c"template";
-                    if named && !(*option).arg.is_null() {
-                        leave_database(CStr::from_ptr(pg_sys::defGetString(option)), false)?;
-                    }
-                }
-                Ok(())
-            }
             pg_sys::NodeTag::T_TransactionStmt => {
                 let transaction = &*statement.cast::<pg_sys::TransactionStmt>();
                 let prepares = transaction.kind == pg_sys::TransactionStmtKind::TRANS_STMT_PREPARE;
@@ -204,14 +191,7 @@ pub unsafe fn before_utility(statement: *mut pg_sys::Node) -> Result<()> {
                 }
                 Ok(())
             }
-            pg_sys::NodeTag::T_RenameStmt => {
-                let rename = &*statement.cast::<pg_sys::RenameStmt>();
-                if rename.renameType == pg_sys::ObjectType::OBJECT_DATABASE {
-                    leave_database(CStr::from_ptr(rename.subname), false)?;
-                }
-                Ok(())
-            }
-            _ => Ok(()),
+            _ => databases::before(statement),
         }
     }
 }
@@ -272,27 +252,7 @@ fn before_drop_extension() -> Result<()> {
 }
 
 /// Whether something of a database may be prepared anywhere.
-fn unsettled_in(dbid: pg_sys::Oid) -> bool {
+pub(super) fn unsettled_in(dbid: pg_sys::Oid) -> bool {
     entries::all().iter().any(|e| e.dbid == dbid)
         || stats::of_database(dbid).iter().any(|s| s.unswept > 0)
-}
-
-/// The resolver's connection must not stand in the way of a command that needs a database for itself.
-fn leave_database(name: &CStr, drop: bool) -> Result<()> {
-    // SAFETY: a catalog look-up that may find nothing.
-    let dbid = unsafe { pg_sys::get_database_oid(name.as_ptr(), true) };
-    if dbid == pg_sys::Oid::INVALID {
-        return Ok(());
-    }
-    // PostgreSQL refuses below; nobody else may stop the resolver.
-    // SAFETY: catalog look-ups for the current user.
-    if !unsafe { versions::is_database_owner(dbid, pg_sys::GetUserId()) } {
-        return Ok(());
-    }
-    let left = drop && unsettled_in(dbid);
-    if left {
-        return Err(refusal(format!("drop database \"{}\"", text::carried(name))));
-    }
-    workers::pause(dbid);
-    Ok(())
 }

@@ -5,9 +5,11 @@
 //! * [`operators`]: try now, give up;
 //! * [`tracking`]: what became of a labelled transaction;
 //! * [`exec`]: any SQL on a participant, in its transaction;
-//! * [`guard`]: refuses to drop what is still needed.
+//! * [`guard`]: refuses to drop what is still needed;
+//! * [`databases`]: commands that need a database without its resolver.
 
 mod connections;
+mod databases;
 mod exec;
 pub mod guard;
 mod operators;

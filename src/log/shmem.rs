@@ -79,6 +79,8 @@ pub struct WorkerSlot {
     pub pid: i32,
     /// Since when it is paused, in PostgreSQL's microseconds.
     pub paused_at: i64,
+    /// The backend that has paused it.
+    pub paused_by: i32,
     /// The database's identity, once ready.
     pub identity: u64,
     /// Changes whenever a number on the list of participants may have lost its meaning.

@@ -61,7 +61,7 @@ pub fn wake_resolver(dbid: Oid) {
 }
 
 fn new_place(state: WorkerState, dbid: Oid, pid: i32) -> WorkerSlot {
-    WorkerSlot { state, dbid, pid, paused_at: 0, identity: 0, generation: 0 }
+    WorkerSlot { state, dbid, pid, paused_at: 0, paused_by: 0, identity: 0, generation: 0 }
 }
 
 fn want(workers: &mut [WorkerSlot], dbid: Oid) {
@@ -145,17 +145,38 @@ pub fn doubt_resolver() {
 
 /// Has the resolver of a database leave it for a moment, in which somebody needs it alone.
 pub fn pause(dbid: Oid) {
-    // SAFETY: reads the clock.
-    let now = unsafe { pg_sys::GetCurrentTimestamp() };
+    // SAFETY: reads the clock, and a plain global of this backend.
+    let (now, paused_by) = unsafe { (pg_sys::GetCurrentTimestamp(), pg_sys::MyProcPid) };
     let pid = shmem::write(|shared, _| {
         let worker = place_of(&mut shared.workers, dbid)?;
         if worker.state != WorkerState::Absent {
             worker.state = WorkerState::Paused;
             worker.paused_at = now;
+            worker.paused_by = paused_by;
         }
         Some(worker.pid)
     });
     shmem::wake(pid.unwrap_or(0));
+}
+
+/// This backend does not need the database alone any more. Unless another one does now, the resolver goes on, or a new
+/// one is started.
+pub fn end_pause(dbid: Oid) {
+    // SAFETY: a plain global of this backend.
+    let own_pid = unsafe { pg_sys::MyProcPid };
+    let launcher = shmem::write(|shared, _| {
+        let worker = place_of(&mut shared.workers, dbid)?;
+        if worker.state == WorkerState::Paused && worker.paused_by == own_pid {
+            // One that is leaving already is wanted again when it has left.
+            worker.state = match (worker.pid, worker.identity) {
+                (0, _) => WorkerState::Wanted,
+                (_, 0) => WorkerState::Starting,
+                _ => WorkerState::Ready,
+            };
+        }
+        Some(shared.launcher)
+    });
+    shmem::wake(launcher.unwrap_or(0));
 }
 
 /// The databases whose resolver has been paused for long enough; they are wanted again. Also tells whether
