@@ -115,6 +115,12 @@ pub const SETUP: &CStr = c"SELECT s.system_identifier, pg_catalog.current_databa
     pg_catalog.set_config('tcp_keepalives_count', '3', false) \
     FROM pg_catalog.pg_control_system() s";
 
+/// Has the participant look every two seconds, while it runs a command for us, whether we are still there. Else a session
+/// that waits for a lock, or works for long, does not notice that the coordinator has died: it holds its session lock,
+/// nothing of that coordinator is settled meanwhile, and it may be waiting for just that. A command of its own: where the
+/// platform cannot tell (Windows; before PostgreSQL 15 all but Linux) it is refused, and the session goes on.
+pub const WATCH_US: &CStr = c"SET client_connection_check_interval = '2s'";
+
 /// Under this name [`PROBE`] is prepared in each session.
 pub const PROBE_NAME: &CStr = c"px_xid";
 /// The question whether the transaction has written.

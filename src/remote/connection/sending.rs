@@ -11,7 +11,9 @@ use crate::libpq::{Conn, Flush, PgResult};
 use crate::pg::error::{Error, Result, SqlState, c_string};
 use crate::protocol::pipeline::{Control, Fifo, Ticket};
 use crate::remote::report;
-use crate::remote::session_state::{FetchRun, PROBE, PROBE_NAME, SETUP, SessionLock, SessionState};
+use crate::remote::session_state::{
+    FetchRun, PROBE, PROBE_NAME, SETUP, SessionLock, SessionState, WATCH_US,
+};
 
 /// A statement to send.
 #[derive(Clone, Copy)]
@@ -184,6 +186,7 @@ impl Connection {
             inner.fifo.control(Control::Setup);
             conn.send_sync().then_some(())?;
             inner.fifo.sync();
+            inner.chores.push(WATCH_US.to_owned());
         }
         if inner.lock_to_send
             && let Some(SessionLock { key, incarnation }) = inner.asked_lock
