@@ -211,14 +211,15 @@ impl Shared {
         });
     }
 
-    /// Waits while there is a pause; whether there was one.
-    fn rest(&self) -> bool {
+    /// Waits while there is a pause, and does something now and then; whether there was one.
+    fn rest(&self, mut meanwhile: impl FnMut()) -> bool {
         if !self.pause.load(Ordering::Relaxed) {
             return false;
         }
         self.resting.fetch_add(1, Ordering::Relaxed);
         while self.pause.load(Ordering::Relaxed) && !self.stop.load(Ordering::Relaxed) {
-            std::thread::sleep(Duration::from_millis(5));
+            meanwhile();
+            std::thread::sleep(Duration::from_millis(20));
         }
         self.resting.fetch_sub(1, Ordering::Relaxed);
         true

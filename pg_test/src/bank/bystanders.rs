@@ -73,7 +73,7 @@ pub(super) fn change(shared: &Shared, plan: &Plan, number: u64) -> Result<()> {
 fn work(shared: &Shared, coordinator: usize, mut act: impl FnMut(&mut Client)) -> Result<()> {
     let mut session = None;
     while !shared.stop.load(Ordering::Relaxed) {
-        if shared.rest() {
+        if shared.rest(|| ()) {
             continue;
         }
         let mut current = match session.take().filter(|session: &Client| !session.is_closed()) {

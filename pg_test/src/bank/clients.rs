@@ -167,7 +167,12 @@ impl<'a> Customer<'a> {
             }
             let Some((mut session, pid)) = self.session.take() else { break };
             self.pay(&mut session, pid);
-            if self.owed.is_empty() && !self.shared.rest() {
+            let wake = || {
+                if !self.plan.silent {
+                    let _ = session.batch_execute("SELECT 1");
+                }
+            };
+            if self.owed.is_empty() && !self.shared.rest(wake) {
                 self.transfer(&mut session, pid);
             }
             self.session = Some((session, pid));

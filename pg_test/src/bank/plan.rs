@@ -57,6 +57,8 @@ pub struct Plan {
     pub resolver_interval: &'static str,
     /// `pg_fdw_xacts.resolver_retry_max`.
     pub resolver_retry_max: &'static str,
+    /// In a rest, sessions do nothing at all: what they have not confirmed yet is then the resolver's.
+    pub silent: bool,
     /// For how long there are faults before everything must be settled, in seconds.
     pub phase: u64,
 }
@@ -87,6 +89,7 @@ impl Plan {
             commit_timeout: random.choose(&["2s", "5s"]),
             resolver_interval: random.choose(&["1s", "5s"]),
             resolver_retry_max: random.choose(&["1s", "10s"]),
+            silent: random.chance(50),
             phase: random.choose(&[5, 10]),
         }
     }

@@ -7,7 +7,7 @@ use pg_test::bank::{Plan, run};
 use crate::support::Outcome;
 
 /// Together they meet whatever a seed can draw; none has a `lock_timeout`.
-const SEEDS: [u64; 3] = [1, 2, 3];
+const SEEDS: [u64; 3] = [11, 16, 39];
 
 fn survives(seed: u64) -> Outcome {
     let report = run(&Plan::draw(seed), Duration::from_secs(20), |line| eprintln!("{line}"))?;
