@@ -30,7 +30,7 @@ static TRACK_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(86_400);
 static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(200);
 static RESOLVER_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
 static RESOLVER_RETRY_MIN: GucSetting<i32> = GucSetting::<i32>::new(200);
-static RESOLVER_RETRY_MAX: GucSetting<i32> = GucSetting::<i32>::new(30_000);
+static RESOLVER_RETRY_MAX: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 
 struct Int {
     name: &'static CStr,

@@ -151,6 +151,12 @@ pub const SETUP: &CStr = c"SELECT s.system_identifier, pg_catalog.encode(CAST(pg
     pg_catalog.set_config('tcp_keepalives_count', '3', false) \
     FROM pg_catalog.pg_control_system() s";
 
+/// Has the participant look every two seconds, while it runs a command for us, whether we are still there. Else a session
+/// that waits for a lock, or works for long, does not notice that the coordinator has died: it holds its session lock,
+/// nothing of that coordinator is settled meanwhile, and it may be waiting for just that. A command of its own: where the
+/// platform cannot tell (Windows; before PostgreSQL 15 all but Linux) it is refused, and the session goes on.
+pub const WATCH_US: &CStr = c"SET client_connection_check_interval = '2s'";
+
 /// The questions for the transaction's xid, each with the name under which it is prepared in each session.
 pub const PROBES: [(&CStr, &CStr); 2] = [
     (c"px_xid", c"SELECT pg_catalog.pg_current_xact_id_if_assigned()"),

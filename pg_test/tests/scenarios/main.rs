@@ -25,6 +25,7 @@
 //! | wrong password, changed address | `fault_resolver` |
 //! | connection lost inside a savepoint; readers under SERIALIZABLE | `fault_prepare` |
 //! | 10,000 in doubt | `fault_resolver::ten_thousand…` |
+//! | processes that a dead coordinator leaves on a shard | `fault_orphans` |
 //! | workers end in any order, mappings share a database | `fault_workers` |
 //!
 //! They need a PostgreSQL with the extension installed and are run by `cargo xtask test`.
@@ -54,6 +55,7 @@ mod fault_failover;
 mod fault_gxid;
 mod fault_interrupt;
 mod fault_permissions;
+mod fault_orphans;
 mod fault_prepare;
 mod fault_reach;
 mod fault_replication;

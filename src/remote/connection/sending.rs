@@ -12,7 +12,9 @@ use crate::pg::error::{Error, Result, SqlState, c_string};
 use crate::protocol::pipeline::{Control, Fifo, Ticket};
 use crate::protocol::plan::{Access, Xid};
 use crate::remote::report;
-use crate::remote::session_state::{FetchRun, PROBES, SETUP, SessionState, probe_name};
+use crate::remote::session_state::{
+    FetchRun, PROBES, SETUP, SessionState, WATCH_US, probe_name,
+};
 
 /// A statement to send.
 #[derive(Clone, Copy)]
@@ -210,6 +212,7 @@ impl Connection {
             }
             conn.send_sync().then_some(())?;
             inner.fifo.sync();
+            inner.chores.push(WATCH_US.to_owned());
         }
         if inner.lock_to_send
             && let Some(lock) = inner.asked_lock

@@ -49,6 +49,10 @@ impl Participant {
         let failed = !std::mem::take(&mut self.last_error).is_empty();
         self.unswept = swept.again;
         self.fenced = swept.fenced;
+        if failed {
+            // The server is back: what is left there has not been waited for yet.
+            self.failures = 0;
+        }
         if swept.again {
             self.retry(now);
         } else {
