@@ -17,9 +17,9 @@ use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::Result;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::pipeline::{Control, Kind};
-use crate::remote::report;
 use crate::remote::session_state::{Doom, Fingerprint, SessionState};
 use crate::remote::wait::{Patience, WaitSet, Want, Woke};
+use crate::remote::{pooler, report};
 
 mod answers;
 mod cursors;
@@ -62,6 +62,8 @@ pub struct Connection {
     watched: Cell<bool>,
     /// A user's own commands have run in the session (see [`Connection::taint`]).
     tainted: Cell<bool>,
+    /// Its pooler is known to leave the server process to it.
+    owns_process: Cell<bool>,
 }
 
 impl Connection {
@@ -87,6 +89,7 @@ impl Connection {
             sealed: Cell::new(false),
             watched: Cell::new(false),
             tainted: Cell::new(false),
+            owns_process: Cell::new(false),
         })
     }
 
@@ -95,9 +98,9 @@ impl Connection {
         self.number
     }
 
-    /// The server process behind the connection.
+    /// The server process behind the connection. A pooler tells of one that there is not, until the set-up is answered.
     pub fn backend_pid(&self) -> c_int {
-        self.conn.backend_pid()
+        self.inner.borrow().server_pid.unwrap_or_else(|| self.conn.backend_pid())
     }
 
     /// The socket; negative when libpq has closed it.
@@ -117,10 +120,45 @@ impl Connection {
         self.inner.borrow().fingerprint.clone()
     }
 
-    /// Whether something between us and the server hands sessions around: who answered the set-up is not who answered
-    /// the connection.
+    /// Whether something between us and the server may hand sessions around: who answered the set-up is not who answered
+    /// the connection, and the server process is not known to be ours.
     pub fn is_pooled(&self) -> bool {
-        self.inner.borrow().server_pid.is_some_and(|pid| pid != self.backend_pid())
+        let told = self.conn.backend_pid();
+        !self.owns_process.get() && self.inner.borrow().server_pid.is_some_and(|pid| pid != told)
+    }
+
+    /// Whether what the connection was told of at its start may be the server process.
+    pub fn may_be_direct(&self) -> bool {
+        pooler::may_be_a_process(self.conn.backend_pid())
+    }
+
+    /// The server process stays with this connection, whatever is in between.
+    pub fn owns_process(&self) {
+        self.owns_process.set(true);
+    }
+
+    /// The session is for a question or two and not for statements: it is not set up.
+    pub fn use_for_questions(&self) {
+        self.conn.listen_for_end();
+        self.inner.borrow_mut().set_up = true;
+    }
+
+    /// Waits until the server tells, unasked, that it ends the session because it was idle; `false` if it has not by then,
+    /// or the connection has ended otherwise.
+    ///
+    /// # Errors
+    /// A cancel.
+    pub fn hears_of_idle_end(&self, deadline: Instant) -> Result<bool> {
+        loop {
+            self.pump();
+            if self.conn.ended_idle() {
+                return Ok(true);
+            }
+            let woke = self.wait(Some(deadline), Patience::Interruptible, WaitEvent::Connect)?;
+            if woke == Woke::Deadline || self.is_doomed() {
+                return Ok(false);
+            }
+        }
     }
 
     /// The remote transaction's xid, if it is known to have one.

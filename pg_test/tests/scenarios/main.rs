@@ -24,6 +24,8 @@
 //! | hung or unreachable servers beside healthy ones | `fault_commit::the_resolver_settles_healthy_servers…` |
 //! | wrong password, changed address | `fault_resolver` |
 //! | connection lost inside a savepoint; readers under SERIALIZABLE | `fault_prepare` |
+//! | a connection pooler between coordinator and shard | `poolers` |
+//! | permission that is taken away while a connection is open | `fault_permissions` |
 //! | 10,000 in doubt | `fault_resolver::ten_thousand…` |
 //! | workers end in any order, mappings share a database | `fault_workers` |
 //!
@@ -78,6 +80,7 @@ mod fdw_values;
 mod harness;
 mod monitoring;
 mod operators;
+mod poolers;
 mod side_by_side;
 mod support;
 mod tracking;
