@@ -12,7 +12,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::{CString, c_int};
 use std::time::{Duration, Instant};
 
-use crate::libpq::{Conn, Flush, Status, Transaction};
+use crate::libpq::{Conn, Flush, Sending, Status, Transaction};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::Result;
 use crate::pg::wait_event::WaitEvent;
@@ -36,7 +36,10 @@ pub use sending::{Isolation, Message};
 pub const CLEANUP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a cancel request may take.
-const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+pub const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a cancel request and its effect may take where the server may go on without.
+pub const CANCEL_EFFECT: Duration = Duration::from_secs(2);
 
 /// How long a cancel waits for the end of the transaction before: one that takes longer hangs.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(1);
@@ -333,10 +336,16 @@ impl Connection {
             self.doom();
             return;
         }
-        let sent = self.conn.cancel().is_some_and(|cancel| cancel.send(CANCEL_TIMEOUT));
-        if !sent {
+        let deadline = Instant::now() + CANCEL_TIMEOUT;
+        if !self.start_cancel().is_some_and(|sending| sending.wait_until(deadline)) {
             self.doom();
         }
+    }
+
+    /// Starts to ask the server to stop what it is doing, whatever that is; `None` if that is not possible. As long as
+    /// nobody knows whether the server has taken it, it may hit whatever comes next.
+    pub fn start_cancel(&self) -> Option<Sending> {
+        self.conn.cancel()?.start()
     }
 
     /// The remote transaction is over, one way or another.

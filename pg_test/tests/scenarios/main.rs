@@ -12,6 +12,7 @@
 //! | … NOTIFY's queue full | not tried: it takes 8 GB of notifications; the same path as a serialization failure |
 //! | cut before COMMIT PREPARED, or before its answer; the same with 'gxid' | `fault_commit` |
 //! | cancel, statement_timeout, termination, shutdown at every wait | `fault_interrupt` |
+//! | a shard takes long to prepare or to commit | `fault_slow_prepare` |
 //! | a shard hangs in phase one or two | `fault_commit::a_shard_that_hangs…` |
 //! | SIGKILL for the coordinator, a backend, the resolver, a shard | `crash`, `fault_gxid`, `commit` |
 //! | 'gxid' pending over crash, checkpoint, restart | `explicit`, `fault_gxid`, `clients::managers` |
@@ -57,6 +58,7 @@ mod fault_permissions;
 mod fault_prepare;
 mod fault_replication;
 mod fault_resolver;
+mod fault_slow_prepare;
 mod fault_workers;
 mod fdw_analyze;
 mod fdw_async;
