@@ -10,6 +10,7 @@ use crate::pg::error::{Error, Result, SqlState};
 use crate::remote::connection::Connection;
 use crate::remote::credentials::{self, Credentials, Used};
 use crate::remote::options::{self, Mapping, OptionPair, Purpose, Server};
+use crate::remote::pooler;
 use crate::remote::wait::{Want, Woke, socket_once};
 
 /// A place among the backend's file descriptors for libpq's socket.
@@ -44,6 +45,12 @@ pub struct Established {
     /// The options of server and mapping that it was made with.
     options: Vec<OptionPair>,
     _fd: ExternalFd,
+}
+
+impl std::borrow::Borrow<Connection> for Established {
+    fn borrow(&self) -> &Connection {
+        &self.connection
+    }
 }
 
 impl Established {
@@ -164,11 +171,37 @@ fn failed(server: &CStr, detail: &CStr) -> Error {
     .detail(detail.to_bytes().trim_ascii_end())
 }
 
-/// Connects as the mapping says, and waits for it.
+/// Connects as the mapping says, and waits for it. Where there is a pooler in between, the server process is made sure
+/// of with a first connection.
 ///
 /// # Errors
-/// Those of [`Connecting`], and a cancel.
+/// Those of [`Connecting`] and of [`pooler::check`], and a cancel.
 pub fn connect(
+    server: &Server,
+    mapping: &Mapping,
+    deadline: Option<Instant>,
+) -> Result<Established> {
+    let established = connect_once(server, mapping, deadline)?;
+    if established.connection.may_be_direct() {
+        return Ok(established);
+    }
+    pooler::check(established, || connect_once(server, mapping, deadline), deadline)?;
+    let established = connect_once(server, mapping, deadline)?;
+    established.connection.owns_process();
+    Ok(established)
+}
+
+/// Makes sure that a pooler that was not seen at the start, see [`Connection::is_pooled`], leaves server processes to
+/// their clients.
+///
+/// # Errors
+/// Those of [`connect`].
+pub fn check_pooler(server: &Server, mapping: &Mapping, deadline: Instant) -> Result<()> {
+    let connect = || connect_once(server, mapping, Some(deadline));
+    pooler::check(connect()?, connect, Some(deadline))
+}
+
+fn connect_once(
     server: &Server,
     mapping: &Mapping,
     deadline: Option<Instant>,

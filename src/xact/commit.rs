@@ -20,7 +20,9 @@ use crate::protocol::pipeline::Control;
 use crate::protocol::plan::{self, Local, Refusal, Step, Work};
 use crate::remote::SessionLock;
 use crate::remote::cache;
+use crate::remote::connect::check_pooler;
 use crate::remote::credentials;
+use crate::remote::options::Server;
 use crate::remote::together::{Outcome, Together};
 use crate::remote::wait::{Patience, Woke};
 use crate::xact::participants::{self, Participant};
@@ -141,13 +143,9 @@ fn hold_session_locks(
     deadline: Instant,
     timeout: Duration,
 ) -> Result<()> {
-    if let Some(p) = writers.iter().find(|p| p.connection.is_pooled()) {
-        return Err(Error::new(
-            SqlState::FEATURE_NOT_SUPPORTED,
-            format!("cannot prepare a transaction on server \"{}\" through a connection pooler", p.server()),
-        )
-        .detail("The pooler may hand the session to somebody else while the transaction's outcome is open.")
-        .hint("Have the foreign server's options point at PostgreSQL itself."));
+    for p in writers.iter().filter(|p| p.connection.is_pooled()) {
+        check_pooler(&Server::read(p.serverid), &Mapping::read(p.userid, p.serverid), deadline)?;
+        p.connection.owns_process();
     }
     for p in writers {
         p.connection.lock_session(lock);

@@ -12,6 +12,7 @@
 //! | … NOTIFY's queue full | not tried: it takes 8 GB of notifications; the same path as a serialization failure |
 //! | cut before COMMIT PREPARED, or before its answer; the same with 'gxid' | `fault_commit` |
 //! | cancel, statement_timeout, termination, shutdown at every wait | `fault_interrupt` |
+//! | a shard takes long to prepare or to commit | `fault_slow_prepare` |
 //! | a shard hangs in phase one or two | `fault_commit::a_shard_that_hangs…` |
 //! | SIGKILL for the coordinator, a backend, the resolver, a shard | `crash`, `fault_gxid`, `commit` |
 //! | 'gxid' pending over crash, checkpoint, restart | `explicit`, `fault_gxid`, `clients::managers` |
@@ -24,6 +25,8 @@
 //! | hung or unreachable servers beside healthy ones | `fault_commit::the_resolver_settles_healthy_servers…` |
 //! | wrong password, changed address | `fault_resolver` |
 //! | connection lost inside a savepoint; readers under SERIALIZABLE | `fault_prepare` |
+//! | a connection pooler between coordinator and shard | `poolers` |
+//! | permission that is taken away while a connection is open | `fault_permissions` |
 //! | 10,000 in doubt | `fault_resolver::ten_thousand…` |
 //! | processes that a dead coordinator leaves on a shard | `fault_orphans` |
 //! | workers end in any order, mappings share a database | `fault_workers` |
@@ -60,6 +63,7 @@ mod fault_prepare;
 mod fault_reach;
 mod fault_replication;
 mod fault_resolver;
+mod fault_slow_prepare;
 mod fault_workers;
 mod fdw_analyze;
 mod fdw_async;
@@ -84,6 +88,7 @@ mod harness;
 mod monitoring;
 mod nested;
 mod operators;
+mod poolers;
 mod side_by_side;
 mod support;
 mod tracking;
