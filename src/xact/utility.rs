@@ -243,7 +243,8 @@ fn local_xid(gxid: &CStr) -> Result<Option<pg_sys::TransactionId>> {
         let mut table = client
             .select(
                 "SELECT transaction FROM pg_catalog.pg_prepared_xacts \
-                 WHERE gid = $1 AND database = pg_catalog.current_database()",
+                 WHERE gid OPERATOR(pg_catalog.=) $1 \
+                 AND database OPERATOR(pg_catalog.=) pg_catalog.current_database()",
                 Some(1),
                 &arguments,
             )
