@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::{PgList, pg_sys};
 
+use crate::api::guard::{Left, left_in};
 use crate::log::workers;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Result, check_for_interrupts};
@@ -111,8 +112,11 @@ fn leave(name: &CStr, wanted: Wanted) -> Result<()> {
     if dbid == pg_sys::Oid::INVALID || !may(dbid, wanted) {
         return Ok(());
     }
-    if matches!(wanted, Wanted::Drop { .. }) && super::guard::unsettled_in(dbid) {
-        return Err(super::guard::refusal(format!("drop database \"{}\"", text::carried(name))));
+    if matches!(wanted, Wanted::Drop { .. }) {
+        if left_in(dbid) == Left::Unknown {
+            workers::await_look_at(dbid)?;
+        }
+        left_in(dbid).refuse(|| format!("drop database \"{}\"", text::carried(name)))?;
     }
     if wanted == (Wanted::Drop { force: true }) || others_end(dbid)? {
         workers::pause(dbid);

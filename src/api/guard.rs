@@ -12,7 +12,9 @@ use pgrx::{PgList, PgLogLevel, pg_sys};
 
 use crate::api::databases;
 use crate::fdw::planning::{self, Purpose};
-use crate::log::{entries, stats};
+use crate::log::registered::{self, Registered};
+use crate::log::shmem::Entry;
+use crate::log::{entries, stats, workers};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, boundary};
 use crate::pg::text;
@@ -59,25 +61,22 @@ fn before_drop(class: pg_sys::Oid, object: pg_sys::Oid) -> Result<()> {
     match class {
         pg_sys::ForeignServerRelationId => {
             planning::note_switch();
-            if unsettled_on(object, None) {
+            left_on(object, None).refuse(|| {
                 let name = Server::find(object).map(|s| s.name).unwrap_or_default();
-                return Err(refusal(format!("drop server \"{}\"", text::carried(&name))));
-            }
-            Ok(())
+                format!("drop server \"{}\"", text::carried(&name))
+            })
         }
         pg_sys::UserMappingRelationId => match mapping(object) {
-            Some((userid, serverid)) if unsettled_on(serverid, Some(userid)) => {
-                let name = Server::find(serverid).map(|s| s.name).unwrap_or_default();
-                Err(refusal(format!("drop a user mapping for server \"{}\"", text::carried(&name))))
-            }
-            _ => {
+            Some((userid, serverid)) => {
                 xact::note_dropped_mapping();
-                Ok(())
+                left_on(serverid, Some(userid)).refuse(|| {
+                    let name = Server::find(serverid).map(|s| s.name).unwrap_or_default();
+                    format!("drop a user mapping for server \"{}\"", text::carried(&name))
+                })
             }
+            None => Ok(()),
         },
-        pg_sys::DatabaseRelationId if unsettled_in(object) => {
-            Err(refusal("drop the database".to_owned()))
-        }
+        pg_sys::DatabaseRelationId => left_in(object).refuse(|| "drop the database".to_owned()),
         pg_sys::ExtensionRelationId => {
             // SAFETY: a catalog look-up that may find nothing.
             let own = unsafe { pg_sys::get_extension_oid(EXTENSION.as_ptr(), true) };
@@ -112,7 +111,7 @@ unsafe fn before_alter_server(alter: &pg_sys::AlterForeignServerStmt) -> Result<
             .any(|option| ADDRESS.contains(&CStr::from_ptr((*option).defname)));
         (pg_sys::get_foreign_server_oid(alter.servername, true), moves)
     };
-    if !moves || server == pg_sys::Oid::INVALID || !unsettled_on(server, None) {
+    if !moves || server == pg_sys::Oid::INVALID || left_on(server, None) == Left::Nothing {
         return Ok(());
     }
     let name = Server::find(server).map(|s| s.name).unwrap_or_default();
@@ -125,18 +124,93 @@ unsafe fn before_alter_server(alter: &pg_sys::AlterForeignServerStmt) -> Result<
     .log(PgLogLevel::WARNING)
 }
 
-pub(super) fn refusal(what: String) -> Error {
-    Error::new(OBJECT_IN_USE, format!("cannot {what} while transactions may be in doubt there"))
-        .hint(HINT)
+/// Warns before a wrapper gets another handler: the resolver only connects to servers that have ours.
+///
+/// # Safety
+/// A valid statement.
+unsafe fn before_alter_wrapper(alter: &pg_sys::AlterFdwStmt) -> Result<()> {
+    // SAFETY: by contract; the list holds what the grammar puts there. A look-up that may find nothing.
+    let (wrapper, switches) = unsafe {
+        let switches = PgList::<pg_sys::DefElem>::from_pg(alter.func_options)
+            .iter_ptr()
+            .any(|option| CStr::from_ptr((*option).defname) == c"handler");
+        (pg_sys::get_foreign_data_wrapper_oid(alter.fdwname, true), switches)
+    };
+    if !switches || wrapper == pg_sys::Oid::INVALID {
+        return Ok(());
+    }
+    let is_of_wrapper = |serverid: pg_sys::Oid| {
+        // SAFETY: a catalog look-up that may find nothing.
+        let server = unsafe {
+            pg_sys::GetForeignServerExtended(serverid, pg_sys::FSV_MISSING_OK as u16).as_ref()
+        };
+        server.is_some_and(|server| server.fdwid == wrapper)
+    };
+    let mut left = registered::listed();
+    left.retain(|r| is_of_wrapper(r.serverid) && left_on(r.serverid, None) != Left::Nothing);
+    let Some(server) = left.first().and_then(|r| Server::find(r.serverid)) else { return Ok(()) };
+    Error::new(
+        SqlState::new(b"01000"),
+        format!("transactions may be in doubt on server \"{}\"", text::carried(&server.name)),
+    )
+    .detail("The resolver settles them only while the server has the handler pg_fdw_xacts_handler.")
+    .hint("If the handler was changed to another one, change it back until pg_fdw_xacts_resolve() leaves nothing in doubt.")
+    .log(PgLogLevel::WARNING)
 }
 
-/// Whether something may be prepared on a server of this database, by one user or by any.
-fn unsettled_on(serverid: pg_sys::Oid, userid: Option<pg_sys::Oid>) -> bool {
+/// What is known of prepared transactions that may be left somewhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Left {
+    /// There are none.
+    Nothing,
+    /// There may be some.
+    Something,
+    /// Something has prepared there once, and the resolver has not come to look since the start of this server: a crash
+    /// may have left it.
+    Unknown,
+}
+
+impl Left {
+    /// Refuses a command that would make it impossible to settle them.
+    pub(super) fn refuse(self, what: impl FnOnce() -> String) -> Result<()> {
+        let why = match self {
+            Left::Nothing => return Ok(()),
+            Left::Something => "transactions may be in doubt there",
+            Left::Unknown => "the resolver has not looked for transactions in doubt there",
+        };
+        let error = Error::new(OBJECT_IN_USE, format!("cannot {} while {why}", what()));
+        Err(match self {
+            Left::Unknown => error
+                .detail("Something was prepared there before the last start of this server, and the resolver of the database has not come up since.")
+                .hint("It comes up by itself; if not, see the server log: \"max_worker_processes\" must leave room for one worker per database that has the extension, and one launcher."),
+            _ => error.hint(HINT),
+        })
+    }
+}
+
+/// What may be prepared on a server of this database, by one user or by any.
+fn left_on(serverid: pg_sys::Oid, userid: Option<pg_sys::Oid>) -> Left {
     // SAFETY: a plain global of this backend.
     let dbid = unsafe { pg_sys::MyDatabaseId };
     let concerns = |other| userid.is_none_or(|u| u == pg_sys::Oid::INVALID || u == other);
-    entries::all().iter().any(|e| e.dbid == dbid && e.serverid == serverid && concerns(e.userid))
+    let has_entry = |e: &Entry| e.dbid == dbid && e.serverid == serverid && concerns(e.userid);
+    if entries::all().iter().any(has_entry)
         || stats::all().iter().any(|s| s.serverid == serverid && s.unswept > 0)
+    {
+        return Left::Something;
+    }
+    left_by_list(|r| r.serverid == serverid && concerns(r.userid))
+}
+
+/// The same of this database's participants that `which` picks, as far as shared memory, which a start of the server
+/// empties, does not show it: by the durable list.
+fn left_by_list(which: impl Fn(&Registered) -> bool) -> Left {
+    if workers::resolver_is_up() || !registered::listed().iter().any(which) {
+        Left::Nothing
+    } else {
+        workers::wake_resolver(workers::own_database());
+        Left::Unknown
+    }
 }
 
 /// The user and the server of a mapping.
@@ -181,6 +255,9 @@ pub unsafe fn before_utility(statement: *mut pg_sys::Node) -> Result<()> {
             }
             pg_sys::NodeTag::T_AlterForeignServerStmt => {
                 before_alter_server(&*statement.cast::<pg_sys::AlterForeignServerStmt>())
+            }
+            pg_sys::NodeTag::T_AlterFdwStmt => {
+                before_alter_wrapper(&*statement.cast::<pg_sys::AlterFdwStmt>())
             }
             pg_sys::NodeTag::T_TransactionStmt => {
                 let transaction = &*statement.cast::<pg_sys::TransactionStmt>();
@@ -247,12 +324,19 @@ unsafe fn before_drop_mapping(drop: &pg_sys::DropUserMappingStmt) -> Result<()> 
 
 fn before_drop_extension() -> Result<()> {
     // SAFETY: a plain global of this backend.
-    let left = unsettled_in(unsafe { pg_sys::MyDatabaseId });
-    if left { Err(refusal("drop extension pg_fdw_xacts".to_owned())) } else { Ok(()) }
+    left_in(unsafe { pg_sys::MyDatabaseId }).refuse(|| "drop extension pg_fdw_xacts".to_owned())
 }
 
-/// Whether something of a database may be prepared anywhere.
-pub(super) fn unsettled_in(dbid: pg_sys::Oid) -> bool {
-    entries::all().iter().any(|e| e.dbid == dbid)
+/// What of a database may be prepared anywhere.
+pub(super) fn left_in(dbid: pg_sys::Oid) -> Left {
+    if entries::all().iter().any(|e| e.dbid == dbid)
         || stats::of_database(dbid).iter().any(|s| s.unswept > 0)
+    {
+        return Left::Something;
+    }
+    if dbid == workers::own_database() {
+        return left_by_list(|_| true);
+    }
+    // Only its own sessions can read the list of another database.
+    if workers::has_been_looked_at(dbid) { Left::Nothing } else { Left::Unknown }
 }

@@ -117,7 +117,8 @@ fn look(label: &CStr) -> Result<(Known, bool)> {
 fn is_prepared(xid: pg_sys::TransactionId) -> Result<bool> {
     // `select` and not `get_one`: a standby cannot assign the xid that the latter asks for.
     Spi::connect(|client| {
-        let query = "SELECT FROM pg_catalog.pg_prepared_xacts WHERE transaction = $1";
+        let query =
+            "SELECT FROM pg_catalog.pg_prepared_xacts WHERE transaction OPERATOR(pg_catalog.=) $1";
         client.select(query, Some(1), &[DatumWithOid::from(xid)]).map(|rows| !rows.is_empty())
     })
     .map_err(|error| Error::new(SqlState::INTERNAL_ERROR, error.to_string()))

@@ -2,6 +2,7 @@
 //! fast to find and visible. Losing shared memory loses nothing.
 //!
 //! * [`table`]: reading and writing our tables below SQL;
+//! * [`trusted`]: which tables are the extension's;
 //! * [`decisions`]: one row per distributed transaction;
 //! * [`labels`]: what became of transactions, for clients that lost the answer;
 //! * [`registered`]: the identity and the participants that ever prepared;
@@ -21,4 +22,5 @@ pub mod requests;
 pub mod shmem;
 pub mod stats;
 pub mod table;
+pub mod trusted;
 pub mod workers;

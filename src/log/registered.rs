@@ -12,6 +12,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::log::replication;
 use crate::log::table::{See, Table, text};
+use crate::log::trusted;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::protocol::gid::{Gid, Identity, Nonce};
@@ -67,6 +68,11 @@ pub fn all() -> Vec<Registered> {
         });
     });
     list
+}
+
+/// [`all`], also while the extension is being dropped and the list has gone.
+pub fn listed() -> Vec<Registered> {
+    if trusted::has(c"participant") { all() } else { Vec::new() }
 }
 
 /// Adds a participant.
@@ -126,7 +132,17 @@ pub fn forget(nonce: Nonce, id: i32) -> Result<()> {
 
 /// Whether the extension exists in this database.
 pub fn extension_exists() -> bool {
-    Table::open_if_exists(c"identity", pg_sys::AccessShareLock).is_some()
+    trusted::extension().is_some()
+}
+
+/// Checks that the tables that a commit rests on are the extension's, where it exists.
+///
+/// # Errors
+/// 55000: one is not.
+pub fn check_tables() -> Result<()> {
+    [c"identity", c"participant", c"decision", c"forgotten"]
+        .into_iter()
+        .try_for_each(|name| trusted::oid(name).map(|_| ()))
 }
 
 /// The identity of this database, if one has been drawn for it.

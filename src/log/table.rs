@@ -7,6 +7,7 @@ use std::ptr::null_mut;
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
+use crate::log::trusted;
 use crate::pg::error::{Error, Result, SqlState, catch};
 
 mod raw {
@@ -77,7 +78,7 @@ impl Row<'_> {
         if self.nulls[column] {
             return CString::default();
         }
-        // SAFETY: the column is of type text by our own CREATE TABLE.
+        // SAFETY: the column is of type text, which was checked.
         unsafe {
             let text = pg_sys::text_to_cstring(self.values[column].cast_mut_ptr());
             CStr::from_ptr(text).to_owned()
@@ -86,8 +87,11 @@ impl Row<'_> {
 
     /// An array of bigint without NULLs.
     pub fn int8_array(&self, column: usize) -> Vec<i64> {
+        if self.nulls[column] {
+            return Vec::new();
+        }
         let (mut elements, mut count) = (null_mut(), 0);
-        // SAFETY: the column is of type bigint[] by our own CREATE TABLE, and never has NULL elements.
+        // SAFETY: the column is of type bigint[], which was checked; a NULL element raises.
         unsafe {
             let array = pg_sys::pg_detoast_datum(self.values[column].cast_mut_ptr());
             pg_sys::deconstruct_array(
@@ -128,29 +132,32 @@ pub fn text(text: &CStr) -> Datum {
 }
 
 impl Table {
-    /// Opens a table of schema `fdw_xacts` with a lock, if it exists.
+    /// Opens a table of the extension with a lock; `None` where the extension does not exist.
+    ///
+    /// Raises where the extension exists and the table is not as it made it: then nothing can be said of its rows.
     pub fn open_if_exists(name: &CStr, lock: u32) -> Option<Self> {
-        let oid = Self::oid(name)?;
+        let oid = trusted::oid(name).unwrap_or_else(|error| error.raise_in_pgrx())?;
         // SAFETY: the OID was found just now and opening it locks it.
         let relation = unsafe { pg_sys::try_table_open(oid, lock as i32) };
-        (!relation.is_null()).then_some(Self { relation })
+        let table = (!relation.is_null()).then_some(Self { relation })?;
+        // SAFETY: open.
+        let checked = unsafe { trusted::check_columns(name, relation) };
+        checked.unwrap_or_else(|error| error.raise_in_pgrx());
+        Some(table)
     }
 
-    /// The OID of a table of schema `fdw_xacts`, if it exists.
+    /// The OID of a table of the extension; `None` where the extension does not exist. Raises as
+    /// [`open_if_exists`](Self::open_if_exists) does.
     pub fn oid(name: &CStr) -> Option<Oid> {
-        // SAFETY: catalog look-ups.
-        let (schema, oid) = unsafe {
-            let schema = pg_sys::get_namespace_oid(c"fdw_xacts".as_ptr(), true);
-            (schema, pg_sys::get_relname_relid(name.as_ptr(), schema))
-        };
-        (schema != Oid::INVALID && oid != Oid::INVALID).then_some(oid)
+        trusted::oid(name).unwrap_or_else(|error| error.raise_in_pgrx())
     }
 
-    /// Opens a table of schema `fdw_xacts` with a lock.
+    /// Opens a table of the extension with a lock.
     ///
     /// # Errors
-    /// 55000 where the extension has not been created.
+    /// 55000 where the extension has not been created, or has been tampered with.
     pub fn open(name: &CStr, lock: u32) -> Result<Self> {
+        trusted::oid(name)?;
         Self::open_if_exists(name, lock).ok_or_else(|| {
             Error::new(
                 SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -171,7 +178,7 @@ impl Table {
     /// # Errors
     /// 23505 from PostgreSQL, once no running transaction can undo the row that is in the way.
     pub fn insert_unique(&self, values: &mut [Datum], index: &CStr) -> Result<()> {
-        let index = Self::index(index)?;
+        let index = trusted::unique_index(index, self.relation)?;
         let relation = self.relation;
         let key = values.as_mut_ptr();
         let tuple = self.insert_tuple(values);
@@ -198,30 +205,19 @@ impl Table {
         Ok(())
     }
 
-    fn index(name: &CStr) -> Result<Oid> {
-        // SAFETY: catalog look-ups.
-        let oid = unsafe {
-            let schema = pg_sys::get_namespace_oid(c"fdw_xacts".as_ptr(), true);
-            pg_sys::get_relname_relid(name.as_ptr(), schema)
-        };
-        if oid == Oid::INVALID {
-            return Err(Error::new(
-                SqlState::UNDEFINED_OBJECT,
-                "an index of pg_fdw_xacts is missing",
-            ));
-        }
-        Ok(oid)
-    }
-
     /// Inserts a row without NULLs, outside of logical decoding: subscribers have no such table.
     pub fn insert(&self, values: &mut [Datum]) {
         self.insert_tuple(values);
     }
 
     fn insert_tuple(&self, values: &mut [Datum]) -> pg_sys::HeapTuple {
-        assert_eq!(values.len(), self.columns());
-        let mut nulls = vec![false; values.len()];
-        // SAFETY: as many values as columns, of the columns' types by our own CREATE TABLE. A value stored
+        // Columns that somebody has added stay empty.
+        let (given, all) = (values.len(), self.columns());
+        assert!(given <= all);
+        let mut values: Vec<Datum> = values.to_vec();
+        values.resize(all, Datum::from(0));
+        let mut nulls: Vec<bool> = (0..all).map(|column| column >= given).collect();
+        // SAFETY: as many values as columns, of the columns' types, which were checked. A value stored
         // out of line needs a snapshot, and none is active in a transaction callback.
         unsafe {
             let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
@@ -253,7 +249,7 @@ impl Table {
     /// # Errors
     /// The index is missing.
     pub fn find(&self, index: &CStr, key: &CStr, mut f: impl FnMut(&Row)) -> Result<()> {
-        let index = Self::index(index)?;
+        let index = trusted::unique_index(index, self.relation)?;
         let mut values = vec![Datum::from(0); self.columns()];
         let mut nulls = vec![false; self.columns()];
         // SAFETY: the key and the snapshot outlive the scan.

@@ -15,7 +15,8 @@ use crate::protocol::gid::{Identity, Nonce};
 /// How long a backend waits for its database's resolver to come up or to answer.
 pub const RESOLVER_DEADLINE: Duration = Duration::from_secs(10);
 
-pub(super) fn own_database() -> Oid {
+/// The database of this backend.
+pub fn own_database() -> Oid {
     // SAFETY: a plain global of this backend.
     unsafe { pg_sys::MyDatabaseId }
 }
@@ -86,6 +87,26 @@ pub fn identity_if_ready() -> Option<Identity> {
 /// Whether this database's resolver works: it has looked through the decision table since the start of this server.
 pub fn resolver_is_up() -> bool {
     own_place().is_some_and(|worker| worker.state == WorkerState::Ready)
+}
+
+/// Whether it is known what of a database may be in doubt: its resolver works, or has found no extension there.
+pub fn has_been_looked_at(dbid: Oid) -> bool {
+    let looked = |w: &WorkerSlot| matches!(w.state, WorkerState::Ready | WorkerState::Absent);
+    shmem::read(|shared, _| shared.workers.iter().find(|w| is_of(w, dbid)).is_some_and(looked))
+}
+
+/// Has somebody look, and waits for it, for a moment.
+///
+/// # Errors
+/// A cancel.
+pub fn await_look_at(dbid: Oid) -> Result<()> {
+    let deadline = Instant::now() + RESOLVER_DEADLINE;
+    wake_resolver(dbid);
+    while !has_been_looked_at(dbid) && Instant::now() < deadline {
+        check_for_interrupts()?;
+        latch::wait(Duration::from_millis(20), WaitEvent::Resolver);
+    }
+    Ok(())
 }
 
 /// The random number of this start of the server.

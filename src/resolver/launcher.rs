@@ -135,7 +135,7 @@ fn exists(dbid: pg_sys::Oid) -> bool {
     transaction::run(|| Ok(databases())).is_ok_and(|all| all.contains(&dbid))
 }
 
-/// The databases one can connect to, templates apart.
+/// The databases that are whole: templates, and those that let nobody in, may have something in doubt too.
 fn databases() -> Vec<pg_sys::Oid> {
     let mut found = Vec::new();
     // SAFETY: a scan of a shared catalog in a transaction, as the autovacuum launcher does it.
@@ -149,7 +149,8 @@ fn databases() -> Vec<pg_sys::Oid> {
                 break;
             }
             let database = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>();
-            if database.datallowconn && !database.datistemplate {
+            // A DROP DATABASE that was cut short leaves a number that only it sets, negative and not -1.
+            if database.datconnlimit >= -1 {
                 found.push(database.oid);
             }
         }

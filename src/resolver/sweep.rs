@@ -23,6 +23,7 @@ use crate::log::decisions::{self, Row};
 use crate::log::entries;
 use crate::log::registered::Registered;
 use crate::log::shmem::{Entry, Status};
+use crate::log::trusted;
 use crate::pg::error::{Error, Result, SqlState, c_string};
 use crate::pg::text;
 use crate::pg::transaction;
@@ -243,6 +244,16 @@ impl Sweep {
     }
 }
 
+/// Whether the handler of a server's wrapper belongs to the extension: it is not called to find out.
+fn handler_is_ours(serverid: pg_sys::Oid) -> bool {
+    // SAFETY: catalog entries in this transaction's memory.
+    let handler = unsafe {
+        let wrapper = (*pg_sys::GetForeignServer(serverid)).fdwid;
+        (*pg_sys::GetForeignDataWrapper(wrapper)).fdwhandler
+    };
+    trusted::is_member(pg_sys::ProcedureRelationId, handler)
+}
+
 fn connect(participant: &Registered, deadline: Instant) -> Result<Connecting> {
     let mapping = Mapping::find(participant.userid, participant.serverid).ok_or_else(|| {
         Error::new(
@@ -254,6 +265,15 @@ fn connect(participant: &Registered, deadline: Instant) -> Result<Connecting> {
         )
     })?;
     let server = Server::read(participant.serverid);
+    if !handler_is_ours(participant.serverid) {
+        return Err(Error::new(
+            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("server \"{}\" does not use pg_fdw_xacts", server.name.to_string_lossy()),
+        )
+        .hint(
+            "Give its wrapper the handler pg_fdw_xacts_handler until nothing is in doubt there.",
+        ));
+    }
     Connecting::start(&server, &mapping, Purpose::Resolver, Some(deadline))
 }
 

@@ -110,6 +110,7 @@ fn write_down(writers: &[&Participant], deadline: Instant, timeout: Duration) ->
     if writers.is_empty() {
         return Ok(());
     }
+    registered::check_tables()?;
     reach::check(writers)?;
     let identity = workers::identity()?;
     hold_session_locks(writers, session_lock(identity), deadline, timeout)?;

@@ -55,7 +55,7 @@ fn check_one(p: &Participant) -> Result<()> {
             SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
             format!("cannot commit atomically on server \"{}\"", p.server()),
         )
-        .detail("The transaction has made, changed or dropped the server, its user mapping, its wrapper's handler or the role: what is in doubt there could not be settled if it aborted, or not if it committed.")
+        .detail("The transaction has made, changed or dropped the server, its user mapping, its wrapper's handler or the role. The resolver sees committed rows only: it could not settle what is in doubt there.")
         .hint("Do that in a transaction of its own."));
     }
     if others.map(|seen| seen.basis).as_ref() != Some(&p.connection.basis) {
