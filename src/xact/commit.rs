@@ -22,7 +22,7 @@ use crate::remote::SessionLock;
 use crate::remote::cache;
 use crate::remote::connect::check_pooler;
 use crate::remote::credentials;
-use crate::remote::options::Server;
+use crate::remote::options::{Mapping, Server};
 use crate::remote::together::{Outcome, Together};
 use crate::remote::wait::{Patience, Woke};
 use crate::xact::participants::{self, Participant};
@@ -145,7 +145,7 @@ fn hold_session_locks(
     timeout: Duration,
 ) -> Result<()> {
     for p in writers.iter().filter(|p| p.connection.is_pooled()) {
-        check_pooler(&Server::read(p.serverid), &Mapping::read(p.userid, p.serverid), deadline)?;
+        check_pooler(&Server::read(p.serverid), &Mapping::read(p.userid, p.serverid)?, deadline)?;
         p.connection.owns_process();
     }
     for p in writers {

@@ -12,9 +12,7 @@ use crate::pg::error::{Error, Result, SqlState, c_string};
 use crate::protocol::pipeline::{Control, Fifo, Ticket};
 use crate::protocol::plan::{Access, Xid};
 use crate::remote::report;
-use crate::remote::session_state::{
-    FetchRun, PROBES, SETUP, SessionState, WATCH_US, probe_name,
-};
+use crate::remote::session_state::{FetchRun, PROBES, SETUP, SessionState, WATCH_US, probe_name};
 
 /// A statement to send.
 #[derive(Clone, Copy)]
