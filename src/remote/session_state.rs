@@ -191,10 +191,19 @@ impl SessionState {
             | Effect::Done(Control::Ending | Control::Constraints | Control::LockCheck, _) => {}
             // Should the transaction still be open, the next one cannot begin and does nothing.
             Effect::Failed(Control::Ending, failure) => self.failed_ending = Some(failure),
-            Effect::Failed(Control::Constraints, _) => self.prepare_skipped = true,
-            Effect::Failed(Control::LockCheck, failure) => {
-                self.lock_lost = !self.prepare_skipped && is_false(&failure);
-                self.prepare_skipped = true;
+            Effect::Failed(control @ (Control::Constraints | Control::LockCheck), failure) => {
+                // The end of the connection says nothing of what the server still does.
+                if doomed.get().is_none() && failure.error_field(b'C').is_some() {
+                    self.lock_lost = control == Control::LockCheck
+                        && !self.prepare_skipped
+                        && is_false(&failure);
+                    self.prepare_skipped = true;
+                    if self.lock_lost {
+                        // The next transaction takes it again.
+                        self.session_lock = None;
+                        self.asked_lock = None;
+                    }
+                }
             }
             // Any other tag means that it was not prepared there.
             Effect::Done(Control::Delivery, result) => {

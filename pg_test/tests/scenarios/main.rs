@@ -78,6 +78,7 @@ mod harness;
 mod monitoring;
 mod nested;
 mod operators;
+mod session_lock;
 mod side_by_side;
 mod support;
 mod tracking;
