@@ -10,6 +10,7 @@ use crate::libpq::PgResult;
 use crate::pg::error::c_string;
 use crate::protocol::pipeline::{Control, Effect, Fifo};
 use crate::protocol::plan::{Access, Xid};
+use crate::remote::connection::Opening;
 
 /// Which server and database a connection has reached, asked in its set-up.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -126,6 +127,8 @@ pub struct SessionState {
     pub chores: Vec<CString>,
     /// Open cursors by number, with the depth they were declared at.
     pub cursors: HashMap<u32, u32>,
+    /// Cursors that are to be opened.
+    pub openings: Vec<Weak<Opening>>,
     /// The nesting levels of those who use the connection.
     pub levels: Vec<Weak<Cell<u32>>>,
     /// The last number given to a cursor, in this transaction.

@@ -37,6 +37,7 @@ mod clients;
 mod commit;
 mod commit_wait;
 mod crash;
+mod cursors;
 mod decisions;
 mod docs;
 mod docs_page;
