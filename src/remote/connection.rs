@@ -30,7 +30,7 @@ mod savepoints;
 mod sending;
 mod session_lock;
 
-pub use cursors::{declare_command, fetch_command};
+pub use cursors::{Opening, declare_command, fetch_command};
 pub use sending::{Isolation, Manner, Message};
 
 /// How long the clean-up of a cancelled command may take (as postgres_fdw's
@@ -375,6 +375,7 @@ impl Connection {
         inner.fetch_run = None;
         inner.postponed.clear();
         inner.cursors.clear();
+        inner.openings.clear();
         inner.levels.clear();
         inner.last_cursor = 0;
         self.sealed.set(false);

@@ -10,6 +10,7 @@ use crate::libpq::PgResult;
 use crate::pg::error::c_string;
 use crate::protocol::pipeline::{Control, Effect, Fifo};
 use crate::protocol::plan::{Access, Xid};
+use crate::remote::connection::Opening;
 
 /// Which server and database a connection has reached, asked in its set-up.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -126,6 +127,8 @@ pub struct SessionState {
     pub chores: Vec<CString>,
     /// Open cursors by number, with the depth they were declared at.
     pub cursors: HashMap<u32, u32>,
+    /// Cursors that are to be opened.
+    pub openings: Vec<Weak<Opening>>,
     /// The nesting levels of those who use the connection.
     pub levels: Vec<Weak<Cell<u32>>>,
     /// The last number given to a cursor, in this transaction.
@@ -198,10 +201,19 @@ impl SessionState {
             | Effect::Done(Control::Ending | Control::Constraints | Control::LockCheck, _) => {}
             // Should the transaction still be open, the next one cannot begin and does nothing.
             Effect::Failed(Control::Ending, failure) => self.failed_ending = Some(failure),
-            Effect::Failed(Control::Constraints, _) => self.prepare_skipped = true,
-            Effect::Failed(Control::LockCheck, failure) => {
-                self.lock_lost = !self.prepare_skipped && is_false(&failure);
-                self.prepare_skipped = true;
+            Effect::Failed(control @ (Control::Constraints | Control::LockCheck), failure) => {
+                // The end of the connection says nothing of what the server still does.
+                if doomed.get().is_none() && failure.error_field(b'C').is_some() {
+                    self.lock_lost = control == Control::LockCheck
+                        && !self.prepare_skipped
+                        && is_false(&failure);
+                    self.prepare_skipped = true;
+                    if self.lock_lost {
+                        // The next transaction takes it again.
+                        self.session_lock = None;
+                        self.asked_lock = None;
+                    }
+                }
             }
             // Any other tag means that it was not prepared there.
             Effect::Done(Control::Delivery, result) => {

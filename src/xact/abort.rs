@@ -132,6 +132,8 @@ fn deliver(endings: &[Ending]) -> Result<()> {
             // The answer to PREPARE came before it on this connection: there is nothing to roll back.
             (Outcome::Failed(failure), Some(_)) => {
                 SqlState::parse(failure.error_field(b'C')) == SqlState::UNDEFINED_OBJECT
+                    // The transaction that is still open there ends with the connection, which is not used again.
+                    || p.connection.has_skipped_prepare()
             }
             // The connection is not used again; what it had open ends with it.
             (Outcome::Failed(failure), None) => {

@@ -17,7 +17,7 @@ use crate::protocol::pipeline::Ticket;
 use crate::protocol::plan::{Access, Mode};
 use crate::remote::SessionLock;
 use crate::remote::cache::{self, Cached};
-use crate::remote::connection::{Connection, Isolation, Manner, Message};
+use crate::remote::connection::{Connection, Isolation, Manner, Message, Opening};
 use crate::remote::credentials;
 use crate::remote::options::Mapping;
 use crate::xact::{callbacks, endings, participants};
@@ -108,12 +108,15 @@ pub fn session_lock(identity: Identity) -> SessionLock {
     SessionLock { key: identity.session_key(), incarnation: workers::incarnation() }
 }
 
+fn nest_level() -> u32 {
+    // SAFETY: reads the transaction state.
+    unsafe { pg_sys::GetCurrentTransactionNestLevel() as u32 }
+}
+
 impl Session {
     /// A participant's session at the current nesting level, for queries.
     pub fn of(connection: &Rc<Cached>) -> Self {
-        // SAFETY: reads the transaction state.
-        let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() } as u32;
-        let level = Rc::new(Cell::new(level));
+        let level = Rc::new(Cell::new(nest_level()));
         connection.track(&level);
         Self {
             connection: Rc::clone(connection),
@@ -160,7 +163,7 @@ impl Session {
     /// # Errors
     /// Those of [`Session::submit`].
     pub fn submit_for(&self, messages: &[Message], sql: Option<&CStr>) -> Result<Ticket> {
-        self.send(messages, sql, None)
+        self.send(messages, sql, None, None)
     }
 
     /// Sends statements as [`Session::submit_for`] does, of which the answers will be asked for later. Others may be
@@ -174,7 +177,39 @@ impl Session {
         sql: &CStr,
         query: &Rc<CStr>,
     ) -> Result<Ticket> {
-        self.send(messages, Some(sql), Some(query))
+        self.send(messages, Some(sql), Some(query), None)
+    }
+
+    /// A cursor for `query`, which this session will open.
+    pub fn opening(
+        &self,
+        cursor: u32,
+        declare: &Rc<CStr>,
+        params: &[Option<&CStr>],
+        query: &Rc<CStr>,
+    ) -> Opening {
+        Opening {
+            cursor,
+            declare: Rc::clone(declare),
+            params: params.iter().map(|param| param.map(CStr::to_owned)).collect(),
+            query: Rc::clone(query),
+            level: Rc::clone(&self.level),
+            access: self.access,
+            sent: Cell::new(None),
+        }
+    }
+
+    /// Sends statements about a cursor as [`Session::submit_ahead`] does; behind its DECLARE, if that was not sent.
+    ///
+    /// # Errors
+    /// Those of [`Session::submit`].
+    pub fn submit_behind(
+        &self,
+        opening: &Opening,
+        messages: &[Message],
+        sql: &CStr,
+    ) -> Result<Ticket> {
+        self.send(messages, Some(sql), Some(&opening.query), Some(opening))
     }
 
     fn send(
@@ -182,15 +217,20 @@ impl Session {
         messages: &[Message],
         sql: Option<&CStr>,
         query: Option<&Rc<CStr>>,
+        opening: Option<&Opening>,
     ) -> Result<Ticket> {
         // SAFETY: a plain global of the transaction.
         let serializable = unsafe { pg_sys::XactIsoLevel } == pg_sys::XACT_SERIALIZABLE as i32;
         let isolation =
             if serializable { Isolation::Serializable } else { Isolation::RepeatableRead };
-        let level = self.level.get();
-        let manner = Manner { isolation, owner: level, level, access: self.access };
-        let first = self.connection.submit(manner, messages, sql, query)?;
-        self.sent.set(first + (messages.len() as Ticket).saturating_sub(1));
+        // A cursor may be fetched in a later savepoint than its own, which takes back what fails there.
+        let level = self.level.get().max(nest_level());
+        let (owner, access) = (self.level.get(), self.access);
+        let manner = Manner { isolation, owner, level, access, opening, query };
+        let first = self.connection.submit(manner, messages, sql)?;
+        if !messages.is_empty() {
+            self.sent.set(first + messages.len() as Ticket - 1);
+        }
         Ok(first)
     }
 

@@ -6,7 +6,7 @@
 use std::ffi::CStr;
 use std::rc::Rc;
 
-use super::Connection;
+use super::{Connection, Opening};
 use crate::libpq::{Conn, Flush, PgResult};
 use crate::pg::error::{Error, Result, SqlState, c_string};
 use crate::protocol::pipeline::{Control, Fifo, Ticket};
@@ -39,7 +39,7 @@ pub enum Isolation {
 
 /// How statements are sent.
 #[derive(Clone, Copy, Debug)]
-pub struct Manner {
+pub struct Manner<'a> {
     /// For the transaction, should they begin it.
     pub isolation: Isolation,
     /// The nesting level of their owner, for whom their answers are.
@@ -48,6 +48,11 @@ pub struct Manner {
     pub level: u32,
     /// What they may do.
     pub access: Access,
+    /// The cursor that they are about, which is opened before if it has not been.
+    pub opening: Option<&'a Opening>,
+    /// For statements that others may be sent behind before they are answered: what fails because of them is reported
+    /// as its failure.
+    pub query: Option<&'a Rc<CStr>>,
 }
 
 /// So many chores wait for the end of the transaction. With more of them it would keep too much memory of the server's.
@@ -60,8 +65,6 @@ const FETCHES_WITH_QUESTION: u32 = 64;
 impl Connection {
     /// Sends statements as one segment, without waiting. The tickets of the
     /// messages are consecutive; the first is returned. `sql` becomes CONTEXT where the connection is lost.
-    /// `query` is for statements that others may be sent behind before they are answered: what fails because
-    /// of them is reported as its failure.
     ///
     /// # Errors
     /// The connection is lost or doomed, or the local transaction is ending.
@@ -70,7 +73,6 @@ impl Connection {
         manner: Manner,
         messages: &[Message],
         sql: Option<&CStr>,
-        query: Option<&Rc<CStr>>,
     ) -> Result<Ticket> {
         if self.is_doomed() {
             return Err(self.refusal(sql));
@@ -86,8 +88,10 @@ impl Connection {
                 .concat(),
             ));
         }
-        let sent = self.queue_segment(manner, messages, query);
-        match sent {
+        if manner.access == Access::Modifies && self.is_beginning() {
+            self.pump();
+        }
+        match self.queue_segment(manner, messages) {
             Some(ticket) => {
                 self.flush();
                 Ok(ticket)
@@ -96,14 +100,17 @@ impl Connection {
         }
     }
 
-    fn queue_segment(
-        &self,
-        manner: Manner,
-        messages: &[Message],
-        query: Option<&Rc<CStr>>,
-    ) -> Option<Ticket> {
-        let Manner { isolation, owner, level, access } = manner;
+    /// Whether START TRANSACTION was sent and has not been answered.
+    fn is_beginning(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner.depth > 0 && inner.confirmed == 0
+    }
+
+    fn queue_segment(&self, manner: Manner, messages: &[Message]) -> Option<Ticket> {
+        let Manner { isolation, owner, level, access, opening, query } = manner;
         let conn = &self.conn;
+        let is_beginning = self.is_beginning();
+        let modifies = access == Access::Modifies || self.is_tainted();
         let inner = &mut *self.inner.borrow_mut();
         self.queue_preamble(inner)?;
         if inner.depth == 0 {
@@ -114,6 +121,12 @@ impl Connection {
             conn.send_query(start, &[]).then_some(())?;
             inner.fifo.control(Control::Begin);
             inner.depth = 1;
+        } else if is_beginning && modifies {
+            // Should the transaction not have begun, it must not run in one of its own.
+            for command in [c"SAVEPOINT px_begun", c"RELEASE SAVEPOINT px_begun"] {
+                conn.send_query(command, &[]).then_some(())?;
+                inner.fifo.control(Control::Cleanup);
+            }
         }
         for (command, control) in std::mem::take(&mut inner.postponed) {
             conn.send_query(&command, &[]).then_some(())?;
@@ -123,11 +136,17 @@ impl Connection {
             Self::queue_chores(conn, inner)?;
         }
         while inner.depth < level {
+            Self::queue_openings(conn, inner)?;
+            opening.map_or(Some(()), |opening| Self::queue_opening(conn, inner, opening))?;
             let next = inner.depth + 1;
             conn.send_query(&c_string(format!("SAVEPOINT s{next}")), &[]).then_some(())?;
             inner.fifo.control(Control::Savepoint(next));
             inner.depth = next;
         }
+        if modifies {
+            Self::queue_openings(conn, inner)?;
+        }
+        opening.map_or(Some(()), |opening| Self::queue_opening(conn, inner, opening))?;
         let mut first = None;
         for message in messages {
             let queued = match *message {
@@ -140,12 +159,22 @@ impl Connection {
             let ticket = inner.fifo.statement(owner, query);
             first.get_or_insert(ticket);
         }
-        let asks = !matches!(messages, [Message::FetchMore(..)])
-            || inner.fetch_run.as_ref().is_none_or(|run| run.length <= FETCHES_WITH_QUESTION);
         inner.modified |= access == Access::Modifies;
-        inner.unasked = inner.xid.is_none() && !asks;
-        if asks {
-            Self::queue_probe(conn, inner)?;
+        match messages {
+            // A query that has only been opened has done nothing yet.
+            [] if opening.is_some() && access == Access::Reads => {}
+            [Message::FetchMore(..)]
+                if inner
+                    .fetch_run
+                    .as_ref()
+                    .is_some_and(|run| run.length > FETCHES_WITH_QUESTION) =>
+            {
+                inner.unasked = inner.xid.is_none();
+            }
+            _ => {
+                inner.unasked = false;
+                Self::queue_probe(conn, inner)?;
+            }
         }
         conn.send_sync().then_some(())?;
         inner.fifo.sync();
@@ -190,8 +219,9 @@ impl Connection {
         }
         // The transaction has begun: its isolation level is not told again.
         let isolation = Isolation::RepeatableRead;
-        let manner = Manner { isolation, owner: level, level, access: Access::Reads };
-        match self.queue_segment(manner, &[], None) {
+        let access = Access::Reads;
+        let manner = Manner { isolation, owner: level, level, access, opening: None, query: None };
+        match self.queue_segment(manner, &[]) {
             Some(_) => self.flush(),
             None => drop(self.lose()),
         }
