@@ -134,7 +134,7 @@ fn unsettled_on(serverid: pg_sys::Oid, userid: Option<pg_sys::Oid>) -> bool {
     let dbid = unsafe { pg_sys::MyDatabaseId };
     let concerns = |other| userid.is_none_or(|u| u == pg_sys::Oid::INVALID || u == other);
     entries::all().iter().any(|e| e.dbid == dbid && e.serverid == serverid && concerns(e.userid))
-        || stats::all().iter().any(|s| s.serverid == serverid && s.unswept > 0)
+        || stats::may_be_unswept(dbid, Some(serverid))
 }
 
 /// The user and the server of a mapping.
@@ -242,8 +242,7 @@ fn before_drop_extension() -> Result<()> {
 
 /// Whether something of a database may be prepared anywhere.
 fn unsettled_in(dbid: pg_sys::Oid) -> bool {
-    entries::all().iter().any(|e| e.dbid == dbid)
-        || stats::of_database(dbid).iter().any(|s| s.unswept > 0)
+    entries::all().iter().any(|e| e.dbid == dbid) || stats::may_be_unswept(dbid, None)
 }
 
 /// The resolver's connection must not stand in the way of a command that needs a database for itself.

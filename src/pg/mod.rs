@@ -4,6 +4,7 @@ pub mod backend_local;
 pub mod error;
 pub mod frames;
 pub mod latch;
+pub mod shared_index;
 pub mod shmem_hooks;
 pub mod transaction;
 pub mod versions;

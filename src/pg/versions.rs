@@ -181,6 +181,20 @@ pub fn local_transaction() -> pg_sys::LocalTransactionId {
     }
 }
 
+/// The number of this process among all that can have a database: below `MaxBackends`.
+pub fn backend_number() -> usize {
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    // SAFETY: a plain global of this process, counted from 1.
+    unsafe {
+        pg_sys::MyBackendId as usize - 1
+    }
+    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+    // SAFETY: a plain global of this process.
+    unsafe {
+        pg_sys::MyProcNumber as usize
+    }
+}
+
 /// Whether a role owns a database, or is a superuser.
 ///
 /// # Safety

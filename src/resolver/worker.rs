@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys;
 
 use crate::guc;
+use crate::log::entries::Reserved;
 use crate::log::registered::{self, Registered};
 use crate::log::shmem::{Entry, Status};
-use crate::log::{decisions, entries, labels, requests as asked, stats, workers};
+use crate::log::{decisions, entries, labels, stats, workers};
 use crate::pg::error::{Result, boundary, c_string};
 use crate::pg::transaction;
 use crate::pg::wait_event::WaitEvent;
@@ -174,11 +175,19 @@ impl Worker {
             *servers.entry(participant.registered.serverid).or_default() +=
                 u64::from(participant.unswept);
         }
+        let mut elsewhere = 0;
         for (serverid, unswept) in servers {
-            if self.published.insert(serverid, unswept) != Some(unswept) {
-                stats::set_unswept(serverid, unswept);
+            if self.published.get(&serverid) == Some(&unswept) {
+                continue;
+            }
+            if stats::set_unswept(serverid, unswept) {
+                self.published.insert(serverid, unswept);
+            } else {
+                elsewhere += unswept;
             }
         }
+        workers::set_unswept_elsewhere(elsewhere);
+        stats::report_lack();
     }
 
     /// Waits for the latch, for a participant's answer, or for the next thing to do.
@@ -223,12 +232,7 @@ impl Worker {
 
     /// Makes participants due that a backend has left something on.
     fn note_handed_over(&mut self) {
-        // SAFETY: a plain global of this process.
-        let dbid = unsafe { pg_sys::MyDatabaseId };
-        for entry in entries::all() {
-            if entry.dbid != dbid || entry.owner != 0 {
-                continue;
-            }
+        for entry in entries::left() {
             match entry.status {
                 Status::Committing | Status::Aborting => {}
                 // It waits for the application; the fence is kept meanwhile.
@@ -290,8 +294,10 @@ impl Worker {
             return Ok(());
         }
         entries::reap(guc::commit_timeout() + OWNER_GRACE);
-        asked::reap();
-        transaction::run(|| labels::expire(guc::track_retention()))?;
+        transaction::run(|| {
+            stats::forget_dropped();
+            labels::expire(guc::track_retention())
+        })?;
         // Most are settled, and wait to be forgotten.
         let rows = transaction::run(|| Ok(decisions::but(|nonce| self.settled.contains(nonce))))?;
         let owned = self.owned();
@@ -299,7 +305,7 @@ impl Worker {
             if owned.contains(&row.nonce) {
                 continue;
             }
-            for (id, _) in &row.participants {
+            for (id, remote_xid) in &row.participants {
                 if self.forgotten.contains(&(row.nonce, *id)) {
                     continue;
                 }
@@ -308,7 +314,9 @@ impl Worker {
                 match row.decision {
                     // Nobody owns it, so it is prepared here: it waits for the application.
                     Decision::InProgress => {
-                        entries::adopt(&gid, row.xid, row.participants.len());
+                        let (participant, remote_xid) = (*id, *remote_xid);
+                        let reserved = Reserved { gid, participant, remote_xid, remote_pid: 0 };
+                        entries::adopt(&reserved, row.xid, row.participants.len());
                     }
                     // Nobody knows yet whether it has heard. Most have: they are not shown, and take no entry that
                     // a running transaction may need.
@@ -322,13 +330,9 @@ impl Worker {
         // What was prepared here and is not any more has been settled by somebody who told nobody.
         let decisions: HashMap<Nonce, Decision> =
             rows.iter().map(|row| (row.nonce, row.decision)).collect();
-        // SAFETY: a plain global of this process.
-        let dbid = unsafe { pg_sys::MyDatabaseId };
-        for entry in entries::all() {
+        for entry in entries::left() {
             let Some(gid) = entry.gid().filter(|g| {
-                entry.dbid == dbid
-                    && entry.owner == 0
-                    && entry.status == Status::Prepared
+                entry.status == Status::Prepared
                     && decisions.get(&g.nonce) != Some(&Decision::InProgress)
             }) else {
                 continue;
@@ -344,7 +348,7 @@ impl Worker {
 
     /// The transactions that a living backend looks after.
     fn owned(&self) -> HashSet<Nonce> {
-        entries::all().iter().filter(|e| e.owner != 0).filter_map(|e| Nonce::new(e.nonce)).collect()
+        entries::owned().iter().filter_map(|e| Nonce::new(e.nonce)).collect()
     }
 
     /// Deletes the decisions whose time has come.

@@ -129,8 +129,7 @@ impl Settling {
             .into_iter()
             .map(|row| (row.nonce, row))
             .collect();
-        let owned: HashSet<Gid> =
-            entries::all().iter().filter(|e| e.owner != 0).filter_map(Entry::gid).collect();
+        let owned: HashSet<Gid> = entries::owned().iter().filter_map(Entry::gid).collect();
         let decision =
             |gid: &Gid| rows.get(&gid.nonce).map_or(Decision::Absent, |row| row.decision);
         // A decision that a standby may still lose must not be delivered.

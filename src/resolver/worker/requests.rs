@@ -158,7 +158,7 @@ impl Worker {
             self.participants.remove(&registered.id);
         }
         workers::new_generation();
-        stats::set_unswept(request.serverid, 0);
+        let _ = stats::set_unswept(request.serverid, 0);
         self.published.remove(&request.serverid);
         Ok((list.len() + entries::forget_server(request.serverid)) as i32)
     }
