@@ -67,7 +67,8 @@ fn too_few_workers_are_told_with_the_setting() -> Outcome {
         ..FleetOptions::default()
     })?;
     let mut session = fleet.session()?;
-    session.batch_execute("CREATE DATABASE other; CREATE DATABASE without")?;
+    session.batch_execute("CREATE DATABASE other")?;
+    session.batch_execute("CREATE DATABASE without")?;
     fleet
         .coordinator
         .client_for("other", "postgres")?
