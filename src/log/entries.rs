@@ -9,6 +9,7 @@ use crate::log::shmem::{self, Entry, Status};
 use crate::log::{stats, workers};
 use crate::pg::error::{Error, Result, SqlState};
 use crate::protocol::gid::{Gid, Identity, Nonce};
+use crate::protocol::verdict::Reason;
 
 impl Entry {
     /// The gid it stands for.
@@ -39,11 +40,21 @@ impl Status {
     }
 }
 
+/// A participant that is about to be prepared.
+pub struct Reserved {
+    /// Its gid.
+    pub gid: Gid,
+    /// Its number on the list of participants.
+    pub participant: i32,
+    /// The server process there.
+    pub remote_pid: i32,
+}
+
 /// Takes an entry for each participant, all or none.
 ///
 /// # Errors
 /// 53400 when there are not enough.
-pub fn reserve(gids: &[(Gid, i32)], xid: pg_sys::TransactionId) -> Result<()> {
+pub fn reserve(gids: &[Reserved], xid: pg_sys::TransactionId) -> Result<()> {
     // SAFETY: a plain global of this backend.
     let owner = unsafe { pg_sys::MyProcPid };
     let participants = gids.len() as u32;
@@ -53,9 +64,9 @@ pub fn reserve(gids: &[(Gid, i32)], xid: pg_sys::TransactionId) -> Result<()> {
             return false;
         }
         let mut free = entries.iter_mut().filter(|e| e.status == Status::Free);
-        for ((gid, remote_pid), entry) in gids.iter().zip(&mut free) {
-            let new = new_entry(gid, xid, participants, Status::Preparing);
-            *entry = Entry { owner, remote_pid: *remote_pid, ..new };
+        for (r, entry) in gids.iter().zip(&mut free) {
+            let new = new_entry(&r.gid, xid, r.participant, participants, Status::Preparing);
+            *entry = Entry { owner, remote_pid: r.remote_pid, ..new };
         }
         true
     });
@@ -126,6 +137,7 @@ pub fn hand_over(gid: &Gid, status: Status) {
         let entry = entries.iter_mut().find(|e| e.is(gid))?;
         entry.owner = 0;
         entry.status = status;
+        entry.reason = Reason::Untried;
         Some(entry.dbid)
     });
     if let Some(dbid) = dbid {
@@ -134,7 +146,13 @@ pub fn hand_over(gid: &Gid, status: Status) {
 }
 
 /// An entry of this database without an owner.
-fn new_entry(gid: &Gid, xid: pg_sys::TransactionId, participants: u32, status: Status) -> Entry {
+pub(super) fn new_entry(
+    gid: &Gid,
+    xid: pg_sys::TransactionId,
+    participant: i32,
+    participants: u32,
+    status: Status,
+) -> Entry {
     // SAFETY: a plain global of this backend, and the clock.
     let (dbid, since) = unsafe { (pg_sys::MyDatabaseId, pg_sys::GetCurrentTimestamp()) };
     Entry {
@@ -149,19 +167,22 @@ fn new_entry(gid: &Gid, xid: pg_sys::TransactionId, participants: u32, status: S
         identity: gid.identity.number(),
         nonce: gid.nonce.number(),
         participants,
+        participant,
+        reason: Reason::Untried,
     }
 }
 
 /// Adds an entry that the resolver found in the table, of a transaction that is prepared here with so many participants,
 /// unless there is one.
-pub fn adopt(gid: &Gid, xid: pg_sys::TransactionId, participants: usize) {
+pub fn adopt(gid: &Gid, xid: pg_sys::TransactionId, participant: i32, participants: usize) {
     shmem::write(|shared, entries| {
         if entries.iter().any(|e| e.is(gid)) {
             return;
         }
         match entries.iter_mut().find(|e| e.status == Status::Free) {
             Some(entry) => {
-                *entry = new_entry(gid, xid, participants as u32, Status::Prepared);
+                let count = participants as u32;
+                *entry = new_entry(gid, xid, participant, count, Status::Prepared);
             }
             // It is settled all the same, only not shown.
             None => shared.entries_lacked = true,

@@ -10,14 +10,18 @@
 //! * [`entries`]: one entry per participant that is prepared or about to be;
 //! * [`stats`]: counters per foreign server;
 //! * [`workers`]: which database has a resolver;
-//! * [`requests`]: what backends ask of it.
+//! * [`requests`]: what backends ask of it;
+//! * [`left`]: what the resolver leaves, and why;
+//! * [`seen`]: which participants have been asked since the start.
 
 pub mod decisions;
 pub mod entries;
 pub mod labels;
+pub mod left;
 pub mod registered;
 pub mod replication;
 pub mod requests;
+pub mod seen;
 pub mod shmem;
 pub mod stats;
 pub mod table;

@@ -6,7 +6,9 @@ use std::ptr::null_mut;
 use pgrx::pg_sys::{self, Oid};
 
 use crate::guc;
+use crate::log::seen::Seen;
 use crate::pg::backend_local::BackendLocal;
+use crate::protocol::verdict::Reason;
 
 /// Databases that can have a resolver at a time.
 pub const MAX_WORKERS: usize = 64;
@@ -45,6 +47,8 @@ pub struct Shared {
     pub stats: [ServerStats; MAX_SERVERS],
     /// How many entries follow.
     pub entries_len: usize,
+    /// Which participants have been asked since the start.
+    pub seen: Seen,
     /// There was none for something that was prepared before this server's start.
     pub entries_lacked: bool,
 }
@@ -229,6 +233,10 @@ pub struct Entry {
     pub nonce: u64,
     /// How many participants the transaction has; each has an entry, or had one until it was settled.
     pub participants: u32,
+    /// The participant's number on the list; 0 where it is not known.
+    pub participant: i32,
+    /// Why the resolver has left it, once it is the resolver's.
+    pub reason: Reason,
 }
 
 const TRANCHE: &std::ffi::CStr = c"pg_fdw_xacts";

@@ -19,6 +19,24 @@ pub fn of(shared: &mut Shared, dbid: Oid, serverid: Oid) -> Option<&mut ServerSt
     Some(stats)
 }
 
+/// The statistics of a server of which nothing has been counted.
+pub fn empty(dbid: Oid, serverid: Oid) -> ServerStats {
+    ServerStats {
+        dbid,
+        serverid,
+        prepared: 0,
+        committed: 0,
+        rolled_back: 0,
+        resolved: 0,
+        heuristic: 0,
+        unswept: 0,
+        attempts: 0,
+        failures: 0,
+        last_error_at: 0,
+        last_error: [0; ERROR_LEN],
+    }
+}
+
 /// The resolver has tried to settle what is on a server.
 pub fn attempt(serverid: Oid, resolved: u64, heuristic: u64, error: Option<&Error>) {
     // SAFETY: a plain global, and the clock.
@@ -37,6 +55,13 @@ pub fn attempt(serverid: Oid, resolved: u64, heuristic: u64, error: Option<&Erro
             stats.last_error[..len].copy_from_slice(&text[..len]);
         }
     });
+}
+
+/// Why the last attempt that failed did, if one has.
+pub fn last_error(stats: &ServerStats) -> Option<String> {
+    let end = stats.last_error.iter().position(|b| *b == 0).unwrap_or(stats.last_error.len());
+    let text = String::from_utf8_lossy(&stats.last_error[..end]);
+    (stats.last_error_at != 0).then(|| text.into_owned())
 }
 
 /// How many participants on a server have not been swept clean.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::{PgLogLevel, pg_sys};
 
-use crate::log::workers;
+use crate::log::{seen, workers};
 use crate::pg::error::{Error, Result, SqlState, boundary, c_string};
 use crate::pg::wait_event::WaitEvent;
 use crate::pg::{latch, transaction};
@@ -49,6 +49,7 @@ pub extern "C-unwind" fn pg_fdw_xacts_launcher_main(_argument: pg_sys::Datum) {
 
 fn run() -> Result<()> {
     workers::become_launcher();
+    seen::note_start();
     workers::want_all(&transaction::run(|| Ok(databases()))?);
     let mut running: HashMap<pg_sys::Oid, Running> = HashMap::new();
     loop {
@@ -60,6 +61,7 @@ fn run() -> Result<()> {
             let ended = worker.has_ended();
             if ended && !exists(*dbid) {
                 workers::forget_database(*dbid);
+                seen::forget_database(*dbid);
                 return false;
             }
             if ended && worker.since.elapsed() >= RESTART_AFTER {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use pgrx::{PgLogLevel, pg_sys};
 
 use crate::guc;
+use crate::log::entries::Reserved;
 use crate::log::shmem::Status;
 use crate::log::{decisions, entries, registered, replication, workers};
 use crate::pg::error::{Error, Result, SqlState, attempt, catch};
@@ -127,16 +128,15 @@ fn write_down(writers: &[&Participant], deadline: Instant, timeout: Duration) ->
         let fingerprint = p.connection.fingerprint().ok_or_else(|| p.connection.doom_error())?;
         let id = known::participant(identity, p.serverid, p.userid, &fingerprint)?;
         row.push((id, p.connection.xid().unwrap_or(0)));
-        gids.push((
-            Gid { identity, nonce, serverid: p.serverid.to_u32(), userid: p.userid.to_u32() },
-            p.connection.backend_pid(),
-        ));
+        let (serverid, userid) = (p.serverid.to_u32(), p.userid.to_u32());
+        let gid = Gid { identity, nonce, serverid, userid };
+        gids.push(Reserved { gid, participant: id, remote_pid: p.connection.backend_pid() });
     }
     // SAFETY: assigns the transaction its xid, which the row below would do anyway.
     let xid = unsafe { pg_sys::GetTopTransactionId() };
     entries::reserve(&gids, xid)?;
-    for (p, (gid, _)) in writers.iter().zip(&gids) {
-        p.set_gid(*gid);
+    for (p, reserved) in writers.iter().zip(&gids) {
+        p.set_gid(reserved.gid);
     }
     decisions::insert(nonce, &row)
 }
