@@ -10,8 +10,9 @@ use std::ffi::CStr;
 
 use pgrx::{PgList, PgLogLevel, pg_sys};
 
+use crate::api::second_look;
 use crate::fdw::planning::{self, Purpose};
-use crate::log::{entries, stats, workers};
+use crate::log::workers;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, boundary};
 use crate::pg::versions;
@@ -57,14 +58,14 @@ fn before_drop(class: pg_sys::Oid, object: pg_sys::Oid) -> Result<()> {
     match class {
         pg_sys::ForeignServerRelationId => {
             planning::note_switch();
-            if unsettled_on(object, None) {
+            if unsettled_on(object, None)? {
                 let name = Server::find(object).map(|s| s.name).unwrap_or_default();
                 return Err(refusal(format!("drop server \"{}\"", name.to_string_lossy())));
             }
             Ok(())
         }
         pg_sys::UserMappingRelationId => match mapping(object) {
-            Some((userid, serverid)) if unsettled_on(serverid, Some(userid)) => {
+            Some((userid, serverid)) if unsettled_on(serverid, Some(userid))? => {
                 let name = Server::find(serverid).map(|s| s.name).unwrap_or_default();
                 Err(refusal(format!(
                     "drop a user mapping for server \"{}\"",
@@ -73,7 +74,7 @@ fn before_drop(class: pg_sys::Oid, object: pg_sys::Oid) -> Result<()> {
             }
             _ => Ok(()),
         },
-        pg_sys::DatabaseRelationId if unsettled_in(object) => {
+        pg_sys::DatabaseRelationId if unsettled_in(object)? => {
             Err(refusal("drop the database".to_owned()))
         }
         pg_sys::ExtensionRelationId => {
@@ -110,7 +111,7 @@ unsafe fn before_alter_server(alter: &pg_sys::AlterForeignServerStmt) -> Result<
             .any(|option| ADDRESS.contains(&CStr::from_ptr((*option).defname)));
         (pg_sys::get_foreign_server_oid(alter.servername, true), moves)
     };
-    if !moves || server == pg_sys::Oid::INVALID || !unsettled_on(server, None) {
+    if !moves || server == pg_sys::Oid::INVALID || !unsettled_on(server, None)? {
         return Ok(());
     }
     let name = Server::find(server).map(|s| s.name).unwrap_or_default();
@@ -129,12 +130,11 @@ fn refusal(what: String) -> Error {
 }
 
 /// Whether something may be prepared on a server of this database, by one user or by any.
-fn unsettled_on(serverid: pg_sys::Oid, userid: Option<pg_sys::Oid>) -> bool {
+fn unsettled_on(serverid: pg_sys::Oid, userid: Option<pg_sys::Oid>) -> Result<bool> {
     // SAFETY: a plain global of this backend.
     let dbid = unsafe { pg_sys::MyDatabaseId };
-    let concerns = |other| userid.is_none_or(|u| u == pg_sys::Oid::INVALID || u == other);
-    entries::all().iter().any(|e| e.dbid == dbid && e.serverid == serverid && concerns(e.userid))
-        || stats::may_be_unswept(dbid, Some(serverid))
+    let by = |other| userid.is_none_or(|u| u == pg_sys::Oid::INVALID || u == other);
+    second_look::finds(dbid, true, |server, user| server == serverid && user.is_none_or(by))
 }
 
 /// The user and the server of a mapping.
@@ -236,13 +236,15 @@ fn before_drop_of(kind: pg_sys::ObjectType::Type, name: &CStr) -> Result<()> {
 
 fn before_drop_extension() -> Result<()> {
     // SAFETY: a plain global of this backend.
-    let left = unsettled_in(unsafe { pg_sys::MyDatabaseId });
+    let left = unsettled_in(unsafe { pg_sys::MyDatabaseId })?;
     if left { Err(refusal("drop extension pg_fdw_xacts".to_owned())) } else { Ok(()) }
 }
 
 /// Whether something of a database may be prepared anywhere.
-fn unsettled_in(dbid: pg_sys::Oid) -> bool {
-    entries::all().iter().any(|e| e.dbid == dbid) || stats::may_be_unswept(dbid, None)
+fn unsettled_in(dbid: pg_sys::Oid) -> Result<bool> {
+    // SAFETY: a plain global of this backend.
+    let own = dbid == unsafe { pg_sys::MyDatabaseId };
+    second_look::finds(dbid, own, |_, _| true)
 }
 
 /// The resolver's connection must not stand in the way of a command that needs a database for itself.
@@ -257,7 +259,7 @@ fn leave_database(name: &CStr, drop: bool) -> Result<()> {
     if !unsafe { versions::is_database_owner(dbid, pg_sys::GetUserId()) } {
         return Ok(());
     }
-    let left = drop && unsettled_in(dbid);
+    let left = drop && unsettled_in(dbid)?;
     if left {
         return Err(refusal(format!("drop database \"{}\"", name.to_string_lossy())));
     }

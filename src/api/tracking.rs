@@ -3,6 +3,7 @@
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 
+use crate::api::doubt;
 use crate::log::shmem::Status;
 use crate::log::{entries, labels, replication, requests, workers};
 use crate::pg::error::{Error, Result, SqlState, attempt, check_for_interrupts};
@@ -91,9 +92,11 @@ fn look(label: &str) -> Result<(Known, bool)> {
     };
     // SAFETY: a plain global of this backend.
     let dbid = unsafe { pg_sys::MyDatabaseId };
-    let unconfirmed = entries::all()
-        .iter()
-        .any(|e| e.dbid == dbid && e.xid == row.xid && e.status != Status::Free);
+    // In this order: what is not to be asked for any more has an entry.
+    let unconfirmed = (known == Known::Committed && doubt::is_unasked(row.xid))
+        || entries::all()
+            .iter()
+            .any(|e| e.dbid == dbid && e.xid == row.xid && e.status != Status::Free);
     Ok((known, unconfirmed))
 }
 

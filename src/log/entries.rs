@@ -12,6 +12,7 @@ use crate::pg::error::{Error, Result, SqlState, check_for_interrupts};
 use crate::pg::latch;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::{Gid, Identity, Nonce};
+use crate::protocol::verdict::Reason;
 
 impl Entry {
     /// The gid it stands for.
@@ -97,7 +98,10 @@ fn make_room() -> bool {
         for place in table.owned() {
             if table.at(place).unawaited {
                 databases.insert(table.at(place).dbid);
-                table.change(place, |entry| entry.owner = 0);
+                table.change(place, |entry| {
+                    entry.owner = 0;
+                    entry.reason = Reason::Untried;
+                });
             }
         }
         if !databases.is_empty() {
@@ -203,6 +207,7 @@ pub fn hand_over(gid: &Gid, status: Status) {
             entry.owner = 0;
             entry.status = status;
             entry.unawaited = false;
+            entry.reason = Reason::Untried;
         });
         Some(table.at(place).dbid)
     });
@@ -212,7 +217,7 @@ pub fn hand_over(gid: &Gid, status: Status) {
 }
 
 /// An entry of this database without an owner.
-fn new_entry(
+pub(super) fn new_entry(
     member: &Reserved,
     xid: pg_sys::TransactionId,
     participants: usize,
@@ -236,6 +241,7 @@ fn new_entry(
         remote_xid,
         participants: participants as u32,
         unawaited: false,
+        reason: Reason::Untried,
     }
 }
 

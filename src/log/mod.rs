@@ -12,16 +12,20 @@
 //! * [`entry_table`]: where they are;
 //! * [`stats`]: counters per foreign server;
 //! * [`workers`]: which database has a resolver;
-//! * [`requests`]: what backends ask of it.
+//! * [`requests`]: what backends ask of it;
+//! * [`left`]: what the resolver leaves, and why;
+//! * [`seen`]: which participants have been asked since the start.
 
 pub mod decisions;
 pub mod entries;
 pub mod entry_table;
 pub mod labels;
+pub mod left;
 pub mod places;
 pub mod registered;
 pub mod replication;
 pub mod requests;
+pub mod seen;
 pub mod shmem;
 pub mod stats;
 pub mod table;

@@ -57,7 +57,15 @@ pub fn register(serverid: Oid, userid: Oid, fingerprint: &Fingerprint) -> Result
 /// # Errors
 /// 55000 when the resolver does not answer.
 pub fn resolve() -> Result<()> {
-    ask(empty(RequestKind::Resolve), RESOLVE_DEADLINE).map(|_| ())
+    resolve_within(RESOLVE_DEADLINE)
+}
+
+/// [`resolve`], with another deadline.
+///
+/// # Errors
+/// 55000 when the resolver does not answer.
+pub fn resolve_within(limit: Duration) -> Result<()> {
+    ask(empty(RequestKind::Resolve), limit).map(|_| ())
 }
 
 /// Gives up one prepared transaction: its decision stays, and nobody asks for it any more.

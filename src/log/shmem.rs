@@ -10,8 +10,10 @@ use pgrx::pg_sys::{self, Oid};
 use crate::guc;
 use crate::log::entry_table::{self, EntryLists, EntryTable};
 use crate::log::places::Link;
+use crate::log::seen::Seen;
 use crate::log::stats::{self, Statistics, StatsLists};
 use crate::pg::backend_local::BackendLocal;
+use crate::protocol::verdict::Reason;
 
 /// Confirmed transactions that can wait until a resolver notes them; more are found by a scan.
 pub const MAX_CONFIRMED: usize = 8192;
@@ -40,6 +42,8 @@ pub struct Shared {
     pub confirmed_len: usize,
     /// Which entries are in use.
     pub entry_lists: EntryLists,
+    /// Which participants have been asked since the start.
+    pub seen: Seen,
     /// There was none for something that was prepared before this server's start.
     pub entries_lacked: bool,
     /// When entries of idle sessions were last left to the resolvers to make room, in PostgreSQL's microseconds.
@@ -236,6 +240,8 @@ pub struct Entry {
     pub participants: u32,
     /// COMMIT PREPARED is on its way, and the owner goes on without waiting for the answer.
     pub unawaited: bool,
+    /// Why the resolver has left it, once it is the resolver's.
+    pub reason: Reason,
 }
 
 const TRANCHE: &CStr = c"pg_fdw_xacts";

@@ -57,7 +57,8 @@ pub struct Statistics<'a> {
     pub(super) links: &'a mut [Link],
 }
 
-fn none_of(dbid: Oid, serverid: Oid) -> ServerStats {
+/// The statistics of a server of which nothing has been counted.
+pub fn empty(dbid: Oid, serverid: Oid) -> ServerStats {
     ServerStats {
         dbid,
         serverid,
@@ -90,7 +91,7 @@ impl Statistics<'_> {
             return None;
         }
         self.lists.used.push(self.links, place);
-        self.stats[place as usize] = none_of(dbid, serverid);
+        self.stats[place as usize] = empty(dbid, serverid);
         Some(&mut self.stats[place as usize])
     }
 
@@ -149,6 +150,13 @@ pub fn attempt(serverid: Oid, resolved: u64, heuristic: u64, error: Option<&Erro
     });
 }
 
+/// Why the last attempt that failed did, if one has.
+pub fn last_error(stats: &ServerStats) -> Option<String> {
+    let end = stats.last_error.iter().position(|b| *b == 0).unwrap_or(stats.last_error.len());
+    let text = String::from_utf8_lossy(&stats.last_error[..end]);
+    (stats.last_error_at != 0).then(|| text.into_owned())
+}
+
 /// How many participants on a server have not been swept clean; tells whether there was a place to note it at.
 #[must_use]
 pub fn set_unswept(serverid: Oid, participants: u64) -> bool {
@@ -160,31 +168,19 @@ pub fn set_unswept(serverid: Oid, participants: u64) -> bool {
     })
 }
 
-/// The statistics of this database's servers; also of one that has no place, if something is prepared there.
+/// The statistics of this database's servers.
 pub fn all() -> Vec<ServerStats> {
     let dbid = own_database();
-    shmem::read(|m| {
-        let mut found: Vec<ServerStats> = m.stats().of_database(dbid).copied().collect();
-        let mut known: std::collections::HashSet<Oid> = found.iter().map(|s| s.serverid).collect();
-        for entry in m.entries().all().iter().filter(|e| e.dbid == dbid) {
-            if known.insert(entry.serverid) {
-                found.push(none_of(dbid, entry.serverid));
-            }
-        }
-        found
-    })
+    shmem::read(|m| m.stats().of_database(dbid).copied().collect())
 }
 
-/// Whether something may be left on a server of a database, or on any, of which no entry tells. Where a server's
+/// Whether something of which no entry tells may be left on one of those servers of a database. Where a server's
 /// participants could not be noted at a place of its own, any may be meant.
-pub fn may_be_unswept(dbid: Oid, serverid: Option<Oid>) -> bool {
+pub fn may_be_unswept(dbid: Oid, which: impl Fn(Oid) -> bool) -> bool {
     shmem::read(|m| {
         let elsewhere =
             m.workers.iter().any(|w| workers::is_of(w, dbid) && w.unswept_elsewhere > 0);
-        elsewhere
-            || m.stats()
-                .of_database(dbid)
-                .any(|s| s.unswept > 0 && serverid.is_none_or(|id| id == s.serverid))
+        elsewhere || m.stats().of_database(dbid).any(|s| s.unswept > 0 && which(s.serverid))
     })
 }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use pgrx::{PgLogLevel, pg_sys};
 
 use crate::log::shmem::WorkerState;
-use crate::log::{stats, workers};
+use crate::log::{seen, stats, workers};
 use crate::pg::error::{Error, Result, SqlState, boundary, c_string};
 use crate::pg::wait_event::WaitEvent;
 use crate::pg::{latch, transaction};
@@ -54,6 +54,7 @@ pub extern "C-unwind" fn pg_fdw_xacts_launcher_main(_argument: pg_sys::Datum) {
 
 fn run() -> Result<()> {
     workers::become_launcher();
+    seen::note_start();
     let mut launcher = Launcher::default();
     loop {
         process::attend()?;
@@ -117,6 +118,7 @@ impl Launcher {
             }
             if !exists(*dbid) {
                 workers::forget_database(*dbid);
+                seen::forget_database(*dbid);
                 return false;
             }
             if workers::state(*dbid) == WorkerState::Absent {

@@ -31,6 +31,7 @@
 
 #![allow(missing_docs, reason = "a test's name is its documentation")]
 
+mod after_a_restart;
 mod bad_input;
 mod bank;
 mod clients;
@@ -43,6 +44,7 @@ mod docs;
 mod docs_page;
 mod docs_reference;
 mod docs_run;
+mod doubt;
 mod exec;
 mod exec_query;
 mod exec_session;
@@ -76,9 +78,11 @@ mod fdw_switch;
 mod fdw_utility;
 mod fdw_values;
 mod harness;
+mod large_table;
 mod limits;
 mod monitoring;
 mod operators;
+mod reasons;
 mod side_by_side;
 mod support;
 mod tracking;
