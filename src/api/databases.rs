@@ -113,10 +113,10 @@ fn leave(name: &CStr, wanted: Wanted) -> Result<()> {
         return Ok(());
     }
     if matches!(wanted, Wanted::Drop { .. }) {
-        if left_in(dbid) == Left::Unknown {
+        if left_in(dbid)? == Left::Unknown {
             workers::await_look_at(dbid)?;
         }
-        left_in(dbid).refuse(|| format!("drop database \"{}\"", text::carried(name)))?;
+        left_in(dbid)?.refuse(|| format!("drop database \"{}\"", text::carried(name)))?;
     }
     if wanted == (Wanted::Drop { force: true }) || others_end(dbid)? {
         workers::pause(dbid);

@@ -10,11 +10,10 @@ use std::ffi::CStr;
 
 use pgrx::{PgList, PgLogLevel, pg_sys};
 
-use crate::api::databases;
+use crate::api::{databases, second_look};
 use crate::fdw::planning::{self, Purpose};
 use crate::log::registered::{self, Registered};
-use crate::log::shmem::Entry;
-use crate::log::{entries, stats, workers};
+use crate::log::workers;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, boundary};
 use crate::pg::text;
@@ -61,7 +60,7 @@ fn before_drop(class: pg_sys::Oid, object: pg_sys::Oid) -> Result<()> {
     match class {
         pg_sys::ForeignServerRelationId => {
             planning::note_switch();
-            left_on(object, None).refuse(|| {
+            left_on(object, None)?.refuse(|| {
                 let name = Server::find(object).map(|s| s.name).unwrap_or_default();
                 format!("drop server \"{}\"", text::carried(&name))
             })
@@ -69,14 +68,14 @@ fn before_drop(class: pg_sys::Oid, object: pg_sys::Oid) -> Result<()> {
         pg_sys::UserMappingRelationId => match mapping(object) {
             Some((userid, serverid)) => {
                 xact::note_dropped_mapping();
-                left_on(serverid, Some(userid)).refuse(|| {
+                left_on(serverid, Some(userid))?.refuse(|| {
                     let name = Server::find(serverid).map(|s| s.name).unwrap_or_default();
                     format!("drop a user mapping for server \"{}\"", text::carried(&name))
                 })
             }
             None => Ok(()),
         },
-        pg_sys::DatabaseRelationId => left_in(object).refuse(|| "drop the database".to_owned()),
+        pg_sys::DatabaseRelationId => left_in(object)?.refuse(|| "drop the database".to_owned()),
         pg_sys::ExtensionRelationId => {
             // SAFETY: a catalog look-up that may find nothing.
             let own = unsafe { pg_sys::get_extension_oid(EXTENSION.as_ptr(), true) };
@@ -111,7 +110,7 @@ unsafe fn before_alter_server(alter: &pg_sys::AlterForeignServerStmt) -> Result<
             .any(|option| ADDRESS.contains(&CStr::from_ptr((*option).defname)));
         (pg_sys::get_foreign_server_oid(alter.servername, true), moves)
     };
-    if !moves || server == pg_sys::Oid::INVALID || left_on(server, None) == Left::Nothing {
+    if !moves || server == pg_sys::Oid::INVALID || left_on(server, None)? == Left::Nothing {
         return Ok(());
     }
     let name = Server::find(server).map(|s| s.name).unwrap_or_default();
@@ -146,9 +145,16 @@ unsafe fn before_alter_wrapper(alter: &pg_sys::AlterFdwStmt) -> Result<()> {
         };
         server.is_some_and(|server| server.fdwid == wrapper)
     };
-    let mut left = registered::listed();
-    left.retain(|r| is_of_wrapper(r.serverid) && left_on(r.serverid, None) != Left::Nothing);
-    let Some(server) = left.first().and_then(|r| Server::find(r.serverid)) else { return Ok(()) };
+    let mut left = None;
+    for registered in registered::listed() {
+        if is_of_wrapper(registered.serverid)
+            && left_on(registered.serverid, None)? != Left::Nothing
+        {
+            left = Server::find(registered.serverid);
+            break;
+        }
+    }
+    let Some(server) = left else { return Ok(()) };
     Error::new(
         SqlState::new(b"01000"),
         format!("transactions may be in doubt on server \"{}\"", text::carried(&server.name)),
@@ -189,17 +195,15 @@ impl Left {
 }
 
 /// What may be prepared on a server of this database, by one user or by any.
-fn left_on(serverid: pg_sys::Oid, userid: Option<pg_sys::Oid>) -> Left {
-    // SAFETY: a plain global of this backend.
-    let dbid = unsafe { pg_sys::MyDatabaseId };
+fn left_on(serverid: pg_sys::Oid, userid: Option<pg_sys::Oid>) -> Result<Left> {
     let concerns = |other| userid.is_none_or(|u| u == pg_sys::Oid::INVALID || u == other);
-    let has_entry = |e: &Entry| e.dbid == dbid && e.serverid == serverid && concerns(e.userid);
-    if entries::all().iter().any(has_entry)
-        || stats::all().iter().any(|s| s.serverid == serverid && s.unswept > 0)
-    {
-        return Left::Something;
+    let found = second_look::finds(workers::own_database(), true, |server, user| {
+        server == serverid && user.is_none_or(concerns)
+    })?;
+    if found {
+        return Ok(Left::Something);
     }
-    left_by_list(|r| r.serverid == serverid && concerns(r.userid))
+    Ok(left_by_list(|r| r.serverid == serverid && concerns(r.userid)))
 }
 
 /// The same of this database's participants that `which` picks, as far as shared memory, which a start of the server
@@ -323,20 +327,18 @@ unsafe fn before_drop_mapping(drop: &pg_sys::DropUserMappingStmt) -> Result<()> 
 }
 
 fn before_drop_extension() -> Result<()> {
-    // SAFETY: a plain global of this backend.
-    left_in(unsafe { pg_sys::MyDatabaseId }).refuse(|| "drop extension pg_fdw_xacts".to_owned())
+    left_in(workers::own_database())?.refuse(|| "drop extension pg_fdw_xacts".to_owned())
 }
 
 /// What of a database may be prepared anywhere.
-pub(super) fn left_in(dbid: pg_sys::Oid) -> Left {
-    if entries::all().iter().any(|e| e.dbid == dbid)
-        || stats::of_database(dbid).iter().any(|s| s.unswept > 0)
-    {
-        return Left::Something;
+pub(super) fn left_in(dbid: pg_sys::Oid) -> Result<Left> {
+    let own = dbid == workers::own_database();
+    if second_look::finds(dbid, own, |_, _| true)? {
+        return Ok(Left::Something);
     }
-    if dbid == workers::own_database() {
-        return left_by_list(|_| true);
+    if own {
+        return Ok(left_by_list(|_| true));
     }
     // Only its own sessions can read the list of another database.
-    if workers::has_been_looked_at(dbid) { Left::Nothing } else { Left::Unknown }
+    Ok(if workers::has_been_looked_at(dbid) { Left::Nothing } else { Left::Unknown })
 }

@@ -6,6 +6,7 @@ use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::Datum;
 use pgrx::prelude::*;
 
+use crate::api::doubt;
 use crate::log::shmem::Status;
 use crate::log::{entries, labels, replication, requests, table, workers};
 use crate::pg::error::{Error, Result, SqlState, c_string, check_for_interrupts};
@@ -108,9 +109,11 @@ fn look(label: &CStr) -> Result<(Known, bool)> {
     };
     // SAFETY: a plain global of this backend.
     let dbid = unsafe { pg_sys::MyDatabaseId };
-    let unconfirmed = entries::all()
-        .iter()
-        .any(|e| e.dbid == dbid && e.xid == row.xid && e.status != Status::Free);
+    // In this order: what is not to be asked for any more has an entry.
+    let unconfirmed = (known == Known::Committed && doubt::is_unasked(row.xid))
+        || entries::all()
+            .iter()
+            .any(|e| e.dbid == dbid && e.xid == row.xid && e.status != Status::Free);
     Ok((known, unconfirmed))
 }
 

@@ -5,6 +5,7 @@ pub mod error;
 pub mod frames;
 pub mod function;
 pub mod latch;
+pub mod shared_index;
 pub mod shmem_hooks;
 pub mod text;
 pub mod transaction;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use pgrx::{PgLogLevel, pg_sys};
 
 use crate::guc;
+use crate::log::entries::Reserved;
 use crate::log::shmem::Status;
 use crate::log::{decisions, entries, registered, replication, workers};
 use crate::pg::error::{Error, Result, SqlState, attempt, catch};
@@ -116,21 +117,25 @@ fn write_down(writers: &[&Participant], deadline: Instant, timeout: Duration) ->
     hold_session_locks(writers, session_lock(identity), deadline, timeout)?;
     let nonce = Nonce::draw(registered::random()?);
     let mut row = Vec::with_capacity(writers.len());
-    let mut gids = Vec::with_capacity(writers.len());
+    let mut members = Vec::with_capacity(writers.len());
     for p in writers {
         let fingerprint = p.connection.fingerprint().ok_or_else(|| p.connection.doom_error())?;
         let id = known::participant(identity, p.serverid, p.userid, &fingerprint)?;
-        row.push((id, p.connection.xid().unwrap_or(0)));
-        gids.push((
-            Gid { identity, nonce, serverid: p.serverid.to_u32(), userid: p.userid.to_u32() },
-            p.connection.backend_pid(),
-        ));
+        let remote_xid = p.connection.xid().unwrap_or(0);
+        row.push((id, remote_xid));
+        let (serverid, userid) = (p.serverid.to_u32(), p.userid.to_u32());
+        members.push(Reserved {
+            gid: Gid { identity, nonce, serverid, userid },
+            participant: id,
+            remote_xid,
+            remote_pid: p.connection.backend_pid(),
+        });
     }
     // SAFETY: assigns the transaction its xid, which the row below would do anyway.
     let xid = unsafe { pg_sys::GetTopTransactionId() };
-    entries::reserve(&gids, xid)?;
-    for (p, (gid, _)) in writers.iter().zip(&gids) {
-        p.set_gid(*gid);
+    entries::reserve(&members, xid)?;
+    for (p, member) in writers.iter().zip(&members) {
+        p.set_gid(member.gid);
     }
     reach::check_written_down(writers, deadline)?;
     decisions::insert(nonce, &row)

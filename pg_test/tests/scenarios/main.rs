@@ -35,11 +35,13 @@
 
 #![allow(missing_docs, reason = "a test's name is its documentation")]
 
+mod after_a_restart;
 mod bad_input;
 mod bank;
 mod clients;
 mod commit;
 mod commit_wait;
+mod costs;
 mod crash;
 mod cursors;
 mod databases;
@@ -48,6 +50,7 @@ mod docs;
 mod docs_page;
 mod docs_reference;
 mod docs_run;
+mod doubt;
 mod encodings;
 mod exec;
 mod exec_query;
@@ -88,10 +91,13 @@ mod fdw_switch;
 mod fdw_utility;
 mod fdw_values;
 mod harness;
+mod large_table;
+mod limits;
 mod monitoring;
 mod nested;
 mod operators;
 mod poolers;
+mod reasons;
 mod session_lock;
 mod side_by_side;
 mod support;
