@@ -29,8 +29,19 @@ fn cargo(home: &Path) -> Command {
     command
 }
 
-/// E11. Red on 0.2.0: `$PGRX_HOME does not exist`, or a home that is xtask's. `cargo pgrx init` writes the configuration that
-/// all the others of its commands read.
+/// E11. Red on 0.2.0: cargo handed xtask's PGRX_HOME to everything that it runs, pgrx's build scripts too, which end with
+/// `$PGRX_HOME does not exist` in a fresh clone.
+#[test]
+fn cargo_hands_on_no_home_of_pgrx() -> Outcome {
+    let home = tempfile::tempdir()?;
+    let runner = r#"target."cfg(all())".runner = ["sh", "-c", "echo home: $PGRX_HOME"]"#;
+    let told =
+        finish(cargo(home.path()).args(["run", "--quiet", "-p", "xtask", "--config", runner]))?;
+    assert_eq!(told.trim(), "home:");
+    Ok(())
+}
+
+/// `cargo pgrx init` writes the configuration that all the others of its commands read.
 #[test]
 fn cargo_pgrx_has_its_ordinary_home() -> Outcome {
     let installation = Installation::from_env()?;
