@@ -169,6 +169,7 @@ impl Run<'_> {
             if left.is_zero() {
                 return Ok(Report { faults, slowest_settling: slowest, ..report });
             }
+            self.go_on()?;
         }
     }
 
@@ -194,10 +195,15 @@ impl Run<'_> {
             .iter()
             .flat_map(|list| list.lock().expect("nobody panics with it").clone())
             .collect();
-        let report = audit(bank, self.plan, &transfers)?;
+        Ok((audit(bank, self.plan, &transfers)?, settling))
+    }
+
+    /// Ends the rest.
+    fn go_on(&self) -> Result<()> {
         self.shared.pause.store(false, Ordering::Relaxed);
-        wait_until("all sessions go on", DEADLINE, || Ok(resting.load(Ordering::Relaxed) == 0))?;
-        Ok((report, settling))
+        wait_until("all sessions go on", DEADLINE, || {
+            Ok(self.shared.resting.load(Ordering::Relaxed) == 0)
+        })
     }
 }
 

@@ -3,11 +3,13 @@
 use std::collections::{HashMap, HashSet};
 
 use anyhow::{Result, bail, ensure};
+use postgres::Client;
 
 use super::Report;
 use super::clients::{Outcome, Transfer};
 use super::places::{Bank, DEPOSIT, Place};
 use super::plan::Plan;
+use crate::Cluster;
 use crate::oracle::one;
 
 /// The bank must be at rest.
@@ -31,6 +33,8 @@ pub(super) fn audit(bank: &Bank, plan: &Plan, transfers: &[Transfer]) -> Result<
     ensure!(total == expected, "the total is {total} and should be {expected}");
     let mut report = Report::default();
     let mut known = 0;
+    let mut witnesses: Vec<Client> =
+        bank.coordinators().map(Cluster::client).collect::<Result<_>>()?;
     for transfer in transfers {
         let found: Vec<bool> =
             transfer.places().map(|place| ledgers[&place].contains(&transfer.id)).collect();
@@ -41,6 +45,15 @@ pub(super) fn audit(bank: &Bank, plan: &Plan, transfers: &[Transfer]) -> Result<
         }
         if let Outcome::Refused(reason) | Outcome::Unknown(reason) = &transfer.outcome {
             *report.reasons.entry(reason.clone()).or_default() += 1;
+        }
+        if plan.labels && (transfer.explicit || matches!(transfer.outcome, Outcome::Unknown(_))) {
+            let question = format!("SELECT pg_fdw_xacts_outcome('{}')", transfer.name());
+            let told: String = one(&mut witnesses[transfer.coordinator], &question)?;
+            let expected = if there { "committed" } else { "aborted" };
+            ensure!(
+                told == expected,
+                "pg_fdw_xacts_outcome() says {told}, not {expected}: {transfer:?}"
+            );
         }
         match (&transfer.outcome, there) {
             (Outcome::Committed, true) => report.committed += 1,

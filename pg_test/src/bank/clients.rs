@@ -29,10 +29,12 @@ pub(super) enum Outcome {
 pub(super) struct Transfer {
     /// In the ledgers.
     pub(super) id: i64,
+    /// Who runs it.
+    pub(super) coordinator: usize,
     /// Place, account and amount, in the order in which they are changed.
     entries: Vec<(Place, u64, i64)>,
     /// By PREPARE TRANSACTION and COMMIT PREPARED.
-    explicit: bool,
+    pub(super) explicit: bool,
     /// What the customer was told.
     pub(super) outcome: Outcome,
 }
@@ -46,6 +48,11 @@ struct Owed {
 }
 
 impl Transfer {
+    /// Its label, and its 'gxid'.
+    pub(super) fn name(&self) -> String {
+        format!("transfer {}", self.id)
+    }
+
     /// Where it must be noted.
     pub(super) fn places(&self) -> impl Iterator<Item = Place> {
         self.entries.iter().map(|(place, ..)| *place)
@@ -75,7 +82,7 @@ impl Transfer {
             random.shuffle(&mut entries);
         }
         let explicit = random.chance(plan.explicit);
-        Self { id, entries, explicit, outcome: Outcome::Unknown(String::new()) }
+        Self { id, coordinator, entries, explicit, outcome: Outcome::Unknown(String::new()) }
     }
 
     fn statements(&self) -> Vec<String> {
@@ -95,8 +102,11 @@ impl Transfer {
     }
 
     /// Changes the accounts, without an end.
-    fn work(&self, session: &mut Client, isolation: &str, dawdling: Duration) -> Result<(), Error> {
-        session.batch_execute(&format!("BEGIN ISOLATION LEVEL {isolation}"))?;
+    fn work(&self, session: &mut Client, plan: &Plan, dawdling: Duration) -> Result<(), Error> {
+        session.batch_execute(&format!("BEGIN ISOLATION LEVEL {}", plan.isolation))?;
+        if plan.labels {
+            session.batch_execute(&format!("SELECT pg_fdw_xacts_track('{}')", self.name()))?;
+        }
         self.statements().iter().try_for_each(|statement| session.batch_execute(statement))?;
         std::thread::sleep(dawdling);
         Ok(())
@@ -205,13 +215,13 @@ impl<'a> Customer<'a> {
         let id = (self.number * 1_000_000_000) as i64 + count + 1;
         let mut transfer = Transfer::draw(self.plan, self.coordinator, &mut self.random, id);
         let dawdling = Duration::from_millis(self.random.below(self.plan.dawdling + 1));
-        transfer.outcome = match transfer.work(session, self.plan.isolation, dawdling) {
+        transfer.outcome = match transfer.work(session, self.plan, dawdling) {
             Err(error) => {
                 // Nothing was asked to commit.
                 let _ = session.batch_execute("ROLLBACK");
                 Outcome::Refused(reason(&error))
             }
-            Ok(()) if transfer.explicit => self.prepare_and_commit(session, pid, id),
+            Ok(()) if transfer.explicit => self.prepare_and_commit(session, pid, transfer.name()),
             Ok(()) => told(session.batch_execute("COMMIT")),
         };
         self.transfers.lock().expect("nobody panics with it").push(transfer);
@@ -219,8 +229,7 @@ impl<'a> Customer<'a> {
     }
 
     /// As a transaction manager: once PREPARE is acknowledged, it is decided to commit.
-    fn prepare_and_commit(&mut self, session: &mut Client, pid: i32, id: i64) -> Outcome {
-        let gxid = format!("transfer {id}");
+    fn prepare_and_commit(&mut self, session: &mut Client, pid: i32, gxid: String) -> Outcome {
         let prepared = told(session.batch_execute(&format!("PREPARE TRANSACTION '{gxid}'")));
         let commit = prepared == Outcome::Committed;
         self.owed.push(Owed { gxid, commit, pid });

@@ -22,6 +22,7 @@ enum Action {
     KillShard(usize),
     KillCoordinator(usize),
     RestartCoordinator(usize, StopMode),
+    FreezeCoordinator(usize),
     /// Of a shard.
     KillBackend(usize, u64),
     /// Of a coordinator: it restarts itself.
@@ -56,7 +57,8 @@ fn draw(plan: &Plan, random: &mut Random) -> Action {
         62..68 => Action::Freeze(shard, passing),
         68..72 => Action::KillShard(shard),
         72..77 => Action::KillCoordinator(coordinator),
-        77..80 => Action::RestartCoordinator(
+        77 => Action::FreezeCoordinator(coordinator),
+        78..80 => Action::RestartCoordinator(
             coordinator,
             random.choose(&[StopMode::Fast, StopMode::Immediate]),
         ),
@@ -156,6 +158,11 @@ fn act(bank: &mut Bank, shared: &Shared, action: &Action) -> Result<Option<Hit>>
         Action::RestartCoordinator(number, mode) => {
             bank.coordinator_mut(number).stop(mode)?;
             bank.coordinator_mut(number).start()?;
+        }
+        Action::FreezeCoordinator(number) => {
+            let frozen = bank.coordinator(number).freeze()?;
+            shared.let_pass(20);
+            drop(frozen);
         }
         Action::KillBackend(shard, which) => kill_backend(bank.fleet.shard(shard), which),
         Action::KillOwnBackend(number, which) => kill_backend(bank.coordinator(number), which),

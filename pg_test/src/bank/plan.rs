@@ -61,6 +61,8 @@ pub struct Plan {
     pub silent: bool,
     /// For how long there are faults before everything must be settled, in seconds.
     pub phase: u64,
+    /// Each transfer has a label, by which one whose answer was lost is asked after (`pg_fdw_xacts_track`).
+    pub labels: bool,
 }
 
 /// Whether shards may have foreign tables of their own: what is written through them is not atomic yet.
@@ -91,6 +93,7 @@ impl Plan {
             resolver_retry_max: random.choose(&["1s", "10s"]),
             silent: random.chance(50),
             phase: random.choose(&[5, 10]),
+            labels: random.chance(50),
         }
     }
 
