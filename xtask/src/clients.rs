@@ -1,5 +1,6 @@
 //! What the scenarios with other people's clients need: Python with the packages of
-//! `pg_test/clients/requirements.txt`, a JDK and PostgreSQL's JDBC driver; and those with a pooler in between: PgBouncer.
+//! `pg_test/clients/requirements.txt`, a JDK, PostgreSQL's JDBC driver and Prometheus's promtool; and those with a pooler
+//! in between: PgBouncer.
 //!
 //! The Python packages go into an environment under the target directory, made once and made again when the
 //! requirements change.
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use pg_test::client::{JDBC_VARIABLE, PYTHON_VARIABLE};
+use pg_test::client::{JDBC_VARIABLE, PROMTOOL_VARIABLE, PYTHON_VARIABLE};
 use pg_test::install::finish;
 use pg_test::pooler::PGBOUNCER_VARIABLE;
 
@@ -29,6 +30,7 @@ pub struct Clients {
     python: PathBuf,
     jdbc: PathBuf,
     pgbouncer: PathBuf,
+    promtool: PathBuf,
 }
 
 impl Clients {
@@ -62,17 +64,31 @@ impl Clients {
         if !pgbouncer.exists() {
             bail!("no {}: name PgBouncer with {PGBOUNCER_VARIABLE}", pgbouncer.display());
         }
-        Ok(Self { python: python(workspace)?, jdbc, pgbouncer })
+        Ok(Self { python: python(workspace)?, jdbc, pgbouncer, promtool: promtool(workspace)? })
     }
 
     /// The environment variables that tell the scenarios.
-    pub fn variables(&self) -> [(&'static str, &Path); 3] {
+    pub fn variables(&self) -> [(&'static str, &Path); 4] {
         [
             (PYTHON_VARIABLE, &self.python),
             (JDBC_VARIABLE, &self.jdbc),
             (PGBOUNCER_VARIABLE, &self.pgbouncer),
+            (PROMTOOL_VARIABLE, &self.promtool),
         ]
     }
+}
+
+/// Prometheus's promtool: one that is installed, or the one of Debian's package, which would start a server.
+fn promtool(workspace: &Workspace) -> Result<PathBuf> {
+    let named = std::env::var_os(PROMTOOL_VARIABLE).map(PathBuf::from);
+    let installed = named.unwrap_or_else(|| PathBuf::from("promtool"));
+    if packages::succeeds(Command::new(&installed).arg("--version")) {
+        return Ok(installed);
+    }
+    if packages::debian_postgresql().is_none() {
+        bail!("no promtool: install Prometheus, or name it with {PROMTOOL_VARIABLE}");
+    }
+    packages::extract("prometheus", "usr/bin/promtool", &workspace.target.join("clients"))
 }
 
 /// The Python of an environment that has what the requirements name.
