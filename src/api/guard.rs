@@ -13,7 +13,7 @@ use pgrx::{PgList, PgLogLevel, pg_sys};
 use crate::fdw::planning::{self, Purpose};
 use crate::log::registered::{self, Registered};
 use crate::log::shmem::Entry;
-use crate::log::{entries, stats, workers};
+use crate::log::{entries, stats, trusted, workers};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, boundary};
 use crate::pg::versions;
@@ -74,6 +74,11 @@ fn before_drop(class: pg_sys::Oid, object: pg_sys::Oid) -> Result<()> {
             }
             None => Ok(()),
         },
+        // DROP SCHEMA, DROP OWNED and a DROP of what the extension needs, with CASCADE, drop it without naming it, and the
+        // list before the servers.
+        pg_sys::RelationRelationId if trusted::is_named(object, c"participant") => {
+            before_drop_extension()
+        }
         pg_sys::DatabaseRelationId => left_in(object).refuse(|| "drop the database".to_owned()),
         pg_sys::ExtensionRelationId => {
             // SAFETY: a catalog look-up that may find nothing.

@@ -187,6 +187,8 @@ pub fn identity() -> Result<Identity> {
     for copied in [c"decision", c"participant", c"forgotten"] {
         Table::open(copied, pg_sys::RowExclusiveLock)?.delete(|_| true);
     }
+    // SAFETY: in a transaction; who reads on in it does not see what was deleted.
+    unsafe { pg_sys::CommandCounterIncrement() };
     let identity = Identity::draw(random()?);
     table.insert(&mut [Datum::from(dbid), Datum::from(identity.number() as i64)]);
     durably();
