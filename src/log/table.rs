@@ -9,6 +9,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::log::trusted;
 use crate::pg::error::{Error, Result, SqlState, catch};
+use crate::pg::versions;
 
 mod raw {
     use super::{Datum, pg_sys};
@@ -53,6 +54,16 @@ pub struct Row<'a> {
 }
 
 impl Row<'_> {
+    /// How many columns it has.
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Whether nothing is there.
+    pub fn is_null(&self, column: usize) -> bool {
+        self.nulls[column]
+    }
+
     /// A bigint.
     pub fn int8(&self, column: usize) -> i64 {
         self.values[column].value() as i64
@@ -167,6 +178,13 @@ impl Table {
             )
             .hint("Run CREATE EXTENSION pg_fdw_xacts.")
         })
+    }
+
+    /// Whether it has a column of that type there: one that an upgrade adds.
+    pub fn has_column(&self, column: usize, of: Oid) -> bool {
+        // SAFETY: an open relation has a descriptor, of which no more is read than there is.
+        self.columns() > column
+            && unsafe { (*versions::TupleDescAttr((*self.relation).rd_att, column)).atttypid == of }
     }
 
     fn columns(&self) -> usize {

@@ -33,6 +33,9 @@ pub struct Mapping {
     pub options: Vec<OptionPair>,
 }
 
+/// What libpq looks for a server by. The database there is asked of the server itself.
+const ADDRESS: [&CStr; 4] = [c"host", c"hostaddr", c"port", c"service"];
+
 /// The server option that is ours alone.
 pub const TWO_PHASE_COMMIT: &CStr = c"two_phase_commit";
 
@@ -58,6 +61,16 @@ impl Server {
         let server =
             unsafe { pg_sys::GetForeignServerExtended(oid, pg_sys::FSV_MISSING_OK as u16) };
         (!server.is_null()).then(|| Self::read(oid))
+    }
+
+    /// Where it is said to be, in one text: all that libpq looks for a server by.
+    pub fn address(&self) -> String {
+        let parts = ADDRESS.iter().filter_map(|name| {
+            let value = option(&self.options, name)?.to_string_lossy();
+            let quoted = value.replace('\\', "\\\\").replace('\'', "\\'");
+            Some(format!("{}='{quoted}'", name.to_string_lossy()))
+        });
+        parts.collect::<Vec<_>>().join(" ")
     }
 
     /// Whether its connections are kept for later transactions (option `keep_connections`, default on).

@@ -56,14 +56,16 @@ pub struct Sweep {
 }
 
 enum Stage {
-    Connecting(Connecting),
+    Connecting(Connecting, String),
     Asking(Fenced, Asked),
     Settling(Fenced, Settling),
 }
 
 /// A session that holds the fence, or has asked for it. The server ends it when nothing is heard of us
 /// for `idle_session_timeout`: the fence is a lease.
-pub struct Fenced(Established);
+///
+/// With it the address that it was made with.
+pub struct Fenced(Established, String);
 
 struct Asked {
     fence: Option<Ticket>,
@@ -85,7 +87,7 @@ pub struct Swept {
     /// Prepared transactions that were settled.
     pub resolved: u64,
     /// Decided commits that somebody on the participant has undone.
-    pub heuristic: u64,
+    pub heuristic: Vec<Nonce>,
     /// Servers and users whose prepared transactions this one's role may not settle.
     pub not_allowed: Vec<(pg_sys::Oid, pg_sys::Oid)>,
     /// Keeps the fence, while anything of ours is prepared there.
@@ -102,13 +104,15 @@ pub enum Progress {
 
 impl Sweep {
     /// Starts to settle a participant, on the session that still holds the fence if there is one.
-    /// `confirmed` tells which transactions need not be looked after.
+    /// `confirmed` tells which transactions need not be looked after. It connects as `by`, the participant itself or
+    /// another one in the same place.
     ///
     /// # Errors
     /// Its server or user mapping has gone, or connecting fails at once.
     pub fn start(
         identity: Identity,
         participant: &Registered,
+        by: &Registered,
         fenced: Option<Fenced>,
         confirmed: impl Fn(&Nonce) -> bool,
     ) -> Result<Self> {
@@ -122,7 +126,10 @@ impl Sweep {
         let fenced = fenced.filter(|f| f.0.connection.is_reusable() && !f.0.connection.hung_up());
         let stage = match fenced {
             Some(fenced) => Stage::ask(fenced, identity, true)?,
-            None => Stage::Connecting(transaction::run(|| connect(participant, deadline))?),
+            None => {
+                let (connecting, address) = transaction::run(|| connect(by, deadline))?;
+                Stage::Connecting(connecting, address)
+            }
         };
         Ok(Self { identity, participant: participant.clone(), left, committed, stage, deadline })
     }
@@ -130,7 +137,7 @@ impl Sweep {
     /// What it does, in words for `pg_stat_activity`.
     pub fn describe(&self) -> Vec<u8> {
         let (doing, server) = match &self.stage {
-            Stage::Connecting(connecting) => ("connecting to", connecting.server_name()),
+            Stage::Connecting(connecting, _) => ("connecting to", connecting.server_name()),
             Stage::Asking(fenced, _) | Stage::Settling(fenced, _) => {
                 ("on", &*fenced.0.connection.server_name)
             }
@@ -148,7 +155,7 @@ impl Sweep {
     /// The socket to wait for.
     pub fn want(&self) -> Want {
         match &self.stage {
-            Stage::Connecting(connecting) => connecting.want(),
+            Stage::Connecting(connecting, _) => connecting.want(),
             Stage::Asking(fenced, _) | Stage::Settling(fenced, _) => fenced.0.connection.want(),
         }
     }
@@ -166,17 +173,17 @@ impl Sweep {
     pub fn advance(mut self) -> Result<Progress> {
         loop {
             self.stage = match self.stage {
-                Stage::Connecting(connecting) if !connecting.is_ready() => {
-                    self.stage = Stage::Connecting(connecting);
+                Stage::Connecting(connecting, address) if !connecting.is_ready() => {
+                    self.stage = Stage::Connecting(connecting, address);
                     return self.waits();
                 }
-                Stage::Connecting(connecting) => match connecting.step()? {
+                Stage::Connecting(connecting, address) => match connecting.step()? {
                     Step::Established(established) => {
                         self.deadline = Instant::now() + STEP;
-                        Stage::ask(Fenced(*established), self.identity, false)?
+                        Stage::ask(Fenced(*established, address), self.identity, false)?
                     }
                     Step::Waits(connecting) => {
-                        self.stage = Stage::Connecting(connecting);
+                        self.stage = Stage::Connecting(connecting, address);
                         return self.waits();
                     }
                 },
@@ -187,7 +194,7 @@ impl Sweep {
                     }
                     self.deadline = Instant::now() + STEP;
                     let settling = Settling::begin(
-                        &fenced.0.connection,
+                        &fenced,
                         &asked,
                         self.identity,
                         &self.participant,
@@ -219,7 +226,7 @@ impl Sweep {
             return Ok(Progress::Waits(Box::new(self)));
         }
         Err(match &self.stage {
-            Stage::Connecting(connecting) => connecting.timed_out(),
+            Stage::Connecting(connecting, _) => connecting.timed_out(),
             Stage::Asking(..) | Stage::Settling(..) => {
                 report::lost(c"the server did not answer in time")
             }
@@ -237,7 +244,7 @@ fn handler_is_ours(serverid: pg_sys::Oid) -> bool {
     trusted::is_member(pg_sys::ProcedureRelationId, handler)
 }
 
-fn connect(participant: &Registered, deadline: Instant) -> Result<Connecting> {
+fn connect(participant: &Registered, deadline: Instant) -> Result<(Connecting, String)> {
     let mapping = Mapping::find(participant.userid, participant.serverid).ok_or_else(|| {
         Error::new(
             SqlState::UNDEFINED_OBJECT,
@@ -257,7 +264,8 @@ fn connect(participant: &Registered, deadline: Instant) -> Result<Connecting> {
             "Give its wrapper the handler pg_fdw_xacts_handler until nothing is in doubt there.",
         ));
     }
-    Connecting::start(&server, &mapping, Purpose::Resolver, Some(deadline))
+    let connecting = Connecting::start(&server, &mapping, Purpose::Resolver, Some(deadline))?;
+    Ok((connecting, server.address()))
 }
 
 /// Whether everything asked has been answered.
@@ -309,7 +317,7 @@ fn conclude(
         Some(ticket) => questions::read_status(connection, ticket)?,
         None => HashMap::new(),
     };
-    let mut heuristic = 0;
+    let mut heuristic = Vec::new();
     let mut delivered = Vec::new();
     let mut gone = HashSet::new();
     if settling.place == Place::Recorded {
@@ -325,7 +333,7 @@ fn conclude(
                     Some("committed") | None => {}
                     Some("in progress") => continue,
                     Some(other) => {
-                        heuristic += 1;
+                        heuristic.push(row.nonce);
                         report_heuristic(connection, &gid, other)?;
                     }
                 }
@@ -353,7 +361,7 @@ fn conclude(
     }
     again |= settling.unsettled.difference(&settling.pending).next().is_some();
     if settling.place != Place::Recorded {
-        return Err(other_server(connection, participant));
+        return Err(other_server(&fenced, participant));
     }
     let keep = again || !settling.pending.is_empty() || awaits_application(participant);
     let not_allowed = std::mem::take(&mut settling.not_allowed);
@@ -362,28 +370,35 @@ fn conclude(
     Ok(Swept { server, again, delivered, resolved, heuristic, not_allowed, fenced })
 }
 
-fn place(connection: &Connection, participant: &Registered) -> Result<Place> {
+fn place(fenced: &Fenced, participant: &Registered) -> Result<Place> {
+    let Fenced(Established { connection, .. }, address) = fenced;
     let fingerprint = connection.fingerprint().ok_or_else(|| connection.doom_error())?;
-    Ok(match (fingerprint.in_recovery, participant.is_at(&fingerprint)) {
+    let is_recorded = participant.is_at(&fingerprint) && participant.is_where(address);
+    Ok(match (fingerprint.in_recovery, is_recorded) {
         (true, _) => Place::InRecovery,
         (false, true) => Place::Recorded,
         (false, false) => Place::Other,
     })
 }
 
-fn other_server(connection: &Connection, participant: &Registered) -> Error {
-    Error::new(
-        SqlState::CONNECTION_FAILURE,
-        format!(
-            "server \"{}\" is not the one that was used before",
-            connection.server_name.to_string_lossy()
-        ),
-    )
-    .detail(format!(
-        "Transactions may be in doubt in database \"{}\" of the server with system identifier {}.",
-        participant.database, participant.system_identifier
-    ))
-    .hint("Point the foreign server's options back at it, so that they can be settled.")
+fn other_server(Fenced(established, address): &Fenced, participant: &Registered) -> Error {
+    let name = established.connection.server_name.to_string_lossy();
+    let error = |message: String| Error::new(SqlState::CONNECTION_FAILURE, message);
+    match &participant.address {
+        Some(known) if known != address => {
+            error(format!("server \"{name}\" is not where it was when it was used")).detail(format!(
+                "Transactions may be in doubt in database \"{}\" of the server with system identifier {} at \"{known}\"; the address is now \"{address}\". What is not prepared here may be there.",
+                participant.database, participant.system_identifier
+            ))
+            .hint("Point the foreign server's options back at it, so that they can be settled. If it is the same server, or has been replaced by its standby, pg_fdw_xacts_forget() gives up what cannot be told.")
+        }
+        _ => error(format!("server \"{name}\" is not the one that was used before"))
+            .detail(format!(
+                "Transactions may be in doubt in database \"{}\" of the server with system identifier {}.",
+                participant.database, participant.system_identifier
+            ))
+            .hint("Point the foreign server's options back at it, so that they can be settled."),
+    }
 }
 
 fn report_heuristic(connection: &Connection, gid: &Gid, status: &str) -> Result<()> {

@@ -406,6 +406,15 @@ impl Worker {
                     other.fenced = None;
                 }
             }
+            let stand_ins: Vec<Registered> = self
+                .participants
+                .values()
+                .map(|p| &p.registered)
+                .filter(|r| {
+                    r.id != id && r.is_beside(&registered) && r.address == registered.address
+                })
+                .cloned()
+                .collect();
             let Some(participant) = self.participants.get_mut(&id) else { continue };
             participant.due = None;
             let fenced = participant.fenced.take();
@@ -415,7 +424,8 @@ impl Worker {
                     || owned.contains(nonce)
                     || self.delivered.get(nonce).is_some_and(|ids| ids.contains(&id))
             };
-            match Sweep::start(self.identity, &participant.registered, fenced, confirmed) {
+            let by = participant.connect_as(&stand_ins);
+            match Sweep::start(self.identity, &participant.registered, by, fenced, confirmed) {
                 Ok(sweep) => participant.sweep = Some(Box::new(sweep)),
                 Err(error) => {
                     failed.push(participant.registered.id);
@@ -434,6 +444,7 @@ impl Worker {
         let mut delivered = Vec::new();
         let mut tried = Vec::new();
         let mut not_allowed = Vec::new();
+        let mut heuristic: Vec<(Nonce, i32)> = Vec::new();
         for participant in self.participants.values_mut() {
             let Some(sweep) = participant.sweep.take() else { continue };
             match sweep.advance() {
@@ -443,6 +454,7 @@ impl Worker {
                     tried.push(id);
                     delivered.extend(swept.delivered.iter().map(|(n, of)| (*n, id, of.clone())));
                     not_allowed.extend(swept.not_allowed.iter().copied());
+                    heuristic.extend(swept.heuristic.iter().map(|nonce| (*nonce, id)));
                     participant.swept(*swept)?;
                 }
                 Err(error) => {
@@ -453,6 +465,14 @@ impl Worker {
         }
         for id in tried {
             self.tried(id);
+        }
+        // What has gone from there without us may come back, with a restore or on the server that we were not shown: its
+        // decision is kept for ever.
+        if !heuristic.is_empty() {
+            transaction::run(|| {
+                heuristic.iter().try_for_each(|(nonce, id)| registered::forget(*nonce, *id))
+            })?;
+            self.forgotten.extend(heuristic);
         }
         // What one mapping's role may not settle, the one that prepared it may.
         for (serverid, userid) in not_allowed {

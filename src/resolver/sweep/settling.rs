@@ -5,7 +5,7 @@ use std::ffi::CStr;
 
 use pgrx::{PgLogLevel, pg_sys};
 
-use super::{Asked, answer, place, send, xid_of};
+use super::{Asked, Fenced, answer, place, send, xid_of};
 use crate::log::decisions::{self, Row};
 use crate::log::entries;
 use crate::log::registered::Registered;
@@ -42,13 +42,14 @@ pub(super) struct Settling {
 impl Settling {
     /// Looks at the answers, and sends what they call for.
     pub(super) fn begin(
-        connection: &Connection,
+        fenced: &Fenced,
         asked: &Asked,
         identity: Identity,
         participant: &Registered,
         committed: &[Row],
     ) -> Result<Self> {
-        let place = place(connection, participant)?;
+        let place = place(fenced, participant)?;
+        let connection = &fenced.0.connection;
         if place == Place::InRecovery {
             return Err(Error::new(
                 SqlState::READ_ONLY_SQL_TRANSACTION,

@@ -42,10 +42,20 @@ impl Participant {
         }
     }
 
+    /// As whom to connect: itself, and after a failed attempt in turn as those in the same place too. Its user may have
+    /// lost what is needed to connect, or its mapping its password.
+    pub(super) fn connect_as<'a>(&'a self, stand_ins: &'a [Registered]) -> &'a Registered {
+        match self.failures as usize % (stand_ins.len() + 1) {
+            0 => &self.registered,
+            turn => &stand_ins[turn - 1],
+        }
+    }
+
     /// Notes how a sweep went, and reports that it went well again after one that had not.
     pub(super) fn swept(&mut self, swept: Swept) -> Result<()> {
         let now = Instant::now();
-        stats::attempt(self.registered.serverid, swept.resolved, swept.heuristic, None);
+        let heuristic = swept.heuristic.len() as u64;
+        stats::attempt(self.registered.serverid, swept.resolved, heuristic, None);
         let failed = !std::mem::take(&mut self.last_error).is_empty();
         self.unswept = swept.again;
         self.fenced = swept.fenced;
