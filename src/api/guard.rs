@@ -259,6 +259,12 @@ pub unsafe fn before_utility(statement: *mut pg_sys::Node) -> Result<()> {
             pg_sys::NodeTag::T_AlterForeignServerStmt => {
                 before_alter_server(&*statement.cast::<pg_sys::AlterForeignServerStmt>())
             }
+            pg_sys::NodeTag::T_TruncateStmt => {
+                let truncate = &*statement.cast::<pg_sys::TruncateStmt>();
+                PgList::<pg_sys::RangeVar>::from_pg(truncate.relations)
+                    .iter_ptr()
+                    .try_for_each(|name| before_truncate(name))
+            }
             pg_sys::NodeTag::T_AlterFdwStmt => {
                 before_alter_wrapper(&*statement.cast::<pg_sys::AlterFdwStmt>())
             }
@@ -318,6 +324,25 @@ fn before_drop_of(kind: pg_sys::ObjectType::Type, name: &CStr) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Decisions that are emptied out are aborts.
+///
+/// # Safety
+/// A valid name.
+unsafe fn before_truncate(name: *mut pg_sys::RangeVar) -> Result<()> {
+    // SAFETY: by contract; a look-up that may find nothing and locks nothing.
+    let table = unsafe {
+        let flags = pg_sys::RVROption::RVR_MISSING_OK as u32;
+        let no_lock = pg_sys::NoLock as i32;
+        pg_sys::RangeVarGetRelidExtended(name, no_lock, flags, None, std::ptr::null_mut())
+    };
+    if table == pg_sys::Oid::INVALID || !trusted::is_member(pg_sys::RelationRelationId, table) {
+        return Ok(());
+    }
+    Err(Error::new(OBJECT_IN_USE, "cannot truncate a table of pg_fdw_xacts")
+        .detail("What it says decides what becomes of prepared transactions.")
+        .hint("The resolver deletes what is not needed any more; see \"pg_fdw_xacts.forget_delay\" and \"pg_fdw_xacts.track_retention\"."))
 }
 
 /// The same for a user mapping, which a transaction that is about to prepare locks for a moment.

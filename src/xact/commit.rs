@@ -127,7 +127,7 @@ fn write_down(writers: &[&Participant], deadline: Instant, timeout: Duration) ->
         p.set_gid(*gid);
     }
     reach::check_written_down(writers, deadline)?;
-    decisions::insert(nonce, &row)
+    decisions::insert(nonce, &row, deadline)
 }
 
 /// Each session holds its advisory lock before PREPARE is sent: who finds no such lock may conclude that

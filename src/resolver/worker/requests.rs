@@ -8,7 +8,7 @@ use pgrx::{PgLogLevel, pg_sys};
 use super::Worker;
 use crate::log::registered::{self, Registered};
 use crate::log::shmem::{NAME_LEN, Request, RequestKind};
-use crate::log::{decisions, entries, labels, requests, stats, workers};
+use crate::log::{decisions, entries, labels, replication, requests, stats, workers};
 use crate::pg::error::{Error, Result, SqlState};
 use crate::pg::transaction;
 use crate::protocol::gid::Nonce;
@@ -261,8 +261,10 @@ fn take_label(request: &Request) -> bool {
             );
         }
         labels::insert(&label, true)?;
-        // SAFETY: sets a flag of the transaction: what is said of the label must outlive a crash.
+        // What is said of the label must outlive a crash, and a fail-over to a synchronous standby.
+        // SAFETY: sets a flag of the transaction.
         unsafe { pg_sys::ForceSyncCommit() };
+        replication::require_synchronous_commit();
         Ok(true)
     });
     // In use, or about to be: whoever asked looks again.
