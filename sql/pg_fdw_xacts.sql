@@ -34,7 +34,8 @@ CREATE TABLE fdw_xacts.participant (
     serverid oid NOT NULL,
     userid oid NOT NULL,
     system_identifier bigint NOT NULL,
-    database text COLLATE "C" NOT NULL
+    database text COLLATE "C" NOT NULL,
+    address text COLLATE "C"
 ) USING heap;
 
 -- One row per distributed transaction; the row's transaction is the decision. A participant's gid is

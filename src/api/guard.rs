@@ -13,7 +13,7 @@ use pgrx::{PgList, PgLogLevel, pg_sys};
 use crate::api::{databases, second_look};
 use crate::fdw::planning::{self, Purpose};
 use crate::log::registered::{self, Registered};
-use crate::log::workers;
+use crate::log::{trusted, workers};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, boundary};
 use crate::pg::text;
@@ -75,6 +75,11 @@ fn before_drop(class: pg_sys::Oid, object: pg_sys::Oid) -> Result<()> {
             }
             None => Ok(()),
         },
+        // DROP SCHEMA, DROP OWNED and a DROP of what the extension needs, with CASCADE, drop it without naming it, and the
+        // list before the servers.
+        pg_sys::RelationRelationId if trusted::is_named(object, c"participant") => {
+            before_drop_extension()
+        }
         pg_sys::DatabaseRelationId => left_in(object)?.refuse(|| "drop the database".to_owned()),
         pg_sys::ExtensionRelationId => {
             // SAFETY: a catalog look-up that may find nothing.
@@ -260,6 +265,12 @@ pub unsafe fn before_utility(statement: *mut pg_sys::Node) -> Result<()> {
             pg_sys::NodeTag::T_AlterForeignServerStmt => {
                 before_alter_server(&*statement.cast::<pg_sys::AlterForeignServerStmt>())
             }
+            pg_sys::NodeTag::T_TruncateStmt => {
+                let truncate = &*statement.cast::<pg_sys::TruncateStmt>();
+                PgList::<pg_sys::RangeVar>::from_pg(truncate.relations)
+                    .iter_ptr()
+                    .try_for_each(|name| before_truncate(name))
+            }
             pg_sys::NodeTag::T_AlterFdwStmt => {
                 before_alter_wrapper(&*statement.cast::<pg_sys::AlterFdwStmt>())
             }
@@ -297,6 +308,25 @@ fn before_drop_of(kind: pg_sys::ObjectType::Type, name: &CStr) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Decisions that are emptied out are aborts.
+///
+/// # Safety
+/// A valid name.
+unsafe fn before_truncate(name: *mut pg_sys::RangeVar) -> Result<()> {
+    // SAFETY: by contract; a look-up that may find nothing and locks nothing.
+    let table = unsafe {
+        let flags = pg_sys::RVROption::RVR_MISSING_OK;
+        let no_lock = pg_sys::NoLock as i32;
+        pg_sys::RangeVarGetRelidExtended(name, no_lock, flags, None, std::ptr::null_mut())
+    };
+    if table == pg_sys::Oid::INVALID || !trusted::is_member(pg_sys::RelationRelationId, table) {
+        return Ok(());
+    }
+    Err(Error::new(OBJECT_IN_USE, "cannot truncate a table of pg_fdw_xacts")
+        .detail("What it says decides what becomes of prepared transactions.")
+        .hint("The resolver deletes what is not needed any more; see \"pg_fdw_xacts.forget_delay\" and \"pg_fdw_xacts.track_retention\"."))
 }
 
 /// The same for a user mapping, which a transaction that is about to prepare locks for a moment.

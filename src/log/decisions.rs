@@ -5,6 +5,7 @@
 //! only after all of its participants have confirmed and `forget_delay` has passed.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use pgrx::pg_sys::{self, Datum, TransactionId};
 
@@ -45,9 +46,9 @@ impl Row {
 /// `synchronous_commit` says: a transaction with an xid and no WAL of its own would commit unflushed.
 ///
 /// # Errors
-/// The extension is missing here.
-pub fn insert(nonce: Nonce, participants: &[(i32, u64)]) -> Result<()> {
-    let table = Table::open(c"decision", pg_sys::RowExclusiveLock)?;
+/// The extension is missing here, or others keep the table locked until `deadline`.
+pub fn insert(nonce: Nonce, participants: &[(i32, u64)], deadline: Instant) -> Result<()> {
+    let table = Table::open_by(c"decision", pg_sys::RowExclusiveLock, deadline)?;
     let numbers: Vec<i64> = participants.iter().map(|(id, _)| i64::from(*id)).collect();
     let xids: Vec<i64> = participants.iter().map(|(_, xid)| *xid as i64).collect();
     table.insert(&mut [
@@ -55,6 +56,8 @@ pub fn insert(nonce: Nonce, participants: &[(i32, u64)]) -> Result<()> {
         int8_array(&numbers),
         int8_array(&xids),
     ]);
+    // Not kept until the end of a transaction that may be prepared here for days.
+    table.release(pg_sys::RowExclusiveLock);
     // SAFETY: sets a flag of the transaction.
     unsafe { pg_sys::ForceSyncCommit() };
     replication::require_synchronous_commit();

@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 use std::collections::HashSet;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
@@ -17,6 +17,9 @@ use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::protocol::gid::{Gid, Identity, Nonce};
 use crate::remote::{Fingerprint, session_state};
+
+/// The column of the address, which is not there before ALTER EXTENSION UPDATE.
+const ADDRESS: usize = 5;
 
 /// A participant on the list.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,6 +34,8 @@ pub struct Registered {
     pub system_identifier: u64,
     /// The database there, as in a [`Fingerprint`].
     pub database: CString,
+    /// Where the foreign server's options said that it is; `None` where that is not known, from before an upgrade.
+    pub address: Option<CString>,
 }
 
 impl Registered {
@@ -38,6 +43,17 @@ impl Registered {
     pub fn gid(&self, identity: Identity, nonce: Nonce) -> Gid {
         let (serverid, userid) = (self.serverid.to_u32(), self.userid.to_u32());
         Gid { identity, nonce, serverid, userid }
+    }
+
+    /// Whether it is all that another is, but for its number and its address.
+    pub fn is_like(&self, other: &Self) -> bool {
+        (self.serverid, self.userid) == (other.serverid, other.userid) && self.is_beside(other)
+    }
+
+    /// Whether a server of that address may be the one that was used. Two servers of one image cannot be told apart by
+    /// what they say of themselves.
+    pub fn is_where(&self, address: &CStr) -> bool {
+        self.address.as_deref().is_none_or(|known| known == address)
     }
 
     /// Whether another participant is in the same database of the same server.
@@ -65,6 +81,7 @@ pub fn all() -> Vec<Registered> {
             userid: row.oid(2),
             system_identifier: row.int8(3) as u64,
             database: session_state::escaped(&row.text(4)),
+            address: (row.len() > ADDRESS && !row.is_null(ADDRESS)).then(|| row.text(ADDRESS)),
         });
     });
     list
@@ -81,13 +98,17 @@ pub fn listed() -> Vec<Registered> {
 /// The extension is missing here.
 pub fn insert(participant: &Registered) -> Result<()> {
     let table = Table::open(c"participant", pg_sys::RowExclusiveLock)?;
-    table.insert(&mut [
+    let mut values = vec![
         Datum::from(participant.id),
         Datum::from(participant.serverid),
         Datum::from(participant.userid),
         Datum::from(participant.system_identifier as i64),
         text(&participant.database),
-    ]);
+    ];
+    if table.has_column(ADDRESS, pg_sys::TEXTOID) {
+        values.extend(participant.address.as_deref().map(text));
+    }
+    table.insert(&mut values);
     durably();
     Ok(())
 }
@@ -188,6 +209,8 @@ pub fn identity() -> Result<Identity> {
     for copied in [c"decision", c"participant", c"forgotten"] {
         Table::open(copied, pg_sys::RowExclusiveLock)?.delete(|_| true);
     }
+    // SAFETY: in a transaction; who reads on in it does not see what was deleted.
+    unsafe { pg_sys::CommandCounterIncrement() };
     let identity = Identity::draw(random()?);
     table.insert(&mut [Datum::from(dbid), Datum::from(identity.number() as i64)]);
     durably();

@@ -4,11 +4,14 @@
 
 use std::ffi::{CStr, CString};
 use std::ptr::null_mut;
+use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::log::trusted;
-use crate::pg::error::{Error, Result, SqlState, catch};
+use crate::pg::error::{Error, Result, SqlState, catch, check_for_interrupts};
+use crate::pg::wait_event::WaitEvent;
+use crate::pg::{latch, versions};
 
 mod raw {
     use super::{Datum, pg_sys};
@@ -26,6 +29,9 @@ mod raw {
         ) -> bool;
     }
 }
+
+/// How often it is looked whether a lock is free.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// One of our tables, open and locked until the transaction ends.
 pub struct Table {
@@ -53,6 +59,16 @@ pub struct Row<'a> {
 }
 
 impl Row<'_> {
+    /// How many columns it has.
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Whether nothing is there.
+    pub fn is_null(&self, column: usize) -> bool {
+        self.nulls[column]
+    }
+
     /// A bigint.
     pub fn int8(&self, column: usize) -> i64 {
         self.values[column].value() as i64
@@ -165,6 +181,49 @@ impl Table {
             )
             .hint("Run CREATE EXTENSION pg_fdw_xacts.")
         })
+    }
+
+    /// Opens a table of the extension as [`open`](Self::open) does, with a lock that is there by `deadline`.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open), and 55P03 where others keep the lock away.
+    pub fn open_by(name: &CStr, lock: u32, deadline: Instant) -> Result<Self> {
+        while let Some(oid) = trusted::oid(name)? {
+            // SAFETY: the OID of a table; a lock that is not there is not waited for in the queue.
+            if unsafe { pg_sys::ConditionalLockRelationOid(oid, lock as i32) } {
+                return Self::open(name, pg_sys::NoLock);
+            }
+            check_for_interrupts()?;
+            if Instant::now() >= deadline {
+                let name = name.to_string_lossy();
+                return Err(Error::new(
+                    SqlState::new(b"55P03"),
+                    format!("could not lock table \"fdw_xacts.{name}\""),
+                )
+                .detail("Somebody has locked it, as LOCK TABLE or VACUUM FULL do, or waits for such a lock.")
+                .hint("The limit is \"pg_fdw_xacts.prepare_timeout\"."));
+            }
+            latch::wait(LOOK, WaitEvent::Prepare);
+        }
+        Self::open(name, lock)
+    }
+
+    /// Closes it and gives the lock back that [`open_by`](Self::open_by) has taken, as PostgreSQL does with its catalogs: what
+    /// the transaction has written stays, and who rewrites the table meanwhile (VACUUM FULL) does not wait for its end.
+    pub fn release(self, lock: u32) {
+        // SAFETY: open, with that lock.
+        unsafe {
+            let oid = (*self.relation).rd_id;
+            drop(self);
+            pg_sys::UnlockRelationOid(oid, lock as i32);
+        }
+    }
+
+    /// Whether it has a column of that type there: one that an upgrade adds.
+    pub fn has_column(&self, column: usize, of: Oid) -> bool {
+        // SAFETY: an open relation has a descriptor, of which no more is read than there is.
+        self.columns() > column
+            && unsafe { (*versions::TupleDescAttr((*self.relation).rd_att, column)).atttypid == of }
     }
 
     fn columns(&self) -> usize {

@@ -60,6 +60,11 @@ pub fn has(name: &CStr) -> bool {
     named(name).is_some()
 }
 
+/// Whether a table has that name in the extension's schema.
+pub fn is_named(table: Oid, name: &CStr) -> bool {
+    named(name) == Some(table)
+}
+
 /// The tables that have been found to be the extension's, until one of them changes.
 static FOUND: BackendLocal<RefCell<Vec<Oid>>> = BackendLocal::new(RefCell::new(Vec::new()));
 

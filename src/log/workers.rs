@@ -100,7 +100,12 @@ pub fn resolver_is_up() -> bool {
 
 /// Whether it is known what of a database may be in doubt: its resolver works, or has found no extension there.
 pub fn has_been_looked_at(dbid: Oid) -> bool {
-    let looked = |w: &WorkerSlot| matches!(w.state, WorkerState::Ready | WorkerState::Absent);
+    let looked = |w: &WorkerSlot| match w.state {
+        WorkerState::Ready | WorkerState::Absent => true,
+        // It had, before it made way.
+        WorkerState::Paused => w.identity != 0,
+        WorkerState::Free | WorkerState::Wanted | WorkerState::Starting => false,
+    };
     shmem::read(|m| m.workers.iter().find(|w| is_of(w, dbid)).is_some_and(looked))
 }
 

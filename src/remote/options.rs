@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 use pgrx::{PgList, pg_sys::Oid};
 
 use crate::libpq;
-use crate::pg::error::{Error, Result, SqlState, catch};
+use crate::pg::error::{Error, Result, SqlState, c_string, catch};
 use crate::remote::app_name::{self, APPLICATION_NAME};
 
 mod raw {
@@ -45,6 +45,9 @@ pub struct Mapping {
     pub options: Vec<OptionPair>,
 }
 
+/// What libpq looks for a server by. The database there is asked of the server itself.
+const ADDRESS: [&CStr; 4] = [c"host", c"hostaddr", c"port", c"service"];
+
 /// The server option that is ours alone.
 pub const TWO_PHASE_COMMIT: &CStr = c"two_phase_commit";
 
@@ -79,6 +82,19 @@ impl Server {
         let server =
             unsafe { pg_sys::GetForeignServerExtended(oid, pg_sys::FSV_MISSING_OK as u16) };
         (!server.is_null()).then(|| Self::read(oid))
+    }
+
+    /// Where it is said to be, in one text: all that libpq looks for a server by.
+    pub fn address(&self) -> CString {
+        let parts = ADDRESS.iter().filter_map(|name| {
+            let value = option(&self.options, name)?.to_bytes();
+            let quoted = value.iter().flat_map(|byte| match byte {
+                b'\\' | b'\'' => vec![b'\\', *byte],
+                byte => vec![*byte],
+            });
+            Some([name.to_bytes(), b"='", &quoted.collect::<Vec<u8>>(), b"'"].concat())
+        });
+        c_string(parts.collect::<Vec<_>>().join(&b' '))
     }
 
     /// Whether its connections are kept for later transactions (option `keep_connections`, default on).

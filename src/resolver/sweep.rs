@@ -70,7 +70,7 @@ struct Subject {
 }
 
 enum Stage {
-    Connecting(Connecting),
+    Connecting(Connecting, CString),
     Asking(Fenced, Asked),
     Settling(Fenced, Settling),
     /// Decisions wait for the synchronous standbys, until then.
@@ -79,7 +79,9 @@ enum Stage {
 
 /// A session that holds the fence, or has asked for it. The server ends it when nothing is heard of us
 /// for `idle_session_timeout`: the fence is a lease.
-pub struct Fenced(Established);
+///
+/// With it the address that it was made with.
+pub struct Fenced(Established, CString);
 
 impl Fenced {
     /// Whether server and mapping still lead to it.
@@ -118,7 +120,7 @@ pub struct Swept {
     /// Prepared transactions that were settled.
     pub resolved: u64,
     /// Decided commits that somebody on the participant has undone.
-    pub heuristic: u64,
+    pub heuristic: Vec<Nonce>,
     /// Keeps the fence, while anything of ours is prepared there.
     pub fenced: Option<Fenced>,
 }
@@ -133,13 +135,15 @@ pub enum Progress {
 
 impl Sweep {
     /// Starts to settle a participant, on the session that still holds the fence if there is one.
-    /// `confirmed` tells which transactions need not be looked after.
+    /// `confirmed` tells which transactions need not be looked after. It connects as `by`, the participant itself or
+    /// another one in the same place.
     ///
     /// # Errors
     /// Its server or user mapping has gone, or connecting fails at once.
     pub fn start(
         identity: Identity,
         participant: &Registered,
+        by: &Registered,
         fenced: Option<Fenced>,
         seen: HashSet<Gid>,
         confirmed: impl Fn(&Nonce) -> bool,
@@ -159,7 +163,10 @@ impl Sweep {
         };
         let stage = match fenced {
             Some(fenced) => Stage::ask(fenced, identity, true)?,
-            None => Stage::Connecting(transaction::run(|| connect(participant, deadline))??),
+            None => {
+                let (connecting, address) = transaction::run(|| connect(by, deadline))??;
+                Stage::Connecting(connecting, address)
+            }
         };
         let participant = participant.clone();
         let subject = Subject { identity, participant, left, seen, committed };
@@ -169,7 +176,7 @@ impl Sweep {
     /// What it does, in words for `pg_stat_activity`.
     pub fn describe(&self) -> Vec<u8> {
         let (doing, server) = match &self.stage {
-            Stage::Connecting(connecting) => ("connecting to", connecting.server_name()),
+            Stage::Connecting(connecting, _) => ("connecting to", connecting.server_name()),
             Stage::Asking(fenced, _)
             | Stage::Settling(fenced, _)
             | Stage::Replicating(fenced, ..) => ("on", &*fenced.0.connection.server_name),
@@ -187,7 +194,7 @@ impl Sweep {
     /// The socket to wait for.
     pub fn want(&self) -> Want {
         match &self.stage {
-            Stage::Connecting(connecting) => connecting.want(),
+            Stage::Connecting(connecting, _) => connecting.want(),
             Stage::Asking(fenced, _)
             | Stage::Settling(fenced, _)
             | Stage::Replicating(fenced, ..) => fenced.0.connection.want(),
@@ -210,17 +217,17 @@ impl Sweep {
     pub fn advance(mut self) -> Result<Progress, Failure> {
         loop {
             self.stage = match self.stage {
-                Stage::Connecting(connecting) if !connecting.is_ready() => {
-                    self.stage = Stage::Connecting(connecting);
+                Stage::Connecting(connecting, address) if !connecting.is_ready() => {
+                    self.stage = Stage::Connecting(connecting, address);
                     return self.waits();
                 }
-                Stage::Connecting(connecting) => match connecting.step()? {
+                Stage::Connecting(connecting, address) => match connecting.step()? {
                     Step::Established(established) => {
                         self.deadline = Instant::now() + STEP;
-                        Stage::ask(Fenced(*established), self.subject.identity, false)?
+                        Stage::ask(Fenced(*established, address), self.subject.identity, false)?
                     }
                     Step::Waits(connecting) => {
-                        self.stage = Stage::Connecting(connecting);
+                        self.stage = Stage::Connecting(connecting, address);
                         return self.waits();
                     }
                 },
@@ -231,7 +238,7 @@ impl Sweep {
                     }
                     self.deadline = Instant::now() + STEP;
                     let settling = Settling::begin(
-                        &fenced.0.connection,
+                        &fenced,
                         &asked,
                         self.subject.identity,
                         &self.subject.participant,
@@ -267,7 +274,7 @@ impl Sweep {
             return Ok(Progress::Waits(Box::new(self)));
         }
         let error = match &self.stage {
-            Stage::Connecting(connecting) => connecting.timed_out(),
+            Stage::Connecting(connecting, _) => connecting.timed_out(),
             _ => report::lost(c"the server did not answer in time"),
         };
         Err(error.into())
@@ -284,8 +291,11 @@ fn handler_is_ours(serverid: pg_sys::Oid) -> bool {
     trusted::is_member(pg_sys::ProcedureRelationId, handler)
 }
 
-/// The connection to come, or that there is nowhere to connect to.
-fn connect(participant: &Registered, deadline: Instant) -> Result<Result<Connecting, Failure>> {
+/// The connection to come, with its address, or that there is nowhere to connect to.
+fn connect(
+    participant: &Registered,
+    deadline: Instant,
+) -> Result<Result<(Connecting, CString), Failure>> {
     let Some(mapping) = Mapping::find(participant.userid, participant.serverid) else {
         let error = Error::new(
             SqlState::UNDEFINED_OBJECT,
@@ -305,7 +315,8 @@ fn connect(participant: &Registered, deadline: Instant) -> Result<Result<Connect
         .hint("Give its wrapper the handler pg_fdw_xacts_handler until nothing is in doubt there.");
         return Ok(Err(Failure { reason: Reason::Gone, error }));
     }
-    Connecting::start(&server, &mapping, Purpose::Resolver, Some(deadline)).map(Ok)
+    let connecting = Connecting::start(&server, &mapping, Purpose::Resolver, Some(deadline))?;
+    Ok(Ok((connecting, server.address())))
 }
 
 /// Whether everything asked has been answered.
@@ -342,9 +353,11 @@ impl Stage {
     }
 }
 
-fn place(connection: &Connection, participant: &Registered) -> Result<Place> {
+fn place(fenced: &Fenced, participant: &Registered) -> Result<Place> {
+    let Fenced(Established { connection, .. }, address) = fenced;
     let fingerprint = connection.fingerprint().ok_or_else(|| connection.doom_error())?;
-    Ok(match (fingerprint.in_recovery, participant.is_at(&fingerprint)) {
+    let is_recorded = participant.is_at(&fingerprint) && participant.is_where(address);
+    Ok(match (fingerprint.in_recovery, is_recorded) {
         (true, _) => Place::InRecovery,
         (false, true) => Place::Recorded,
         (false, false) => Place::Other,

@@ -401,6 +401,15 @@ impl Worker {
                     other.fenced = None;
                 }
             }
+            let stand_ins: Vec<Registered> = self
+                .participants
+                .values()
+                .map(|p| &p.registered)
+                .filter(|r| {
+                    r.id != id && r.is_beside(&registered) && r.address == registered.address
+                })
+                .cloned()
+                .collect();
             let Some(participant) = self.participants.get_mut(&id) else { continue };
             participant.due = None;
             let fenced = participant.fenced.take();
@@ -411,7 +420,9 @@ impl Worker {
                     || owned.contains(nonce)
                     || self.delivered.get(nonce).is_some_and(|ids| ids.contains(&id))
             };
-            match Sweep::start(self.identity, &participant.registered, fenced, seen, confirmed) {
+            let by = participant.connect_as(&stand_ins);
+            match Sweep::start(self.identity, &participant.registered, by, fenced, seen, confirmed)
+            {
                 Ok(sweep) => participant.sweep = Some(Box::new(sweep)),
                 Err(error) => {
                     failed.push(participant.registered.id);
@@ -428,14 +439,27 @@ impl Worker {
     /// Takes the sweeps that are on their way as far as they go without waiting.
     fn advance_sweeps(&mut self) -> Result<()> {
         let mut delivered = Vec::new();
+        let mut heuristic: Vec<(Nonce, i32)> = Vec::new();
         let mut done = Vec::new();
         for participant in self.participants.values_mut() {
             let Some(sweep) = participant.sweep.take() else { continue };
             match sweep.advance() {
                 Ok(Progress::Waits(sweep)) => participant.sweep = Some(sweep),
-                Ok(Progress::Done(swept)) => done.push((participant.registered.id, Ok(swept))),
+                Ok(Progress::Done(swept)) => {
+                    let id = participant.registered.id;
+                    heuristic.extend(swept.heuristic.iter().map(|nonce| (*nonce, id)));
+                    done.push((id, Ok(swept)));
+                }
                 Err(failure) => done.push((participant.registered.id, Err(failure))),
             }
+        }
+        // What has gone from there without us may come back, with a restore or on the server that we were not shown: its
+        // decision is kept for ever.
+        if !heuristic.is_empty() {
+            replication::run_here(|| {
+                heuristic.iter().try_for_each(|(nonce, id)| registered::forget(*nonce, *id))
+            })?;
+            self.forgotten.extend(heuristic);
         }
         for (id, outcome) in done {
             self.tried(id);

@@ -120,7 +120,7 @@ fn write_down(writers: &[&Participant], deadline: Instant, timeout: Duration) ->
     let mut members = Vec::with_capacity(writers.len());
     for p in writers {
         let fingerprint = p.connection.fingerprint().ok_or_else(|| p.connection.doom_error())?;
-        let id = known::participant(identity, p.serverid, p.userid, &fingerprint)?;
+        let id = known::participant(identity, p, &fingerprint)?;
         let remote_xid = p.connection.xid().unwrap_or(0);
         row.push((id, remote_xid));
         let (serverid, userid) = (p.serverid.to_u32(), p.userid.to_u32());
@@ -138,7 +138,7 @@ fn write_down(writers: &[&Participant], deadline: Instant, timeout: Duration) ->
         p.set_gid(member.gid);
     }
     reach::check_written_down(writers, deadline)?;
-    decisions::insert(nonce, &row)
+    decisions::insert(nonce, &row, deadline)
 }
 
 /// Each session holds its advisory lock before PREPARE is sent: who finds no such lock may conclude that
@@ -456,10 +456,13 @@ mod known {
     use crate::pg::error::{Error, Result, SqlState};
     use crate::protocol::gid::Identity;
     use crate::remote::Fingerprint;
+    use crate::remote::basis::Basis;
+    use crate::xact::participants::Participant;
 
     /// The numbers belong to an identity, which an extension that was created anew does not keep, and to a
-    /// generation of the list.
-    type Key = (Identity, u64, Oid, Oid, Fingerprint);
+    /// generation of the list. The resolver notes where the server is said to be, which is what the connection was made
+    /// from.
+    type Key = (Identity, u64, Oid, Oid, Fingerprint, Basis);
 
     static KNOWN: BackendLocal<RefCell<Vec<(Key, i32)>>> =
         BackendLocal::new(RefCell::new(Vec::new()));
@@ -467,12 +470,17 @@ mod known {
     /// A participant's number on the list; has it added if it is not there.
     pub fn participant(
         identity: Identity,
-        serverid: Oid,
-        userid: Oid,
+        p: &Participant,
         fingerprint: &Fingerprint,
     ) -> Result<i32> {
-        let key = (identity, workers::generation(), serverid, userid, fingerprint.clone());
-        let known = KNOWN.get().borrow().iter().find(|(k, _)| *k == key).map(|(_, id)| *id);
+        let (serverid, userid) = (p.serverid, p.userid);
+        let generation = workers::generation();
+        let known = KNOWN.get().borrow().iter().find_map(|((i, g, s, u, f, basis), id)| {
+            let is_it = (*i, *g, *s, *u) == (identity, generation, serverid, userid)
+                && f == fingerprint
+                && *basis == p.connection.basis;
+            is_it.then_some(*id)
+        });
         if let Some(id) = known {
             return Ok(id);
         }
@@ -483,7 +491,13 @@ mod known {
                 "the resolver gave a participant no number",
             ));
         }
-        KNOWN.get().borrow_mut().push((key, id));
+        let basis = p.connection.basis.clone();
+        // Older ones of the same are not asked for again.
+        let mut known = KNOWN.get().borrow_mut();
+        known.retain(|((i, g, s, u, ..), _)| {
+            (*i, *g) == (identity, generation) && (*s, *u) != (serverid, userid)
+        });
+        known.push(((identity, generation, serverid, userid, fingerprint.clone(), basis), id));
         Ok(id)
     }
 }

@@ -7,7 +7,7 @@ use pg_test::{DEADLINE, Fleet, Point, wait_until};
 
 use crate::support::{
     Outcome, assert_commits, assert_everywhere, begin_everywhere, commit_held_at,
-    session_with_notices,
+    session_with_notices, start,
 };
 
 /// Row `id` is committed everywhere, shard 1 has not heard of it, and the coordinator is down.
@@ -38,6 +38,7 @@ fn nothing_is_dropped_before_the_resolver_has_looked() -> Outcome {
         "DROP USER MAPPING FOR postgres SERVER shard1",
         "DROP EXTENSION pg_fdw_xacts CASCADE",
         "DROP EXTENSION postgres_fdw CASCADE",
+        "DROP SCHEMA public CASCADE",
         "DO $$ BEGIN EXECUTE 'DROP SERVER shard1 CASCADE'; END $$",
     ] {
         let error = expect_error(session.batch_execute(statement), "55006");
@@ -89,7 +90,8 @@ fn a_database_that_is_a_template_or_lets_nobody_in() -> Outcome {
         assert_eq!(fleet.ids_on_shard(1)?, [1], "{closed}");
         // Whoever makes databases of templates is not held up.
         let mut elsewhere = fleet.coordinator.client_for("template1", "postgres")?;
-        elsewhere.batch_execute("CREATE DATABASE copy TEMPLATE postgres; DROP DATABASE copy")?;
+        elsewhere.batch_execute("CREATE DATABASE copy TEMPLATE postgres")?;
+        elsewhere.batch_execute("DROP DATABASE copy")?;
         elsewhere
             .batch_execute("ALTER DATABASE postgres IS_TEMPLATE false ALLOW_CONNECTIONS true")?;
         assert_settled(&fleet);
@@ -108,9 +110,27 @@ fn a_template_with_the_extension_can_be_copied() -> Outcome {
         template.batch_execute("SELECT * FROM pg_fdw_xacts_resolve()")?;
     }
     let mut session = fleet.session()?;
-    session.batch_execute("CREATE DATABASE first; CREATE DATABASE second")?;
+    session.batch_execute("CREATE DATABASE first")?;
+    session.batch_execute("CREATE DATABASE second")?;
     let mut first = fleet.coordinator.client_for("first", "postgres")?;
     first.batch_execute("SELECT * FROM pg_fdw_xacts_resolve()")?;
     assert_eq!(one::<i64>(&mut first, "SELECT count(*) FROM fdw_xacts.identity")?, 1);
+    Ok(())
+}
+
+/// The copy deletes the original's list, and does not go on with what was on it. Red on 0.2.0: what the copy prepared on was
+/// written down nowhere.
+#[test]
+fn a_copied_database_writes_down_its_own_participants() -> Outcome {
+    let (fleet, mut session) = start()?;
+    assert_commits(&fleet, &mut session, 1)?;
+    drop(session);
+    let mut elsewhere = fleet.coordinator.client_for("template1", "postgres")?;
+    elsewhere.batch_execute("CREATE DATABASE copy TEMPLATE postgres")?;
+    let mut copy = fleet.coordinator.client_for("copy", "postgres")?;
+    copy.batch_execute(
+        "BEGIN; INSERT INTO ft1 VALUES (2, 'x'); INSERT INTO ft2 VALUES (2, 'x'); COMMIT",
+    )?;
+    assert_eq!(one::<i64>(&mut copy, "SELECT count(*) FROM fdw_xacts.participant")?, 2);
     Ok(())
 }

@@ -61,6 +61,7 @@ mod fault_copies;
 mod fault_durable_list;
 mod fault_failover;
 mod fault_gxid;
+mod fault_image;
 mod fault_interrupt;
 mod fault_orphans;
 mod fault_permissions;

@@ -28,7 +28,7 @@ impl Subject {
             Some(ticket) => questions::read_status(connection, ticket)?,
             None => HashMap::new(),
         };
-        let mut heuristic = 0;
+        let mut heuristic = Vec::new();
         let mut delivered = Vec::new();
         let mut gone = HashSet::new();
         if settling.place == Place::Recorded {
@@ -47,7 +47,7 @@ impl Subject {
                             continue;
                         }
                         Some(other) => {
-                            heuristic += 1;
+                            heuristic.push(row.nonce);
                             report_heuristic(connection, &gid, other)?;
                         }
                     }
@@ -83,7 +83,7 @@ impl Subject {
             }
         }
         if settling.place != Place::Recorded {
-            return Err(other_server(connection, participant));
+            return Err(other_server(&fenced, participant));
         }
         let left: Vec<Left> = settling.left.into_values().collect();
         let keep =
@@ -102,20 +102,26 @@ impl Subject {
     }
 }
 
-fn other_server(connection: &Connection, participant: &Registered) -> Failure {
-    let error = Error::new(
-        SqlState::CONNECTION_FAILURE,
-        format!(
-            "server \"{}\" is not the one that was used before",
-            text::carried(&connection.server_name)
-        ),
-    )
-    .detail(format!(
-        "Transactions may be in doubt in database \"{}\" of the server with system identifier {}.",
+fn other_server(Fenced(established, address): &Fenced, participant: &Registered) -> Failure {
+    let name = text::carried(&established.connection.server_name);
+    let place = format!(
+        "database \"{}\" of the server with system identifier {}",
         text::carried(&participant.database),
         participant.system_identifier
-    ))
-    .hint("Point the foreign server's options back at it, so that they can be settled.");
+    );
+    let error = |message: String| Error::new(SqlState::CONNECTION_FAILURE, message);
+    let error = match &participant.address {
+        Some(known) if known != address => error(format!("server \"{name}\" is not where it was when it was used"))
+            .detail(format!(
+                "Transactions may be in doubt in {place} at \"{}\"; the address is now \"{}\". What is not prepared here may be there.",
+                text::carried(known),
+                text::carried(address)
+            ))
+            .hint("Point the foreign server's options back at it, so that they can be settled. If it is the same server, or has been replaced by its standby, pg_fdw_xacts_forget() gives up what cannot be told."),
+        _ => error(format!("server \"{name}\" is not the one that was used before"))
+            .detail(format!("Transactions may be in doubt in {place}."))
+            .hint("Point the foreign server's options back at it, so that they can be settled."),
+    };
     Failure { reason: Reason::OtherServer, error }
 }
 

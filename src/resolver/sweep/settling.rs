@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use pgrx::{PgLogLevel, pg_sys};
 
 use super::failure::Failure;
-use super::{Asked, answer, place, send, xid_of};
+use super::{Asked, Fenced, answer, place, send, xid_of};
 use crate::log::decisions::{self, Row};
 use crate::log::entries;
 use crate::log::left::Left;
@@ -60,13 +60,14 @@ struct Sent {
 impl Settling {
     /// Looks at the answers, and sends what they call for; the commits are for [`Self::deliver_commits`].
     pub(super) fn begin(
-        connection: &Connection,
+        fenced: &Fenced,
         asked: &Asked,
         identity: Identity,
         participant: &Registered,
         committed: &[Row],
     ) -> Result<Self, Failure> {
-        let place = place(connection, participant)?;
+        let place = place(fenced, participant)?;
+        let connection = &fenced.0.connection;
         if place == Place::InRecovery {
             let error = Error::new(
                 SqlState::READ_ONLY_SQL_TRANSACTION,

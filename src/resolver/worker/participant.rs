@@ -58,6 +58,15 @@ impl Participant {
         }
     }
 
+    /// As whom to connect: itself, and after a failed attempt in turn as those in the same place too. Its user may have
+    /// lost what is needed to connect, or its mapping its password.
+    pub(super) fn connect_as<'a>(&'a self, stand_ins: &'a [Registered]) -> &'a Registered {
+        match self.failures as usize % (stand_ins.len() + 1) {
+            0 => &self.registered,
+            turn => &stand_ins[turn - 1],
+        }
+    }
+
     /// Notes how a sweep went. What it has left is no success: it is counted, shown and logged with its reason.
     pub(super) fn swept(&mut self, swept: Swept, elsewhere: &HashSet<Gid>) -> Result<()> {
         let now = Instant::now();
@@ -66,7 +75,8 @@ impl Participant {
             seen::add(self.registered.id);
         }
         let failure = telling::failure(&swept, elsewhere);
-        stats::attempt(self.registered.serverid, swept.resolved, swept.heuristic, failure.as_ref());
+        let heuristic = swept.heuristic.len() as u64;
+        stats::attempt(self.registered.serverid, swept.resolved, heuristic, failure.as_ref());
         let is_done = |l: &Left| l.reason == Reason::Undecided || elsewhere.contains(&l.gid);
         self.unswept = swept.strangers || !swept.left.iter().all(is_done);
         self.seen = swept.left.iter().filter(|l| l.listed).map(|l| l.gid).collect();

@@ -1,6 +1,7 @@
 //! What backends ask of the resolver, and its answers.
 
 use std::collections::HashSet;
+use std::ffi::CString;
 use std::time::{Duration, Instant};
 
 use pgrx::{PgLogLevel, pg_sys};
@@ -9,9 +10,11 @@ use super::Worker;
 use crate::log::registered::{self, Registered};
 use crate::log::shmem::{Request, RequestKind};
 use crate::log::{decisions, entries, labels, replication, requests, stats, workers};
-use crate::pg::error::{Result, c_string};
+use crate::pg::error::{Error, Result, SqlState, c_string};
+use crate::pg::{text, transaction};
 use crate::protocol::gid::Nonce;
 use crate::protocol::verdict::Decision;
+use crate::remote::options::Server;
 
 /// A backend that waits until each of these participants has been tried.
 pub struct Trying {
@@ -80,15 +83,23 @@ impl Worker {
         });
     }
 
-    /// Writes down a participant that a backend is about to prepare on.
+    /// Writes down a participant that a backend is about to prepare on. Where the server is said to be is read from the
+    /// catalog: the backend makes sure that this is what its connection was made from.
     fn register(&mut self, request: &Request) -> Result<i32> {
-        let wanted = wanted(request);
-        let known = self.participants.values().find(|p| {
-            let r = &p.registered;
-            Registered { id: r.id, ..wanted.clone() } == *r
-        });
-        if let Some(known) = known {
-            return Ok(known.registered.id);
+        let mut wanted = wanted(request);
+        wanted.address =
+            transaction::run(|| Ok(Server::find(wanted.serverid)))?.map(|server| server.address());
+        let known = self.participants.values().map(|p| &p.registered);
+        if let Some(known) =
+            known.clone().find(|r| r.is_like(&wanted) && r.address == wanted.address)
+        {
+            return Ok(known.id);
+        }
+        let like: Vec<Registered> = known.filter(|r| r.is_like(&wanted)).cloned().collect();
+        for known in like {
+            if known.address.is_none() || self.is_clean(&known)? {
+                return self.move_to(known, wanted.address);
+            }
         }
         let (registered, _) = replication::run_here(|| {
             // The number of a forgotten participant may still stand in decisions.
@@ -103,9 +114,63 @@ impl Worker {
             Ok(registered)
         })?;
         let id = registered.id;
+        self.warn_of_twin(&registered)?;
         // Something may have been left there before it was forgotten.
         self.add(registered, Some(Instant::now()));
         Ok(id)
+    }
+
+    /// Whether nothing can be left on a participant: it has been swept clean, and nothing has been prepared there since
+    /// that is not confirmed.
+    fn is_clean(&self, registered: &Registered) -> Result<bool> {
+        // SAFETY: a plain global of this process.
+        let dbid = unsafe { pg_sys::MyDatabaseId };
+        let Registered { id, serverid, userid, .. } = *registered;
+        let participant = self.participants.get(&id);
+        let has_entry = entries::all()
+            .iter()
+            .any(|e| (e.dbid, e.serverid, e.userid) == (dbid, serverid, userid));
+        if participant.is_none_or(|p| p.unswept || p.sweep.is_some()) || has_entry {
+            return Ok(false);
+        }
+        let rows = transaction::run(|| Ok(decisions::but(|nonce| self.settled.contains(nonce))))?;
+        Ok(!rows.iter().any(|row| row.participants.iter().any(|(of, _)| *of == id)))
+    }
+
+    /// The server of a participant that is clean has another address now, or it was not known: it keeps its number.
+    fn move_to(&mut self, registered: Registered, address: Option<CString>) -> Result<i32> {
+        let id = registered.id;
+        let moved = Registered { address, ..registered };
+        replication::run_here(|| {
+            registered::delete(id)?;
+            registered::insert(&moved)
+        })?;
+        self.warn_of_twin(&moved)?;
+        if let Some(participant) = self.participants.get_mut(&id) {
+            participant.registered = moved;
+            participant.fenced = None;
+        }
+        Ok(id)
+    }
+
+    /// Two addresses of one server, or two servers of one image: which, cannot be known.
+    fn warn_of_twin(&self, new: &Registered) -> Result<()> {
+        let twin = self.participants.values().map(|p| &p.registered).find(|r| {
+            r.id != new.id && r.is_beside(new) && r.address.is_some() && r.address != new.address
+        });
+        let Some(twin) = twin else { return Ok(()) };
+        let shown = |r: &Registered| r.address.as_deref().map(text::carried).unwrap_or_default();
+        Error::new(
+            SqlState::new(b"01000"),
+            format!(
+                "the servers at \"{}\" and \"{}\" have the same system identifier and database name",
+                shown(twin),
+                shown(new)
+            ),
+        )
+        .detail("They are one server at two addresses, or two servers of which one was copied from the other.")
+        .hint("If they are two, do not point one foreign server from one to the other while pg_fdw_xacts shows a row of it.")
+        .log(PgLogLevel::WARNING)
     }
 
     /// Makes everything due; the answer comes when all have been tried.
@@ -207,6 +272,7 @@ fn wanted(request: &Request) -> Registered {
         userid: request.userid,
         system_identifier: request.system_identifier,
         database: c_string(&request.database[..]),
+        address: None,
     }
 }
 
@@ -231,8 +297,10 @@ fn take_label(request: &Request) -> bool {
             );
         }
         labels::insert(&label, true)?;
-        // SAFETY: sets a flag of the transaction: what is said of the label must outlive a crash.
+        // What is said of the label must outlive a crash, and a fail-over to a synchronous standby.
+        // SAFETY: sets a flag of the transaction.
         unsafe { pg_sys::ForceSyncCommit() };
+        replication::require_synchronous_commit();
         Ok(true)
     });
     // In use, or about to be: whoever asked looks again.
