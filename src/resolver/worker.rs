@@ -101,7 +101,8 @@ const OWNER_GRACE: Duration = Duration::from_secs(10);
 impl Worker {
     /// Reads the durable state; `None` where the extension is missing.
     fn start() -> Result<Option<Self>> {
-        let state = transaction::run(|| {
+        // Who is answered waits for the standbys, see `started`.
+        let (state, _) = replication::run_here(|| {
             if !registered::extension_exists() {
                 return Ok(None);
             }
@@ -240,9 +241,14 @@ impl Worker {
     fn note_handed_over(&mut self) {
         // SAFETY: a plain global of this process.
         let dbid = unsafe { pg_sys::MyDatabaseId };
-        for entry in entries::all() {
+        for mut entry in entries::all() {
             if entry.dbid != dbid || entry.owner != 0 {
                 continue;
+            }
+            let Some(gid) = entry.gid() else { continue };
+            if entry.participant != 0 && !self.participants.contains_key(&entry.participant) {
+                left::release(&gid);
+                entry.participant = 0;
             }
             match entry.status {
                 Status::Committing | Status::Aborting => {}
@@ -253,7 +259,6 @@ impl Worker {
                 }
                 Status::Free | Status::Preparing => continue,
             }
-            let Some(gid) = entry.gid() else { continue };
             if entry.status == Status::Committing && self.settled.contains(&gid.nonce) {
                 entries::remove(&gid);
                 continue;
