@@ -76,6 +76,15 @@ pub fn handed_over(registered: &Registered) -> Vec<Entry> {
     all
 }
 
+/// The entry's participant is not on the list any more: it is that of whoever has its server and user.
+pub fn release(gid: &Gid) {
+    shmem::write(|_, entries| {
+        if let Some(entry) = entries.iter_mut().find(|e| e.gid().as_ref() == Some(gid)) {
+            entry.participant = 0;
+        }
+    });
+}
+
 /// Whether an entry is that of something on this participant. The same server and user are another participant when the
 /// server was moved.
 pub fn is_at(entry: &Entry, registered: &Registered) -> bool {

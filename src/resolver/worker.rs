@@ -103,7 +103,8 @@ const OWNER_GRACE: Duration = Duration::from_secs(10);
 impl Worker {
     /// Reads the durable state; `None` where the extension is missing.
     fn start() -> Result<Option<Self>> {
-        let state = transaction::run(|| {
+        // Who is answered waits for the standbys, see `started`.
+        let (state, _) = replication::run_here(|| {
             if !registered::extension_exists() {
                 return Ok(None);
             }
@@ -248,7 +249,12 @@ impl Worker {
 
     /// Makes participants due that a backend has left something on.
     fn note_handed_over(&mut self) {
-        for entry in entries::left() {
+        for mut entry in entries::left() {
+            let Some(gid) = entry.gid() else { continue };
+            if entry.participant != 0 && !self.participants.contains_key(&entry.participant) {
+                left::release(&gid);
+                entry.participant = 0;
+            }
             match entry.status {
                 Status::Committing | Status::Aborting => {}
                 // It waits for the application; the fence is kept meanwhile.
@@ -258,7 +264,6 @@ impl Worker {
                 }
                 Status::Free | Status::Preparing => continue,
             }
-            let Some(gid) = entry.gid() else { continue };
             if entry.status == Status::Committing && self.settled.contains(&gid.nonce) {
                 entries::remove(&gid);
                 continue;
