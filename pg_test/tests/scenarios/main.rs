@@ -53,6 +53,7 @@ mod fault_failover;
 mod fault_gxid;
 mod fault_image;
 mod fault_interrupt;
+mod fault_locks;
 mod fault_prepare;
 mod fault_reach;
 mod fault_replication;
