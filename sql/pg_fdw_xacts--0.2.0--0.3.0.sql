@@ -2,3 +2,18 @@
 
 -- Where a participant was: two servers of one image cannot be told apart otherwise. Not known of those from before.
 ALTER TABLE fdw_xacts.participant ADD COLUMN address text COLLATE "C";
+
+-- What is in doubt is told with the reason why it is.
+CREATE FUNCTION pg_fdw_xacts_participants(OUT dbid oid, OUT transaction xid, OUT serverid oid, OUT userid oid,
+    OUT status text, OUT identifier text, OUT reason text) RETURNS SETOF record
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_participants_wrapper';
+CREATE OR REPLACE VIEW pg_fdw_xacts AS
+    SELECT dbid, transaction, serverid, userid, status, identifier, reason FROM pg_fdw_xacts_participants();
+DROP FUNCTION pg_fdw_xacts_list();
+
+-- Who had been granted it needs it again.
+DROP FUNCTION pg_fdw_xacts_resolve(text);
+CREATE FUNCTION pg_fdw_xacts_resolve(identifier text DEFAULT NULL, OUT identifier text, OUT outcome text,
+    OUT reason text) RETURNS SETOF record
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_resolve_and_tell_wrapper';
+REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_resolve(text) FROM PUBLIC;

@@ -26,11 +26,12 @@ static PREPARE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(0);
 static COMMIT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static FORGET_DELAY: GucSetting<i32> = GucSetting::<i32>::new(300);
 static MAX_FOREIGN_XACTS: GucSetting<i32> = GucSetting::<i32>::new(1000);
+static MAX_SERVERS: GucSetting<i32> = GucSetting::<i32>::new(1000);
 static TRACK_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(86_400);
 static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(200);
 static RESOLVER_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
 static RESOLVER_RETRY_MIN: GucSetting<i32> = GucSetting::<i32>::new(200);
-static RESOLVER_RETRY_MAX: GucSetting<i32> = GucSetting::<i32>::new(30_000);
+static RESOLVER_RETRY_MAX: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 
 struct Int {
     name: &'static CStr,
@@ -111,6 +112,15 @@ pub fn define() {
             short: c"How many prepared transactions on foreign servers are tracked at a time, in all databases.",
             long: c"A transaction counts once for each server it prepares on.",
             setting: &MAX_FOREIGN_XACTS,
+            range: (1, 1_000_000),
+            context: GucContext::Postmaster,
+            unit: GucFlags::default(),
+        },
+        Int {
+            name: c"pg_fdw_xacts.max_servers",
+            short: c"Of how many foreign servers statistics are kept, in all databases.",
+            long: c"Transactions on others are settled and shown all the same.",
+            setting: &MAX_SERVERS,
             range: (1, 1_000_000),
             context: GucContext::Postmaster,
             unit: GucFlags::default(),
@@ -215,6 +225,11 @@ pub fn batch_size() -> usize {
 /// Slots in shared memory.
 pub fn max_foreign_xacts() -> usize {
     MAX_FOREIGN_XACTS.get().max(1) as usize
+}
+
+/// Foreign servers with statistics.
+pub fn max_servers() -> usize {
+    MAX_SERVERS.get().max(1) as usize
 }
 
 /// The resolver's rounds.

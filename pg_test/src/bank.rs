@@ -1,47 +1,51 @@
-//! A bank: concurrent transfers between accounts on three shards and the coordinator, under random faults.
+//! A bank: concurrent transfers between accounts on three shards and the coordinators, under random faults.
 //!
-//! Each transfer changes two or three balances and notes itself in the ledger beside each of them, in one
-//! transaction. Afterwards:
-//! * nothing is in doubt;
+//! Each transfer changes one to three balances and notes itself in the ledger beside each of them, in one
+//! transaction. Faults come in phases. After each, within 30 s of all servers being reachable:
+//! * every session has come to the end of what it does;
+//! * nothing is prepared, shown as in doubt, or locked;
 //! * each transfer is in the ledgers of all its places or of none;
 //! * each transfer whose COMMIT was acknowledged is there, each that was definitely refused is not;
 //! * each balance is what the ledger says, so the total is what it was.
 //!
-//! The faults are drawn from a seed, one sequence per seed; what they hit depends on timing.
+//! What a run is like, and its faults, are drawn from a seed, one sequence per seed; what they hit depends on timing.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `plan` | what a run is like |
+//! | `places` | its servers and tables |
+//! | `clients` | the customers, who make transfers |
+//! | `bystanders` | long statements, and changes of definitions |
+//! | `faults` | what is done to all of them |
+//! | `audit` | what must be true afterwards |
 
+mod audit;
+mod bystanders;
 mod clients;
 mod faults;
+mod places;
+mod plan;
 mod random;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use postgres::{Client, Config};
 use serde::Serialize;
 
-use crate::oracle::{assert_no_locks, one, prepared_gids, settled_within};
-use crate::{DEADLINE, Fleet, FleetOptions, wait_until};
-use clients::{Customer, Outcome, Transfer};
+use crate::{DEADLINE, wait_until};
+use audit::audit;
+use bystanders::SLEEPER;
+use clients::{Customer, Transfer};
+use places::Bank;
+pub use plan::{CommitWait, Plan};
+use random::Random;
 
-/// Shards; place 0 is the coordinator itself.
-const SHARDS: usize = 3;
-/// Accounts at each place.
-const ACCOUNTS: u64 = 20;
-/// What is on each account at first.
-const DEPOSIT: i64 = 1000;
-
-/// How the bank is run.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// For how long faults are injected.
-    pub duration: Duration,
-    /// Concurrent sessions.
-    pub sessions: u64,
-    /// The beginning of all randomness.
-    pub seed: u64,
-}
+/// How long it may take until everything is settled, once all servers can be reached.
+const LIVELY: Duration = Duration::from_secs(30);
 
 /// What happened; `cargo xtask torture` prints it as JSON.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
@@ -56,165 +60,151 @@ pub struct Report {
     pub found: u64,
     /// Faults that were injected.
     pub faults: u64,
+    /// How long it took at most until all was settled, in milliseconds.
+    pub slowest_settling: u64,
     /// Why transfers were refused or are unknown, and how often.
     pub reasons: BTreeMap<String, u64>,
 }
 
 /// What the threads share.
 struct Shared {
-    config: Config,
+    start: Instant,
+    /// How to reach each coordinator.
+    configs: Vec<Config>,
     stop: AtomicBool,
+    /// Everybody is to come to the end of what they do, and wait.
+    pause: AtomicBool,
+    /// Threads that wait for the end of the pause.
+    resting: AtomicU64,
     /// Transfers that have come to an end, in any way.
     ended: AtomicU64,
 }
 
-/// Runs the bank and checks what must be true afterwards; `say` is told what is going on.
+/// Runs the bank as `plan` says, with faults for `duration`, and checks what must be true; `say` is told what is going
+/// on.
 ///
 /// # Errors
-/// One of the promises above is broken, or the harness has trouble.
-pub fn run(options: &Options, mut say: impl FnMut(&str)) -> Result<Report> {
-    let mut fleet = open()?;
+/// One of the promises above is broken, or the harness has trouble. What the servers were doing is part of the error.
+pub fn run(plan: &Plan, duration: Duration, mut say: impl FnMut(&str)) -> Result<Report> {
+    say(&format!("{plan:?}"));
+    let mut bank = Bank::open(plan).context("the bank does not open")?;
     let shared = Shared {
-        config: fleet.coordinator.config(),
+        start: Instant::now(),
+        configs: bank.coordinators().map(crate::Cluster::config).collect(),
         stop: AtomicBool::new(false),
+        pause: AtomicBool::new(false),
+        resting: AtomicU64::new(0),
         ended: AtomicU64::new(0),
     };
-    let (transfers, faults) = std::thread::scope(|scope| -> Result<_> {
-        let customers: Vec<_> = (0..options.sessions)
-            .map(|number| {
-                let customer = Customer::new(&shared, options.seed, number);
-                scope.spawn(move || customer.run())
-            })
-            .collect();
-        let injected =
-            faults::inject(&mut fleet, &shared, options.seed, options.duration, &mut say);
-        shared.stop.store(true, Ordering::Relaxed);
+    let outcome = std::thread::scope(|scope| {
         let mut transfers = Vec::new();
-        for customer in customers {
-            transfers.extend(customer.join().expect("a customer panicked")?);
+        let mut threads = Vec::new();
+        for number in 0..plan.customers {
+            let customer = Customer::new(&shared, plan, number);
+            transfers.push(customer.transfers());
+            threads.push(scope.spawn(move || customer.run()));
         }
-        Ok((transfers, injected?))
-    })?;
-    settle_gxids(&fleet, &transfers)?;
-    settled_within(&fleet, DEADLINE)?;
-    assert_no_locks(&fleet)?;
-    let mut report = audit(&fleet, &transfers)?;
-    report.faults = faults;
-    ensure!(report.committed > 0, "not a single transfer was committed: {report:?}");
-    Ok(report)
-}
-
-/// Starts the servers and puts the money on the accounts.
-fn open() -> Result<Fleet> {
-    let fleet = Fleet::start_with(&FleetOptions {
-        shards: SHARDS,
-        proxied: true,
-        coordinator: vec![
-            ("pg_fdw_xacts.commit_timeout", "2s"),
-            ("lock_timeout", "3s"),
-            ("deadlock_timeout", "100ms"),
-        ],
-        // Waits for each other across servers are nobody's to detect.
-        shard: vec![("lock_timeout", "3s"), ("max_prepared_transactions", "200")],
-    })?;
-    let tables = "CREATE TABLE account (id int PRIMARY KEY, balance bigint NOT NULL);
-         CREATE TABLE ledger (transfer bigint PRIMARY KEY, account int, amount bigint NOT NULL)";
-    let deposits = format!(
-        "INSERT INTO account SELECT i, {DEPOSIT} FROM generate_series(0, {ACCOUNTS} - 1) i"
-    );
-    let mut session = fleet.session()?;
-    for cluster in std::iter::once(&fleet.coordinator).chain(fleet.shards()) {
-        let mut session = cluster.client()?;
-        session.batch_execute(tables)?;
-        session.batch_execute(&deposits)?;
-    }
-    for number in 1..=SHARDS {
-        session.batch_execute(&format!(
-            "CREATE FOREIGN TABLE account{number} (id int, balance bigint) SERVER shard{number}
-                 OPTIONS (table_name 'account');
-             CREATE FOREIGN TABLE ledger{number} (transfer bigint, account int, amount bigint)
-                 SERVER shard{number} OPTIONS (table_name 'ledger')"
-        ))?;
-    }
-    Ok(fleet)
-}
-
-/// Does what a transaction manager does after a crash: what it has heard to be prepared it commits, the rest it
-/// rolls back.
-fn settle_gxids(fleet: &Fleet, transfers: &[Transfer]) -> Result<()> {
-    let decided: BTreeMap<String, bool> = transfers
-        .iter()
-        .filter(|transfer| transfer.explicit)
-        .map(|transfer| (transfer.gxid(), transfer.outcome == Outcome::Committed))
-        .collect();
-    // Backends that were cut off may still be about to prepare.
-    let mut session = fleet.session()?;
-    wait_until("all other sessions have ended", DEADLINE, || {
-        let others: i64 = one(
-            &mut session,
-            "SELECT count(*) FROM pg_stat_activity
-             WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()",
-        )?;
-        Ok(others == 0)
-    })?;
-    for gxid in prepared_gids(&fleet.coordinator)? {
-        let commit = *decided.get(&gxid).with_context(|| format!("whose is '{gxid}'?"))?;
-        let command = if commit { "COMMIT" } else { "ROLLBACK" };
-        session.batch_execute(&format!("{command} PREPARED '{gxid}'"))?;
-    }
-    Ok(())
-}
-
-/// Compares what the places say with what the customers were told.
-fn audit(fleet: &Fleet, transfers: &[Transfer]) -> Result<Report> {
-    let mut places: Vec<Client> = vec![fleet.session()?];
-    for shard in fleet.shards() {
-        places.push(shard.client()?);
-    }
-    let mut ledgers = Vec::new();
-    let mut total = 0;
-    for (place, session) in places.iter_mut().enumerate() {
-        let wrong: i64 = one(
-            session,
-            &format!(
-                "SELECT count(*) FROM account a WHERE balance <> {DEPOSIT} +
-                     (SELECT coalesce(sum(amount), 0) FROM ledger l WHERE l.account = a.id)"
-            ),
-        )?;
-        ensure!(wrong == 0, "{wrong} balances at place {place} are not what the ledger says");
-        total += one::<i64>(session, "SELECT sum(balance)::bigint FROM account")?;
-        let rows = session.query("SELECT transfer FROM ledger", &[])?;
-        ledgers.push(rows.iter().map(|row| row.get(0)).collect::<std::collections::HashSet<i64>>());
-    }
-    let expected = (SHARDS as u64 + 1) * ACCOUNTS * DEPOSIT as u64;
-    ensure!(total == expected as i64, "the total is {total} and should be {expected}");
-    let mut report = Report::default();
-    let mut known = 0;
-    for transfer in transfers {
-        let found: Vec<bool> =
-            transfer.places().iter().map(|p| ledgers[*p].contains(&transfer.id)).collect();
-        let there = found[0];
-        known += if there { found.len() } else { 0 };
-        if found.iter().any(|f| *f != there) {
-            bail!("half a transfer: {transfer:?} is there: {found:?}");
+        let shared = &shared;
+        for number in 0..plan.sleepers {
+            threads.push(scope.spawn(move || bystanders::sleep(shared, plan, number)));
         }
-        if let Outcome::Refused(reason) | Outcome::Unknown(reason) = &transfer.outcome {
-            *report.reasons.entry(reason.clone()).or_default() += 1;
+        for number in 0..u64::from(plan.changes) * 2 {
+            threads.push(scope.spawn(move || bystanders::change(shared, plan, number)));
         }
-        match (&transfer.outcome, there) {
-            (Outcome::Committed, true) => report.committed += 1,
-            (Outcome::Refused(_), false) => report.refused += 1,
-            (Outcome::Unknown(_), _) => {
-                report.unknown += 1;
-                report.found += u64::from(there);
+        let run = Run { plan, shared, threads: threads.len() as u64, transfers };
+        let outcome = run.phases(&mut bank, duration, &mut say).map_err(|error| {
+            let logs =
+                std::env::temp_dir().join(format!("torture-{}-{}", plan.seed, std::process::id()));
+            let kept = bank.keep_logs(&logs).map(|()| logs);
+            error.context(format!("{plan:?}\n{}\nlogs: {kept:?}", bank.describe()))
+        });
+        shared.stop.store(true, Ordering::Relaxed);
+        if outcome.is_err() {
+            // Who waits for a statement waits no more.
+            for number in 0..plan.coordinators() {
+                let _ = bank.coordinator_mut(number).kill9();
             }
-            (Outcome::Committed, false) => bail!("acknowledged and not there: {transfer:?}"),
-            (Outcome::Refused(_), true) => bail!("refused and there: {transfer:?}"),
+        }
+        for thread in threads {
+            let ended = thread.join().expect("a session's thread panicked");
+            if outcome.is_ok() {
+                ended?;
+            }
+        }
+        outcome
+    });
+    let report = outcome?;
+    ensure!(report.committed > 0, "{plan:?}\nnot a single transfer was committed: {report:?}");
+    Ok(report)
+}
+
+/// What the phases need.
+struct Run<'a> {
+    plan: &'a Plan,
+    shared: &'a Shared,
+    threads: u64,
+    transfers: Vec<Arc<Mutex<Vec<Transfer>>>>,
+}
+
+impl Run<'_> {
+    /// Faults and rests, in turns.
+    fn phases(
+        &self,
+        bank: &mut Bank,
+        duration: Duration,
+        say: &mut impl FnMut(&str),
+    ) -> Result<Report> {
+        let mut random = Random::new(self.plan.seed, 500);
+        let mut faults = 0;
+        let mut slowest = 0;
+        let mut left = duration;
+        loop {
+            let phase = left.min(self.plan.phase());
+            faults += faults::inject(bank, self.shared, self.plan, &mut random, phase, say)?;
+            let (report, settling) = self.rest(bank)?;
+            let elapsed = self.shared.start.elapsed().as_secs_f32();
+            say(&format!("{elapsed:7.2} s  settled within {settling:?}"));
+            slowest = slowest.max(settling.as_millis() as u64);
+            left = left.saturating_sub(phase);
+            if left.is_zero() {
+                return Ok(Report { faults, slowest_settling: slowest, ..report });
+            }
+            self.go_on()?;
         }
     }
-    let noted: usize = ledgers.iter().map(|ledger| ledger.len()).sum();
-    ensure!(noted == known, "{noted} ledger entries, {known} of known transfers");
-    Ok(report)
+
+    /// Lets everybody and everything come to rest, and looks whether all is well.
+    fn rest(&self, bank: &Bank) -> Result<(Report, Duration)> {
+        let resting = &self.shared.resting;
+        self.shared.pause.store(true, Ordering::Relaxed);
+        bank.wait_for_servers()?;
+        let start = Instant::now();
+        wait_until("all sessions have come to the end of what they do", LIVELY, || {
+            for coordinator in bank.coordinators() {
+                let _ = coordinator.client()?.batch_execute(&format!(
+                    "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+                     WHERE application_name = '{SLEEPER}' AND state = 'active'"
+                ));
+            }
+            Ok(resting.load(Ordering::Relaxed) == self.threads)
+        })?;
+        bank.settled_until(start + LIVELY)?;
+        let settling = start.elapsed();
+        let transfers: Vec<Transfer> = self
+            .transfers
+            .iter()
+            .flat_map(|list| list.lock().expect("nobody panics with it").clone())
+            .collect();
+        Ok((audit(bank, self.plan, &transfers)?, settling))
+    }
+
+    /// Ends the rest.
+    fn go_on(&self) -> Result<()> {
+        self.shared.pause.store(false, Ordering::Relaxed);
+        wait_until("all sessions go on", DEADLINE, || {
+            Ok(self.shared.resting.load(Ordering::Relaxed) == 0)
+        })
+    }
 }
 
 impl Shared {
@@ -227,12 +217,26 @@ impl Shared {
         });
     }
 
-    /// A session, as soon as the coordinator gives one; `None` when the bank closes meanwhile.
-    fn session(&self) -> Result<Option<Client>> {
+    /// Waits while there is a pause, and does something now and then; whether there was one.
+    fn rest(&self, mut meanwhile: impl FnMut()) -> bool {
+        if !self.pause.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.resting.fetch_add(1, Ordering::Relaxed);
+        while self.pause.load(Ordering::Relaxed) && !self.stop.load(Ordering::Relaxed) {
+            meanwhile();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.resting.fetch_sub(1, Ordering::Relaxed);
+        true
+    }
+
+    /// A session of a coordinator, as soon as it gives one; `None` when the bank closes meanwhile.
+    fn session(&self, coordinator: usize) -> Result<Option<Client>> {
         let mut session = None;
         let start = Instant::now();
         wait_until("the coordinator accepts a session", DEADLINE * 2, || {
-            session = self.config.connect(postgres::NoTls).ok();
+            session = self.configs[coordinator].connect(postgres::NoTls).ok();
             Ok(session.is_some()
                 || self.stop.load(Ordering::Relaxed) && start.elapsed() > Duration::from_secs(1))
         })?;

@@ -84,6 +84,16 @@ impl Fleet {
         Ok(fleet)
     }
 
+    /// Another coordinator over the same shards, running, with objects of the same names.
+    pub fn another_coordinator(&self, name: &str, settings: &[(&str, &str)]) -> Result<Cluster> {
+        let mut coordinator = Cluster::create(&Installation::from_env()?, name)?;
+        coordinator.configure(COORDINATOR_SETTINGS)?;
+        coordinator.configure(settings)?;
+        coordinator.start()?;
+        set_up(&coordinator, &self.shards, |index| self.port_of_shard(index + 1))?;
+        Ok(coordinator)
+    }
+
     /// All shards.
     pub fn shards(&self) -> &[Cluster] {
         &self.shards
@@ -162,7 +172,9 @@ pub fn set_up(
         )
         .context("the extension cannot be created; is it installed there?")?;
     for (index, shard) in shards.iter().enumerate() {
-        shard.client()?.batch_execute("CREATE TABLE t (id int PRIMARY KEY, v text)")?;
+        shard
+            .client()?
+            .batch_execute("CREATE TABLE IF NOT EXISTS t (id int PRIMARY KEY, v text)")?;
         let number = index + 1;
         let port = port(index);
         session.batch_execute(&format!(

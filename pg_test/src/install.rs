@@ -104,9 +104,9 @@ impl Installation {
         &self.bindir
     }
 
-    /// Directory of a libpq that belongs to this installation; `None` where it uses the system's.
-    pub fn own_libpq(&self) -> Option<&Path> {
-        self.libdir.join("libpq.so.5").exists().then_some(&self.libdir)
+    /// Directory of the libraries.
+    pub fn libdir(&self) -> &Path {
+        &self.libdir
     }
 
     /// Major version, for example 15.

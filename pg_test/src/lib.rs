@@ -15,6 +15,7 @@
 //! | [`oracle`] | what must hold after every scenario; expected errors |
 //! | [`bank`] | concurrent transfers under random faults, and what must be true afterwards |
 //! | [`wire`] | PostgreSQL's message framing and which answer belongs to which statement |
+//! | [`pooler`] | PgBouncer in front of a server |
 //! | [`proxy`] | the fault proxy: cut, hold, refuse, at exactly one statement |
 
 pub mod bank;
@@ -26,6 +27,7 @@ pub mod link;
 pub mod log;
 pub mod oracle;
 mod place;
+pub mod pooler;
 mod port;
 mod process;
 pub mod proxy;

@@ -3,7 +3,7 @@
 //! Each [`Fault`] strikes once, at the first statement whose text starts with its prefix: before the server
 //! gets it, or before the client gets its answer; it cuts the connection there or holds it until the test
 //! releases it. The test learns of it through the [`Hit`], and can kill a server or cancel a session at that
-//! very point. New connections can be refused or left hanging.
+//! very point. New connections can be refused or left hanging, and a word can be replaced by another.
 //!
 //! A held statement is still delivered when its client has gone meanwhile: the slow message that lands late.
 
@@ -96,6 +96,7 @@ struct State {
     faults: HashMap<u64, Armed>,
     connections: HashMap<u64, [TcpStream; 2]>,
     hanging: Vec<TcpStream>,
+    reworded: Option<[&'static str; 2]>,
     closed: bool,
 }
 
@@ -122,6 +123,7 @@ impl Proxy {
                 faults: HashMap::new(),
                 connections: HashMap::new(),
                 hanging: Vec::new(),
+                reworded: None,
                 closed: false,
             }),
             changed: Condvar::new(),
@@ -153,6 +155,12 @@ impl Proxy {
         if treatment != NewConnections::Hanging {
             state.hanging.clear();
         }
+    }
+
+    /// From now on the server gets the word `to` wherever a client says `from`, of the same length.
+    pub fn reword(&self, from: &'static str, to: &'static str) {
+        assert_eq!(from.len(), to.len(), "a message says how long it is");
+        self.shared.lock().reworded = Some([from, to]);
     }
 
     /// How many connections hang at this moment.
@@ -351,7 +359,7 @@ impl Direction {
                 return Ok(());
             }
             framer.push(&buffer[..count]);
-            while let Some(message) = framer.next_message()? {
+            while let Some(mut message) = framer.next_message()? {
                 if message.asks_for_encryption() {
                     // What passes must stay readable: no, in the name of the server.
                     (&self.client).write_all(b"N")?;
@@ -370,6 +378,10 @@ impl Direction {
                         }
                         Point::Statement => self.shared.strike(id, &statement, fault.effect),
                     }
+                }
+                let reworded = self.shared.lock().reworded;
+                if let Some([from, to]) = reworded {
+                    message.replace(from.as_bytes(), to.as_bytes());
                 }
                 (&self.server).write_all(&message.bytes)?;
             }

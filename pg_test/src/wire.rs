@@ -24,6 +24,15 @@ impl Message {
         &self.bytes[if self.tag.is_some() { 5 } else { 4 }..]
     }
 
+    /// Replaces a word, wherever it stands, by another of the same length.
+    pub fn replace(&mut self, from: &[u8], to: &[u8]) {
+        for at in 0..self.bytes.len() {
+            if self.bytes[at..].starts_with(from) {
+                self.bytes[at..at + to.len()].copy_from_slice(to);
+            }
+        }
+    }
+
     /// Whether it asks for TLS or GSSAPI encryption; the server answers with a single byte.
     pub fn asks_for_encryption(&self) -> bool {
         self.tag.is_none() && matches!(self.body().get(..4), Some([0x04, 0xd2, 0x16, 0x2f | 0x30]))

@@ -3,9 +3,11 @@
 
 use std::ffi::CStr;
 
+use pgrx::pg_sys::Datum;
 use pgrx::prelude::*;
 
-use crate::pg::error::{Error, Result, SqlState, attempt, c_string};
+use crate::pg::error::{Error, Result, SqlState, attempt};
+use crate::pg::function::text_function;
 use crate::remote::cache;
 use crate::remote::options::Server;
 
@@ -18,7 +20,7 @@ CREATE FUNCTION pg_fdw_xacts_get_connections(OUT server_name text, OUT valid boo
 ")]
 #[allow(clippy::type_complexity)]
 fn pg_fdw_xacts_get_connections()
--> TableIterator<'static, (name!(server_name, Option<String>), name!(valid, bool))> {
+-> TableIterator<'static, (name!(server_name, Option<Vec<u8>>), name!(valid, bool))> {
     let list = cache::all().into_iter().map(|c| (server_name(c.serverid), c.is_valid()));
     TableIterator::new(list.collect::<Vec<_>>())
 }
@@ -39,8 +41,8 @@ fn pg_fdw_xacts_get_connections(
 ) -> TableIterator<
     'static,
     (
-        name!(server_name, Option<String>),
-        name!(user_name, Option<String>),
+        name!(server_name, Option<Vec<u8>>),
+        name!(user_name, Option<Vec<u8>>),
         name!(valid, bool),
         name!(used_in_xact, bool),
         name!(closed, Option<bool>),
@@ -60,37 +62,38 @@ fn pg_fdw_xacts_get_connections(
     TableIterator::new(list.collect::<Vec<_>>())
 }
 
-fn server_name(serverid: pg_sys::Oid) -> Option<String> {
-    Server::find(serverid).map(|server| server.name.to_string_lossy().into_owned())
+/// In the server's encoding; a text is made of its bytes, as a bytea is.
+fn server_name(serverid: pg_sys::Oid) -> Option<Vec<u8>> {
+    Server::find(serverid).map(|server| server.name.into_bytes())
 }
 
 /// Whose mapping it is, if it exists; everybody's is called "public".
 #[cfg(feature = "pg18")]
-fn user_name(mapping: pg_sys::Oid) -> Option<String> {
+fn user_name(mapping: pg_sys::Oid) -> Option<Vec<u8>> {
     let (user, _) = super::guard::mapping(mapping)?;
     if user == pg_sys::Oid::INVALID {
-        return Some("public".to_owned());
+        return Some(b"public".to_vec());
     }
     // SAFETY: raises if there is no such user; a C string of this memory context.
     let name = unsafe { CStr::from_ptr(pg_sys::GetUserNameFromId(user, false)) };
-    Some(name.to_string_lossy().into_owned())
+    Some(name.to_bytes().to_vec())
 }
 
-/// Closes this session's connections to a server, of whatever user mapping; true if there was any. Those that the
-/// current transaction uses stay, with a warning.
-#[pg_extern(sql = "
-CREATE FUNCTION pg_fdw_xacts_disconnect(server_name text) RETURNS boolean
-    LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
-")]
-fn pg_fdw_xacts_disconnect(server_name: &str) -> bool {
-    let name = c_string(server_name);
-    // SAFETY: raises if there is no such server.
-    let serverid =
-        attempt(|| Ok(unsafe { (*pg_sys::GetForeignServerByName(name.as_ptr(), false)).serverid }));
-    serverid
-        .and_then(|serverid| attempt(|| disconnect(Some(serverid))))
-        .unwrap_or_else(|error| error.raise_in_pgrx())
+text_function! {
+    /// `pg_fdw_xacts_disconnect(server_name text) returns boolean`: closes this session's connections to a server, of
+    /// whatever user mapping; true if there was any. Those that the current transaction uses stay, with a warning.
+    pg_fdw_xacts_disconnect_wrapper, pg_finfo_pg_fdw_xacts_disconnect_wrapper, |name| {
+        Ok(Datum::from(disconnect(Some(Server::named(name)?))?))
+    }
 }
+
+extension_sql!(
+    "
+CREATE FUNCTION pg_fdw_xacts_disconnect(server_name text) RETURNS boolean
+    LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'pg_fdw_xacts_disconnect_wrapper';
+",
+    name = "pg_fdw_xacts_disconnect"
+);
 
 /// Closes all of this session's connections, as `pg_fdw_xacts_disconnect` does.
 #[pg_extern(sql = "

@@ -13,8 +13,9 @@ use std::ffi::{CStr, CString};
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::fdw::planning::{self, Purpose};
-use crate::pg::error::{Error, Result, SqlState, boundary};
+use crate::pg::error::{Error, Result, SqlState, boundary, catch};
 use crate::pg::versions;
+use crate::protocol::plan::Access;
 use crate::remote::options::Server;
 use crate::xact::{Session, attach, attach_to_write};
 
@@ -42,7 +43,12 @@ pub unsafe extern "C-unwind" fn pg_fdw_xacts_exec(fcinfo: pg_sys::FunctionCallIn
         // SAFETY: by contract.
         let call = unsafe { Call::read(fcinfo, c"pg_fdw_xacts_exec()")? };
         // The rows of one command are gone before those of the next are taken.
-        let counts = remote::run(&call.attach()?, &call.commands, |r| r.rows_affected())?;
+        // Whoever has a command executed, though it be a query, may want what its functions do. In a transaction that
+        // only reads here nothing else can be meant there.
+        // SAFETY: a plain global.
+        let access = if unsafe { pg_sys::XactReadOnly } { Access::Reads } else { Access::Modifies };
+        let session = call.attach()?.with(access);
+        let counts = remote::run(&session, &call.commands, |r| r.rows_affected())?;
         Ok(Datum::from(counts.iter().sum::<u64>() as i64))
     })
 }
@@ -110,11 +116,10 @@ impl Call {
             let text = pg_sys::text_to_cstring(arguments[1].value.cast_mut_ptr());
             (CStr::from_ptr((*name).data.as_ptr()).to_owned(), CStr::from_ptr(text).to_owned())
         };
-        // SAFETY: a global of the session; a look-up that raises if there is no such server.
-        let (userid, serverid) = unsafe {
-            (pg_sys::GetUserId(), (*pg_sys::GetForeignServerByName(name.as_ptr(), false)).serverid)
-        };
-        may_use(serverid, userid, &name);
+        // SAFETY: a global of the session.
+        let userid = unsafe { pg_sys::GetUserId() };
+        let serverid = Server::named(&name)?;
+        may_use(serverid, userid, &name)?;
         if !crate::fdw::is_ours(serverid) {
             return Err(foreign_handler(&name));
         }
@@ -146,17 +151,30 @@ impl Call {
     }
 }
 
+mod raw {
+    use super::pg_sys;
+    // Unguarded: called inside `catch`, which keeps the name in the ERROR in whatever encoding.
+    unsafe extern "C-unwind" {
+        pub fn aclcheck_error(
+            result: pg_sys::AclResult::Type,
+            kind: pg_sys::ObjectType::Type,
+            name: *const std::ffi::c_char,
+        );
+    }
+}
+
 /// Raises 42501 unless `userid` has USAGE on the server: with that one could make foreign tables of all that the user
 /// mapping can see there, but not run anything else.
-fn may_use(serverid: Oid, userid: Oid, name: &CStr) {
-    // SAFETY: look-ups in the catalog, and raising.
+fn may_use(serverid: Oid, userid: Oid, name: &CStr) -> Result<()> {
+    // SAFETY: look-ups in the catalog, and raising from a frame that owns nothing.
     unsafe {
         let result = versions::foreign_server_usage(serverid, userid);
         if result != pg_sys::AclResult::ACLCHECK_OK {
             let kind = pg_sys::ObjectType::OBJECT_FOREIGN_SERVER;
-            pg_sys::aclcheck_error(result, kind, name.as_ptr());
+            catch(|| raw::aclcheck_error(result, kind, name.as_ptr()))?;
         }
     }
+    Ok(())
 }
 
 fn foreign_handler(server: &CStr) -> Error {

@@ -10,13 +10,13 @@ use std::ffi::CStr;
 
 use pgrx::{PgList, PgLogLevel, pg_sys};
 
+use crate::api::{databases, second_look};
 use crate::fdw::planning::{self, Purpose};
 use crate::log::registered::{self, Registered};
-use crate::log::shmem::Entry;
-use crate::log::{entries, stats, trusted, workers};
+use crate::log::{trusted, workers};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, boundary};
-use crate::pg::versions;
+use crate::pg::text;
 use crate::remote::options::Server;
 use crate::xact;
 
@@ -35,6 +35,7 @@ pub fn install() {
         PREVIOUS.get().set(pg_sys::object_access_hook);
         pg_sys::object_access_hook = Some(on_access);
     }
+    databases::install();
 }
 
 unsafe extern "C-unwind" fn on_access(
@@ -59,17 +60,17 @@ fn before_drop(class: pg_sys::Oid, object: pg_sys::Oid) -> Result<()> {
     match class {
         pg_sys::ForeignServerRelationId => {
             planning::note_switch();
-            left_on(object, None).refuse(|| {
+            left_on(object, None)?.refuse(|| {
                 let name = Server::find(object).map(|s| s.name).unwrap_or_default();
-                format!("drop server \"{}\"", name.to_string_lossy())
+                format!("drop server \"{}\"", text::carried(&name))
             })
         }
         pg_sys::UserMappingRelationId => match mapping(object) {
             Some((userid, serverid)) => {
                 xact::note_dropped_mapping();
-                left_on(serverid, Some(userid)).refuse(|| {
+                left_on(serverid, Some(userid))?.refuse(|| {
                     let name = Server::find(serverid).map(|s| s.name).unwrap_or_default();
-                    format!("drop a user mapping for server \"{}\"", name.to_string_lossy())
+                    format!("drop a user mapping for server \"{}\"", text::carried(&name))
                 })
             }
             None => Ok(()),
@@ -79,7 +80,7 @@ fn before_drop(class: pg_sys::Oid, object: pg_sys::Oid) -> Result<()> {
         pg_sys::RelationRelationId if trusted::is_named(object, c"participant") => {
             before_drop_extension()
         }
-        pg_sys::DatabaseRelationId => left_in(object).refuse(|| "drop the database".to_owned()),
+        pg_sys::DatabaseRelationId => left_in(object)?.refuse(|| "drop the database".to_owned()),
         pg_sys::ExtensionRelationId => {
             // SAFETY: a catalog look-up that may find nothing.
             let own = unsafe { pg_sys::get_extension_oid(EXTENSION.as_ptr(), true) };
@@ -114,13 +115,13 @@ unsafe fn before_alter_server(alter: &pg_sys::AlterForeignServerStmt) -> Result<
             .any(|option| ADDRESS.contains(&CStr::from_ptr((*option).defname)));
         (pg_sys::get_foreign_server_oid(alter.servername, true), moves)
     };
-    if !moves || server == pg_sys::Oid::INVALID || left_on(server, None) == Left::Nothing {
+    if !moves || server == pg_sys::Oid::INVALID || left_on(server, None)? == Left::Nothing {
         return Ok(());
     }
     let name = Server::find(server).map(|s| s.name).unwrap_or_default();
     Error::new(
         SqlState::new(b"01000"),
-        format!("transactions may be in doubt on server \"{}\"", name.to_string_lossy()),
+        format!("transactions may be in doubt on server \"{}\"", text::carried(&name)),
     )
     .detail("They can only be settled on the server and database where they were prepared.")
     .hint("If the address or the database was changed, change it back until pg_fdw_xacts shows no row of this server.")
@@ -149,12 +150,19 @@ unsafe fn before_alter_wrapper(alter: &pg_sys::AlterFdwStmt) -> Result<()> {
         };
         server.is_some_and(|server| server.fdwid == wrapper)
     };
-    let mut left = registered::listed();
-    left.retain(|r| is_of_wrapper(r.serverid) && left_on(r.serverid, None) != Left::Nothing);
-    let Some(server) = left.first().and_then(|r| Server::find(r.serverid)) else { return Ok(()) };
+    let mut left = None;
+    for registered in registered::listed() {
+        if is_of_wrapper(registered.serverid)
+            && left_on(registered.serverid, None)? != Left::Nothing
+        {
+            left = Server::find(registered.serverid);
+            break;
+        }
+    }
+    let Some(server) = left else { return Ok(()) };
     Error::new(
         SqlState::new(b"01000"),
-        format!("transactions may be in doubt on server \"{}\"", server.name.to_string_lossy()),
+        format!("transactions may be in doubt on server \"{}\"", text::carried(&server.name)),
     )
     .detail("The resolver settles them only while the server has the handler pg_fdw_xacts_handler.")
     .hint("If the handler was changed to another one, change it back until pg_fdw_xacts_resolve() leaves nothing in doubt.")
@@ -163,7 +171,7 @@ unsafe fn before_alter_wrapper(alter: &pg_sys::AlterFdwStmt) -> Result<()> {
 
 /// What is known of prepared transactions that may be left somewhere.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Left {
+pub(super) enum Left {
     /// There are none.
     Nothing,
     /// There may be some.
@@ -175,7 +183,7 @@ enum Left {
 
 impl Left {
     /// Refuses a command that would make it impossible to settle them.
-    fn refuse(self, what: impl FnOnce() -> String) -> Result<()> {
+    pub(super) fn refuse(self, what: impl FnOnce() -> String) -> Result<()> {
         let why = match self {
             Left::Nothing => return Ok(()),
             Left::Something => "transactions may be in doubt there",
@@ -192,17 +200,15 @@ impl Left {
 }
 
 /// What may be prepared on a server of this database, by one user or by any.
-fn left_on(serverid: pg_sys::Oid, userid: Option<pg_sys::Oid>) -> Left {
-    // SAFETY: a plain global of this backend.
-    let dbid = unsafe { pg_sys::MyDatabaseId };
+fn left_on(serverid: pg_sys::Oid, userid: Option<pg_sys::Oid>) -> Result<Left> {
     let concerns = |other| userid.is_none_or(|u| u == pg_sys::Oid::INVALID || u == other);
-    let has_entry = |e: &Entry| e.dbid == dbid && e.serverid == serverid && concerns(e.userid);
-    if entries::all().iter().any(has_entry)
-        || stats::all().iter().any(|s| s.serverid == serverid && s.unswept > 0)
-    {
-        return Left::Something;
+    let found = second_look::finds(workers::own_database(), true, |server, user| {
+        server == serverid && user.is_none_or(concerns)
+    })?;
+    if found {
+        return Ok(Left::Something);
     }
-    left_by_list(|r| r.serverid == serverid && concerns(r.userid))
+    Ok(left_by_list(|r| r.serverid == serverid && concerns(r.userid)))
 }
 
 /// The same of this database's participants that `which` picks, as far as shared memory, which a start of the server
@@ -268,21 +274,6 @@ pub unsafe fn before_utility(statement: *mut pg_sys::Node) -> Result<()> {
             pg_sys::NodeTag::T_AlterFdwStmt => {
                 before_alter_wrapper(&*statement.cast::<pg_sys::AlterFdwStmt>())
             }
-            pg_sys::NodeTag::T_DropdbStmt => {
-                let drop = &*statement.cast::<pg_sys::DropdbStmt>();
-                leave_database(CStr::from_ptr(drop.dbname), true)
-            }
-            pg_sys::NodeTag::T_CreatedbStmt => {
-                let create = &*statement.cast::<pg_sys::CreatedbStmt>();
-                let options = PgList::<pg_sys::DefElem>::from_pg(create.options);
-                let named = options.iter_ptr().find(|option| {
-                    CStr::from_ptr((**option).defname) == c"template" && !(**option).arg.is_null()
-                });
-                leave_database(
-                    named.map_or(c"template1", |o| CStr::from_ptr(pg_sys::defGetString(o))),
-                    false,
-                )
-            }
             pg_sys::NodeTag::T_TransactionStmt => {
                 let transaction = &*statement.cast::<pg_sys::TransactionStmt>();
                 let prepares = transaction.kind == pg_sys::TransactionStmtKind::TRANS_STMT_PREPARE;
@@ -292,14 +283,7 @@ pub unsafe fn before_utility(statement: *mut pg_sys::Node) -> Result<()> {
                 }
                 Ok(())
             }
-            pg_sys::NodeTag::T_RenameStmt => {
-                let rename = &*statement.cast::<pg_sys::RenameStmt>();
-                if rename.renameType == pg_sys::ObjectType::OBJECT_DATABASE {
-                    leave_database(CStr::from_ptr(rename.subname), false)?;
-                }
-                Ok(())
-            }
-            _ => Ok(()),
+            _ => databases::before(statement),
         }
     }
 }
@@ -373,87 +357,18 @@ unsafe fn before_drop_mapping(drop: &pg_sys::DropUserMappingStmt) -> Result<()> 
 }
 
 fn before_drop_extension() -> Result<()> {
-    // SAFETY: a plain global of this backend.
-    left_in(unsafe { pg_sys::MyDatabaseId }).refuse(|| "drop extension pg_fdw_xacts".to_owned())
+    left_in(workers::own_database())?.refuse(|| "drop extension pg_fdw_xacts".to_owned())
 }
 
 /// What of a database may be prepared anywhere.
-fn left_in(dbid: pg_sys::Oid) -> Left {
-    if entries::all().iter().any(|e| e.dbid == dbid)
-        || stats::of_database(dbid).iter().any(|s| s.unswept > 0)
-    {
-        return Left::Something;
+pub(super) fn left_in(dbid: pg_sys::Oid) -> Result<Left> {
+    let own = dbid == workers::own_database();
+    if second_look::finds(dbid, own, |_, _| true)? {
+        return Ok(Left::Something);
     }
-    if dbid == workers::own_database() {
-        return left_by_list(|_| true);
+    if own {
+        return Ok(left_by_list(|_| true));
     }
     // Only its own sessions can read the list of another database.
-    if workers::has_been_looked_at(dbid) { Left::Nothing } else { Left::Unknown }
-}
-
-/// The resolver's connection must not stand in the way of a command that needs a database for itself.
-fn leave_database(name: &CStr, drop: bool) -> Result<()> {
-    // SAFETY: a catalog look-up that may find nothing.
-    let dbid = unsafe { pg_sys::get_database_oid(name.as_ptr(), true) };
-    if dbid == pg_sys::Oid::INVALID {
-        return Ok(());
-    }
-    // PostgreSQL refuses below; nobody else may stop the resolver.
-    // SAFETY: catalog look-ups for the current user.
-    let may = unsafe { versions::is_database_owner(dbid, pg_sys::GetUserId()) }
-        || (!drop && is_template(dbid) && may_create_databases());
-    if !may {
-        return Ok(());
-    }
-    if drop {
-        if left_in(dbid) == Left::Unknown {
-            workers::await_look_at(dbid)?;
-        }
-        left_in(dbid).refuse(|| format!("drop database \"{}\"", name.to_string_lossy()))?;
-    }
-    workers::pause(dbid);
-    Ok(())
-}
-
-/// Whether everybody who may create databases may copy this one.
-fn is_template(dbid: pg_sys::Oid) -> bool {
-    // SAFETY: a catalog cache with one OID key, which holds rows of that type.
-    unsafe {
-        look_up(
-            pg_sys::SysCacheIdentifier::DATABASEOID,
-            dbid,
-            |row: &pg_sys::FormData_pg_database| row.datistemplate,
-        )
-    }
-}
-
-fn may_create_databases() -> bool {
-    // SAFETY: a global of the session; a catalog cache with one OID key, which holds rows of that type.
-    unsafe {
-        let userid = pg_sys::GetUserId();
-        look_up(pg_sys::SysCacheIdentifier::AUTHOID, userid, |row: &pg_sys::FormData_pg_authid| {
-            row.rolcreatedb
-        })
-    }
-}
-
-/// What a row of a catalog says; `false` where there is none.
-///
-/// # Safety
-/// A catalog cache with one OID key, whose rows are of type `T`.
-unsafe fn look_up<T>(
-    cache: pg_sys::SysCacheIdentifier::Type,
-    oid: pg_sys::Oid,
-    f: impl FnOnce(&T) -> bool,
-) -> bool {
-    // SAFETY: by contract; the row is read before it is released.
-    unsafe {
-        let tuple = pg_sys::SearchSysCache(cache as i32, oid.into(), 0.into(), 0.into(), 0.into());
-        if tuple.is_null() {
-            return false;
-        }
-        let said = f(&*pg_sys::GETSTRUCT(tuple).cast::<T>());
-        pg_sys::ReleaseSysCache(tuple);
-        said
-    }
+    Ok(if workers::has_been_looked_at(dbid) { Left::Nothing } else { Left::Unknown })
 }

@@ -2,79 +2,101 @@
 
 use std::ffi::CStr;
 
+use pgrx::pg_sys::Datum;
 use pgrx::prelude::*;
 
-use crate::log::shmem::{Entry, Status};
-use crate::log::{decisions, entries, registered, requests};
-use crate::pg::error::{Error, Result, SqlState, attempt, c_string};
+use crate::api::doubt::{self, Shown};
+use crate::log::shmem::Status;
+use crate::log::{decisions, registered, requests};
+use crate::pg::error::{Error, Result, SqlState, attempt};
+use crate::pg::function::text_function;
 use crate::protocol::gid::Gid;
 use crate::protocol::verdict::Decision;
 
+/// A text is made of its bytes, in the server's encoding, as a bytea is.
+type Resolved = (Vec<u8>, String, Option<Vec<u8>>);
+
 /// Has the resolver try everything now, and tells for each transaction that is in doubt in this database, or for
-/// the one asked for, what happened.
+/// the one asked for, what happened, and why it still is if it is.
 #[pg_extern(sql = "
-CREATE FUNCTION pg_fdw_xacts_resolve(identifier text DEFAULT NULL, OUT identifier text, OUT outcome text)
-    RETURNS SETOF record
+CREATE FUNCTION pg_fdw_xacts_resolve(identifier text DEFAULT NULL, OUT identifier text, OUT outcome text,
+    OUT reason text) RETURNS SETOF record
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
 REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_resolve(text) FROM PUBLIC;
 ")]
-fn pg_fdw_xacts_resolve(
-    identifier: Option<&str>,
-) -> TableIterator<'static, (name!(identifier, String), name!(outcome, String))> {
+#[allow(clippy::type_complexity)]
+fn pg_fdw_xacts_resolve_and_tell(
+    identifier: Option<&[u8]>,
+) -> TableIterator<
+    'static,
+    (name!(identifier, Vec<u8>), name!(outcome, String), name!(reason, Option<Vec<u8>>)),
+> {
     let rows = attempt(|| resolve(identifier)).unwrap_or_else(|error| error.raise_in_pgrx());
     TableIterator::new(rows)
 }
 
-fn resolve(identifier: Option<&str>) -> Result<Vec<(String, String)>> {
+/// The same for the objects of 0.2.0, until they are updated.
+#[pg_extern(sql = false)]
+fn pg_fdw_xacts_resolve(
+    identifier: Option<&[u8]>,
+) -> TableIterator<'static, (name!(identifier, Vec<u8>), name!(outcome, String))> {
+    TableIterator::new(
+        pg_fdw_xacts_resolve_and_tell(identifier).map(|(gid, outcome, _)| (gid, outcome)),
+    )
+}
+
+fn resolve(identifier: Option<&[u8]>) -> Result<Vec<Resolved>> {
     crate::require_preload()?;
-    let before: Vec<(Gid, Status)> = in_doubt_here()
-        .filter(|(gid, _)| identifier.is_none_or(|wanted| gid.to_string() == wanted))
-        .collect();
+    let before = in_doubt_here();
     requests::resolve()?;
-    let after: Vec<(Gid, Status)> = in_doubt_here().collect();
-    let mut rows: Vec<(String, String)> = before
-        .iter()
-        .map(|(gid, was)| {
-            let now = after.iter().find(|(other, _)| other == gid).map(|(_, status)| *status);
-            let outcome = match (now, was) {
-                (Some(Status::Prepared), _) => "prepared",
-                (Some(_), _) => "in doubt",
-                (None, Status::Committing) => "committed",
-                (None, Status::Aborting) => "rolled back",
-                (None, _) => "settled",
-            };
-            (gid.to_string(), outcome.to_owned())
-        })
-        .collect();
-    if let (Some(wanted), true) = (identifier, rows.is_empty()) {
-        rows.push((wanted.to_owned(), "not in doubt".to_owned()));
+    let after = in_doubt_here();
+    let is_left = |gid: &Gid| after.iter().any(|s| s.gid == *gid);
+    let settled = before.iter().filter(|s| !is_left(&s.gid)).map(|s| {
+        let outcome = match s.status {
+            Status::Committing => "committed",
+            Status::Aborting => "rolled back",
+            _ => "settled",
+        };
+        (s.gid.to_string().into_bytes(), outcome.to_owned(), None)
+    });
+    let left = after.iter().map(|s| {
+        let outcome = if s.status == Status::Prepared { "prepared" } else { "in doubt" };
+        (s.gid.to_string().into_bytes(), outcome.to_owned(), s.reason.clone())
+    });
+    let mut rows: Vec<Resolved> = settled.chain(left).collect();
+    if let Some(wanted) = identifier {
+        rows.retain(|(gid, ..)| gid == wanted);
+        if rows.is_empty() {
+            rows.push((wanted.to_vec(), "not in doubt".to_owned(), None));
+        }
     }
     Ok(rows)
 }
 
 /// What no backend of this database looks after any more.
-fn in_doubt_here() -> impl Iterator<Item = (Gid, Status)> {
-    // SAFETY: a plain global of this backend.
-    let dbid = unsafe { pg_sys::MyDatabaseId };
-    entries::all()
-        .into_iter()
-        .filter(move |e| e.dbid == dbid && e.owner == 0)
-        .filter_map(|e: Entry| Some((e.gid()?, e.status)))
+fn in_doubt_here() -> Vec<Shown> {
+    doubt::all().into_iter().filter(|s| s.is_here() && !s.owned && s.is_in_doubt()).collect()
 }
 
-/// Stops trying to settle a transaction on a server that will never come back, or everything on a server, by its
-/// name, or by its OID where it has none any more. The decision stays: it is delivered should the prepared
-/// transaction ever be seen.
-#[pg_extern(sql = "
+text_function! {
+    /// `pg_fdw_xacts_forget(identifier text) returns void`: stops trying to settle a transaction on a server that will never
+    /// come back, or everything on a server, by its name, or by its OID where it has none any more. The decision stays:
+    /// it is delivered should the prepared transaction ever be seen.
+    pg_fdw_xacts_forget_wrapper, pg_finfo_pg_fdw_xacts_forget_wrapper, |identifier| {
+        forget(identifier).map(|()| Datum::from(0))
+    }
+}
+
+extension_sql!(
+    "
 CREATE FUNCTION pg_fdw_xacts_forget(identifier text) RETURNS void
-    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_forget_wrapper';
 REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_forget(text) FROM PUBLIC;
-")]
-fn pg_fdw_xacts_forget(identifier: &str) {
-    attempt(|| forget(identifier)).unwrap_or_else(|error| error.raise_in_pgrx());
-}
+",
+    name = "pg_fdw_xacts_forget"
+);
 
-fn forget(identifier: &str) -> Result<()> {
+fn forget(identifier: &CStr) -> Result<()> {
     crate::require_preload()?;
     // SAFETY: looks at the session's user.
     if !unsafe { pg_sys::superuser() } {
@@ -83,9 +105,9 @@ fn forget(identifier: &str) -> Result<()> {
             "must be superuser to forget a transaction that is in doubt",
         ));
     }
-    match Gid::parse(identifier) {
-        Some(gid) => forget_transaction(&gid, identifier),
-        None => forget_server(&c_string(identifier)),
+    match identifier.to_str().ok().and_then(|text| Some((Gid::parse(text)?, text))) {
+        Some((gid, text)) => forget_transaction(&gid, text),
+        None => forget_server(identifier),
     }
 }
 

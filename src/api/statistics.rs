@@ -4,8 +4,8 @@
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::prelude::*;
 
-use crate::log::shmem::{Entry, ServerStats, Status};
-use crate::log::{entries, stats};
+use crate::api::doubt::{self, Shown};
+use crate::log::stats;
 
 /// One row per foreign server that has been prepared on or swept.
 #[pg_extern(sql = "
@@ -29,18 +29,24 @@ fn pg_fdw_xacts_stats() -> TableIterator<
         name!(failures, i64),
         name!(in_doubt, i64),
         name!(oldest_in_doubt, Option<TimestampWithTimeZone>),
-        name!(last_error, Option<String>),
+        name!(last_error, Option<Vec<u8>>),
         name!(last_error_at, Option<TimestampWithTimeZone>),
     ),
 > {
     crate::require_preload().unwrap_or_else(|error| error.raise_in_pgrx());
-    let entries = entries::all();
-    let rows: Vec<_> = stats::all()
+    let in_doubt: Vec<Shown> =
+        doubt::all().into_iter().filter(|s| s.is_here() && s.is_in_doubt()).collect();
+    let mut servers = stats::all();
+    // Of a server that nobody has asked since the start there are no statistics yet.
+    for shown in &in_doubt {
+        if servers.iter().all(|s| s.serverid != shown.serverid()) {
+            servers.push(stats::empty(shown.dbid, shown.serverid()));
+        }
+    }
+    let rows: Vec<_> = servers
         .into_iter()
         .map(|s| {
-            let in_doubt: Vec<&Entry> = entries.iter().filter(|e| is_in_doubt(e, &s)).collect();
-            let oldest = in_doubt.iter().map(|e| e.since).min();
-            let failed = s.last_error_at != 0;
+            let here = || in_doubt.iter().filter(|shown| shown.serverid() == s.serverid);
             (
                 s.serverid,
                 s.prepared as i64,
@@ -50,27 +56,16 @@ fn pg_fdw_xacts_stats() -> TableIterator<
                 s.heuristic as i64,
                 s.attempts as i64,
                 s.failures as i64,
-                in_doubt.len() as i64,
-                oldest.and_then(timestamp),
-                failed.then(|| text(&s)),
-                failed.then(|| timestamp(s.last_error_at)).flatten(),
+                here().count() as i64,
+                here().map(|shown| shown.since).min().and_then(timestamp),
+                stats::last_error(&s),
+                Some(s.last_error_at).filter(|at| *at != 0).and_then(timestamp),
             )
         })
         .collect();
     TableIterator::new(rows)
 }
 
-/// Prepared there and not settled: it holds locks there.
-fn is_in_doubt(entry: &Entry, stats: &ServerStats) -> bool {
-    (entry.dbid, entry.serverid) == (stats.dbid, stats.serverid)
-        && matches!(entry.status, Status::Prepared | Status::Committing | Status::Aborting)
-}
-
 fn timestamp(microseconds: i64) -> Option<TimestampWithTimeZone> {
     TimestampWithTimeZone::try_from(microseconds).ok()
-}
-
-fn text(stats: &ServerStats) -> String {
-    let end = stats.last_error.iter().position(|b| *b == 0).unwrap_or(stats.last_error.len());
-    String::from_utf8_lossy(&stats.last_error[..end]).into_owned()
 }

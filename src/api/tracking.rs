@@ -1,24 +1,35 @@
 //! For a client that lost the answer to its COMMIT: label the transaction inside it, ask later what became of it.
 
+use std::ffi::CStr;
+
 use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys::Datum;
 use pgrx::prelude::*;
 
+use crate::api::doubt;
 use crate::log::shmem::Status;
-use crate::log::{entries, labels, replication, requests, workers};
-use crate::pg::error::{Error, Result, SqlState, attempt, check_for_interrupts};
+use crate::log::{entries, labels, replication, requests, table, workers};
+use crate::pg::error::{Error, Result, SqlState, c_string, check_for_interrupts};
+use crate::pg::function::text_function;
 use crate::protocol::label::{Known, Outcome, is_valid, outcome};
 
-/// Labels the current transaction. The label is written with it, so that it is there exactly if the transaction
-/// commits.
-#[pg_extern(sql = "
-CREATE FUNCTION pg_fdw_xacts_track(label text) RETURNS void
-    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
-")]
-fn pg_fdw_xacts_track(label: &str) {
-    attempt(|| track(label)).unwrap_or_else(|error| error.raise_in_pgrx());
+text_function! {
+    /// `pg_fdw_xacts_track(label text) returns void`: labels the current transaction. The label is written with it, so
+    /// that it is there exactly if the transaction commits.
+    pg_fdw_xacts_track_wrapper, pg_finfo_pg_fdw_xacts_track_wrapper, |label| {
+        track(label).map(|()| Datum::from(0))
+    }
 }
 
-fn track(label: &str) -> Result<()> {
+extension_sql!(
+    "
+CREATE FUNCTION pg_fdw_xacts_track(label text) RETURNS void
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_track_wrapper';
+",
+    name = "pg_fdw_xacts_track"
+);
+
+fn track(label: &CStr) -> Result<()> {
     crate::require_preload()?;
     check(label)?;
     // SAFETY: reads the transaction's state.
@@ -39,25 +50,32 @@ fn track(label: &str) -> Result<()> {
     Ok(())
 }
 
-fn check(label: &str) -> Result<()> {
-    if is_valid(label) {
+fn check(label: &CStr) -> Result<()> {
+    if is_valid(label.to_bytes()) {
         return Ok(());
     }
     Err(Error::new(SqlState::new(b"22023"), "a label must have between 1 and 200 bytes"))
 }
 
-/// What became of the transaction with a label: `committed`, `committing` (decided, a participant has still to hear),
-/// `prepared`, `in progress`, `aborted`, or `unknown` (the label has expired, or this is a standby). Asking for a label
-/// that nobody has used takes it: a transaction that tries to use it later fails, so that `aborted` stays true.
-#[pg_extern(sql = "
-CREATE FUNCTION pg_fdw_xacts_outcome(label text) RETURNS text
-    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
-")]
-fn pg_fdw_xacts_outcome(label: &str) -> String {
-    attempt(|| ask(label)).unwrap_or_else(|error| error.raise_in_pgrx()).to_string()
+text_function! {
+    /// `pg_fdw_xacts_outcome(label text) returns text`: what became of the transaction with a label: `committed`,
+    /// `committing` (decided, a participant has still to hear), `prepared`, `in progress`, `aborted`, or `unknown` (the
+    /// label has expired, or this is a standby). Asking for a label that nobody has used takes it: a transaction that
+    /// tries to use it later fails, so that `aborted` stays true.
+    pg_fdw_xacts_outcome_wrapper, pg_finfo_pg_fdw_xacts_outcome_wrapper, |label| {
+        Ok(table::text(&c_string(ask(label)?.to_string())))
+    }
 }
 
-fn ask(label: &str) -> Result<Outcome> {
+extension_sql!(
+    "
+CREATE FUNCTION pg_fdw_xacts_outcome(label text) RETURNS text
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_outcome_wrapper';
+",
+    name = "pg_fdw_xacts_outcome"
+);
+
+fn ask(label: &CStr) -> Result<Outcome> {
     crate::require_preload()?;
     check(label)?;
     // SAFETY: reads a flag in shared memory.
@@ -76,7 +94,7 @@ fn ask(label: &str) -> Result<Outcome> {
 }
 
 /// What the table says, and whether a participant has still to hear of it.
-fn look(label: &str) -> Result<(Known, bool)> {
+fn look(label: &CStr) -> Result<(Known, bool)> {
     let Some(row) = labels::find(label)? else {
         let known = if labels::has_expired(label) { Known::Expired } else { Known::Unseen };
         return Ok((known, false));
@@ -91,9 +109,11 @@ fn look(label: &str) -> Result<(Known, bool)> {
     };
     // SAFETY: a plain global of this backend.
     let dbid = unsafe { pg_sys::MyDatabaseId };
-    let unconfirmed = entries::all()
-        .iter()
-        .any(|e| e.dbid == dbid && e.xid == row.xid && e.status != Status::Free);
+    // In this order: what is not to be asked for any more has an entry.
+    let unconfirmed = (known == Known::Committed && doubt::is_unasked(row.xid))
+        || entries::all()
+            .iter()
+            .any(|e| e.dbid == dbid && e.xid == row.xid && e.status != Status::Free);
     Ok((known, unconfirmed))
 }
 

@@ -94,6 +94,11 @@ impl Params {
         }
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.expressions.is_empty()
+    }
+
     /// Evaluates them. The texts live in the per-tuple memory of the expression context.
     ///
     /// # Safety

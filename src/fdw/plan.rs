@@ -29,6 +29,8 @@ pub struct Scan {
     pub retrieved: Columns,
     /// Rows per FETCH, at least 1.
     pub fetch_size: usize,
+    /// The query locks the rows that it reads.
+    pub locks_rows: bool,
 }
 
 /// The plan of a modification that is executed row by row.
@@ -155,8 +157,19 @@ impl Scan {
             sql: sql.clone(),
             retrieved: retrieved.clone(),
             fetch_size,
+            locks_rows: locks_rows(sql.as_bytes()),
         })
     }
+}
+
+/// Whether a query of postgres_fdw's ends with a locking clause; a text constant would end with a quote.
+fn locks_rows(sql: &[u8]) -> bool {
+    // In a join it names the table by its alias, `r` and a number.
+    let without_digits = sql.trim_ascii_end();
+    let digits = without_digits.iter().rev().take_while(|b| b.is_ascii_digit()).count();
+    let without_alias = without_digits[..without_digits.len() - digits].strip_suffix(b" OF r");
+    let clause = without_alias.filter(|_| digits > 0).unwrap_or(sql);
+    clause.ends_with(b" FOR UPDATE") || clause.ends_with(b" FOR SHARE")
 }
 
 impl Modify {
@@ -234,6 +247,25 @@ mod tests {
     fn a_scan_fetches_at_least_one_row() {
         assert_eq!(Scan::decode(&[text(""), none(), Item::Integer(0)]), None);
         assert_eq!(Scan::decode(&[text(""), none(), Item::Integer(-1)]), None);
+    }
+
+    #[test]
+    fn a_query_that_locks_rows_says_so_at_its_end() {
+        for (sql, expected) in [
+            ("SELECT id FROM t WHERE ((id = 1)) FOR UPDATE", true),
+            ("SELECT id FROM t FOR SHARE", true),
+            (
+                "SELECT r1.id FROM (t r1 INNER JOIN t r2 ON (TRUE)) FOR UPDATE OF r1 FOR SHARE OF r12",
+                true,
+            ),
+            ("SELECT id FROM t", false),
+            ("SELECT id FROM t WHERE ((v = ' FOR UPDATE'))", false),
+            ("SELECT id FROM t WHERE ((v = ' FOR UPDATE OF r1'))", false),
+            ("SELECT id FROM t ORDER BY 1", false),
+            ("", false),
+        ] {
+            assert_eq!(locks_rows(sql.as_bytes()), expected, "{sql}");
+        }
     }
 
     #[test]

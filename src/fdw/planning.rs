@@ -79,7 +79,7 @@ fn before_estimates(table: Oid) -> Result<()> {
         let there = participant.serverid == serverid
             || Server::find(participant.serverid)
                 .is_some_and(|other| place(&other) == place(&server));
-        if there && participant.connection.wrote() && participant.holds_exclusive_lock()? {
+        if there && participant.connection.work().wrote() && participant.holds_exclusive_lock()? {
             return Err(refused_estimates(table, &server.name));
         }
     }

@@ -1,7 +1,11 @@
 //! Scans: a cursor on the participant, fetched batch by batch.
 //!
 //! DECLARE and the first FETCH travel together, so a scan that fits into one batch costs one wait; CLOSE waits
-//! for the next statement. Rows are converted a batch at a time, into a memory context of their own.
+//! for the next statement. A scan without parameters shows what was there when its statement began: whatever writes on
+//! the participant before the first FETCH has DECLARE sent before itself. That of a cursor is sent when the cursor is
+//! declared. One with parameters, whose values are known only then, is opened at the first FETCH.
+//!
+//!  Rows are converted a batch at a time, into a memory context of their own.
 //! At most one FETCH of a scan is under way at any time, and at most one batch is in memory besides.
 
 use std::ffi::{CStr, CString, c_int};
@@ -18,8 +22,9 @@ use crate::libpq::PgResult;
 use crate::pg::error::{Result, boundary, catch};
 use crate::pg::versions;
 use crate::protocol::pipeline::Ticket;
+use crate::protocol::plan::Access;
 use crate::remote::cache::Cached;
-use crate::remote::connection::{Message, declare_command, fetch_command};
+use crate::remote::connection::{Message, Opening, declare_command, fetch_command};
 use crate::xact::{Session, attach};
 
 /// A scan that has begun.
@@ -27,12 +32,15 @@ pub struct Scan {
     session: Session,
     /// The query, for CONTEXT.
     sql: Rc<CStr>,
-    declare: CString,
+    declare: Rc<CStr>,
     fetch: CString,
     /// What `fetch` asks for.
     growth: Growth,
     /// The cursor's number on the connection.
     cursor: u32,
+    /// Its DECLARE, once it is known. Before it has been asked for rows, it may still have to be sent.
+    opening: Option<Rc<Opening>>,
+    /// It has been asked for rows.
     is_open: bool,
     params: Params,
     reader: RowReader,
@@ -68,7 +76,9 @@ pub unsafe extern "C-unwind" fn begin(node: *mut ForeignScanState, eflags: c_int
             let estate: *mut EState = (*node).ss.ps.state;
             let context = (*estate).es_query_cxt;
             let _in = node::InContext::enter(context);
-            (*node).fdw_state = state::put(context, Scan::begin(node, context)?);
+            let scan = Scan::begin(node, context)?;
+            scan.announce((*node).ss.ps.state)?;
+            (*node).fdw_state = state::put(context, scan);
         }
         Ok(())
     })
@@ -103,7 +113,9 @@ pub unsafe extern "C-unwind" fn rescan(node: *mut ForeignScanState) {
     // SAFETY: as in `iterate`.
     boundary(|| unsafe {
         let scan: &mut Scan = state::get((*node).fdw_state).expect("a scan that has begun");
-        if scan.is_open && (scan.growth.batches() > 1 || !(*node).ss.ps.chgParam.is_null()) {
+        // What else may have changed is only looked at here.
+        let changed = !(*node).ss.ps.chgParam.is_null() && !scan.params.is_empty();
+        if scan.is_open && (changed || scan.growth.batches() > 1) {
             scan.close()?;
         }
         scan.next = 0;
@@ -124,7 +136,7 @@ pub unsafe extern "C-unwind" fn end(node: *mut ForeignScanState) {
         if let Some(ticket) = scan.last_asked {
             scan.session.connection().settle(ticket, &scan.sql)?;
         }
-        if scan.is_open { scan.close() } else { Ok(()) }
+        scan.close()
     })
 }
 
@@ -135,18 +147,25 @@ impl Scan {
             let foreign: *const pg_sys::ForeignScan = (*node).ss.ps.plan.cast();
             let plan = plan::scan((*foreign).fdw_private)?;
             let (userid, relid) = node::scan_access(node);
-            let session = attach(userid, pg_sys::GetForeignServerIdByRelId(relid))?;
+            let session = attach(userid, pg_sys::GetForeignServerIdByRelId(relid))?
+                .with(if plan.locks_rows { Access::Modifies } else { Access::Reads });
             let cursor = session.connection().new_cursor();
             let scratch = node::memory_context(context, c"pg_fdw_xacts temporary data");
+            let params = Params::new((*foreign).fdw_exprs, node.cast());
+            let declare: Rc<CStr> = declare_command(cursor, plan.sql.as_bytes()).into();
+            let sql: Rc<CStr> = plan.sql.into();
+            let opening =
+                params.is_empty().then(|| Rc::new(session.opening(cursor, &declare, &[], &sql)));
             Ok(Self {
-                declare: declare_command(cursor, plan.sql.as_bytes()),
+                declare,
                 fetch: fetch_command(cursor, plan.fetch_size),
-                sql: plan.sql.into(),
+                sql,
+                opening,
                 // Rows that nobody comes to want are read, but not locked.
                 growth: Growth::new(plan.fetch_size, only_reads((*node).ss.ps.state)),
                 cursor,
                 is_open: false,
-                params: Params::new((*foreign).fdw_exprs, node.cast()),
+                params,
                 reader: RowReader::of_scan(node, plan.retrieved, scratch)?,
                 tuples: Vec::new(),
                 next: 0,
@@ -159,6 +178,27 @@ impl Scan {
                 session,
             })
         }
+    }
+
+    /// Has the cursor opened before anything is written that it must not show: at once, where it is one of the user's
+    /// that is being declared.
+    ///
+    /// # Safety
+    /// The state of the query that begins.
+    unsafe fn announce(&self, estate: *const EState) -> Result<()> {
+        let Some(opening) = &self.opening else { return Ok(()) };
+        // What EvalPlanQual begins is mostly not executed.
+        // SAFETY: by contract.
+        if unsafe { !(*estate).es_epq_active.is_null() } {
+            return Ok(());
+        }
+        // SAFETY: as above.
+        if unsafe { begins_cursor() } {
+            self.session.submit_behind(opening, &[], &self.declare)?;
+        } else {
+            self.session.connection().announce(opening);
+        }
+        Ok(())
     }
 
     /// The scan of a node.
@@ -226,14 +266,22 @@ impl Scan {
             let fetch = self.session.submit_ahead(&[fetch], told, &self.sql)?;
             UnderWay { declare: None, fetch, since: Instant::now() }
         } else {
-            // SAFETY: by contract.
-            let params = unsafe { self.params.evaluate(context)? };
-            let messages =
-                [Message::Query(&self.declare, params), Message::Query(&self.fetch, &[])];
-            let declare = self.session.submit_ahead(&messages, &self.declare, &self.sql)?;
+            let opening = match self.opening.take() {
+                Some(opening) => opening,
+                None => {
+                    // SAFETY: by contract.
+                    let params = unsafe { self.params.evaluate(context)? };
+                    let opening =
+                        self.session.opening(self.cursor, &self.declare, params, &self.sql);
+                    Rc::new(opening)
+                }
+            };
+            let fetch = [Message::Query(&self.fetch, &[])];
+            let fetch = self.session.submit_behind(&opening, &fetch, &self.declare)?;
+            let declare = opening.sent.get();
+            self.opening = Some(opening);
             self.is_open = true;
-            self.session.connection().cursor_opened(self.cursor);
-            UnderWay { declare: Some(declare), fetch: declare + 1, since: Instant::now() }
+            UnderWay { declare, fetch, since: Instant::now() }
         };
         if self.is_async {
             self.last_asked = Some(under_way.fetch);
@@ -285,6 +333,9 @@ impl Scan {
 
     /// Nobody wants what was asked any more.
     fn abandon(&mut self) {
+        if let Some(ticket) = self.opening.as_ref().and_then(|opening| opening.sent.get()) {
+            self.session.connection().abandon(ticket);
+        }
         if let Some(UnderWay { declare, fetch, .. }) = self.under_way.take() {
             for ticket in declare.into_iter().chain([fetch]) {
                 self.session.connection().abandon(ticket);
@@ -295,6 +346,7 @@ impl Scan {
     /// Forgets the cursor, its rows and what was asked; CLOSE travels with the next statement.
     fn close(&mut self) -> Result<()> {
         self.abandon();
+        self.opening = None;
         self.is_open = false;
         self.tuples.clear();
         self.next = 0;
@@ -303,6 +355,19 @@ impl Scan {
             self.fetch = fetch_command(self.cursor, self.growth.size());
         }
         self.session.connection().close_cursor(self.cursor)
+    }
+}
+
+/// Whether what begins is the query of a portal with a name: a cursor, which may be fetched at any later time.
+///
+/// # Safety
+/// Called while a query begins.
+unsafe fn begins_cursor() -> bool {
+    // SAFETY: NULL or the portal that runs or begins, with a name that ends with a NUL.
+    unsafe {
+        pg_sys::ActivePortal.as_ref().is_some_and(|portal| {
+            portal.status == pg_sys::PortalStatus::PORTAL_DEFINED && *portal.name != 0
+        })
     }
 }
 

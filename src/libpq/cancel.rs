@@ -10,7 +10,7 @@
 
 use std::ffi::{c_char, c_int};
 use std::ptr::NonNull;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// What a cancel request needs; it stays valid after the connection is gone.
 #[derive(Debug)]
@@ -21,9 +21,8 @@ impl Cancel {
         NonNull::new(raw).map(Self)
     }
 
-    /// Sends the request and waits until the server has taken it, at most for `limit`. `false` if it
-    /// could not be sent in time.
-    pub fn send(&self, limit: Duration) -> bool {
+    /// Starts to send the request; `None` if that is not possible.
+    pub fn start(&self) -> Option<Sending> {
         // SAFETY: the child calls PQcancel and `_exit`, nothing that shares state with the parent: no
         // destructor, no exit handler, no memory of PostgreSQL.
         match unsafe { fork_with_signals_blocked() } {
@@ -39,9 +38,31 @@ impl Cancel {
                     libc::_exit(c_int::from(sent != 1))
                 }
             }
-            failed if failed < 0 => false,
-            child => wait_for(child, limit),
+            failed if failed < 0 => None,
+            child => Some(Sending { child }),
         }
+    }
+}
+
+/// A cancel request on its way. Dropping it gives it up.
+#[must_use = "dropping it gives the request up"]
+#[derive(Debug)]
+pub struct Sending {
+    child: libc::pid_t,
+}
+
+impl Sending {
+    /// Waits until the server has taken the request, at most until `deadline`. `false` if it has not.
+    pub fn wait_until(self, deadline: Instant) -> bool {
+        let child = self.child;
+        std::mem::forget(self);
+        wait_for(child, deadline)
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        wait_for(self.child, Instant::now());
     }
 }
 
@@ -65,11 +86,10 @@ unsafe fn fork_with_signals_blocked() -> libc::pid_t {
 }
 
 /// Waits for the child, kills it when the time is up, and tells whether it was successful.
-fn wait_for(child: libc::pid_t, limit: Duration) -> bool {
+fn wait_for(child: libc::pid_t, deadline: Instant) -> bool {
     // SAFETY: our own child, not waited for yet, so the pid cannot have been given to another.
     unsafe {
         let handle = libc::syscall(libc::SYS_pidfd_open, child, 0) as c_int;
-        let deadline = Instant::now() + limit;
         let ended = handle >= 0
             && loop {
                 let mut poll = libc::pollfd { fd: handle, events: libc::POLLIN, revents: 0 };
@@ -107,7 +127,7 @@ impl Drop for Cancel {
 #[cfg(test)]
 mod tests {
     use super::{fork_with_signals_blocked, wait_for};
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     #[test]
     fn a_signal_to_the_process_group_does_not_end_the_child() {
@@ -120,6 +140,6 @@ mod tests {
             }
             child
         };
-        assert!(wait_for(child, Duration::from_secs(60)));
+        assert!(wait_for(child, Instant::now() + Duration::from_secs(60)));
     }
 }

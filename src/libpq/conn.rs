@@ -1,7 +1,7 @@
 //! A connection of libpq that closes itself, in non-blocking pipeline mode once it is established.
 
 use std::cell::Cell;
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::{NonNull, null};
 
 use super::{Cancel, PgResult};
@@ -11,6 +11,7 @@ use super::{Cancel, PgResult};
 pub struct Conn {
     raw: NonNull<pq_sys::PGconn>,
     parsed: Cell<u64>,
+    ended_idle: Box<Cell<bool>>,
 }
 
 /// What [`Conn::poll_connect`] wants next.
@@ -82,7 +83,7 @@ impl Conn {
         values.push(null());
         // SAFETY: two NULL-terminated arrays of the same length that outlive the call.
         let raw = unsafe { pq_sys::PQconnectStartParams(keywords.as_ptr(), values.as_ptr(), 0) };
-        NonNull::new(raw).map(|raw| Self { raw, parsed: Cell::new(0) })
+        NonNull::new(raw).map(|raw| Self { raw, parsed: Cell::new(0), ended_idle: Box::default() })
     }
 
     fn raw(&self) -> *mut pq_sys::PGconn {
@@ -279,6 +280,33 @@ impl Conn {
         let polled = unsafe { libc::poll(&mut poll, 1, 0) };
         let ended = events | libc::POLLHUP | libc::POLLERR | libc::POLLNVAL;
         self.is_bad() || poll.fd < 0 || polled < 0 || poll.revents & ended != 0
+    }
+
+    /// From now on what the server says unasked is not written to the log, but listened to: see [`Conn::ended_idle`].
+    pub fn listen_for_end(&self) {
+        const IDLE_SESSION_TIMEOUT: &[u8] = b"57P05";
+        unsafe extern "C" fn listen(ended: *mut c_void, said: *const pq_sys::PGresult) {
+            // SAFETY: libpq hands a valid result; the flag lives as long as the connection.
+            unsafe {
+                let code = pq_sys::PQresultErrorField(said, c_int::from(b'C'));
+                if !code.is_null() && CStr::from_ptr(code).to_bytes() == IDLE_SESSION_TIMEOUT {
+                    (*ended.cast::<Cell<bool>>()).set(true);
+                }
+            }
+        }
+        let ended: *const Cell<bool> = &raw const *self.ended_idle;
+        // SAFETY: the connection is alive, and the flag, which has a place of its own, goes after it.
+        unsafe { pq_sys::PQsetNoticeReceiver(self.raw(), Some(listen), ended.cast_mut().cast()) };
+    }
+
+    /// Whether the server has told, unasked and after [`Conn::listen_for_end`], that the session was idle for too long.
+    /// Looks at what has been read.
+    pub fn ended_idle(&self) -> bool {
+        // libpq looks at unasked messages when nothing is under way, which it notes when it is asked for a result.
+        if !self.is_busy() && self.result().is_none() {
+            self.is_busy();
+        }
+        self.ended_idle.get()
     }
 
     /// What is needed to cancel the running command; `None` without a connection.

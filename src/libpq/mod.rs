@@ -1,12 +1,12 @@
 //! Safe owning types over libpq: connection, result, cancel.
 //!
-//! Every connection is non-blocking; a function here never waits, except [`Cancel::send`], which has a
-//! limit. Nothing here knows of PostgreSQL's backend: it links to the client library alone.
+//! Every connection is non-blocking; a function here never waits, except [`Sending::wait_until`], which has
+//! a limit. Nothing here knows of PostgreSQL's backend: it links to the client library alone.
 
 mod cancel;
 mod conn;
 mod result;
 
-pub use cancel::Cancel;
+pub use cancel::{Cancel, Sending};
 pub use conn::{Conn, Flush, Polling, Transaction, connection_options};
 pub use result::{PgResult, Status};

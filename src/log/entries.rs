@@ -1,14 +1,18 @@
 //! One entry per participant that is prepared or about to be, in all databases: what the view shows, and
 //! how a backend tells the resolver what it leaves behind.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use pgrx::pg_sys::{self, Oid};
 
-use crate::log::shmem::{self, Entry, Status};
-use crate::log::{stats, workers};
-use crate::pg::error::{Error, Result, SqlState};
+use crate::log::shmem::{self, Entry, Memory, Status};
+use crate::log::workers;
+use crate::pg::error::{Error, Result, SqlState, check_for_interrupts};
+use crate::pg::latch;
+use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::{Gid, Identity, Nonce};
+use crate::protocol::verdict::Reason;
 
 impl Entry {
     /// The gid it stands for.
@@ -19,10 +23,6 @@ impl Entry {
             serverid: self.serverid.to_u32(),
             userid: self.userid.to_u32(),
         })
-    }
-
-    fn is(&self, gid: &Gid) -> bool {
-        self.status != Status::Free && self.gid().as_ref() == Some(gid)
     }
 }
 
@@ -39,81 +39,159 @@ impl Status {
     }
 }
 
-/// Takes an entry for each participant, all or none.
+/// A participant that is about to be prepared, or is.
+#[derive(Clone, Copy, Debug)]
+pub struct Reserved {
+    /// Its gid.
+    pub gid: Gid,
+    /// Its number on the list.
+    pub participant: i32,
+    /// The transaction's xid there; 0 where it is not known.
+    pub remote_xid: u64,
+    /// The server process there that runs PREPARE; 0 if it was prepared before this server's start.
+    pub remote_pid: i32,
+}
+
+/// How long somebody who finds no entry waits for those that are being settled to make room.
+const ROOM: Duration = Duration::from_secs(5);
+
+/// Takes an entry for each participant, all or none. Where there are too few, those of sessions that have gone on without
+/// waiting for an answer are left to the resolvers, which find out what has come of them.
 ///
 /// # Errors
-/// 53400 when there are not enough.
-pub fn reserve(gids: &[(Gid, i32)], xid: pg_sys::TransactionId) -> Result<()> {
+/// 53400 when there are not enough; a cancel.
+pub fn reserve(members: &[Reserved], xid: pg_sys::TransactionId) -> Result<()> {
     // SAFETY: a plain global of this backend.
     let owner = unsafe { pg_sys::MyProcPid };
-    let participants = gids.len() as u32;
-    let reserved = shmem::write(|_, entries| {
-        let free = entries.iter().filter(|e| e.status == Status::Free).take(gids.len()).count();
-        if free < gids.len() {
-            return false;
+    let new: Vec<Entry> = members
+        .iter()
+        .map(|member| Entry { owner, ..new_entry(member, xid, members.len(), Status::Preparing) })
+        .collect();
+    let take = || {
+        shmem::write(|m| {
+            let mut table = m.entries();
+            let enough = table.free() >= new.len();
+            enough && new.iter().all(|entry| table.insert(*entry))
+        })
+    };
+    while !take() {
+        if !make_room() {
+            return Err(Error::new(
+                SqlState::CONFIGURATION_LIMIT_EXCEEDED,
+                "too many prepared transactions on foreign servers",
+            )
+            .hint("Raise \"pg_fdw_xacts.max_foreign_xacts\" and restart the server."));
         }
-        let mut free = entries.iter_mut().filter(|e| e.status == Status::Free);
-        for ((gid, remote_pid), entry) in gids.iter().zip(&mut free) {
-            let new = new_entry(gid, xid, participants, Status::Preparing);
-            *entry = Entry { owner, remote_pid: *remote_pid, ..new };
-        }
-        true
-    });
-    if reserved {
-        return Ok(());
+        check_for_interrupts()?;
+        latch::wait(Duration::from_millis(10), WaitEvent::Resolver);
     }
-    Err(Error::new(
-        SqlState::CONFIGURATION_LIMIT_EXCEEDED,
-        "too many prepared transactions on foreign servers",
-    )
-    .hint("Raise \"pg_fdw_xacts.max_foreign_xacts\" and restart the server."))
+    Ok(())
+}
+
+/// Leaves to the resolvers what idle sessions have not read the answer to; tells whether there may be room soon.
+fn make_room() -> bool {
+    // SAFETY: reads the clock.
+    let now = unsafe { pg_sys::GetCurrentTimestamp() };
+    let (databases, soon) = shmem::write(|m| {
+        let mut databases = HashSet::new();
+        let mut table = m.entries();
+        for place in table.owned() {
+            if table.at(place).unawaited {
+                databases.insert(table.at(place).dbid);
+                table.change(place, |entry| {
+                    entry.owner = 0;
+                    entry.reason = Reason::Untried;
+                });
+            }
+        }
+        if !databases.is_empty() {
+            m.shared.room_made_at = now;
+        }
+        (databases, now - m.shared.room_made_at < ROOM.as_micros() as i64)
+    });
+    for dbid in databases {
+        workers::wake_resolver(dbid);
+    }
+    soon
+}
+
+/// Changes an entry, if there is one.
+fn change(gid: &Gid, f: impl FnOnce(&mut Entry)) {
+    shmem::write(|m| {
+        let mut table = m.entries();
+        if let Some(place) = table.find(gid) {
+            table.change(place, f);
+        }
+    });
 }
 
 /// Changes the status of an entry, if there is one.
 pub fn set_status(gid: &Gid, status: Status) {
     // SAFETY: reads the clock.
     let now = unsafe { pg_sys::GetCurrentTimestamp() };
-    shmem::write(|shared, entries| {
-        let Some(entry) = entries.iter_mut().find(|e| e.is(gid)) else { return };
-        if status == Status::Prepared
-            && entry.status != Status::Prepared
-            && let Some(stats) = stats::of(shared, entry.dbid, entry.serverid)
-        {
-            stats.prepared += 1;
+    shmem::write(|m| {
+        let mut table = m.entries();
+        let Some(place) = table.find(gid) else { return };
+        let was = *table.at(place);
+        if status == Status::Free {
+            return table.remove(place);
         }
-        if matches!(status, Status::Committing | Status::Aborting) {
-            entry.since = now;
+        table.change(place, |entry| {
+            if matches!(status, Status::Committing | Status::Aborting) {
+                entry.since = now;
+            }
+            entry.status = status;
+        });
+        if status == Status::Prepared && was.status != Status::Prepared {
+            m.stats().count(&was, |stats| stats.prepared += 1);
         }
-        entry.status = status;
     });
 }
 
-/// Ends an entry: its owner's participant has confirmed the outcome.
+/// The owner goes on without waiting for the answer to `COMMIT PREPARED`.
+pub fn unawaited(gid: &Gid) {
+    change(gid, |entry| entry.unawaited = true);
+}
+
+/// Ends an entry: its participant has confirmed the outcome to its owner.
 pub fn confirmed(gid: &Gid) {
-    shmem::write(|shared, entries| {
-        let Some(entry) = entries.iter_mut().find(|e| e.is(gid)) else { return };
-        if let Some(stats) = stats::of(shared, entry.dbid, entry.serverid) {
-            match entry.status {
-                Status::Committing => stats.committed += 1,
-                Status::Aborting => stats.rolled_back += 1,
-                Status::Free | Status::Preparing | Status::Prepared => {}
-            }
-        }
-        entry.status = Status::Free;
+    shmem::write(|m| {
+        let mut table = m.entries();
+        let Some(place) = table.find(gid) else { return };
+        let was = *table.at(place);
+        table.remove(place);
+        count_end(m, &was);
+    });
+}
+
+fn count_end(m: &mut Memory<'_>, was: &Entry) {
+    m.stats().count(was, |stats| match was.status {
+        Status::Committing => stats.committed += 1,
+        Status::Aborting => stats.rolled_back += 1,
+        Status::Free | Status::Preparing | Status::Prepared => {}
     });
 }
 
 /// Ends an entry: there is nothing prepared.
 pub fn remove(gid: &Gid) {
-    set_status(gid, Status::Free);
+    shmem::write(|m| {
+        let mut table = m.entries();
+        let Some(place) = table.find(gid) else { return };
+        let was = *table.at(place);
+        table.remove(place);
+        // Its owner has delivered it, and did not come to read that.
+        if was.unawaited {
+            count_end(m, &was);
+        }
+    });
 }
 
 /// Makes an entry that nobody owns this backend's, which is about to deliver the outcome.
 pub fn claim(gid: &Gid, status: Status) {
     // SAFETY: a plain global of this backend.
     let owner = unsafe { pg_sys::MyProcPid };
-    shmem::write(|_, entries| {
-        if let Some(entry) = entries.iter_mut().find(|e| e.is(gid) && e.owner == 0) {
+    change(gid, |entry| {
+        if entry.owner == 0 {
             entry.owner = owner;
             entry.status = status;
         }
@@ -122,11 +200,16 @@ pub fn claim(gid: &Gid, status: Status) {
 
 /// Leaves an entry to the resolver, and tells it.
 pub fn hand_over(gid: &Gid, status: Status) {
-    let dbid = shmem::write(|_, entries| {
-        let entry = entries.iter_mut().find(|e| e.is(gid))?;
-        entry.owner = 0;
-        entry.status = status;
-        Some(entry.dbid)
+    let dbid = shmem::write(|m| {
+        let mut table = m.entries();
+        let place = table.find(gid)?;
+        table.change(place, |entry| {
+            entry.owner = 0;
+            entry.status = status;
+            entry.unawaited = false;
+            entry.reason = Reason::Untried;
+        });
+        Some(table.at(place).dbid)
     });
     if let Some(dbid) = dbid {
         workers::wake_resolver(dbid);
@@ -134,13 +217,19 @@ pub fn hand_over(gid: &Gid, status: Status) {
 }
 
 /// An entry of this database without an owner.
-fn new_entry(gid: &Gid, xid: pg_sys::TransactionId, participants: u32, status: Status) -> Entry {
+pub(super) fn new_entry(
+    member: &Reserved,
+    xid: pg_sys::TransactionId,
+    participants: usize,
+    status: Status,
+) -> Entry {
+    let Reserved { gid, participant, remote_xid, remote_pid } = *member;
     // SAFETY: a plain global of this backend, and the clock.
     let (dbid, since) = unsafe { (pg_sys::MyDatabaseId, pg_sys::GetCurrentTimestamp()) };
     Entry {
         status,
         owner: 0,
-        remote_pid: 0,
+        remote_pid,
         since,
         dbid,
         xid,
@@ -148,23 +237,22 @@ fn new_entry(gid: &Gid, xid: pg_sys::TransactionId, participants: u32, status: S
         userid: Oid::from_u32(gid.userid),
         identity: gid.identity.number(),
         nonce: gid.nonce.number(),
-        participants,
+        participant,
+        remote_xid,
+        participants: participants as u32,
+        unawaited: false,
+        reason: Reason::Untried,
     }
 }
 
 /// Adds an entry that the resolver found in the table, of a transaction that is prepared here with so many participants,
 /// unless there is one.
-pub fn adopt(gid: &Gid, xid: pg_sys::TransactionId, participants: usize) {
-    shmem::write(|shared, entries| {
-        if entries.iter().any(|e| e.is(gid)) {
-            return;
-        }
-        match entries.iter_mut().find(|e| e.status == Status::Free) {
-            Some(entry) => {
-                *entry = new_entry(gid, xid, participants as u32, Status::Prepared);
-            }
-            // It is settled all the same, only not shown.
-            None => shared.entries_lacked = true,
+pub fn adopt(member: &Reserved, xid: pg_sys::TransactionId, participants: usize) {
+    let entry = new_entry(member, xid, participants, Status::Prepared);
+    shmem::write(|m| {
+        // Without one it is settled all the same, only not shown.
+        if m.entries().find(&member.gid).is_none() && !m.entries().insert(entry) {
+            m.shared.entries_lacked = true;
         }
     });
 }
@@ -186,21 +274,16 @@ pub enum Known {
 /// # Errors
 /// Those of `of`.
 pub fn prepared_here(of: impl FnOnce() -> Result<Option<pg_sys::TransactionId>>) -> Result<Known> {
-    // SAFETY: a plain global of this backend.
-    let dbid = unsafe { pg_sys::MyDatabaseId };
-    let is_open =
-        |e: &&Entry| e.dbid == dbid && matches!(e.status, Status::Preparing | Status::Prepared);
-    let (open, lacked) = shmem::read(|shared, entries| {
-        (entries.iter().filter(is_open).copied().collect::<Vec<_>>(), shared.entries_lacked)
-    });
+    let (none_open, lacked) = shmem::read(|m| (m.entries().open() == 0, m.shared.entries_lacked));
     // A resolver that is up has made entries for all that was prepared before the start of this server.
     let complete = !lacked && workers::resolver_is_up();
-    if open.is_empty() && complete {
+    if none_open && complete {
         return Ok(Known::Local);
     }
     let Some(xid) = of()? else { return Ok(Known::Local) };
-    let mine: Vec<&Entry> = open.iter().filter(|e| e.xid == xid).collect();
-    let gids: Vec<Gid> = mine.iter().filter_map(|e| e.gid()).collect();
+    let mut mine = of_transaction(xid);
+    mine.retain(|e| matches!(e.status, Status::Preparing | Status::Prepared));
+    let gids: Vec<Gid> = mine.iter().filter_map(Entry::gid).collect();
     Ok(match mine.first() {
         None if complete => Known::Local,
         Some(first) if gids.len() == first.participants as usize => Known::Participants(gids),
@@ -210,27 +293,56 @@ pub fn prepared_here(of: impl FnOnce() -> Result<Option<pg_sys::TransactionId>>)
 
 /// All entries in use.
 pub fn all() -> Vec<Entry> {
-    shmem::read(|_, entries| entries.iter().filter(|e| e.status != Status::Free).copied().collect())
+    shmem::read(|m| m.entries().all())
+}
+
+/// The entries of this database that no backend looks after.
+pub fn left() -> Vec<Entry> {
+    // SAFETY: a plain global of this process.
+    let dbid = unsafe { pg_sys::MyDatabaseId };
+    shmem::read(|m| {
+        let table = m.entries();
+        table.left().into_iter().map(|place| *table.at(place)).filter(|e| e.dbid == dbid).collect()
+    })
+}
+
+/// The entries of a transaction of this database.
+pub fn of_transaction(xid: pg_sys::TransactionId) -> Vec<Entry> {
+    // SAFETY: a plain global of this process.
+    let dbid = unsafe { pg_sys::MyDatabaseId };
+    shmem::read(|m| m.entries().of_transaction(dbid, xid))
+}
+
+/// The entries that a backend looks after, in all databases.
+pub fn owned() -> Vec<Entry> {
+    shmem::read(|m| {
+        let table = m.entries();
+        table.owned().into_iter().map(|place| *table.at(place)).collect()
+    })
 }
 
 /// Takes over the entries of backends that have gone without settling them, or have not settled them within
 /// `limit` of the decision. What became of the transaction is found out as for those that are prepared here.
 pub fn reap(limit: Duration) {
-    let owners: Vec<i32> = all().iter().map(|e| e.owner).filter(|pid| *pid != 0).collect();
+    let owners: HashSet<i32> = owned().iter().map(|e| e.owner).collect();
     if owners.is_empty() {
         return;
     }
-    let gone: Vec<i32> = owners.into_iter().filter(|pid| !shmem::is_alive(*pid)).collect();
+    let gone: HashSet<i32> = owners.into_iter().filter(|pid| !shmem::is_alive(*pid)).collect();
     // SAFETY: reads the clock.
     let overdue = unsafe { pg_sys::GetCurrentTimestamp() } - limit.as_micros() as i64;
-    shmem::write(|_, entries| {
-        for entry in entries.iter_mut() {
-            let decided = matches!(entry.status, Status::Committing | Status::Aborting);
-            if gone.contains(&entry.owner) || (decided && entry.since < overdue) {
-                entry.owner = 0;
-                if entry.status == Status::Preparing {
-                    entry.status = Status::Prepared;
-                }
+    shmem::write(|m| {
+        let mut table = m.entries();
+        for place in table.owned() {
+            let Entry { owner, status, since, .. } = *table.at(place);
+            let decided = matches!(status, Status::Committing | Status::Aborting);
+            if gone.contains(&owner) || (decided && since < overdue) {
+                table.change(place, |entry| {
+                    entry.owner = 0;
+                    if entry.status == Status::Preparing {
+                        entry.status = Status::Prepared;
+                    }
+                });
             }
         }
     });
@@ -238,12 +350,10 @@ pub fn reap(limit: Duration) {
 
 /// Ends an entry that no backend looks after, because somebody gave it up; tells whether there was one.
 pub fn forget(gid: &Gid) -> bool {
-    shmem::write(|_, entries| {
-        let Some(entry) = entries.iter_mut().find(|e| e.is(gid) && e.owner == 0) else {
-            return false;
-        };
-        entry.status = Status::Free;
-        true
+    shmem::write(|m| {
+        let mut table = m.entries();
+        let place = table.find(gid).filter(|place| table.at(*place).owner == 0);
+        place.map(|place| table.remove(place)).is_some()
     })
 }
 
@@ -251,11 +361,15 @@ pub fn forget(gid: &Gid) -> bool {
 pub fn forget_server(serverid: Oid) -> usize {
     // SAFETY: a plain global of this process.
     let dbid = unsafe { pg_sys::MyDatabaseId };
-    shmem::write(|_, entries| {
-        let of_server = entries.iter_mut().filter(|e| {
-            (e.dbid, e.serverid, e.owner) == (dbid, serverid, 0)
+    shmem::write(|m| {
+        let mut table = m.entries();
+        let mut places = table.left();
+        places.retain(|place| {
+            let e = table.at(*place);
+            (e.dbid, e.serverid) == (dbid, serverid)
                 && matches!(e.status, Status::Committing | Status::Aborting)
         });
-        of_server.map(|entry| entry.status = Status::Free).count()
+        places.iter().for_each(|place| table.remove(*place));
+        places.len()
     })
 }

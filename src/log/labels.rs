@@ -4,6 +4,7 @@
 //! by the resolver, for somebody who asked before the label was used; the unique index lets only one of the two in.
 //! Rows are inserted and deleted, never updated.
 
+use std::ffi::CStr;
 use std::time::Duration;
 
 use pgrx::pg_sys::{self, Datum, TransactionId};
@@ -12,7 +13,7 @@ use crate::log::table::{See, Table, text};
 use crate::pg::error::{Error, Result, SqlState};
 use crate::protocol::label::trace;
 
-const INDEX: &std::ffi::CStr = c"label_key";
+const INDEX: &CStr = c"label_key";
 
 /// For how many times `track_retention` it is remembered that an expired label was there.
 const TRACES_LAST: i64 = 30;
@@ -36,7 +37,7 @@ fn now() -> Datum {
 ///
 /// # Errors
 /// The extension is missing here.
-pub fn find(label: &str) -> Result<Option<Label>> {
+pub fn find(label: &CStr) -> Result<Option<Label>> {
     let mut found = None;
     Table::open(c"label", pg_sys::AccessShareLock)?.find(INDEX, label, |row| {
         found = Some(Label { xid: row.xid, in_progress: row.in_progress, taken: row.boolean(2) });
@@ -45,10 +46,10 @@ pub fn find(label: &str) -> Result<Option<Label>> {
 }
 
 /// Whether a label was there that has expired.
-pub fn has_expired(label: &str) -> bool {
+pub fn has_expired(label: &CStr) -> bool {
     let mut found = false;
     if let Some(table) = Table::open_if_exists(c"expired", pg_sys::AccessShareLock) {
-        table.scan(See::Committed, |row| found |= row.int8(0) == trace(label));
+        table.scan(See::Committed, |row| found |= row.int8(0) == trace(label.to_bytes()));
     }
     found
 }
@@ -57,13 +58,14 @@ pub fn has_expired(label: &str) -> bool {
 ///
 /// # Errors
 /// 42710 where the label is in use, was, or is taken.
-pub fn insert(label: &str, taken: bool) -> Result<()> {
+pub fn insert(label: &CStr, taken: bool) -> Result<()> {
     let used = || {
-        Error::new(SqlState::new(b"42710"), format!("label \"{label}\" cannot be used"))
-            .detail(
-                "It has been used by another transaction, or somebody has asked for its outcome.",
-            )
-            .hint("Use a new label, for example a random UUID, for each transaction.")
+        Error::new(
+            SqlState::new(b"42710"),
+            [b"label \"", label.to_bytes(), b"\" cannot be used"].concat(),
+        )
+        .detail("It has been used by another transaction, or somebody has asked for its outcome.")
+        .hint("Use a new label, for example a random UUID, for each transaction.")
     };
     if has_expired(label) {
         return Err(used());
@@ -87,7 +89,7 @@ pub fn expire(retention: Duration) -> Result<()> {
     Table::open(c"label", pg_sys::RowExclusiveLock)?.delete(|row| {
         let expired = row.int8(1) < now - keep;
         if expired {
-            traces.push(trace(&row.text(0)));
+            traces.push(trace(row.text(0).to_bytes()));
         }
         expired
     });

@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::collections::HashSet;
+use std::ffi::CString;
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
@@ -13,9 +14,9 @@ use crate::log::replication;
 use crate::log::table::{See, Table, text};
 use crate::log::trusted;
 use crate::pg::backend_local::BackendLocal;
-use crate::pg::error::{Error, Result, SqlState};
+use crate::pg::error::{Error, Result, SqlState, c_string};
 use crate::protocol::gid::{Gid, Identity, Nonce};
-use crate::remote::Fingerprint;
+use crate::remote::{Fingerprint, session_state};
 
 /// The column of the address, which is not there before ALTER EXTENSION UPDATE.
 const ADDRESS: usize = 5;
@@ -31,8 +32,8 @@ pub struct Registered {
     pub userid: Oid,
     /// Which server that was.
     pub system_identifier: u64,
-    /// The database there.
-    pub database: String,
+    /// The database there, as in a [`Fingerprint`].
+    pub database: CString,
     /// Where the foreign server's options said that it is; `None` where that is not known, from before an upgrade.
     pub address: Option<String>,
 }
@@ -79,8 +80,9 @@ pub fn all() -> Vec<Registered> {
             serverid: row.oid(1),
             userid: row.oid(2),
             system_identifier: row.int8(3) as u64,
-            database: row.text(4),
-            address: (row.len() > ADDRESS && !row.is_null(ADDRESS)).then(|| row.text(ADDRESS)),
+            database: session_state::escaped(&row.text(4)),
+            address: (row.len() > ADDRESS && !row.is_null(ADDRESS))
+                .then(|| row.text(ADDRESS).to_string_lossy().into_owned()),
         });
     });
     list
@@ -105,7 +107,7 @@ pub fn insert(participant: &Registered) -> Result<()> {
         text(&participant.database),
     ];
     if table.has_column(ADDRESS, pg_sys::TEXTOID) {
-        values.extend(participant.address.as_deref().map(text));
+        values.extend(participant.address.as_deref().map(|address| text(&c_string(address))));
     }
     table.insert(&mut values);
     durably();

@@ -4,12 +4,14 @@
 //! and unknown to the standby that may take over. A decision delivered before it is replicated could be
 //! lost by that fail-over, with one participant committed (`SyncRepWaitForLSN` in `syncrep.c`).
 
-use std::ffi::{c_char, c_void};
+use std::ffi::{CStr, c_char, c_void};
 
 use pgrx::pg_sys;
 
-use crate::pg::error::{Result, catch};
-use crate::pg::{transaction, versions};
+use crate::pg::error::Result;
+use crate::pg::transaction;
+
+const LOCAL: u32 = pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_LOCAL_FLUSH;
 
 /// The beginning of `WalSndCtlData` (`walsender_private.h`), which pgrx does not bind; the same from 15 to 18.
 #[repr(C)]
@@ -32,39 +34,48 @@ pub fn has_synchronous_standbys() -> bool {
 /// Whether the synchronous standbys have everything up to a position, as far as `synchronous_commit` of this
 /// process asks for it.
 pub fn is_replicated(position: pg_sys::XLogRecPtr) -> bool {
+    // SAFETY: a plain read of the setting.
+    let mode = match unsafe { pg_sys::synchronous_commit as u32 } {
+        pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_REMOTE_WRITE => pg_sys::SYNC_REP_WAIT_WRITE,
+        pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_REMOTE_APPLY => pg_sys::SYNC_REP_WAIT_APPLY,
+        _ => pg_sys::SYNC_REP_WAIT_FLUSH,
+    };
+    has_up_to(mode, position)
+}
+
+fn has_up_to(mode: u32, position: pg_sys::XLogRecPtr) -> bool {
     if !has_synchronous_standbys() {
         return true;
     }
     // SAFETY: shared memory that exists while the server runs. Positions only grow, and 8 aligned bytes are
     // read at once.
-    unsafe {
-        let mode = match pg_sys::synchronous_commit as u32 {
-            pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_REMOTE_WRITE => pg_sys::SYNC_REP_WAIT_WRITE,
-            pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_REMOTE_APPLY => pg_sys::SYNC_REP_WAIT_APPLY,
-            _ => pg_sys::SYNC_REP_WAIT_FLUSH,
-        };
-        std::ptr::read_volatile(&raw const (*WalSndCtl).lsn[mode as usize]) >= position
-    }
+    unsafe { std::ptr::read_volatile(&raw const (*WalSndCtl).lsn[mode as usize]) >= position }
 }
 
 /// Where synchronous standbys are configured, has this transaction wait for them when it commits, whatever
 /// `synchronous_commit` says.
 pub fn require_synchronous_commit() {
-    // SAFETY: the setting is local to the transaction that is open.
+    let enough = pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_REMOTE_FLUSH;
+    // SAFETY: a plain read of the setting.
+    if has_synchronous_standbys() && unsafe { pg_sys::synchronous_commit as u32 } < enough {
+        set_synchronous_commit(c"on");
+    }
+}
+
+/// Sets it until the transaction that is open ends.
+fn set_synchronous_commit(value: &CStr) {
+    // SAFETY: the setting is local to the transaction.
     unsafe {
-        let enough = pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_REMOTE_FLUSH;
-        if has_synchronous_standbys() && (pg_sys::synchronous_commit as u32) < enough {
-            pg_sys::set_config_option(
-                c"synchronous_commit".as_ptr(),
-                c"on".as_ptr(),
-                pg_sys::GucContext::PGC_USERSET,
-                pg_sys::GucSource::PGC_S_SESSION,
-                pg_sys::GucAction::GUC_ACTION_LOCAL,
-                true,
-                0,
-                false,
-            );
-        }
+        pg_sys::set_config_option(
+            c"synchronous_commit".as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_LOCAL,
+            true,
+            0,
+            false,
+        );
     }
 }
 
@@ -80,24 +91,37 @@ pub fn last_record_is_replicated() -> bool {
     is_replicated(unsafe { pg_sys::XactLastRecEnd })
 }
 
-/// Commits a small transaction synchronously: what was committed before it is replicated when it is.
+/// Up to where this server's WAL is on disk: whatever is seen as committed, with a forced flush, is before it.
+pub fn written_so_far() -> pg_sys::XLogRecPtr {
+    // SAFETY: this server is not in recovery; the timeline is not asked for.
+    unsafe { pg_sys::GetFlushRecPtr(std::ptr::null_mut()) }
+}
+
+/// Whether a fail-over to a synchronous standby loses nothing of what was written up to a position. That a standby has
+/// applied it does not matter for that.
+pub fn outlives_a_failover(position: pg_sys::XLogRecPtr) -> bool {
+    // SAFETY: a plain read of the setting.
+    let mode = match unsafe { pg_sys::synchronous_commit as u32 } {
+        pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_REMOTE_WRITE => pg_sys::SYNC_REP_WAIT_WRITE,
+        _ => pg_sys::SYNC_REP_WAIT_FLUSH,
+    };
+    has_up_to(mode, position)
+}
+
+/// Runs `f` in a transaction of a background worker's own whose commit waits for no standby; returns also the end of its
+/// commit record. A process that many wait for must not wait itself as long as a standby may be away.
 ///
 /// # Errors
-/// The transaction fails. A wait that was cut short is no error: the answer is `false`.
-pub fn everything_committed_is_replicated() -> Result<bool> {
-    if !has_synchronous_standbys() {
-        return Ok(true);
-    }
-    transaction::run(|| {
-        require_synchronous_commit();
-        // SAFETY: writes a WAL record that nobody reads, in a transaction with an xid, so that its
-        // commit waits. Only the raw call is inside `catch`.
-        unsafe {
-            pg_sys::GetTopTransactionId();
-            pg_sys::ForceSyncCommit();
-            catch(|| versions::LogLogicalMessage(c"pg_fdw_xacts"))?;
+/// Those of [`transaction::run`].
+pub fn run_here<T>(f: impl FnOnce() -> Result<T>) -> Result<(T, pg_sys::XLogRecPtr)> {
+    let value = transaction::run(|| {
+        let value = f()?;
+        // SAFETY: a plain read of the setting.
+        if unsafe { pg_sys::synchronous_commit as u32 } > LOCAL {
+            set_synchronous_commit(c"local");
         }
-        Ok(())
+        Ok(value)
     })?;
-    Ok(own_commit_is_replicated())
+    // SAFETY: a plain global: the end of the last commit record; 0 while there was none.
+    Ok((value, unsafe { pg_sys::XactLastCommitEnd }))
 }

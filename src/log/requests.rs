@@ -1,13 +1,15 @@
 //! What a backend asks its database's resolver to do, and waits for: write down a participant before its first
 //! PREPARE, try now, forget. The resolver alone writes the tables of this module's neighbours.
 
+use std::ffi::CStr;
 use std::time::Duration;
 
 use pgrx::pg_sys::{self, Oid};
 
-use crate::log::shmem::{self, LABEL_LEN, NAME_LEN, Request, RequestKind, RequestState};
+use crate::log::shmem::{self, LABEL_LEN, Memory, NAME_LEN, Request, RequestKind, RequestState};
 use crate::log::workers::{self, RESOLVER_DEADLINE, own_database, wait_for};
 use crate::pg::error::{Error, Result, SqlState};
+use crate::pg::versions;
 use crate::protocol::gid::Nonce;
 use crate::remote::Fingerprint;
 
@@ -38,7 +40,7 @@ fn empty(kind: RequestKind) -> Request {
 /// 55000 when the resolver does not answer.
 pub fn register(serverid: Oid, userid: Oid, fingerprint: &Fingerprint) -> Result<i32> {
     let mut database = [0; NAME_LEN];
-    let name = fingerprint.database.as_bytes();
+    let name = fingerprint.database.to_bytes();
     let len = name.len().min(NAME_LEN - 1);
     database[..len].copy_from_slice(&name[..len]);
     let request = Request {
@@ -56,7 +58,15 @@ pub fn register(serverid: Oid, userid: Oid, fingerprint: &Fingerprint) -> Result
 /// # Errors
 /// 55000 when the resolver does not answer.
 pub fn resolve() -> Result<()> {
-    ask(empty(RequestKind::Resolve), RESOLVE_DEADLINE).map(|_| ())
+    resolve_within(RESOLVE_DEADLINE)
+}
+
+/// [`resolve`], with another deadline.
+///
+/// # Errors
+/// 55000 when the resolver does not answer.
+pub fn resolve_within(limit: Duration) -> Result<()> {
+    ask(empty(RequestKind::Resolve), limit).map(|_| ())
 }
 
 /// Gives up one prepared transaction: its decision stays, and nobody asks for it any more.
@@ -84,39 +94,30 @@ pub fn forget_server(serverid: Oid) -> Result<i32> {
 ///
 /// # Errors
 /// 55000 when the resolver does not answer.
-pub fn take_label(label: &str) -> Result<bool> {
+pub fn take_label(label: &CStr) -> Result<bool> {
     let mut bytes = [0; LABEL_LEN];
-    bytes[..label.len()].copy_from_slice(label.as_bytes());
+    bytes[..label.count_bytes()].copy_from_slice(label.to_bytes());
     let request = Request { label: bytes, ..empty(RequestKind::TakeLabel) };
     ask(request, RESOLVER_DEADLINE).map(|taken| taken != 0)
 }
 
-fn ask(request: Request, limit: Duration) -> Result<i32> {
+/// The place is this backend's own: it waits for one request at a time, and nobody for a place.
+fn ask(mut request: Request, limit: Duration) -> Result<i32> {
     workers::identity()?;
-    let (slot, serial) =
-        wait_for("too many sessions wait for the resolver", RESOLVER_DEADLINE, || {
-            Ok(shmem::write(|shared, _| {
-                let slot = shared.requests.iter().position(|r| r.state == RequestState::Free)?;
-                shared.last_serial += 1;
-                let serial = shared.last_serial;
-                shared.requests[slot] = request;
-                shared.requests[slot].serial = serial;
-                Some((slot, serial))
-            }))
-        })?;
+    let place = versions::backend_number();
+    let serial = shmem::write(|m| {
+        m.shared.last_serial += 1;
+        request.serial = m.shared.last_serial;
+        // One that was given up may still be there.
+        set(m, place, request);
+        request.serial
+    });
     workers::wake_resolver(request.dbid);
     let answer = wait_for("the resolver of this database does not answer", limit, || {
-        Ok(shmem::read(|shared, _| {
-            let r = &shared.requests[slot];
-            (r.serial == serial && matches!(r.state, RequestState::Done | RequestState::Failed))
-                .then_some(*r)
-        }))
+        let r = shmem::read(|m| m.requests[place]);
+        Ok((r.serial == serial && r.state != RequestState::Waiting).then_some(r))
     });
-    shmem::write(|shared, _| {
-        if shared.requests[slot].serial == serial {
-            shared.requests[slot].state = RequestState::Free;
-        }
-    });
+    free(place, serial);
     match answer? {
         Request { state: RequestState::Done, answer, .. } => Ok(answer),
         _ => Err(Error::new(
@@ -127,45 +128,55 @@ fn ask(request: Request, limit: Duration) -> Result<i32> {
     }
 }
 
-/// The requests that wait for this database's resolver, with their places.
+/// Writes a place, and counts those that wait.
+fn set(m: &mut Memory<'_>, place: usize, request: Request) {
+    let waits = |r: &Request| usize::from(r.state == RequestState::Waiting);
+    m.shared.waiting -= waits(&m.requests[place]);
+    m.shared.waiting += waits(&request);
+    m.requests[place] = request;
+}
+
+fn free(place: usize, serial: u64) {
+    shmem::write(|m| {
+        let mut r = m.requests[place];
+        if r.serial == serial {
+            r.state = RequestState::Free;
+            set(m, place, r);
+        }
+    });
+}
+
+/// The requests that wait for this database's resolver, with their places, in the order in which they came. Those of
+/// backends that have gone are dropped.
 pub fn waiting() -> Vec<(usize, Request)> {
     let dbid = own_database();
-    shmem::read(|shared, _| {
-        shared
-            .requests
-            .iter()
-            .copied()
-            .enumerate()
-            .filter(|(_, r)| r.state == RequestState::Waiting && r.dbid == dbid)
-            .collect()
-    })
+    let mut found: Vec<(usize, Request)> = shmem::read(|m| {
+        if m.shared.waiting == 0 {
+            return Vec::new();
+        }
+        let places = m.requests.iter().copied().enumerate();
+        places.filter(|(_, r)| r.state == RequestState::Waiting && r.dbid == dbid).collect()
+    });
+    found.retain(|(place, request)| {
+        let waits = shmem::is_alive(request.requester);
+        if !waits {
+            free(*place, request.serial);
+        }
+        waits
+    });
+    found.sort_unstable_by_key(|(_, request)| request.serial);
+    found
 }
 
 /// Answers a request; `None`: it failed. One whose requester has given up meanwhile stays as it is.
-pub fn answer(slot: usize, request: &Request, answer: Option<i32>) {
-    shmem::write(|shared, _| {
-        let place = &mut shared.requests[slot];
-        if place.state == RequestState::Waiting && place.serial == request.serial {
-            place.answer = answer.unwrap_or(0);
-            place.state = if answer.is_some() { RequestState::Done } else { RequestState::Failed };
+pub fn answer(place: usize, request: &Request, answer: Option<i32>) {
+    shmem::write(|m| {
+        let mut r = m.requests[place];
+        if r.state == RequestState::Waiting && r.serial == request.serial {
+            r.answer = answer.unwrap_or(0);
+            r.state = if answer.is_some() { RequestState::Done } else { RequestState::Failed };
+            set(m, place, r);
         }
     });
     shmem::wake(request.requester);
-}
-
-/// Frees the places of backends that have gone.
-pub fn reap() {
-    let places: Vec<(usize, Request)> = shmem::read(|shared, _| {
-        let used = shared.requests.iter().copied().enumerate();
-        used.filter(|(_, r)| r.state != RequestState::Free).collect()
-    });
-    for (slot, request) in places {
-        if !shmem::is_alive(request.requester) {
-            shmem::write(|shared, _| {
-                if shared.requests[slot].serial == request.serial {
-                    shared.requests[slot].state = RequestState::Free;
-                }
-            });
-        }
-    }
 }

@@ -1,29 +1,30 @@
-//! The shared-memory structure and the lock over it.
+//! What is in shared memory, and the lock over it. Its size follows from settings that are fixed at the start of the
+//! server.
 
 use std::cell::Cell;
+use std::ffi::CStr;
 use std::ptr::null_mut;
 
 use pgrx::pg_sys::{self, Oid};
 
 use crate::guc;
+use crate::log::entry_table::{self, EntryLists, EntryTable};
+use crate::log::places::Link;
+use crate::log::seen::Seen;
+use crate::log::stats::{self, Statistics, StatsLists};
 use crate::pg::backend_local::BackendLocal;
+use crate::protocol::verdict::Reason;
 
-/// Databases that can have a resolver at a time.
-pub const MAX_WORKERS: usize = 64;
-/// Requests that can wait for a resolver at a time.
-pub const MAX_REQUESTS: usize = 32;
 /// Confirmed transactions that can wait until a resolver notes them; more are found by a scan.
 pub const MAX_CONFIRMED: usize = 8192;
-/// Foreign servers whose statistics are kept.
-pub const MAX_SERVERS: usize = 256;
 /// Length of an error message that is kept.
 pub const ERROR_LEN: usize = 256;
 /// Length of a label, with its NUL.
 pub const LABEL_LEN: usize = crate::protocol::label::MAX_LEN + 1;
 /// Length of a database name, with its NUL.
-pub const NAME_LEN: usize = 64;
+pub const NAME_LEN: usize = 256;
 
-/// Everything shared, followed by the entries.
+/// Everything shared but the arrays.
 #[repr(C)]
 pub struct Shared {
     /// Random, drawn at each start of the server: tells our sessions on a participant from those of an
@@ -33,20 +34,22 @@ pub struct Shared {
     pub last_serial: u64,
     /// Process of the launcher, 0 while there is none.
     pub launcher: i32,
-    /// A resolver per database.
-    pub workers: [WorkerSlot; MAX_WORKERS],
-    /// What backends ask of a resolver.
-    pub requests: [Request; MAX_REQUESTS],
+    /// How many requests wait for a resolver.
+    pub waiting: usize,
     /// Transactions confirmed by their owner, for the resolver to forget in time.
     pub confirmed: [Confirmed; MAX_CONFIRMED],
     /// How many of `confirmed` are in use.
     pub confirmed_len: usize,
-    /// What happened, per foreign server.
-    pub stats: [ServerStats; MAX_SERVERS],
-    /// How many entries follow.
-    pub entries_len: usize,
+    /// Which entries are in use.
+    pub entry_lists: EntryLists,
+    /// Which participants have been asked since the start.
+    pub seen: Seen,
     /// There was none for something that was prepared before this server's start.
     pub entries_lacked: bool,
+    /// When entries of idle sessions were last left to the resolvers to make room, in PostgreSQL's microseconds.
+    pub room_made_at: i64,
+    /// Which places of statistics are in use.
+    pub stats_lists: StatsLists,
 }
 
 /// Where a database's resolver is.
@@ -79,10 +82,14 @@ pub struct WorkerSlot {
     pub pid: i32,
     /// Since when it is paused, in PostgreSQL's microseconds.
     pub paused_at: i64,
+    /// The backend that has paused it.
+    pub paused_by: i32,
     /// The database's identity, once ready.
     pub identity: u64,
     /// Changes whenever a number on the list of participants may have lost its meaning.
     pub generation: u64,
+    /// Participants that have not been swept clean, on servers for whose statistics there was no place.
+    pub unswept_elsewhere: u64,
 }
 
 /// Where a request is.
@@ -159,7 +166,7 @@ pub struct Confirmed {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct ServerStats {
-    /// The database here; invalid where unused.
+    /// The database here.
     pub dbid: Oid,
     /// The foreign server.
     pub serverid: Oid,
@@ -227,17 +234,103 @@ pub struct Entry {
     pub identity: u64,
     /// The transaction's nonce.
     pub nonce: u64,
+    /// The participant's number on the list.
+    pub participant: i32,
+    /// The transaction's xid there; 0 where it is not known.
+    pub remote_xid: u64,
     /// How many participants the transaction has; each has an entry, or had one until it was settled.
     pub participants: u32,
+    /// COMMIT PREPARED is on its way, and the owner goes on without waiting for the answer.
+    pub unawaited: bool,
+    /// Why the resolver has left it, once it is the resolver's.
+    pub reason: Reason,
 }
 
-const TRANCHE: &std::ffi::CStr = c"pg_fdw_xacts";
+const TRANCHE: &CStr = c"pg_fdw_xacts";
 
-static SHARED: BackendLocal<Cell<*mut Shared>> = BackendLocal::new(Cell::new(null_mut()));
+static SHARED: BackendLocal<Array<Shared>> = BackendLocal::new(Array::new(c"pg_fdw_xacts"));
+static WORKERS: BackendLocal<Array<WorkerSlot>> =
+    BackendLocal::new(Array::new(c"pg_fdw_xacts workers"));
+static REQUESTS: BackendLocal<Array<Request>> =
+    BackendLocal::new(Array::new(c"pg_fdw_xacts requests"));
+static ENTRIES: BackendLocal<Array<Entry>> = BackendLocal::new(Array::new(c"pg_fdw_xacts entries"));
+static ENTRY_LINKS: BackendLocal<Array<Link>> =
+    BackendLocal::new(Array::new(c"pg_fdw_xacts entries: lists"));
+static SIBLINGS: BackendLocal<Array<Link>> =
+    BackendLocal::new(Array::new(c"pg_fdw_xacts entries: transactions"));
+static STATS: BackendLocal<Array<ServerStats>> =
+    BackendLocal::new(Array::new(c"pg_fdw_xacts statistics"));
+static STATS_LINKS: BackendLocal<Array<Link>> =
+    BackendLocal::new(Array::new(c"pg_fdw_xacts statistics: lists"));
 static LOCK: BackendLocal<Cell<*mut pg_sys::LWLock>> = BackendLocal::new(Cell::new(null_mut()));
 
+/// An array in shared memory, as this process is attached to it.
+struct Array<T> {
+    name: &'static CStr,
+    first: Cell<*mut T>,
+    len: Cell<usize>,
+}
+
+impl<T> Array<T> {
+    const fn new(name: &'static CStr) -> Self {
+        Self { name, first: Cell::new(null_mut()), len: Cell::new(0) }
+    }
+
+    /// Makes it, or attaches to it; tells whether it was there.
+    fn attach(&self, len: usize) -> bool {
+        let mut found = false;
+        // SAFETY: called in the start-up hook, under the lock that PostgreSQL keeps for this.
+        let first = unsafe {
+            pg_sys::ShmemInitStruct(self.name.as_ptr(), len * size_of::<T>(), &mut found)
+        };
+        self.first.set(first.cast());
+        self.len.set(len);
+        found
+    }
+
+    /// Sets all bytes to 0.
+    ///
+    /// # Safety
+    /// That is a value of `T`, and nobody else is attached yet.
+    unsafe fn clear(&self) {
+        // SAFETY: as long as it was made.
+        unsafe { std::ptr::write_bytes(self.first.get(), 0, self.len.get()) }
+    }
+
+    /// # Safety
+    /// It is attached and locked, and this process has no other reference into it.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn get<'a>(&self) -> &'a mut [T] {
+        // SAFETY: by contract. Memory that nobody has written yet is only read after it has been (`places::Free`).
+        unsafe { std::slice::from_raw_parts_mut(self.first.get(), self.len.get()) }
+    }
+}
+
+/// Databases that can have a resolver at a time: no more have a process. The others are places for databases that
+/// somebody asks for, until it is known that they have no extension.
+fn worker_places() -> usize {
+    // SAFETY: a setting that is fixed at the start of the server.
+    unsafe { pg_sys::max_worker_processes as usize + 32 }
+}
+
+/// A backend waits for one request at a time.
+fn request_places() -> usize {
+    // SAFETY: computed before shared memory is asked for.
+    unsafe { pg_sys::MaxBackends as usize }
+}
+
 fn size() -> usize {
-    size_of::<Shared>() + guc::max_foreign_xacts() * size_of::<Entry>()
+    let entry = size_of::<Entry>() + 2 * size_of::<Link>();
+    let stats = size_of::<ServerStats>() + size_of::<Link>();
+    // Each structure is aligned to a cache line.
+    8 * 128
+        + size_of::<Shared>()
+        + worker_places() * size_of::<WorkerSlot>()
+        + request_places() * size_of::<Request>()
+        + guc::max_foreign_xacts() * entry
+        + entry_table::index_size(guc::max_foreign_xacts())
+        + guc::max_servers() * stats
+        + stats::index_size(guc::max_servers())
 }
 
 /// Asks for the memory; in `shmem_request_hook`.
@@ -249,27 +342,38 @@ pub fn request() {
     }
 }
 
-/// Finds or makes the structure; in `shmem_startup_hook`.
+/// Finds or makes the structures; in `shmem_startup_hook`.
 pub fn start_up() {
-    // SAFETY: under the lock that PostgreSQL keeps for this; the memory is zeroed or initialized.
+    // SAFETY: under the lock that PostgreSQL keeps for this; what is not cleared is written before it is read.
     unsafe {
         let lock = &raw mut (*pg_sys::MainLWLockArray.add(ADDIN_SHMEM_INIT_LOCK)).lock;
         pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
-        let mut found = false;
-        let shared: *mut Shared =
-            pg_sys::ShmemInitStruct(TRANCHE.as_ptr(), size(), &mut found).cast();
+        let (entries, servers) = (guc::max_foreign_xacts(), guc::max_servers());
+        let found = SHARED.get().attach(1);
+        WORKERS.get().attach(worker_places());
+        REQUESTS.get().attach(request_places());
+        ENTRIES.get().attach(entries);
+        ENTRY_LINKS.get().attach(entries);
+        SIBLINGS.get().attach(entries);
+        entry_table::attach(entries);
+        STATS.get().attach(servers);
+        STATS_LINKS.get().attach(servers);
+        stats::attach(servers);
         if !found {
             // All states' first variant is 0: Free.
-            std::ptr::write_bytes(shared.cast::<u8>(), 0, size());
-            (*shared).entries_len = guc::max_foreign_xacts();
+            SHARED.get().clear();
+            WORKERS.get().clear();
+            REQUESTS.get().clear();
+            let shared = &mut SHARED.get().get()[0];
+            shared.entry_lists = EntryLists::NONE_USED;
+            shared.stats_lists = StatsLists::NONE_USED;
             let mut incarnation = [0u8; 4];
             if !pg_sys::pg_strong_random(incarnation.as_mut_ptr().cast(), incarnation.len()) {
                 pgrx::error!("could not generate random values");
             }
-            (*shared).incarnation = i32::from_ne_bytes(incarnation);
+            shared.incarnation = i32::from_ne_bytes(incarnation);
         }
         LOCK.get().set(&raw mut (*pg_sys::GetNamedLWLockTranche(TRANCHE.as_ptr())).lock);
-        SHARED.get().set(shared);
         pg_sys::LWLockRelease(lock);
     }
 }
@@ -296,31 +400,69 @@ impl Drop for Held {
     }
 }
 
-/// The shared structure and its entries, to read. `f` calls nothing of PostgreSQL.
-pub fn read<T>(f: impl FnOnce(&Shared, &[Entry]) -> T) -> T {
-    let _held = Held::acquire(pg_sys::LWLockMode::LW_SHARED);
-    // SAFETY: initialized at start-up, and locked against writers.
-    unsafe {
-        let shared = &*SHARED.get().get();
-        f(shared, std::slice::from_raw_parts(entries_of(shared), shared.entries_len))
+/// All of it, locked.
+pub struct Memory<'a> {
+    /// What is not in an array.
+    pub shared: &'a mut Shared,
+    /// A resolver per database.
+    pub workers: &'a mut [WorkerSlot],
+    /// What backends ask of a resolver, each at its own place.
+    pub requests: &'a mut [Request],
+    entries: &'a mut [Entry],
+    entry_links: &'a mut [Link],
+    siblings: &'a mut [Link],
+    stats: &'a mut [ServerStats],
+    stats_links: &'a mut [Link],
+}
+
+impl Memory<'_> {
+    /// One entry per participant that is prepared or about to be.
+    pub fn entries(&mut self) -> EntryTable<'_> {
+        EntryTable {
+            lists: &mut self.shared.entry_lists,
+            entries: self.entries,
+            links: self.entry_links,
+            siblings: self.siblings,
+        }
+    }
+
+    /// What happened, per foreign server.
+    pub fn stats(&mut self) -> Statistics<'_> {
+        Statistics {
+            lists: &mut self.shared.stats_lists,
+            stats: self.stats,
+            links: self.stats_links,
+        }
     }
 }
 
-/// The shared structure and its entries, to change. `f` calls nothing of PostgreSQL.
-pub fn write<T>(f: impl FnOnce(&mut Shared, &mut [Entry]) -> T) -> T {
-    let _held = Held::acquire(pg_sys::LWLockMode::LW_EXCLUSIVE);
-    // SAFETY: initialized at start-up, and locked against everybody.
+fn locked<T>(mode: pg_sys::LWLockMode::Type, f: impl FnOnce(&mut Memory<'_>) -> T) -> T {
+    let _held = Held::acquire(mode);
+    // SAFETY: attached at start-up, and locked. `f` has the only references of this process: none outlives it, and
+    // nobody calls this inside of it.
     unsafe {
-        let shared = &mut *SHARED.get().get();
-        let entries =
-            std::slice::from_raw_parts_mut(entries_of(shared).cast_mut(), shared.entries_len);
-        f(shared, entries)
+        f(&mut Memory {
+            shared: &mut SHARED.get().get()[0],
+            workers: WORKERS.get().get(),
+            requests: REQUESTS.get().get(),
+            entries: ENTRIES.get().get(),
+            entry_links: ENTRY_LINKS.get().get(),
+            siblings: SIBLINGS.get().get(),
+            stats: STATS.get().get(),
+            stats_links: STATS_LINKS.get().get(),
+        })
     }
 }
 
-fn entries_of(shared: &Shared) -> *const Entry {
-    // SAFETY: the entries follow the structure in the same allocation.
-    unsafe { std::ptr::from_ref(shared).add(1).cast() }
+/// The shared structures, to read: others do at the same time, so `f` changes nothing. It calls nothing of PostgreSQL
+/// that can raise.
+pub fn read<T>(f: impl FnOnce(&mut Memory<'_>) -> T) -> T {
+    locked(pg_sys::LWLockMode::LW_SHARED, f)
+}
+
+/// The shared structures, to change. `f` calls nothing of PostgreSQL that can raise.
+pub fn write<T>(f: impl FnOnce(&mut Memory<'_>) -> T) -> T {
+    locked(pg_sys::LWLockMode::LW_EXCLUSIVE, f)
 }
 
 /// Whether a process of this server with a latch exists.

@@ -2,7 +2,7 @@
 //! mode come between, and no planning happens inside a transaction callback (postgres_fdw would open a
 //! connection there and raise after the decision).
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::ptr::null_mut;
 use std::time::{Duration, Instant};
 
@@ -89,15 +89,15 @@ impl Row<'_> {
         Oid::from_u32(self.values[column].value() as u32)
     }
 
-    /// A text.
-    pub fn text(&self, column: usize) -> String {
+    /// A text, in the server's encoding.
+    pub fn text(&self, column: usize) -> CString {
         if self.nulls[column] {
-            return String::new();
+            return CString::default();
         }
         // SAFETY: the column is of type text, which was checked.
         unsafe {
             let text = pg_sys::text_to_cstring(self.values[column].cast_mut_ptr());
-            CStr::from_ptr(text).to_string_lossy().into_owned()
+            CStr::from_ptr(text).to_owned()
         }
     }
 
@@ -141,12 +141,10 @@ pub fn int8_array(numbers: &[i64]) -> Datum {
     }
 }
 
-/// A text as a value to insert.
-pub fn text(text: &str) -> Datum {
+/// A text, in the server's encoding, as a value to insert.
+pub fn text(text: &CStr) -> Datum {
     // SAFETY: the bytes are copied.
-    unsafe {
-        Datum::from(pg_sys::cstring_to_text_with_len(text.as_ptr().cast(), text.len() as i32))
-    }
+    unsafe { Datum::from(pg_sys::cstring_to_text(text.as_ptr())) }
 }
 
 impl Table {
@@ -309,7 +307,7 @@ impl Table {
     ///
     /// # Errors
     /// The index is missing.
-    pub fn find(&self, index: &CStr, key: &str, mut f: impl FnMut(&Row)) -> Result<()> {
+    pub fn find(&self, index: &CStr, key: &CStr, mut f: impl FnMut(&Row)) -> Result<()> {
         let index = trusted::unique_index(index, self.relation)?;
         let mut values = vec![Datum::from(0); self.columns()];
         let mut nulls = vec![false; self.columns()];

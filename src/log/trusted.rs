@@ -100,8 +100,8 @@ fn check_owner(name: &CStr, table: Oid, extension: Oid) -> Result<()> {
     if !member {
         return Err(tampered(name, "It does not belong to the extension."));
     }
-    // SAFETY: a look-up of a role.
     let is_trusted = owner.is_some_and(|owner| {
+        // SAFETY: a look-up of a role.
         owner == extension_owner(extension) || unsafe { pg_sys::superuser_arg(owner) }
     });
     if is_trusted {

@@ -21,7 +21,7 @@ pub fn own_database() -> Oid {
     unsafe { pg_sys::MyDatabaseId }
 }
 
-fn is_of(worker: &WorkerSlot, dbid: Oid) -> bool {
+pub(super) fn is_of(worker: &WorkerSlot, dbid: Oid) -> bool {
     worker.state != WorkerState::Free && worker.dbid == dbid
 }
 
@@ -43,18 +43,18 @@ fn place_or(
 /// The place of this database's resolver as it is now.
 fn own_place() -> Option<WorkerSlot> {
     let dbid = own_database();
-    shmem::read(|shared, _| shared.workers.iter().find(|w| is_of(w, dbid)).copied())
+    shmem::read(|m| m.workers.iter().find(|w| is_of(w, dbid)).copied())
 }
 
 /// Wakes the resolver of a database; the launcher starts one where there is none.
 pub fn wake_resolver(dbid: Oid) {
-    let pid = shmem::write(|shared, _| {
-        match place_of(&mut shared.workers, dbid) {
+    let pid = shmem::write(|m| {
+        match place_of(m.workers, dbid) {
             Some(worker) if worker.state != WorkerState::Absent => worker.pid,
             // Its database has an extension now, or nobody has looked yet.
             _ => {
-                want(&mut shared.workers, dbid);
-                shared.launcher
+                want(m.workers, dbid);
+                m.shared.launcher
             }
         }
     });
@@ -62,17 +62,26 @@ pub fn wake_resolver(dbid: Oid) {
 }
 
 fn new_place(state: WorkerState, dbid: Oid, pid: i32) -> WorkerSlot {
-    WorkerSlot { state, dbid, pid, paused_at: 0, identity: 0, generation: 0 }
+    WorkerSlot {
+        state,
+        dbid,
+        pid,
+        paused_at: 0,
+        paused_by: 0,
+        identity: 0,
+        generation: 0,
+        unswept_elsewhere: 0,
+    }
 }
 
-fn want(workers: &mut [WorkerSlot], dbid: Oid) {
+/// Wants a resolver in a database; tells whether there is a place for it.
+fn want(workers: &mut [WorkerSlot], dbid: Oid) -> bool {
     // The place of a database without the extension is free for others.
     let unused = |w: &WorkerSlot| {
         w.state == WorkerState::Free || (w.state == WorkerState::Absent && w.pid == 0)
     };
-    if let Some(place) = place_or(workers, dbid, unused) {
-        *place = new_place(WorkerState::Wanted, dbid, 0);
-    }
+    let place = place_or(workers, dbid, unused);
+    place.map(|place| *place = new_place(WorkerState::Wanted, dbid, 0)).is_some()
 }
 
 /// The identity of this database, if its resolver is up; has it started if not, and does not wait.
@@ -97,7 +106,7 @@ pub fn has_been_looked_at(dbid: Oid) -> bool {
         WorkerState::Paused => w.identity != 0,
         WorkerState::Free | WorkerState::Wanted | WorkerState::Starting => false,
     };
-    shmem::read(|shared, _| shared.workers.iter().find(|w| is_of(w, dbid)).is_some_and(looked))
+    shmem::read(|m| m.workers.iter().find(|w| is_of(w, dbid)).is_some_and(looked))
 }
 
 /// Has somebody look, and waits for it, for a moment.
@@ -116,7 +125,7 @@ pub fn await_look_at(dbid: Oid) -> Result<()> {
 
 /// The random number of this start of the server.
 pub fn incarnation() -> i32 {
-    shmem::read(|shared, _| shared.incarnation)
+    shmem::read(|m| m.shared.incarnation)
 }
 
 /// The identity of this database, for which its resolver must be up: waits for it.
@@ -158,8 +167,8 @@ pub fn identity() -> Result<Identity> {
 /// It reads everything anew.
 pub fn doubt_resolver() {
     let dbid = own_database();
-    let pid = shmem::write(|shared, _| {
-        let worker = place_of(&mut shared.workers, dbid)?;
+    let pid = shmem::write(|m| {
+        let worker = place_of(m.workers, dbid)?;
         if worker.state == WorkerState::Ready {
             worker.state = WorkerState::Starting;
             worker.identity = 0;
@@ -171,17 +180,38 @@ pub fn doubt_resolver() {
 
 /// Has the resolver of a database leave it for a moment, in which somebody needs it alone.
 pub fn pause(dbid: Oid) {
-    // SAFETY: reads the clock.
-    let now = unsafe { pg_sys::GetCurrentTimestamp() };
-    let pid = shmem::write(|shared, _| {
-        let worker = place_of(&mut shared.workers, dbid)?;
+    // SAFETY: reads the clock, and a plain global of this backend.
+    let (now, paused_by) = unsafe { (pg_sys::GetCurrentTimestamp(), pg_sys::MyProcPid) };
+    let pid = shmem::write(|m| {
+        let worker = place_of(m.workers, dbid)?;
         if worker.state != WorkerState::Absent {
             worker.state = WorkerState::Paused;
             worker.paused_at = now;
+            worker.paused_by = paused_by;
         }
         Some(worker.pid)
     });
     shmem::wake(pid.unwrap_or(0));
+}
+
+/// This backend does not need the database alone any more. Unless another one does now, the resolver goes on, or a new
+/// one is started.
+pub fn end_pause(dbid: Oid) {
+    // SAFETY: a plain global of this backend.
+    let own_pid = unsafe { pg_sys::MyProcPid };
+    let launcher = shmem::write(|m| {
+        let worker = place_of(m.workers, dbid)?;
+        if worker.state == WorkerState::Paused && worker.paused_by == own_pid {
+            // One that is leaving already is wanted again when it has left.
+            worker.state = match (worker.pid, worker.identity) {
+                (0, _) => WorkerState::Wanted,
+                (_, 0) => WorkerState::Starting,
+                _ => WorkerState::Ready,
+            };
+        }
+        Some(m.shared.launcher)
+    });
+    shmem::wake(launcher.unwrap_or(0));
 }
 
 /// The databases whose resolver has been paused for long enough; they are wanted again. Also tells whether
@@ -189,9 +219,9 @@ pub fn pause(dbid: Oid) {
 pub fn end_pauses(pause: Duration) -> bool {
     // SAFETY: reads the clock.
     let now = unsafe { pg_sys::GetCurrentTimestamp() };
-    shmem::write(|shared, _| {
+    shmem::write(|m| {
         let mut waiting = false;
-        for worker in &mut shared.workers {
+        for worker in m.workers.iter_mut() {
             if worker.state == WorkerState::Paused && worker.pid == 0 {
                 if now - worker.paused_at >= pause.as_micros() as i64 {
                     worker.state = WorkerState::Wanted;
@@ -217,10 +247,10 @@ pub fn generation() -> u64 {
 /// Numbers on the list of participants lose their meaning.
 pub fn new_generation() {
     let dbid = own_database();
-    shmem::write(|shared, _| {
-        shared.last_serial += 1;
-        if let Some(worker) = place_of(&mut shared.workers, dbid) {
-            worker.generation = shared.last_serial;
+    shmem::write(|m| {
+        m.shared.last_serial += 1;
+        if let Some(worker) = place_of(m.workers, dbid) {
+            worker.generation = m.shared.last_serial;
         }
     });
 }
@@ -255,13 +285,13 @@ pub(super) fn wait_for<T>(
 /// room the resolver finds out by itself.
 pub fn confirmed(nonce: Nonce) {
     let dbid = own_database();
-    let wake = shmem::write(|shared, _| {
-        if shared.confirmed_len < MAX_CONFIRMED {
-            shared.confirmed[shared.confirmed_len] = Confirmed { dbid, nonce: nonce.number() };
-            shared.confirmed_len += 1;
+    let wake = shmem::write(|m| {
+        if m.shared.confirmed_len < MAX_CONFIRMED {
+            m.shared.confirmed[m.shared.confirmed_len] = Confirmed { dbid, nonce: nonce.number() };
+            m.shared.confirmed_len += 1;
         }
         // The resolver need not hurry, but the room is shared by all databases.
-        shared.confirmed_len % (MAX_CONFIRMED / 4) == 0
+        m.shared.confirmed_len % (MAX_CONFIRMED / 4) == 0
     });
     if wake {
         wake_resolver(dbid);
@@ -271,19 +301,19 @@ pub fn confirmed(nonce: Nonce) {
 /// Takes this database's confirmed transactions.
 pub fn take_confirmed() -> Vec<Nonce> {
     let dbid = own_database();
-    shmem::write(|shared, _| {
+    shmem::write(|m| {
         let mut taken = Vec::new();
         let mut kept = 0;
-        for i in 0..shared.confirmed_len {
-            let one = shared.confirmed[i];
+        for i in 0..m.shared.confirmed_len {
+            let one = m.shared.confirmed[i];
             if one.dbid == dbid {
                 taken.extend(Nonce::new(one.nonce));
             } else {
-                shared.confirmed[kept] = one;
+                m.shared.confirmed[kept] = one;
                 kept += 1;
             }
         }
-        shared.confirmed_len = kept;
+        m.shared.confirmed_len = kept;
         taken
     })
 }
@@ -292,7 +322,7 @@ pub fn take_confirmed() -> Vec<Nonce> {
 pub fn become_launcher() {
     // SAFETY: a plain global of this process.
     let pid = unsafe { pg_sys::MyProcPid };
-    shmem::write(|shared, _| shared.launcher = pid);
+    shmem::write(|m| m.shared.launcher = pid);
     want_lost();
 }
 
@@ -306,14 +336,14 @@ fn process_ended(worker: &mut WorkerSlot) {
 
 /// Wants a resolver again where one should be and its process has gone, whoever started it.
 pub fn want_lost() {
-    let places: Vec<(Oid, i32)> = shmem::read(|shared, _| {
-        let held = shared.workers.iter().filter(|w| w.pid != 0);
+    let places: Vec<(Oid, i32)> = shmem::read(|m| {
+        let held = m.workers.iter().filter(|w| w.pid != 0);
         held.map(|w| (w.dbid, w.pid)).collect()
     });
     let lost: Vec<(Oid, i32)> =
         places.into_iter().filter(|(_, pid)| !shmem::is_alive(*pid)).collect();
-    shmem::write(|shared, _| {
-        for worker in &mut shared.workers {
+    shmem::write(|m| {
+        for worker in m.workers.iter_mut() {
             if lost.contains(&(worker.dbid, worker.pid)) {
                 process_ended(worker);
             }
@@ -321,21 +351,21 @@ pub fn want_lost() {
     });
 }
 
-/// Asks for a resolver in each of these databases that has not been looked at.
-pub fn want_all(databases: &[Oid]) {
-    shmem::write(|shared, _| {
-        for &dbid in databases {
-            if place_of(&mut shared.workers, dbid).is_none() {
-                want(&mut shared.workers, dbid);
-            }
-        }
-    });
+/// Where the resolver of a database is.
+pub fn state(dbid: Oid) -> WorkerState {
+    let place = shmem::read(|m| m.workers.iter().find(|w| is_of(w, dbid)).copied());
+    place.map_or(WorkerState::Free, |worker| worker.state)
+}
+
+/// Asks for a resolver in a database that has not been looked at; tells whether there is a place for it.
+pub fn want_to_look(dbid: Oid) -> bool {
+    shmem::write(|m| place_of(m.workers, dbid).is_some() || want(m.workers, dbid))
 }
 
 /// The databases whose resolver has to be started; they count as starting from now on.
 pub fn take_wanted() -> Vec<Oid> {
-    shmem::write(|shared, _| {
-        let wanted = shared.workers.iter_mut().filter(|w| w.state == WorkerState::Wanted);
+    shmem::write(|m| {
+        let wanted = m.workers.iter_mut().filter(|w| w.state == WorkerState::Wanted);
         wanted
             .map(|worker| {
                 worker.state = WorkerState::Starting;
@@ -347,8 +377,8 @@ pub fn take_wanted() -> Vec<Oid> {
 
 /// A resolver could not be started or has ended without saying so: it is wanted again.
 pub fn want_again(dbid: Oid) {
-    shmem::write(|shared, _| {
-        if let Some(worker) = place_of(&mut shared.workers, dbid)
+    shmem::write(|m| {
+        if let Some(worker) = place_of(m.workers, dbid)
             && worker.pid == 0
             && !matches!(worker.state, WorkerState::Absent | WorkerState::Paused)
         {
@@ -362,9 +392,9 @@ pub fn become_resolver() -> bool {
     let dbid = own_database();
     // SAFETY: a plain global of this process.
     let pid = unsafe { pg_sys::MyProcPid };
-    shmem::write(|shared, _| {
+    shmem::write(|m| {
         let is_free = |w: &WorkerSlot| w.state == WorkerState::Free;
-        let place = place_or(&mut shared.workers, dbid, is_free);
+        let place = place_or(m.workers, dbid, is_free);
         let Some(place) = place.filter(|w| [0, pid].contains(&w.pid)) else { return false };
         *place = new_place(WorkerState::Starting, dbid, pid);
         true
@@ -377,20 +407,27 @@ pub fn report_resolver(identity: Option<Identity>) {
         worker.state = if identity.is_some() { WorkerState::Ready } else { WorkerState::Absent };
         worker.identity = identity.map_or(0, Identity::number);
     });
+    // It may look at the next database.
+    shmem::wake(shmem::read(|m| m.shared.launcher));
+}
+
+/// How many participants of this database have not been swept clean on servers for whose statistics there is no place.
+pub fn set_unswept_elsewhere(participants: u64) {
+    set_own(|worker| worker.unswept_elsewhere = participants);
 }
 
 /// The resolver's process ends: another is wanted, unless there is nothing for it to do.
 pub fn leave_resolver() {
     set_own(process_ended);
-    shmem::wake(shmem::read(|shared, _| shared.launcher));
+    shmem::wake(shmem::read(|m| m.shared.launcher));
 }
 
 fn set_own(f: impl FnOnce(&mut WorkerSlot)) {
     let dbid = own_database();
     // SAFETY: a plain global of this process.
     let pid = unsafe { pg_sys::MyProcPid };
-    shmem::write(|shared, _| {
-        if let Some(worker) = place_of(&mut shared.workers, dbid).filter(|w| w.pid == pid) {
+    shmem::write(|m| {
+        if let Some(worker) = place_of(m.workers, dbid).filter(|w| w.pid == pid) {
             f(worker);
         }
     });
@@ -398,8 +435,8 @@ fn set_own(f: impl FnOnce(&mut WorkerSlot)) {
 
 /// A database is gone.
 pub fn forget_database(dbid: Oid) {
-    shmem::write(|shared, _| {
-        if let Some(worker) = place_of(&mut shared.workers, dbid).filter(|w| w.pid == 0) {
+    shmem::write(|m| {
+        if let Some(worker) = place_of(m.workers, dbid).filter(|w| w.pid == 0) {
             worker.state = WorkerState::Free;
         }
     });

@@ -7,7 +7,7 @@
 //! * an [`Error`] owns every field of PostgreSQL's `ErrorData`;
 //! * [`frames`](crate::pg::frames) has the frames in which ERRORs and panics are caught and raised.
 //!
-//! Text is bytes in the server's encoding, never `str`.
+//! Text is bytes in the server's encoding, never `str`: a `String` may carry others ([`text`](crate::pg::text)).
 
 use std::any::Any;
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -17,6 +17,7 @@ use pgrx::pg_sys::panic::{CaughtError, ErrorReport, ErrorReportWithLevel};
 use pgrx::{PgLogLevel, pg_sys};
 
 pub use crate::pg::frames::{attempt, boundary, catch, check_for_interrupts, shielded};
+use crate::pg::text::put_back;
 
 mod raw {
     use super::*;
@@ -162,7 +163,7 @@ impl Error {
         Self(Box::new(Fields {
             level: PgLogLevel::ERROR as c_int,
             sqlstate: sqlstate.0,
-            message: Some(c_string(message)),
+            message: Some(c_string(put_back(message))),
             filename: Some(c_string(at.file())),
             lineno: at.line() as c_int,
             ..Fields::default()
@@ -171,19 +172,19 @@ impl Error {
 
     /// Adds DETAIL.
     pub fn detail(mut self, text: impl Into<Vec<u8>>) -> Self {
-        self.0.detail = Some(c_string(text));
+        self.0.detail = Some(c_string(put_back(text)));
         self
     }
 
     /// Adds HINT.
     pub fn hint(mut self, text: impl Into<Vec<u8>>) -> Self {
-        self.0.hint = Some(c_string(text));
+        self.0.hint = Some(c_string(put_back(text)));
         self
     }
 
     /// Adds a line of CONTEXT outside of those it has.
     pub fn context(mut self, line: impl Into<Vec<u8>>) -> Self {
-        let line = line.into();
+        let line = put_back(line);
         self.0.context = Some(match self.0.context.take() {
             Some(inner) => c_string([inner.to_bytes(), b"\n", &line].concat()),
             None => c_string(line),
@@ -337,9 +338,16 @@ impl Error {
         })
     }
 
-    /// Raises out of a function that pgrx wraps: as a panic that its wrapper reports.
+    /// Raises out of a function that pgrx wraps: as a panic that its wrapper reports. It holds texts as `String`: of one
+    /// that is no UTF-8 only the ASCII is left.
     pub fn raise_in_pgrx(self) -> ! {
-        let text = |s: &Option<CString>| s.as_ref().map(|s| s.to_string_lossy().into_owned());
+        let ascii = |b: &u8| if b.is_ascii() { char::from(*b) } else { '?' };
+        let text = |s: &Option<CString>| {
+            let s = s.as_ref()?;
+            Some(
+                s.to_str().map_or_else(|_| s.to_bytes().iter().map(ascii).collect(), str::to_owned),
+            )
+        };
         let code = PgSqlErrorCode::from(self.0.sqlstate as isize);
         let mut report = ErrorReport::new(code, text(&self.0.message).unwrap_or_default(), "");
         if let Some(detail) = text(&self.0.detail) {

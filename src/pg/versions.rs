@@ -46,45 +46,6 @@ pub unsafe fn WaitEventExtensionNew(
     }
 }
 
-/// `LogLogicalMessage()` of an empty, transactional message that is not flushed by itself.
-///
-/// # Safety
-/// In a transaction. An ERROR jumps: inside [`crate::pg::error::catch`] only.
-#[allow(non_snake_case)]
-pub unsafe fn LogLogicalMessage(prefix: &std::ffi::CStr) -> pg_sys::XLogRecPtr {
-    use std::ffi::c_char;
-    #[cfg(any(feature = "pg15", feature = "pg16"))]
-    unsafe extern "C-unwind" {
-        fn LogLogicalMessage(
-            prefix: *const c_char,
-            message: *const c_char,
-            size: usize,
-            transactional: bool,
-        ) -> pg_sys::XLogRecPtr;
-    }
-    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
-    unsafe extern "C-unwind" {
-        fn LogLogicalMessage(
-            prefix: *const c_char,
-            message: *const c_char,
-            size: usize,
-            transactional: bool,
-            flush: bool,
-        ) -> pg_sys::XLogRecPtr;
-    }
-    // SAFETY: by contract; both texts are copied into the record.
-    unsafe {
-        LogLogicalMessage(
-            prefix.as_ptr(),
-            c"".as_ptr(),
-            0,
-            true,
-            #[cfg(not(any(feature = "pg15", feature = "pg16")))]
-            false,
-        )
-    }
-}
-
 /// `TupleDescAttr()`, counted from 0.
 ///
 /// # Safety
@@ -178,6 +139,20 @@ pub fn local_transaction() -> pg_sys::LocalTransactionId {
     // SAFETY: this backend's own entry.
     unsafe {
         (*pg_sys::MyProc).vxid.lxid
+    }
+}
+
+/// The number of this process among all that can have a database: below `MaxBackends`.
+pub fn backend_number() -> usize {
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    // SAFETY: a plain global of this process, counted from 1.
+    unsafe {
+        pg_sys::MyBackendId as usize - 1
+    }
+    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+    // SAFETY: a plain global of this process.
+    unsafe {
+        pg_sys::MyProcNumber as usize
     }
 }
 

@@ -6,7 +6,7 @@ use std::fmt;
 pub const MAX_LEN: usize = 200;
 
 /// A label that a client may use: not empty, and not too long.
-pub fn is_valid(label: &str) -> bool {
+pub fn is_valid(label: &[u8]) -> bool {
     !label.is_empty() && label.len() <= MAX_LEN
 }
 
@@ -73,9 +73,9 @@ pub fn outcome(known: Known, standby: bool, unconfirmed: bool) -> Option<Outcome
 }
 
 /// What is kept of a label that has expired (FNV-1a, 64 bits, as a bigint).
-pub fn trace(label: &str) -> i64 {
-    let hash = label.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+pub fn trace(label: &[u8]) -> i64 {
+    let hash = label.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
     hash as i64
 }
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn the_trace_is_fnv_1a() {
-        assert_eq!(trace("") as u64, 0xcbf2_9ce4_8422_2325);
-        assert_eq!(trace("a") as u64, 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(trace(b"") as u64, 0xcbf2_9ce4_8422_2325);
+        assert_eq!(trace(b"a") as u64, 0xaf63_dc4c_8601_ec8c);
     }
 }

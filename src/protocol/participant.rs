@@ -49,6 +49,8 @@ pub enum Event {
     PrepareConfirmed,
     /// The participant answered PREPARE with an error or another tag: it rolled back by itself.
     PrepareRefused,
+    /// The participant did not execute PREPARE, because a command before it failed: its transaction is still open.
+    PrepareSkipped,
     /// The local transaction is durably committed.
     DecidedCommit,
     /// The local transaction is prepared under the application's 'gxid'.
@@ -82,6 +84,7 @@ impl State {
             (S::Active, E::SendPrepare) => S::Preparing,
             (S::Preparing, E::PrepareConfirmed) => S::Prepared,
             (S::Preparing, E::PrepareRefused) => S::Settled,
+            (S::Preparing, E::PrepareSkipped) => S::Active,
             (S::Prepared, E::DecidedCommit) => S::Committing,
             // From now on whoever settles 'gxid' settles this.
             (S::Prepared, E::DecidedLater) => S::HandedOver,
@@ -128,11 +131,12 @@ mod tests {
         State::Unawaited,
         State::HandedOver,
     ];
-    const EVENTS: [Event; 10] = [
+    const EVENTS: [Event; 11] = [
         Event::SendCommit,
         Event::SendPrepare,
         Event::PrepareConfirmed,
         Event::PrepareRefused,
+        Event::PrepareSkipped,
         Event::DecidedCommit,
         Event::DecidedLater,
         Event::DecidedAbort,

@@ -32,7 +32,11 @@ pub enum Control {
     Cleanup,
     /// The question whether the transaction has an xid.
     XidProbe,
-    /// `COMMIT` of a transaction that has only read: what becomes of it matters to nobody.
+    /// What has to succeed in the segment of PREPARE before that: deferred constraints.
+    Constraints,
+    /// The same: the session's advisory lock is still held.
+    LockCheck,
+    /// `COMMIT` of a transaction that has only read: nobody waits for the answer.
     Ending,
     /// `COMMIT PREPARED` that nobody waits for.
     Delivery,

@@ -1,7 +1,11 @@
 //! How a commit must run, given who has written.
 //!
 //! One phase is enough exactly when there is a single place whose durable change decides everything:
-//! one participant with an xid and nothing local. Everything else that wrote needs two phases.
+//! one participant that has written and nothing local. Everything else that wrote needs two phases.
+//!
+//! A participant has written when its transaction has an xid there, which a query may have given it, or when anything
+//! but queries ran there: what that changes may be elsewhere, behind a foreign table of the participant's, and give its
+//! own transaction no xid.
 
 /// `pg_fdw_xacts.two_phase_commit`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,13 +18,42 @@ pub enum Mode {
     Off,
 }
 
+/// What a statement may do on a participant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// It is a query that locks no rows.
+    Reads,
+    /// It is anything else, whatever it turns out to change.
+    Modifies,
+}
+
+/// What is known of the xid of a participant's transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Xid {
+    /// It has none: it has changed nothing on that server itself.
+    None,
+    /// It has one.
+    Assigned,
+    /// The question was not answered since the last statement.
+    Unknown,
+}
+
 /// What is known of one participant at the end of the transaction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Work {
-    /// Its transaction has an xid there.
-    pub wrote: bool,
+    /// All that its statements might do, together.
+    pub access: Access,
+    /// Whether its transaction has an xid there.
+    pub xid: Xid,
     /// The server option `two_phase_commit` is on.
     pub can_prepare: bool,
+}
+
+impl Work {
+    /// Whether the participant has written, or may have.
+    pub fn wrote(self) -> bool {
+        self.access == Access::Modifies || self.xid != Xid::None
+    }
 }
 
 /// What is known of the local transaction.
@@ -61,7 +94,7 @@ pub enum Refusal {
 /// # Errors
 /// The transaction has to be refused.
 pub fn plan(mode: Mode, local: Local, participants: &[Work]) -> Result<Vec<Step>, Refusal> {
-    let writers = participants.iter().filter(|p| p.wrote).count();
+    let writers = participants.iter().filter(|p| p.wrote()).count();
     let sole_writer = writers == 1 && !local.wrote && !local.serializable;
     // PREPARE TRANSACTION promises that COMMIT PREPARED decides, so it prepares whatever `mode` says.
     let two_phases = local.explicit
@@ -73,7 +106,7 @@ pub fn plan(mode: Mode, local: Local, participants: &[Work]) -> Result<Vec<Step>
     let mut last = 0;
     let mut steps = Vec::with_capacity(participants.len());
     for p in participants {
-        steps.push(match (p.wrote, two_phases, p.can_prepare) {
+        steps.push(match (p.wrote(), two_phases, p.can_prepare) {
             // Under SERIALIZABLE a reader's commit may still find that what it read never was.
             (false, true, true) if local.serializable => Step::Prepare,
             (false, ..) => Step::CommitReader,
@@ -98,9 +131,9 @@ pub fn plan(mode: Mode, local: Local, participants: &[Work]) -> Result<Vec<Step>
 mod tests {
     use super::*;
 
-    const READER: Work = Work { wrote: false, can_prepare: true };
-    const WRITER: Work = Work { wrote: true, can_prepare: true };
-    const UNABLE: Work = Work { wrote: true, can_prepare: false };
+    const READER: Work = Work { access: Access::Reads, xid: Xid::None, can_prepare: true };
+    const WRITER: Work = Work { access: Access::Modifies, xid: Xid::Assigned, ..READER };
+    const UNABLE: Work = Work { can_prepare: false, ..WRITER };
     const NOTHING_LOCAL: Local = Local { wrote: false, serializable: false, explicit: false };
 
     #[test]
@@ -117,6 +150,21 @@ mod tests {
             assert_eq!(plan(Mode::Auto, local, &[WRITER]), Ok(vec![Step::Prepare]));
         }
         assert_eq!(plan(Mode::Always, NOTHING_LOCAL, &[WRITER]), Ok(vec![Step::Prepare]));
+    }
+
+    #[test]
+    fn only_who_ran_nothing_but_queries_and_has_no_xid_has_not_written() {
+        for access in [Access::Reads, Access::Modifies] {
+            for xid in [Xid::None, Xid::Assigned, Xid::Unknown] {
+                let work = Work { access, xid, can_prepare: true };
+                assert_eq!(work.wrote(), (access, xid) != (Access::Reads, Xid::None));
+                let step = if work.wrote() { Step::Prepare } else { Step::CommitReader };
+                assert_eq!(plan(Mode::Auto, NOTHING_LOCAL, &[WRITER, work]), {
+                    let first = if work.wrote() { Step::Prepare } else { Step::CommitLast };
+                    Ok(vec![first, step])
+                });
+            }
+        }
     }
 
     #[test]
@@ -142,7 +190,7 @@ mod tests {
     /// break atomicity.
     #[test]
     fn nothing_that_wrote_commits_beside_another_writer_that_cannot_follow() {
-        let kinds = [READER, WRITER, UNABLE, Work { wrote: false, can_prepare: false }];
+        let kinds = [READER, WRITER, UNABLE, Work { can_prepare: false, ..READER }];
         for bits in 0..8 {
             let local = Local {
                 wrote: bits & 1 != 0,
@@ -162,7 +210,7 @@ mod tests {
                                 assert!(!local.explicit && !local.serializable);
                             }
                             for (work, step) in all.iter().zip(&steps) {
-                                assert!(!work.wrote || *step != Step::CommitReader);
+                                assert!(!work.wrote() || *step != Step::CommitReader);
                                 assert!(work.can_prepare || *step != Step::Prepare);
                             }
                         }

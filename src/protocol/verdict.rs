@@ -34,11 +34,118 @@ pub enum Verdict {
     Commit,
     /// `ROLLBACK PREPARED`.
     Rollback,
-    /// Nothing now: somebody else will, or it cannot be known from here.
-    Leave,
+    /// Nothing now.
+    Leave(Reason),
 }
 
-/// Who else may act on a gid that was found.
+/// Why something is left that is prepared, or may be.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Reason {
+    /// The resolver has not tried yet.
+    Untried,
+    /// It was decided before the start of this server, and the participant has not been asked since.
+    Unasked,
+    /// The backend that ran the transaction is alive and settles it.
+    Owner,
+    /// The transaction is prepared here under the application's 'gxid'.
+    Undecided,
+    /// Somebody else has settled it since it was listed.
+    Overtaken,
+    /// A session of another start or another copy of this coordinator is alive there.
+    Strangers,
+    /// It is not prepared there, and the process that may still prepare it is alive.
+    Preparer,
+    /// It is not listed there, and its transaction there has not ended.
+    Unlisted,
+    /// A synchronous standby does not have the decision yet.
+    NotReplicated,
+    /// Another session is settling it there.
+    Busy,
+    /// The user mapping's role may not settle it.
+    NotAllowed,
+    /// The server has refused to settle it for another reason.
+    Refused,
+    /// The server at this address only reads.
+    Standby,
+    /// The server at this address is not the one that was recorded.
+    OtherServer,
+    /// Another process has the right to settle there.
+    Fence,
+    /// The server or its user mapping does not exist here any more.
+    Gone,
+    /// The participant was not reached, or did not answer.
+    Unreached,
+}
+
+impl Reason {
+    /// Whether nothing is wrong: what is left will be settled without anybody's doing, or is the application's.
+    pub fn is_expected(self) -> bool {
+        matches!(self, Self::Owner | Self::Undecided | Self::Overtaken)
+    }
+
+    /// In words. What a server has answered, or why it was not reached, is told with it.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Untried => "the resolver has not tried yet",
+            Self::Unasked => {
+                "decided before the start of this server, and not asked for there since"
+            }
+            Self::Owner => "its session is settling it",
+            Self::Undecided => "waits for COMMIT PREPARED or ROLLBACK PREPARED here",
+            Self::Overtaken => "it has been settled by somebody else meanwhile",
+            Self::Strangers => {
+                "a session of another start or another copy of this coordinator is alive there"
+            }
+            Self::Preparer => "the process that may still prepare it is alive there",
+            Self::Unlisted => "it is not listed there, and its transaction there has not ended",
+            Self::NotReplicated => {
+                "a synchronous standby of this server does not have the decision yet"
+            }
+            Self::Busy => "another session is settling it there",
+            Self::NotAllowed => "permission denied to settle it there",
+            Self::Refused => "the server has refused to settle it",
+            Self::Standby => "the server only reads",
+            Self::OtherServer => "the server is not the one that was used before",
+            Self::Fence => "another process settles transactions of this coordinator there",
+            Self::Gone => "the server or its user mapping does not exist any more",
+            Self::Unreached => "the server was not reached",
+        }
+    }
+
+    /// What has to happen before it can be settled, and what will then; a sentence.
+    pub fn next(self) -> &'static str {
+        match self {
+            Self::Owner | Self::Overtaken | Self::Untried | Self::Unasked => {
+                "Nothing has to be done."
+            }
+            Self::Undecided => "Settle it here with COMMIT PREPARED or ROLLBACK PREPARED.",
+            Self::Strangers => {
+                "The resolver tries again; it settles it when that session has ended. A copy of this coordinator must not run beside it."
+            }
+            Self::Preparer => {
+                "The resolver tries again; it settles it when that process has ended."
+            }
+            Self::Unlisted => "The resolver tries again until that transaction has ended.",
+            Self::NotReplicated => "The resolver delivers it when the standby has caught up.",
+            Self::NotAllowed => {
+                "The resolver tries again; give the user mapping the role that has prepared it, or a superuser."
+            }
+            Self::OtherServer => {
+                "The resolver tries again; point the foreign server's options back at the server that was used before."
+            }
+            Self::Fence => "The resolver tries again until that process has ended.",
+            Self::Gone => {
+                "Create the server and its user mapping again, or give it up with pg_fdw_xacts_forget()."
+            }
+            Self::Busy | Self::Refused | Self::Standby | Self::Unreached => {
+                "The resolver tries again."
+            }
+        }
+    }
+}
+
+/// Who else may act on a gid that was found, or has to know of it first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Others {
     /// The backend that ran the transaction is alive and delivering.
@@ -46,6 +153,8 @@ pub struct Others {
     /// A session of our identity but of another start of the server is alive there: a backend that a crash left
     /// behind, or a physical copy of this coordinator at work.
     pub strangers: bool,
+    /// The synchronous standbys have every decision that was seen.
+    pub replicated: bool,
 }
 
 /// Concludes about a gid of our identity that `place` *listed*, from the decision looked up after the
@@ -56,20 +165,31 @@ pub struct Others {
 pub fn settle(place: Place, others: Others, decision: Decision) -> Verdict {
     match (place, others, decision) {
         // A standby takes neither COMMIT PREPARED nor ROLLBACK PREPARED.
-        (Place::InRecovery, ..)
-        | (_, Others { owner: true, .. }, _)
-        | (.., Decision::InProgress)
-        // The row may be in the other copy's table.
-        | (_, Others { strangers: true, .. }, Decision::Absent) => Verdict::Leave,
+        (Place::InRecovery, ..) => Verdict::Leave(Reason::Standby),
+        (_, Others { owner: true, .. }, _) => Verdict::Leave(Reason::Owner),
+        (.., Decision::InProgress) => Verdict::Leave(Reason::Undecided),
+        // A decision that a standby may still lose must not be delivered.
+        (_, Others { replicated: false, .. }, Decision::Committed) => {
+            Verdict::Leave(Reason::NotReplicated)
+        }
         (.., Decision::Committed) => Verdict::Commit,
+        // The row may be in the other copy's table.
+        (_, Others { strangers: true, .. }, Decision::Absent) => Verdict::Leave(Reason::Strangers),
         (.., Decision::Absent) => Verdict::Rollback,
     }
 }
 
-/// Whether a gid that the list did *not* show has been settled: evidence only on the recorded server,
-/// and only while no session is left that may still prepare it.
-pub fn absence_is_final(place: Place, preparer_may_live: bool) -> bool {
-    place == Place::Recorded && !preparer_may_live
+/// Why a gid that the list did *not* show cannot be taken for settled; `None` where it can: on the recorded server, once
+/// no session is left that may still prepare it. One that was listed before has been prepared already.
+pub fn absence(place: Place, others: Others, preparer_lives: bool, seen: bool) -> Option<Reason> {
+    match place {
+        Place::InRecovery => Some(Reason::Standby),
+        Place::Other => Some(Reason::OtherServer),
+        Place::Recorded if seen => None,
+        Place::Recorded if others.strangers => Some(Reason::Strangers),
+        Place::Recorded if preparer_lives => Some(Reason::Preparer),
+        Place::Recorded => None,
+    }
 }
 
 #[cfg(test)]
@@ -79,29 +199,42 @@ mod tests {
     const PLACES: [Place; 3] = [Place::Recorded, Place::Other, Place::InRecovery];
     const DECISIONS: [Decision; 3] = [Decision::Committed, Decision::InProgress, Decision::Absent];
 
+    const BOTH: [bool; 2] = [false, true];
+
     #[test]
-    fn each_verdict_follows_the_decision_alone() {
+    fn each_verdict_follows_the_decision_alone_and_whatever_is_left_has_its_reason() {
         for place in PLACES {
             for (owner, strangers) in [(false, false), (false, true), (true, false), (true, true)] {
-                for decision in DECISIONS {
+                for (replicated, decision) in
+                    BOTH.into_iter().flat_map(|r| DECISIONS.map(|decision| (r, decision)))
+                {
                     let expected = match decision {
-                        _ if owner || place == Place::InRecovery => Verdict::Leave,
-                        Decision::Committed => Verdict::Commit,
+                        _ if place == Place::InRecovery => Verdict::Leave(Reason::Standby),
+                        _ if owner => Verdict::Leave(Reason::Owner),
+                        Decision::Committed if replicated => Verdict::Commit,
+                        Decision::Committed => Verdict::Leave(Reason::NotReplicated),
                         Decision::Absent if !strangers => Verdict::Rollback,
-                        _ => Verdict::Leave,
+                        Decision::Absent => Verdict::Leave(Reason::Strangers),
+                        Decision::InProgress => Verdict::Leave(Reason::Undecided),
                     };
-                    let verdict = settle(place, Others { owner, strangers }, decision);
-                    assert_eq!(verdict, expected, "{place:?} {owner} {strangers} {decision:?}");
+                    let others = Others { owner, strangers, replicated };
+                    let verdict = settle(place, others, decision);
+                    assert_eq!(verdict, expected, "{place:?} {others:?} {decision:?}");
                 }
             }
         }
     }
 
     #[test]
-    fn absence_counts_only_on_the_recorded_server() {
-        for place in PLACES {
-            assert_eq!(absence_is_final(place, false), place == Place::Recorded);
-            assert!(!absence_is_final(place, true));
+    fn absence_counts_only_on_the_recorded_server_and_when_nobody_can_prepare_any_more() {
+        for (strangers, lives) in [(false, false), (false, true), (true, false), (true, true)] {
+            for seen in BOTH {
+                let others = Others { owner: false, strangers, replicated: true };
+                let reason = |place| absence(place, others, lives, seen);
+                assert_eq!(reason(Place::Recorded).is_none(), seen || !(strangers || lives));
+                assert_eq!(reason(Place::Other), Some(Reason::OtherServer));
+                assert_eq!(reason(Place::InRecovery), Some(Reason::Standby));
+            }
         }
     }
 }

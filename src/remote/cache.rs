@@ -4,6 +4,8 @@
 //! has used it, at the end of that. Between transactions a connection that the other end has closed is
 //! replaced; inside one never.
 //!
+//! A connection is found by its mapping, and used only for who could have made it: see [`credentials::check_shared`].
+//!
 //! A connection in use stays on the list, whatever becomes of it, so that one transaction never has two sessions
 //! under one mapping.
 
@@ -16,8 +18,10 @@ use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::Result;
+use crate::protocol::plan::Work;
 use crate::remote::basis::Basis;
 use crate::remote::connect::{Established, connect};
+use crate::remote::credentials;
 use crate::remote::options::{Mapping, Server};
 
 /// A connection in the cache.
@@ -25,9 +29,6 @@ pub struct Cached {
     established: Established,
     /// Whether its server's options allow two phases.
     pub can_prepare: bool,
-    /// It was made with credentials that only the client's session has: the resolver could not settle what is
-    /// prepared there.
-    pub session_only: bool,
     /// Its server.
     pub serverid: Oid,
     /// Its user mapping.
@@ -52,6 +53,17 @@ impl Cached {
     /// Whether it outlives the current transaction, unless it breaks.
     pub fn is_kept(&self) -> bool {
         self.keep && self.is_valid() && !self.is_tainted()
+    }
+
+    /// What the current transaction has done there.
+    pub fn work(&self) -> Work {
+        self.established.connection.work(self.can_prepare)
+    }
+
+    /// Whether it was made with credentials that only the client's session has: the resolver could not settle what is
+    /// prepared there.
+    pub fn is_session_only(&self) -> bool {
+        self.established.used.session_only
     }
 
     /// Whether the current transaction uses it.
@@ -85,12 +97,16 @@ fn with<T>(f: impl FnOnce(&mut Connections) -> T) -> T {
 /// returned as it is. Whoever brings it into the transaction does so before anything else is called.
 ///
 /// # Errors
-/// Those of [`connect`].
+/// Those of [`connect`], and 2F003 where the mapping's user would not get what the current transaction uses.
 pub fn connection(mapping: &Mapping, deadline: Option<Instant>) -> Result<Rc<Cached>> {
     register_invalidation();
     let found = with(|all| all.get(&mapping.oid).cloned());
     if let Some(found) = found {
-        if found.is_in_use() || (found.is_valid() && found.is_reusable() && !found.hung_up()) {
+        let permitted = credentials::check_shared(mapping, found.established.used);
+        if found.is_in_use() {
+            return permitted.map(|()| found);
+        }
+        if permitted.is_ok() && found.is_valid() && found.is_reusable() && !found.hung_up() {
             return Ok(found);
         }
         discard(&found);
@@ -105,7 +121,6 @@ pub fn connection(mapping: &Mapping, deadline: Option<Instant>) -> Result<Rc<Cac
     let established = connect(&server, mapping, deadline)?;
     let fresh = Rc::new(Cached {
         can_prepare: server.can_prepare(),
-        session_only: established.session_only,
         serverid: mapping.serverid,
         #[cfg(feature = "pg18")]
         mapping: mapping.oid,

@@ -8,8 +8,9 @@ use pgrx::pg_sys;
 use crate::libpq::{Conn, Polling};
 use crate::pg::error::{Error, Result, SqlState};
 use crate::remote::connection::Connection;
-use crate::remote::credentials::Credentials;
-use crate::remote::options::{self, Mapping, Purpose, Server};
+use crate::remote::credentials::{self, Credentials, Used};
+use crate::remote::options::{self, Mapping, OptionPair, Purpose, Server};
+use crate::remote::pooler;
 use crate::remote::wait::{Want, Woke, socket_once};
 
 /// A place among the backend's file descriptors for libpq's socket.
@@ -39,9 +40,29 @@ impl Drop for ExternalFd {
 pub struct Established {
     /// The session; before the descriptor, so that it closes first.
     pub connection: Connection,
-    /// It was made with credentials that only the client's session has.
-    pub session_only: bool,
+    /// What credentials it was made with.
+    pub used: Used,
+    /// The options of server and mapping that it was made with.
+    options: Vec<OptionPair>,
     _fd: ExternalFd,
+}
+
+impl std::borrow::Borrow<Connection> for Established {
+    fn borrow(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl Established {
+    /// Whether it is what connecting anew would lead to: server and mapping say what they said, and their user still
+    /// needs no other credentials.
+    ///
+    /// # Errors
+    /// libpq's list of options cannot be had.
+    pub fn is_current(&self, server: &Server, mapping: &Mapping, purpose: Purpose) -> Result<bool> {
+        Ok(self.options == options::conninfo(server, mapping, purpose)?
+            && credentials::check_shared(mapping, self.used).is_ok())
+    }
 }
 
 /// A connection that is being established.
@@ -50,6 +71,7 @@ pub struct Connecting {
     next: Polling,
     server_name: CString,
     credentials: Credentials,
+    options: Vec<OptionPair>,
     deadline: Option<Instant>,
     fd: ExternalFd,
 }
@@ -74,7 +96,8 @@ impl Connecting {
         purpose: Purpose,
         deadline: Option<Instant>,
     ) -> Result<Self> {
-        let mut info = options::conninfo(server, mapping, purpose)?;
+        let options = options::conninfo(server, mapping, purpose)?;
+        let mut info = options.clone();
         let credentials = Credentials::check(server, mapping, &mut info)?;
         let fd = ExternalFd::acquire()?;
         let conn = Conn::start(&info).ok_or_else(|| failed(&server.name, c"out of memory"))?;
@@ -87,6 +110,7 @@ impl Connecting {
             next: Polling::Writing,
             server_name: server.name.clone(),
             credentials,
+            options,
             deadline: earlier(deadline, own_timeout(&info)),
             fd,
         })
@@ -132,9 +156,10 @@ impl Connecting {
             Polling::Failed => return Err(failed(&self.server_name, self.conn.error_message())),
             Polling::Ok => {}
         }
-        let session_only = self.credentials.check_used(&self.conn)?;
+        let used = self.credentials.check_used(&self.conn)?;
         let connection = Connection::new(self.server_name, self.conn)?;
-        Ok(Step::Established(Box::new(Established { connection, session_only, _fd: self.fd })))
+        let options = self.options;
+        Ok(Step::Established(Box::new(Established { connection, used, options, _fd: self.fd })))
     }
 }
 
@@ -146,11 +171,37 @@ fn failed(server: &CStr, detail: &CStr) -> Error {
     .detail(detail.to_bytes().trim_ascii_end())
 }
 
-/// Connects as the mapping says, and waits for it.
+/// Connects as the mapping says, and waits for it. Where there is a pooler in between, the server process is made sure
+/// of with a first connection.
 ///
 /// # Errors
-/// Those of [`Connecting`], and a cancel.
+/// Those of [`Connecting`] and of [`pooler::check`], and a cancel.
 pub fn connect(
+    server: &Server,
+    mapping: &Mapping,
+    deadline: Option<Instant>,
+) -> Result<Established> {
+    let established = connect_once(server, mapping, deadline)?;
+    if established.connection.may_be_direct() {
+        return Ok(established);
+    }
+    pooler::check(established, || connect_once(server, mapping, deadline), deadline)?;
+    let established = connect_once(server, mapping, deadline)?;
+    established.connection.owns_process();
+    Ok(established)
+}
+
+/// Makes sure that a pooler that was not seen at the start, see [`Connection::is_pooled`], leaves server processes to
+/// their clients.
+///
+/// # Errors
+/// Those of [`connect`].
+pub fn check_pooler(server: &Server, mapping: &Mapping, deadline: Instant) -> Result<()> {
+    let connect = || connect_once(server, mapping, Some(deadline));
+    pooler::check(connect()?, connect, Some(deadline))
+}
+
+fn connect_once(
     server: &Server,
     mapping: &Mapping,
     deadline: Option<Instant>,

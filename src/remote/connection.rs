@@ -10,16 +10,18 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::{CString, c_int};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::libpq::{Conn, Flush, Status, Transaction};
+use crate::libpq::{Conn, Flush, PgResult, Sending, Status, Transaction};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::Result;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::pipeline::{Control, Kind};
-use crate::remote::report;
+use crate::protocol::plan::Work;
 use crate::remote::session_state::{Doom, Fingerprint, SessionState};
 use crate::remote::wait::{Patience, WaitSet, Want, Woke};
+use crate::remote::{pooler, report};
 
 mod answers;
 mod cursors;
@@ -28,15 +30,18 @@ mod savepoints;
 mod sending;
 mod session_lock;
 
-pub use cursors::{declare_command, fetch_command};
-pub use sending::{Isolation, Message};
+pub use cursors::{Opening, declare_command, fetch_command};
+pub use sending::{Isolation, Manner, Message};
 
 /// How long the clean-up of a cancelled command may take (as postgres_fdw's
 /// `CONNECTION_CLEANUP_TIMEOUT`).
 pub const CLEANUP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a cancel request may take.
-const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+pub const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a cancel request and its effect may take where the server may go on without.
+pub const CANCEL_EFFECT: Duration = Duration::from_secs(2);
 
 /// How long a cancel waits for the end of the transaction before: one that takes longer hangs.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(1);
@@ -62,6 +67,8 @@ pub struct Connection {
     watched: Cell<bool>,
     /// A user's own commands have run in the session (see [`Connection::taint`]).
     tainted: Cell<bool>,
+    /// Its pooler is known to leave the server process to it.
+    owns_process: Cell<bool>,
 }
 
 impl Connection {
@@ -87,6 +94,7 @@ impl Connection {
             sealed: Cell::new(false),
             watched: Cell::new(false),
             tainted: Cell::new(false),
+            owns_process: Cell::new(false),
         })
     }
 
@@ -95,9 +103,9 @@ impl Connection {
         self.number
     }
 
-    /// The server process behind the connection.
+    /// The server process behind the connection. A pooler tells of one that there is not, until the set-up is answered.
     pub fn backend_pid(&self) -> c_int {
-        self.conn.backend_pid()
+        self.inner.borrow().server_pid.unwrap_or_else(|| self.conn.backend_pid())
     }
 
     /// The socket; negative when libpq has closed it.
@@ -117,10 +125,45 @@ impl Connection {
         self.inner.borrow().fingerprint.clone()
     }
 
-    /// Whether something between us and the server hands sessions around: who answered the set-up is not who answered
-    /// the connection.
+    /// Whether something between us and the server may hand sessions around: who answered the set-up is not who answered
+    /// the connection, and the server process is not known to be ours.
     pub fn is_pooled(&self) -> bool {
-        self.inner.borrow().server_pid.is_some_and(|pid| pid != self.backend_pid())
+        let told = self.conn.backend_pid();
+        !self.owns_process.get() && self.inner.borrow().server_pid.is_some_and(|pid| pid != told)
+    }
+
+    /// Whether what the connection was told of at its start may be the server process.
+    pub fn may_be_direct(&self) -> bool {
+        pooler::may_be_a_process(self.conn.backend_pid())
+    }
+
+    /// The server process stays with this connection, whatever is in between.
+    pub fn owns_process(&self) {
+        self.owns_process.set(true);
+    }
+
+    /// The session is for a question or two and not for statements: it is not set up.
+    pub fn use_for_questions(&self) {
+        self.conn.listen_for_end();
+        self.inner.borrow_mut().set_up = true;
+    }
+
+    /// Waits until the server tells, unasked, that it ends the session because it was idle; `false` if it has not by then,
+    /// or the connection has ended otherwise.
+    ///
+    /// # Errors
+    /// A cancel.
+    pub fn hears_of_idle_end(&self, deadline: Instant) -> Result<bool> {
+        loop {
+            self.pump();
+            if self.conn.ended_idle() {
+                return Ok(true);
+            }
+            let woke = self.wait(Some(deadline), Patience::Interruptible, WaitEvent::Connect)?;
+            if woke == Woke::Deadline || self.is_doomed() {
+                return Ok(false);
+            }
+        }
     }
 
     /// The remote transaction's xid, if it is known to have one.
@@ -128,10 +171,10 @@ impl Connection {
         self.inner.borrow().xid
     }
 
-    /// Whether the remote transaction has written, or may have.
-    pub fn wrote(&self) -> bool {
+    /// What the remote transaction has done, as far as it is known.
+    pub fn work(&self, can_prepare: bool) -> Work {
         let inner = self.inner.borrow();
-        inner.xid.is_some() || inner.probe_failed || inner.unasked
+        Work { access: inner.access(), xid: inner.xid_known(), can_prepare }
     }
 
     /// Whether a remote transaction was begun.
@@ -175,6 +218,16 @@ impl Connection {
     /// What became of a `COMMIT PREPARED` that nobody waits for: whether it was done, once that is known.
     pub fn take_delivered(&self) -> Option<bool> {
         self.inner.borrow_mut().delivered.take()
+    }
+
+    /// Whether a `COMMIT` that nobody waits for has still to be answered.
+    pub fn has_ending(&self) -> bool {
+        self.inner.borrow().fifo.awaits(Control::Ending)
+    }
+
+    /// The failure of a `COMMIT` that nobody waited for, once it has been read.
+    pub fn take_failed_ending(&self) -> Option<Rc<PgResult>> {
+        self.inner.borrow_mut().failed_ending.take()
     }
 
     /// Reads what has come, without waiting, and takes note of it.
@@ -295,10 +348,16 @@ impl Connection {
             self.doom();
             return;
         }
-        let sent = self.conn.cancel().is_some_and(|cancel| cancel.send(CANCEL_TIMEOUT));
-        if !sent {
+        let deadline = Instant::now() + CANCEL_TIMEOUT;
+        if !self.start_cancel().is_some_and(|sending| sending.wait_until(deadline)) {
             self.doom();
         }
+    }
+
+    /// Starts to ask the server to stop what it is doing, whatever that is; `None` if that is not possible. As long as
+    /// nobody knows whether the server has taken it, it may hit whatever comes next.
+    pub fn start_cancel(&self) -> Option<Sending> {
+        self.conn.cancel()?.start()
     }
 
     /// The remote transaction is over, one way or another.
@@ -308,11 +367,15 @@ impl Connection {
         inner.depth = 0;
         inner.confirmed = 0;
         inner.xid = None;
+        inner.modified = false;
+        inner.prepare_skipped = false;
+        inner.lock_lost = false;
         inner.probe_failed = false;
         inner.unasked = false;
         inner.fetch_run = None;
         inner.postponed.clear();
         inner.cursors.clear();
+        inner.openings.clear();
         inner.levels.clear();
         inner.last_cursor = 0;
         self.sealed.set(false);

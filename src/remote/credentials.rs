@@ -7,6 +7,10 @@
 //! Credentials that live only in the client's session (a delegated GSSAPI ticket from 16 on, SCRAM keys passed
 //! through from 18 on) serve this session and nobody else: the resolver could never settle what is prepared with
 //! them.
+//!
+//! A connection that was made without the user's own credentials serves only those who need none: with a PUBLIC mapping
+//! a superuser and other roles share it, roles lose SUPERUSER, and mappings are changed. So the question is asked anew
+//! for each use ([`check_shared`]).
 
 use std::ffi::CStr;
 
@@ -51,11 +55,8 @@ impl Credentials {
     /// # Errors
     /// 2F003, as postgres_fdw, for a mapping that needs credentials and has none.
     pub fn check(server: &Server, mapping: &Mapping, info: &mut Vec<OptionPair>) -> Result<Self> {
-        // SAFETY: a catalog look-up of a role.
-        let superuser = unsafe { pg_sys::superuser_arg(mapping.userid) };
-        let waived = option(&mapping.options, c"password_required").and_then(parse_bool);
         let this = Self {
-            own_required: !superuser && waived != Some(false),
+            own_required: are_required(mapping),
             has_password: info.iter().any(|(n, v)| n.as_c_str() == c"password" && !v.is_empty()),
             scram_keys: session::pass_scram_keys(server, mapping, info),
             gss_delegated: session::has_gss_delegation(),
@@ -66,18 +67,52 @@ impl Credentials {
         Ok(this)
     }
 
-    /// Checks what was used; tells whether that lives only in the client's session.
+    /// Checks what was used, and tells it.
     ///
     /// # Errors
     /// 2F003, as postgres_fdw, where the other server did not ask for the user's own credentials.
-    pub fn check_used(&self, conn: &Conn) -> Result<bool> {
+    pub fn check_used(&self, conn: &Conn) -> Result<Used> {
         let gss = self.gss_delegated && session::used_gss(conn);
         let password = self.has_password && conn.used_password();
-        if self.own_required && !password && !gss && !self.scram_keys {
-            return Err(refusal(texts::AFTER).hint("Target server's authentication method must be changed or password_required=false set in the user mapping attributes."));
+        let own = password || gss || self.scram_keys;
+        if self.own_required && !own {
+            return Err(not_asked_for());
         }
-        Ok(gss || (self.scram_keys && !self.has_password))
+        Ok(Used { own, session_only: gss || (self.scram_keys && !self.has_password) })
     }
+}
+
+/// What a connection was made with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Used {
+    /// The user's own credentials: not the server process's.
+    pub own: bool,
+    /// They live only in the client's session.
+    pub session_only: bool,
+}
+
+/// Whether the user of a mapping must bring credentials of their own, as things are now.
+fn are_required(mapping: &Mapping) -> bool {
+    let waived = option(&mapping.options, c"password_required").and_then(parse_bool);
+    // SAFETY: a catalog look-up of a role, which may have gone.
+    waived != Some(false) && !unsafe { pg_sys::superuser_arg(mapping.userid) }
+}
+
+/// Refuses to use a connection that was made under the same mapping, perhaps for another user or when this one had other
+/// privileges, where a new one would be refused.
+///
+/// # Errors
+/// 2F003, as for a new connection.
+pub fn check_shared(mapping: &Mapping, used: Used) -> Result<()> {
+    if used.own || !are_required(mapping) {
+        return Ok(());
+    }
+    let has_password = option(&mapping.options, c"password").is_some_and(|p| !p.is_empty());
+    Err(if has_password { not_asked_for() } else { refusal(texts::BEFORE) })
+}
+
+fn not_asked_for() -> Error {
+    refusal(texts::AFTER).hint("Target server's authentication method must be changed or password_required=false set in the user mapping attributes.")
 }
 
 fn refusal(detail: &str) -> Error {

@@ -8,6 +8,7 @@ pub mod connect;
 pub mod connection;
 pub mod credentials;
 pub mod options;
+pub mod pooler;
 pub mod report;
 pub mod session_state;
 pub mod together;

@@ -7,8 +7,20 @@ use pgrx::pg_sys;
 use pgrx::{PgList, pg_sys::Oid};
 
 use crate::libpq;
-use crate::pg::error::{Error, Result, SqlState};
+use crate::pg::error::{Error, Result, SqlState, catch};
 use crate::remote::app_name::{self, APPLICATION_NAME};
+
+mod raw {
+    use super::{Oid, pg_sys};
+    // Unguarded: called inside `catch`, which keeps the names in an ERROR in whatever encoding.
+    unsafe extern "C-unwind" {
+        pub fn GetForeignServerByName(
+            name: *const std::ffi::c_char,
+            missing_ok: bool,
+        ) -> *mut pg_sys::ForeignServer;
+        pub fn GetUserMapping(user: Oid, server: Oid) -> *mut pg_sys::UserMapping;
+    }
+}
 
 /// An option of a foreign object: its name and its value.
 pub type OptionPair = (CString, CString);
@@ -55,6 +67,15 @@ impl Server {
         }
     }
 
+    /// The OID of the server of a name.
+    ///
+    /// # Errors
+    /// PostgreSQL's own when there is none.
+    pub fn named(name: &CStr) -> Result<Oid> {
+        // SAFETY: as in `read`; the frame owns nothing.
+        catch(|| unsafe { (*raw::GetForeignServerByName(name.as_ptr(), false)).serverid })
+    }
+
     /// Reads a server from the catalog, if it exists.
     pub fn find(oid: Oid) -> Option<Self> {
         // SAFETY: a catalog look-up that may find nothing.
@@ -66,9 +87,8 @@ impl Server {
     /// Where it is said to be, in one text: all that libpq looks for a server by.
     pub fn address(&self) -> String {
         let parts = ADDRESS.iter().filter_map(|name| {
-            let value = option(&self.options, name)?.to_string_lossy();
-            let quoted = value.replace('\\', "\\\\").replace('\'', "\\'");
-            Some(format!("{}='{quoted}'", name.to_string_lossy()))
+            let value = option(&self.options, name)?.to_bytes().escape_ascii();
+            Some(format!("{}='{value}'", name.to_string_lossy()))
         });
         parts.collect::<Vec<_>>().join(" ")
     }
@@ -89,16 +109,16 @@ impl Mapping {
     ///
     /// # Errors
     /// PostgreSQL's own when there is none.
-    pub fn read(userid: Oid, serverid: Oid) -> Self {
-        // SAFETY: as in `Server::read`.
+    pub fn read(userid: Oid, serverid: Oid) -> Result<Self> {
+        // SAFETY: as in `Server::read`; the frame owns nothing.
         unsafe {
-            let mapping = &*pg_sys::GetUserMapping(userid, serverid);
-            Self {
+            let mapping = &*catch(|| raw::GetUserMapping(userid, serverid))?;
+            Ok(Self {
                 oid: mapping.umid,
                 userid: mapping.userid,
                 serverid: mapping.serverid,
                 options: read_list(mapping.options),
-            }
+            })
         }
     }
 }
@@ -121,8 +141,10 @@ impl Mapping {
         // SAFETY: a catalog look-up that may find nothing.
         let server =
             unsafe { pg_sys::GetForeignServerExtended(serverid, pg_sys::FSV_MISSING_OK as u16) };
-        (!server.is_null() && (exists(userid) || exists(Oid::INVALID)))
-            .then(|| Self::read(userid, serverid))
+        if server.is_null() || !(exists(userid) || exists(Oid::INVALID)) {
+            return None;
+        }
+        Self::read(userid, serverid).ok()
     }
 }
 

@@ -4,18 +4,21 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
-use std::rc::Weak;
+use std::rc::{Rc, Weak};
 
 use crate::libpq::PgResult;
+use crate::pg::error::c_string;
 use crate::protocol::pipeline::{Control, Effect, Fifo};
+use crate::protocol::plan::{Access, Xid};
+use crate::remote::connection::Opening;
 
 /// Which server and database a connection has reached, asked in its set-up.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fingerprint {
     /// `system_identifier` of `pg_control_system()`.
     pub system_identifier: u64,
-    /// `current_database()`.
-    pub database: String,
+    /// `current_database()`, in ASCII ([`escaped`]).
+    pub database: CString,
     /// `pg_is_in_recovery()`: the server only reads.
     pub in_recovery: bool,
 }
@@ -28,6 +31,31 @@ pub struct SessionLock {
     pub key: i32,
     /// Stands for the server's start.
     pub incarnation: i32,
+}
+
+impl SessionLock {
+    /// Takes the lock, twice, so that [`Self::check`] can give one back without letting go.
+    pub fn take(self) -> CString {
+        let try_lock = self.call("pg_try_advisory_lock_shared");
+        c_string(format!("SELECT {try_lock} AND {try_lock}"))
+    }
+
+    /// Fails, with a division by zero, where the session does not hold the lock. Taking it again would prove nothing:
+    /// somebody may have found it free meanwhile. Nor is it looked for among all locks of the server, which are many.
+    pub fn check(self) -> CString {
+        let (unlock, try_lock) =
+            (self.call("pg_advisory_unlock_shared"), self.call("pg_try_advisory_lock_shared"));
+        c_string(format!(
+            "SELECT 1 OPERATOR(pg_catalog./) (CASE WHEN {unlock} THEN {try_lock} ELSE false END)::pg_catalog.int4"
+        ))
+    }
+
+    fn call(self, function: &str) -> String {
+        format!(
+            "pg_catalog.{function}({}::pg_catalog.int4, {}::pg_catalog.int4)",
+            self.key, self.incarnation
+        )
+    }
 }
 
 /// Why a connection takes no more statements.
@@ -76,8 +104,16 @@ pub struct SessionState {
     pub lock_to_send: bool,
     /// The remote xid, once the transaction has one.
     pub xid: Option<u64>,
+    /// Something else than a query was sent in this transaction.
+    pub modified: bool,
     /// What became of a `COMMIT PREPARED` that nobody waits for, once it has been answered.
     pub delivered: Option<bool>,
+    /// The failure of the last transaction's `COMMIT`, for which nobody waited.
+    pub failed_ending: Option<Rc<PgResult>>,
+    /// PREPARE was skipped, because what comes before it in its segment has failed.
+    pub prepare_skipped: bool,
+    /// That was because the session does not hold its advisory lock any more.
+    pub lock_lost: bool,
     /// The question for the xid was not answered: the transaction may have written.
     pub probe_failed: bool,
     /// A statement was sent since the question for the xid was, and the transaction is not known to have written.
@@ -91,6 +127,8 @@ pub struct SessionState {
     pub chores: Vec<CString>,
     /// Open cursors by number, with the depth they were declared at.
     pub cursors: HashMap<u32, u32>,
+    /// Cursors that are to be opened.
+    pub openings: Vec<Weak<Opening>>,
     /// The nesting levels of those who use the connection.
     pub levels: Vec<Weak<Cell<u32>>>,
     /// The last number given to a cursor, in this transaction.
@@ -103,7 +141,8 @@ pub struct SessionState {
 /// travel in one text form whatever the participant's defaults are, and the fingerprint. The keepalives have the
 /// participant notice within half a minute that our host has died without a word: until then its sessions keep their
 /// locks, and who takes over has to wait for them.
-pub const SETUP: &CStr = c"SELECT s.system_identifier, pg_catalog.current_database(), \
+pub const SETUP: &CStr = c"SELECT s.system_identifier, pg_catalog.encode(CAST(pg_catalog.replace( \
+    pg_catalog.current_database(), pg_catalog.chr(92), pg_catalog.repeat(pg_catalog.chr(92), 2)) AS bytea), 'escape'), \
     pg_catalog.pg_is_in_recovery(), pg_catalog.pg_backend_pid(), \
     pg_catalog.set_config('search_path', 'pg_catalog', false), \
     pg_catalog.set_config('timezone', 'GMT', false), \
@@ -115,21 +154,66 @@ pub const SETUP: &CStr = c"SELECT s.system_identifier, pg_catalog.current_databa
     pg_catalog.set_config('tcp_keepalives_count', '3', false) \
     FROM pg_catalog.pg_control_system() s";
 
-/// Under this name [`PROBE`] is prepared in each session.
-pub const PROBE_NAME: &CStr = c"px_xid";
-/// The question whether the transaction has written.
-pub const PROBE: &CStr = c"SELECT pg_catalog.pg_current_xact_id_if_assigned()";
+/// Has the participant look every two seconds, while it runs a command for us, whether we are still there. Else a session
+/// that waits for a lock, or works for long, does not notice that the coordinator has died: it holds its session lock,
+/// nothing of that coordinator is settled meanwhile, and it may be waiting for just that. A command of its own: where the
+/// platform cannot tell (Windows; before PostgreSQL 15 all but Linux) it is refused, and the session goes on.
+pub const WATCH_US: &CStr = c"SET client_connection_check_interval = '2s'";
+
+/// The questions for the transaction's xid, each with the name under which it is prepared in each session.
+pub const PROBES: [(&CStr, &CStr); 2] = [
+    (c"px_xid", c"SELECT pg_catalog.pg_current_xact_id_if_assigned()"),
+    // A standby, where nothing but queries can run, has none to give.
+    (
+        c"px_xid_assigned",
+        c"SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_xact_id_if_assigned() \
+          ELSE pg_catalog.pg_current_xact_id() END",
+    ),
+];
+
+/// The name of the question to ask: behind a query, whether it has given the transaction an xid; behind anything else,
+/// for the xid, because what that has changed may be elsewhere.
+pub fn probe_name(modified: bool) -> &'static CStr {
+    PROBES[usize::from(modified)].0
+}
 
 impl SessionState {
+    /// All that this transaction's statements might do, together. On a standby nothing can be done but read.
+    pub fn access(&self) -> Access {
+        let standby = self.fingerprint.as_ref().is_some_and(|f| f.in_recovery);
+        if self.modified && !standby { Access::Modifies } else { Access::Reads }
+    }
+
+    /// Whether the transaction has an xid.
+    pub fn xid_known(&self) -> Xid {
+        match self.xid {
+            Some(_) => Xid::Assigned,
+            None if self.probe_failed || self.unasked => Xid::Unknown,
+            None => Xid::None,
+        }
+    }
+
     /// Notes the answer to a command of the connection's own.
     pub fn note(&mut self, effect: Effect<PgResult>, doomed: &Cell<Option<Doom>>) {
         match effect {
             Effect::None
             | Effect::Done(Control::EndSavepoint | Control::UndoSavepoint | Control::Cleanup, _)
-            | Effect::Done(Control::Ending, _) => {}
-            // It may still be open.
-            Effect::Failed(Control::Ending, _) => {
-                doomed.set(doomed.get().or(Some(Doom::CleanupFailed)));
+            | Effect::Done(Control::Ending | Control::Constraints | Control::LockCheck, _) => {}
+            // Should the transaction still be open, the next one cannot begin and does nothing.
+            Effect::Failed(Control::Ending, failure) => self.failed_ending = Some(failure),
+            Effect::Failed(control @ (Control::Constraints | Control::LockCheck), failure) => {
+                // The end of the connection says nothing of what the server still does.
+                if doomed.get().is_none() && failure.error_field(b'C').is_some() {
+                    self.lock_lost = control == Control::LockCheck
+                        && !self.prepare_skipped
+                        && is_false(&failure);
+                    self.prepare_skipped = true;
+                    if self.lock_lost {
+                        // The next transaction takes it again.
+                        self.session_lock = None;
+                        self.asked_lock = None;
+                    }
+                }
             }
             // Any other tag means that it was not prepared there.
             Effect::Done(Control::Delivery, result) => {
@@ -173,6 +257,11 @@ impl SessionState {
     }
 }
 
+/// Whether a failure is that of [`SessionLock::check`] where the lock is not held.
+fn is_false(failure: &PgResult) -> bool {
+    failure.error_field(b'C').map(CStr::to_bytes) == Some(b"22012")
+}
+
 /// Whether a failure says that the session does not have the statement of the connection's own.
 fn is_unknown_probe(failure: &PgResult) -> bool {
     const INVALID_SQL_STATEMENT_NAME: &[u8] = b"26000";
@@ -180,14 +269,29 @@ fn is_unknown_probe(failure: &PgResult) -> bool {
         let said = failure.error_field(field).map_or(&b""[..], CStr::to_bytes);
         said.windows(text.len()).any(|window| window == text)
     };
-    is(b'C', INVALID_SQL_STATEMENT_NAME) && is(b'M', PROBE_NAME.to_bytes())
+    // The one name is the beginning of the other.
+    is(b'C', INVALID_SQL_STATEMENT_NAME) && is(b'M', PROBES[0].0.to_bytes())
+}
+
+/// The name of a database as [`SETUP`] asks for it: as `encode(…, 'escape')` writes its bytes. The name itself may not
+/// convert to the encoding of the database here, and an error would make the server unusable.
+pub fn escaped(name: &CStr) -> CString {
+    let mut text = Vec::new();
+    for &byte in name.to_bytes() {
+        if byte.is_ascii() {
+            text.push(byte);
+        } else {
+            text.extend(format!("\\{byte:03o}").bytes());
+        }
+    }
+    c_string(text)
 }
 
 impl Fingerprint {
     fn read(result: &PgResult) -> Option<Self> {
         Some(Self {
             system_identifier: result.value(0, 0)?.to_str().ok()?.parse().ok()?,
-            database: result.value(0, 1)?.to_string_lossy().into_owned(),
+            database: result.value(0, 1)?.to_owned(),
             in_recovery: result.value(0, 2)?.to_bytes() == b"t",
         })
     }

@@ -1,16 +1,21 @@
 //! The launcher: one process per server that starts a resolver in each database with the extension.
 //!
-//! A worker that finds no extension in its database says so and ends. A backend that needs one there later
-//! asks for it again in shared memory and wakes the launcher.
+//! Only in a database itself can be seen whether the extension is there. So a worker is started in each, a few at a
+//! time; one that finds no extension says so and ends, and takes no place from anybody. A backend that needs a
+//! resolver there later asks for it in shared memory and wakes the launcher.
+//!
+//! Each resolver takes one of `max_worker_processes`. Where there is none left, the launcher says so, once for each
+//! database, and goes on trying.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::CStr;
 use std::ptr::null_mut;
 use std::time::{Duration, Instant};
 
 use pgrx::{PgLogLevel, pg_sys};
 
-use crate::log::workers;
+use crate::log::shmem::WorkerState;
+use crate::log::{seen, stats, workers};
 use crate::pg::error::{Error, Result, SqlState, boundary, c_string};
 use crate::pg::wait_event::WaitEvent;
 use crate::pg::{latch, transaction};
@@ -49,25 +54,105 @@ pub extern "C-unwind" fn pg_fdw_xacts_launcher_main(_argument: pg_sys::Datum) {
 
 fn run() -> Result<()> {
     workers::become_launcher();
-    workers::want_all(&transaction::run(|| Ok(databases()))?);
-    let mut running: HashMap<pg_sys::Oid, Running> = HashMap::new();
+    seen::note_start();
+    let mut launcher = Launcher::default();
     loop {
         process::attend()?;
+        launcher.round()?;
+    }
+}
+
+/// How many databases are looked at at a time.
+const LOOKS: usize = 4;
+
+/// How often it looks for databases that nobody has told it of.
+const LIST_INTERVAL: Duration = Duration::from_secs(60);
+
+#[derive(Default)]
+struct Launcher {
+    /// The workers that were started and, as far as is known, have not ended.
+    running: HashMap<pg_sys::Oid, Running>,
+    /// Databases that have still to be looked at.
+    unseen: VecDeque<pg_sys::Oid>,
+    /// Those that have been, or are being looked at.
+    seen: HashSet<pg_sys::Oid>,
+    /// Those for which there was no worker, and of which that was said.
+    refused: HashSet<pg_sys::Oid>,
+    next_list: Option<Instant>,
+}
+
+impl Launcher {
+    fn round(&mut self) -> Result<()> {
+        if self.next_list.is_none_or(|next| next <= Instant::now()) {
+            self.next_list = Some(Instant::now() + LIST_INTERVAL);
+            self.list()?;
+        }
         let paused = workers::end_pauses(PAUSE);
         workers::want_lost();
         // First: what has ended is wanted again, and started in the same round.
-        running.retain(|dbid, worker| {
-            let ended = worker.has_ended();
-            if ended && !exists(*dbid) {
+        self.note_ended();
+        self.look_further();
+        let refused = self.start_wanted()?;
+        process::show(false, &c_string(format!("{} resolvers started", self.running.len())));
+        // A worker that ended too soon, or could not start, has to be tried again; everything else wakes the latch.
+        let soon = paused || refused || self.running.values().any(Running::has_ended);
+        let timeout = if soon { RESTART_AFTER } else { LIST_INTERVAL };
+        latch::wait(timeout, WaitEvent::LauncherMain);
+        Ok(())
+    }
+
+    /// Reads which databases there are.
+    fn list(&mut self) -> Result<()> {
+        let (all, usable) = transaction::run(|| Ok(databases()))?;
+        stats::forget_databases(&all);
+        self.seen.retain(|dbid| usable.contains(dbid));
+        self.refused.retain(|dbid| usable.contains(dbid));
+        self.unseen = usable.into_iter().filter(|dbid| !self.seen.contains(dbid)).collect();
+        Ok(())
+    }
+
+    fn note_ended(&mut self) {
+        self.running.retain(|dbid, worker| {
+            if !worker.has_ended() {
+                return true;
+            }
+            if !exists(*dbid) {
                 workers::forget_database(*dbid);
+                seen::forget_database(*dbid);
                 return false;
             }
-            if ended && worker.since.elapsed() >= RESTART_AFTER {
+            if workers::state(*dbid) == WorkerState::Absent {
+                return false;
+            }
+            if worker.since.elapsed() >= RESTART_AFTER {
                 workers::want_again(*dbid);
                 return false;
             }
             true
         });
+    }
+
+    /// Has the next databases looked at, while not too many are.
+    fn look_further(&mut self) {
+        let looks = |running: &HashMap<pg_sys::Oid, Running>| {
+            running.keys().filter(|dbid| workers::state(**dbid) == WorkerState::Starting).count()
+        };
+        let mut room = LOOKS.saturating_sub(looks(&self.running));
+        while room > 0
+            && let Some(dbid) = self.unseen.pop_front()
+        {
+            if !workers::want_to_look(dbid) {
+                self.unseen.push_front(dbid);
+                return;
+            }
+            self.seen.insert(dbid);
+            room -= 1;
+        }
+    }
+
+    /// Starts the workers that are wanted; tells whether one could not be.
+    fn start_wanted(&mut self) -> Result<bool> {
+        let mut refused = Vec::new();
         for dbid in workers::take_wanted() {
             if !exists(dbid) {
                 workers::forget_database(dbid);
@@ -75,25 +160,42 @@ fn run() -> Result<()> {
             }
             match start(dbid) {
                 Some(worker) => {
-                    running.insert(dbid, worker);
+                    self.refused.remove(&dbid);
+                    self.running.insert(dbid, worker);
                 }
-                None => {
-                    Error::new(
-                        SqlState::new(b"53400"),
-                        format!("could not start the resolver of database {dbid}"),
-                    )
-                    .hint("Raise \"max_worker_processes\".")
-                    .log(PgLogLevel::WARNING)?;
-                    workers::want_again(dbid);
-                    latch::wait(RESTART_AFTER, WaitEvent::LauncherMain);
-                }
+                None => refused.push(dbid),
             }
         }
-        // A worker that ended too soon has to be looked at again; everything else wakes the latch.
-        let soon = paused || running.values().any(Running::has_ended);
-        process::show(false, &c_string(format!("{} resolvers started", running.len())));
-        let timeout = if soon { RESTART_AFTER } else { Duration::from_secs(60) };
-        latch::wait(timeout, WaitEvent::LauncherMain);
+        for dbid in &refused {
+            workers::want_again(*dbid);
+        }
+        // A look that is under way may end soon, and leave its worker to the next.
+        let is_look = |(dbid, worker): (&pg_sys::Oid, &Running)| {
+            !worker.has_ended() && workers::state(*dbid) == WorkerState::Starting
+        };
+        if self.running.iter().any(is_look) {
+            return Ok(!refused.is_empty());
+        }
+        for dbid in &refused {
+            if self.refused.insert(*dbid) {
+                self.warn(*dbid)?;
+            }
+        }
+        Ok(!refused.is_empty())
+    }
+
+    fn warn(&self, dbid: pg_sys::Oid) -> Result<()> {
+        Error::new(
+            SqlState::CONFIGURATION_LIMIT_EXCEEDED,
+            format!("could not start a resolver in database {dbid}"),
+        )
+        .detail(format!(
+            "All worker processes are in use. If the extension is there, transactions in doubt are not settled, and \
+             commits on more than one server fail. {} more databases have not been looked at.",
+            self.unseen.len()
+        ))
+        .hint("Raise \"max_worker_processes\" and restart the server.")
+        .log(PgLogLevel::WARNING)
     }
 }
 
@@ -132,12 +234,13 @@ fn start(dbid: pg_sys::Oid) -> Option<Running> {
 }
 
 fn exists(dbid: pg_sys::Oid) -> bool {
-    transaction::run(|| Ok(databases())).is_ok_and(|all| all.contains(&dbid))
+    transaction::run(|| Ok(databases())).is_ok_and(|(_, usable)| usable.contains(&dbid))
 }
 
-/// The databases that are whole: templates, and those that let nobody in, may have something in doubt too.
-fn databases() -> Vec<pg_sys::Oid> {
-    let mut found = Vec::new();
+/// All databases, and those among them that are whole: templates, and those that let nobody in, may have something in doubt
+/// too.
+fn databases() -> (Vec<pg_sys::Oid>, Vec<pg_sys::Oid>) {
+    let (mut all, mut usable) = (Vec::new(), Vec::new());
     // SAFETY: a scan of a shared catalog in a transaction, as the autovacuum launcher does it.
     unsafe {
         let relation =
@@ -149,13 +252,14 @@ fn databases() -> Vec<pg_sys::Oid> {
                 break;
             }
             let database = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>();
+            all.push(database.oid);
             // A DROP DATABASE that was cut short leaves a number that only it sets, negative and not -1.
             if database.datconnlimit >= -1 {
-                found.push(database.oid);
+                usable.push(database.oid);
             }
         }
         pg_sys::heap_endscan(scan);
         pg_sys::table_close(relation, pg_sys::AccessShareLock as i32);
     }
-    found
+    (all, usable)
 }

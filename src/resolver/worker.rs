@@ -12,21 +12,24 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys;
 
 use crate::guc;
+use crate::log::left::Left;
 use crate::log::registered::{self, Registered};
 use crate::log::shmem::{Entry, Status};
-use crate::log::{decisions, entries, labels, requests as asked, stats, workers};
+use crate::log::{decisions, entries, labels, left, replication, stats, workers};
 use crate::pg::error::{Result, boundary, c_string};
 use crate::pg::transaction;
 use crate::pg::wait_event::WaitEvent;
-use crate::protocol::gid::{Identity, Nonce};
-use crate::protocol::verdict::Decision;
+use crate::protocol::gid::{Gid, Identity, Nonce};
+use crate::protocol::verdict::{Decision, Reason};
 use crate::remote::wait::{Patience, WaitSet};
 use crate::resolver::process;
 use crate::resolver::sweep::{Progress, Sweep};
 use crate::resolver::worker::participant::Participant;
 
 mod participant;
+mod pending;
 mod requests;
+mod telling;
 
 /// How often decisions whose time has come are deleted: that reads through the whole table, which grows with the delay.
 fn forget_interval(delay: Duration) -> Duration {
@@ -84,6 +87,10 @@ struct Worker {
     published: HashMap<pg_sys::Oid, u64>,
     /// Backends that wait until each of these participants has been tried.
     trying: Vec<requests::Trying>,
+    /// Up to where WAL had been written when it started: an earlier one may have left what no standby has.
+    started: pg_sys::XLogRecPtr,
+    /// Backends whose answer waits for the synchronous standbys.
+    replicating: Vec<requests::Replicating>,
     next_look: Instant,
     next_forget: Instant,
     /// What was shown last of what it does.
@@ -114,6 +121,8 @@ impl Worker {
             forgotten,
             published: HashMap::new(),
             trying: Vec::new(),
+            started: replication::written_so_far(),
+            replicating: Vec::new(),
             next_look: now,
             next_forget: now,
             shown: CString::default(),
@@ -147,6 +156,7 @@ impl Worker {
         // In this order: who has asked acts on what is published.
         self.publish_unswept();
         self.answer_trying();
+        self.answer_replicated();
         self.show();
         self.sleep()
     }
@@ -178,11 +188,19 @@ impl Worker {
             *servers.entry(participant.registered.serverid).or_default() +=
                 u64::from(participant.unswept);
         }
+        let mut elsewhere = 0;
         for (serverid, unswept) in servers {
-            if self.published.insert(serverid, unswept) != Some(unswept) {
-                stats::set_unswept(serverid, unswept);
+            if self.published.get(&serverid) == Some(&unswept) {
+                continue;
+            }
+            if stats::set_unswept(serverid, unswept) {
+                self.published.insert(serverid, unswept);
+            } else {
+                elsewhere += unswept;
             }
         }
+        workers::set_unswept_elsewhere(elsewhere);
+        stats::report_lack();
     }
 
     /// Waits for the latch, for a participant's answer, or for the next thing to do.
@@ -202,6 +220,9 @@ impl Worker {
         }
         if let Some((since, _)) = self.confirmed.front() {
             next = next.min((*since + guc::forget_delay()).max(self.next_forget));
+        }
+        if !self.replicating.is_empty() {
+            next = next.min(Instant::now() + requests::REPLICATION_POLL);
         }
         wants.retain(|want| want.socket >= 0);
         let sockets: Vec<_> = wants.iter().map(|want| want.socket).collect();
@@ -227,12 +248,7 @@ impl Worker {
 
     /// Makes participants due that a backend has left something on.
     fn note_handed_over(&mut self) {
-        // SAFETY: a plain global of this process.
-        let dbid = unsafe { pg_sys::MyDatabaseId };
-        for entry in entries::all() {
-            if entry.dbid != dbid || entry.owner != 0 {
-                continue;
-            }
+        for entry in entries::left() {
             match entry.status {
                 Status::Committing | Status::Aborting => {}
                 // It waits for the application; the fence is kept meanwhile.
@@ -248,8 +264,7 @@ impl Worker {
                 continue;
             }
             for participant in self.participants.values_mut() {
-                let r = &participant.registered;
-                if (r.serverid, r.userid) == (entry.serverid, entry.userid) {
+                if left::is_at(&entry, &participant.registered) {
                     participant.unswept = true;
                     participant.make_due();
                 }
@@ -263,9 +278,7 @@ impl Worker {
         let waits: Vec<i32> = self
             .participants
             .values()
-            .filter(|p| {
-                (p.registered.serverid, p.registered.userid) == (entry.serverid, entry.userid)
-            })
+            .filter(|p| left::is_at(entry, &p.registered))
             .filter(|p| !self.is_fenced(&p.registered))
             .map(|p| p.registered.id)
             .collect();
@@ -294,8 +307,10 @@ impl Worker {
             return Ok(());
         }
         entries::reap(guc::commit_timeout() + OWNER_GRACE);
-        asked::reap();
-        transaction::run(|| labels::expire(guc::track_retention()))?;
+        replication::run_here(|| {
+            stats::forget_dropped();
+            labels::expire(guc::track_retention())
+        })?;
         // Most are settled, and wait to be forgotten.
         let rows = transaction::run(|| Ok(decisions::but(|nonce| self.settled.contains(nonce))))?;
         let owned = self.owned();
@@ -303,7 +318,7 @@ impl Worker {
             if owned.contains(&row.nonce) {
                 continue;
             }
-            for (id, _) in &row.participants {
+            for (id, remote_xid) in &row.participants {
                 if self.forgotten.contains(&(row.nonce, *id)) {
                     continue;
                 }
@@ -311,9 +326,7 @@ impl Worker {
                 let gid = participant.registered.gid(self.identity, row.nonce);
                 match row.decision {
                     // Nobody owns it, so it is prepared here: it waits for the application.
-                    Decision::InProgress => {
-                        entries::adopt(&gid, row.xid, row.participants.len());
-                    }
+                    Decision::InProgress => pending::adopt(&gid, (*id, *remote_xid), row),
                     // Nobody knows yet whether it has heard. Most have: they are not shown, and take no entry that
                     // a running transaction may need.
                     _ => {
@@ -323,32 +336,14 @@ impl Worker {
                 }
             }
         }
-        // What was prepared here and is not any more has been settled by somebody who told nobody.
-        let decisions: HashMap<Nonce, Decision> =
-            rows.iter().map(|row| (row.nonce, row.decision)).collect();
-        // SAFETY: a plain global of this process.
-        let dbid = unsafe { pg_sys::MyDatabaseId };
-        for entry in entries::all() {
-            let Some(gid) = entry.gid().filter(|g| {
-                entry.dbid == dbid
-                    && entry.owner == 0
-                    && entry.status == Status::Prepared
-                    && decisions.get(&g.nonce) != Some(&Decision::InProgress)
-            }) else {
-                continue;
-            };
-            let is_committed = decisions.get(&gid.nonce) == Some(&Decision::Committed)
-                || self.settled.contains(&gid.nonce);
-            let status = if is_committed { Status::Committing } else { Status::Aborting };
-            entries::set_status(&gid, status);
-        }
+        pending::note_ended();
         self.note_handed_over();
         Ok(())
     }
 
     /// The transactions that a living backend looks after.
     fn owned(&self) -> HashSet<Nonce> {
-        entries::all().iter().filter(|e| e.owner != 0).filter_map(|e| Nonce::new(e.nonce)).collect()
+        entries::owned().iter().filter_map(|e| Nonce::new(e.nonce)).collect()
     }
 
     /// Deletes the decisions whose time has come.
@@ -364,7 +359,7 @@ impl Worker {
         }
         self.next_forget = now + forget_interval(delay);
         let nonces: HashSet<Nonce> = self.confirmed.iter().take(due).map(|(_, n)| *n).collect();
-        transaction::run(|| decisions::delete(&nonces))?;
+        replication::run_here(|| decisions::delete(&nonces))?;
         self.confirmed.drain(..due);
         for nonce in nonces {
             self.settled.remove(&nonce);
@@ -418,6 +413,7 @@ impl Worker {
             let Some(participant) = self.participants.get_mut(&id) else { continue };
             participant.due = None;
             let fenced = participant.fenced.take();
+            let seen = std::mem::take(&mut participant.seen);
             // Nor what this one has none left of while others have: it is looked at, and counted, once.
             let confirmed = |nonce: &Nonce| {
                 self.settled.contains(nonce)
@@ -425,7 +421,8 @@ impl Worker {
                     || self.delivered.get(nonce).is_some_and(|ids| ids.contains(&id))
             };
             let by = participant.connect_as(&stand_ins);
-            match Sweep::start(self.identity, &participant.registered, by, fenced, confirmed) {
+            let registered = &participant.registered;
+            match Sweep::start(self.identity, registered, by, fenced, seen, confirmed) {
                 Ok(sweep) => participant.sweep = Some(Box::new(sweep)),
                 Err(error) => {
                     failed.push(participant.registered.id);
@@ -442,29 +439,31 @@ impl Worker {
     /// Takes the sweeps that are on their way as far as they go without waiting.
     fn advance_sweeps(&mut self) -> Result<()> {
         let mut delivered = Vec::new();
-        let mut tried = Vec::new();
-        let mut not_allowed = Vec::new();
+        let mut done = Vec::new();
         let mut heuristic: Vec<(Nonce, i32)> = Vec::new();
         for participant in self.participants.values_mut() {
             let Some(sweep) = participant.sweep.take() else { continue };
             match sweep.advance() {
                 Ok(Progress::Waits(sweep)) => participant.sweep = Some(sweep),
-                Ok(Progress::Done(swept)) => {
-                    let id = participant.registered.id;
-                    tried.push(id);
-                    delivered.extend(swept.delivered.iter().map(|(n, of)| (*n, id, of.clone())));
-                    not_allowed.extend(swept.not_allowed.iter().copied());
-                    heuristic.extend(swept.heuristic.iter().map(|nonce| (*nonce, id)));
-                    participant.swept(*swept)?;
-                }
-                Err(error) => {
-                    tried.push(participant.registered.id);
-                    participant.failed(error)?;
-                }
+                Ok(Progress::Done(swept)) => done.push((participant.registered.id, Ok(swept))),
+                Err(failure) => done.push((participant.registered.id, Err(failure))),
             }
         }
-        for id in tried {
+        for (id, outcome) in done {
             self.tried(id);
+            let elsewhere = match &outcome {
+                Ok(swept) => self.of_others(id, &swept.left),
+                Err(_) => HashSet::new(),
+            };
+            let Some(participant) = self.participants.get_mut(&id) else { continue };
+            match outcome {
+                Ok(swept) => {
+                    heuristic.extend(swept.heuristic.iter().map(|nonce| (*nonce, id)));
+                    delivered.extend(swept.delivered.iter().map(|(n, of)| (*n, id, of.clone())));
+                    participant.swept(*swept, &elsewhere)?;
+                }
+                Err(failure) => participant.failed(failure)?,
+            }
         }
         // What has gone from there without us may come back, with a restore or on the server that we were not shown: its
         // decision is kept for ever.
@@ -474,20 +473,27 @@ impl Worker {
             })?;
             self.forgotten.extend(heuristic);
         }
-        // What one mapping's role may not settle, the one that prepared it may.
-        for (serverid, userid) in not_allowed {
-            for participant in self.participants.values_mut() {
-                let r = &participant.registered;
-                if (r.serverid, r.userid) == (serverid, userid) {
-                    participant.unswept = true;
-                    participant.make_due();
-                }
-            }
-        }
         for (nonce, id, of) in delivered {
             self.note_delivered(nonce, id, &of);
         }
         Ok(())
+    }
+
+    /// What one mapping's role may not settle, and the one that has prepared it may: that one is swept next.
+    fn of_others(&mut self, id: i32, left: &[Left]) -> HashSet<Gid> {
+        let mut elsewhere = HashSet::new();
+        for gid in left.iter().filter(|l| l.reason == Reason::NotAllowed).map(|l| l.gid) {
+            for other in self.participants.values_mut() {
+                let r = &other.registered;
+                if r.id != id && (r.serverid, r.userid) == (gid.serverid.into(), gid.userid.into())
+                {
+                    elsewhere.insert(gid);
+                    other.unswept = true;
+                    other.make_due();
+                }
+            }
+        }
+        elsewhere
     }
 
     /// One participant of a committed transaction has none of it left. When all have none, it is confirmed.

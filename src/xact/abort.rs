@@ -1,8 +1,8 @@
 //! The abort of the local transaction: everybody rolls back.
 //!
 //! Where PREPARE was sent, `ROLLBACK PREPARED` goes behind it on the same connection, so that its answer
-//! is definite even when the answer to PREPARE has not come. What cannot be confirmed is the
-//! resolver's.
+//! is definite even when the answer to PREPARE has not come. A PREPARE that takes long is cancelled before that, and
+//! waited for only as long as a cancel takes. What cannot be confirmed is the resolver's.
 
 use std::ffi::CStr;
 use std::time::Instant;
@@ -10,13 +10,14 @@ use std::time::Instant;
 use pgrx::{PgLogLevel, pg_sys};
 
 use crate::guc;
+use crate::libpq::Sending;
 use crate::log::entries;
 use crate::log::shmem::Status;
 use crate::pg::error::{Error, Result, SqlState, attempt};
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::participant::{Event, State};
 use crate::remote::cache;
-use crate::remote::connection::CLEANUP_TIMEOUT;
+use crate::remote::connection::{CANCEL_EFFECT, CLEANUP_TIMEOUT};
 use crate::remote::together::{Outcome, Together};
 use crate::remote::wait::Patience;
 use crate::xact::inject;
@@ -83,7 +84,17 @@ fn deliver(endings: &[Ending]) -> Result<()> {
     // SAFETY: plain flags.
     let dying = unsafe { pg_sys::ProcDiePending != 0 || pg_sys::proc_exit_inprogress };
     let mut together = Together::new(endings.iter().map(|e| &**e.participant.connection));
-    for (index, Ending { participant: p, prepared }) in endings.iter().enumerate() {
+    let is_preparing = |e: &Ending| {
+        e.participant.connection.pump();
+        e.prepared.is_some() && e.participant.connection.is_at_work()
+    };
+    let (preparing, others): (Vec<_>, Vec<_>) = if dying {
+        (Vec::new(), endings.iter().enumerate().collect())
+    } else {
+        endings.iter().enumerate().partition(|(_, e)| is_preparing(e))
+    };
+    let stopping = Stopping::start(&preparing);
+    for (index, Ending { participant: p, prepared }) in others {
         let ticket = match prepared {
             Some(prepared) => p.connection.send_alone(&prepared.rollback),
             None => {
@@ -100,6 +111,12 @@ fn deliver(endings: &[Ending]) -> Result<()> {
         };
         together.sent(index, ticket);
     }
+    for (index, has_prepared) in stopping.wait()? {
+        let Ending { participant: p, prepared } = &endings[index];
+        let ticket = prepared.and_then(|prepared| p.connection.send_alone(&prepared.rollback));
+        // It arrives behind a PREPARE that goes on; nobody waits for that.
+        together.sent(index, ticket.filter(|_| has_prepared));
+    }
     inject::point("abort");
     let timeout = match (dying, endings.iter().any(|e| e.prepared.is_some())) {
         (true, _) => return Ok(()),
@@ -115,6 +132,8 @@ fn deliver(endings: &[Ending]) -> Result<()> {
             // The answer to PREPARE came before it on this connection: there is nothing to roll back.
             (Outcome::Failed(failure), Some(_)) => {
                 SqlState::parse(failure.error_field(b'C')) == SqlState::UNDEFINED_OBJECT
+                    // The transaction that is still open there ends with the connection, which is not used again.
+                    || p.connection.has_skipped_prepare()
             }
             // The connection is not used again; what it had open ends with it.
             (Outcome::Failed(failure), None) => {
@@ -132,4 +151,43 @@ fn deliver(endings: &[Ending]) -> Result<()> {
         Ok(())
     })?;
     Ok(())
+}
+
+/// Participants that are told to stop preparing.
+struct Stopping<'a> {
+    participants: Vec<(usize, &'a Participant, Option<Sending>)>,
+    deadline: Instant,
+}
+
+impl<'a> Stopping<'a> {
+    /// Asks them, all at once.
+    fn start(preparing: &[(usize, &Ending<'a>)]) -> Self {
+        let ask = |(index, ending): &(usize, &Ending<'a>)| {
+            let participant = ending.participant;
+            (*index, participant, participant.connection.start_cancel())
+        };
+        Self {
+            participants: preparing.iter().map(ask).collect(),
+            deadline: Instant::now() + CANCEL_EFFECT,
+        }
+    }
+
+    /// Waits for the effect: which of them have answered PREPARE, one way or the other.
+    fn wait(self) -> Result<Vec<(usize, bool)>> {
+        let mut answered = Vec::with_capacity(self.participants.len());
+        let mut asked = Vec::with_capacity(self.participants.len());
+        for (index, p, sending) in self.participants {
+            let taken = sending.is_some_and(|sending| sending.wait_until(self.deadline));
+            asked.push((index, p, taken));
+        }
+        for (index, p, taken) in asked {
+            let has_answered = p.connection.drain(self.deadline, Patience::Settling)?;
+            // It may still arrive, and hit what is none of its business.
+            if !taken {
+                p.connection.doom();
+            }
+            answered.push((index, has_answered));
+        }
+        Ok(answered)
+    }
 }

@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{attempt, boundary, shielded};
-use crate::xact::{abort, commit, deliveries, participants};
+use crate::xact::{abort, commit, deliveries, endings, participants, utility};
 
 static SUBTRANSACTIONS: BackendLocal<Cell<bool>> = BackendLocal::new(Cell::new(false));
 
@@ -37,6 +37,9 @@ pub fn collect_deliveries() {
     if !deliveries::is_empty() {
         shielded("in reading what became of earlier transactions", deliveries::collect);
     }
+    if !endings::is_empty() {
+        shielded("in reading what became of earlier transactions", endings::collect);
+    }
 }
 
 unsafe extern "C-unwind" fn on_transaction(
@@ -50,6 +53,12 @@ unsafe extern "C-unwind" fn on_transaction(
         matches!(event, E::XACT_EVENT_PRE_COMMIT | E::XACT_EVENT_PRE_PREPARE | E::XACT_EVENT_ABORT);
     if ends {
         collect_deliveries();
+    }
+    if event == E::XACT_EVENT_ABORT {
+        shielded("after a prepared transaction was not settled", || {
+            utility::abandon();
+            Ok(())
+        });
     }
     if participants::is_empty() {
         return;

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use pgrx::{PgLogLevel, pg_sys};
 
 use crate::guc;
+use crate::log::entries::Reserved;
 use crate::log::shmem::Status;
 use crate::log::{decisions, entries, registered, replication, workers};
 use crate::pg::error::{Error, Result, SqlState, attempt, catch};
+use crate::pg::text;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::participant::{Event, State};
@@ -19,11 +21,13 @@ use crate::protocol::pipeline::Control;
 use crate::protocol::plan::{self, Local, Refusal, Step, Work};
 use crate::remote::SessionLock;
 use crate::remote::cache;
+use crate::remote::connect::check_pooler;
 use crate::remote::credentials;
+use crate::remote::options::{Mapping, Server};
 use crate::remote::together::{Outcome, Together};
 use crate::remote::wait::{Patience, Woke};
 use crate::xact::participants::{self, Participant};
-use crate::xact::{deliveries, inject, one_phase, reach, session_lock};
+use crate::xact::{deliveries, endings, inject, one_phase, reach, session_lock};
 
 /// Before the decision: readers commit, writers prepare, a sole writer commits. `explicit`: the application's
 /// PREPARE TRANSACTION.
@@ -36,23 +40,26 @@ pub fn phase_one(explicit: bool) -> Result<()> {
     let deadline = Instant::now() + timeout;
     for p in &all {
         p.connection.seal();
-        p.connection.ask_if_written();
     }
-    // Who has written is among the answers that may still be on their way.
-    for p in &all {
-        if !p.connection.drain(deadline, Patience::Interruptible)? && !p.connection.is_doomed() {
-            return Err(late(p, timeout));
+    // Who has written is among the answers that may still be on their way. One of them may be that a question for the
+    // xid has failed with the statement before it: then it is asked again.
+    for _ in 0..2 {
+        for p in &all {
+            p.connection.ask_if_written();
         }
-        if p.connection.is_doomed() {
-            return Err(rolled_back(p, p.connection.reason()?));
+        for p in &all {
+            if !p.connection.drain(deadline, Patience::Interruptible)? && !p.connection.is_doomed()
+            {
+                return Err(late(p, timeout));
+            }
+            if p.connection.is_doomed() {
+                return Err(rolled_back(p, p.connection.reason()?));
+            }
         }
     }
     let active: Vec<&Participant> =
         all.iter().map(AsRef::as_ref).filter(|p| p.connection.in_transaction()).collect();
-    let works: Vec<Work> = active
-        .iter()
-        .map(|p| Work { wrote: p.connection.wrote(), can_prepare: p.connection.can_prepare })
-        .collect();
+    let works: Vec<Work> = active.iter().map(|p| p.connection.work()).collect();
     // SAFETY: plain reads of the transaction's state.
     let local = unsafe {
         Local {
@@ -74,7 +81,7 @@ pub fn phase_one(explicit: bool) -> Result<()> {
     };
     let (readers, writers) = (of(Step::CommitReader), of(Step::Prepare));
     // Writes that were not seen coming: by functions and triggers of a participant.
-    if let Some(p) = writers.iter().find(|p| p.connection.session_only) {
+    if let Some(p) = writers.iter().find(|p| p.connection.is_session_only()) {
         return Err(credentials::cannot_settle(&p.connection.server_name));
     }
     write_down(&writers, deadline, timeout)?;
@@ -110,21 +117,25 @@ fn write_down(writers: &[&Participant], deadline: Instant, timeout: Duration) ->
     hold_session_locks(writers, session_lock(identity), deadline, timeout)?;
     let nonce = Nonce::draw(registered::random()?);
     let mut row = Vec::with_capacity(writers.len());
-    let mut gids = Vec::with_capacity(writers.len());
+    let mut members = Vec::with_capacity(writers.len());
     for p in writers {
         let fingerprint = p.connection.fingerprint().ok_or_else(|| p.connection.doom_error())?;
         let id = known::participant(identity, p, &fingerprint)?;
-        row.push((id, p.connection.xid().unwrap_or(0)));
-        gids.push((
-            Gid { identity, nonce, serverid: p.serverid.to_u32(), userid: p.userid.to_u32() },
-            p.connection.backend_pid(),
-        ));
+        let remote_xid = p.connection.xid().unwrap_or(0);
+        row.push((id, remote_xid));
+        let (serverid, userid) = (p.serverid.to_u32(), p.userid.to_u32());
+        members.push(Reserved {
+            gid: Gid { identity, nonce, serverid, userid },
+            participant: id,
+            remote_xid,
+            remote_pid: p.connection.backend_pid(),
+        });
     }
     // SAFETY: assigns the transaction its xid, which the row below would do anyway.
     let xid = unsafe { pg_sys::GetTopTransactionId() };
-    entries::reserve(&gids, xid)?;
-    for (p, (gid, _)) in writers.iter().zip(&gids) {
-        p.set_gid(*gid);
+    entries::reserve(&members, xid)?;
+    for (p, member) in writers.iter().zip(&members) {
+        p.set_gid(member.gid);
     }
     reach::check_written_down(writers, deadline)?;
     decisions::insert(nonce, &row, deadline)
@@ -138,13 +149,9 @@ fn hold_session_locks(
     deadline: Instant,
     timeout: Duration,
 ) -> Result<()> {
-    if let Some(p) = writers.iter().find(|p| p.connection.is_pooled()) {
-        return Err(Error::new(
-            SqlState::FEATURE_NOT_SUPPORTED,
-            format!("cannot prepare a transaction on server \"{}\" through a connection pooler", p.server()),
-        )
-        .detail("The pooler may hand the session to somebody else while the transaction's outcome is open.")
-        .hint("Have the foreign server's options point at PostgreSQL itself."));
+    for p in writers.iter().filter(|p| p.connection.is_pooled()) {
+        check_pooler(&Server::read(p.serverid), &Mapping::read(p.userid, p.serverid)?, deadline)?;
+        p.connection.owns_process();
     }
     for p in writers {
         p.connection.lock_session(lock);
@@ -171,23 +178,26 @@ fn hold_session_locks(
     Ok(())
 }
 
-/// Readers commit and writers prepare, all at once; who has only read is not waited for.
+/// Readers commit and writers prepare, all at once. Who has only read is waited for where that costs nothing, or where
+/// its connection does not live to tell later: what a view of its own does may be elsewhere, and fail there.
 fn first_round(
     readers: &[&Participant],
     writers: &[&Participant],
     deadline: Instant,
     timeout: Duration,
 ) -> Result<()> {
-    // Only with the isolation level SERIALIZABLE can the commit of a reader fail, and matter.
+    // With the isolation level SERIALIZABLE a reader's commit may find that what it read never was.
     // SAFETY: a plain read of the transaction's state.
-    let (awaited, unawaited) = match unsafe { pg_sys::XactIsoLevel } as u32 {
-        pg_sys::XACT_SERIALIZABLE => (readers, &[][..]),
-        _ => (&[][..], readers),
-    };
+    let serializable = unsafe { pg_sys::XactIsoLevel } == pg_sys::XACT_SERIALIZABLE as i32;
+    let waits = serializable || !writers.is_empty();
+    let (awaited, unawaited): (Vec<&Participant>, Vec<&Participant>) =
+        readers.iter().partition(|p| waits || !p.connection.is_kept());
     for p in unawaited {
         p.take(Event::SendCommit)?;
         // Where the connection is lost, nothing is left of it either.
-        p.connection.send_ending(c"COMMIT", Control::Ending);
+        if p.connection.send_ending(c"COMMIT", Control::Ending) {
+            endings::sent(&p.connection);
+        }
         p.take(Event::Unawaited)?;
     }
     let everyone: Vec<&Participant> = awaited.iter().chain(writers).copied().collect();
@@ -199,7 +209,7 @@ fn first_round(
         let ticket = match p.prepared() {
             Some(prepared) => {
                 p.take(Event::SendPrepare)?;
-                p.connection.send_alone(&prepared.prepare)
+                p.connection.send_prepare(&prepared.prepare)
             }
             None => {
                 p.take(Event::SendCommit)?;
@@ -231,6 +241,19 @@ fn first_round(
                     tag if tag == c"COMMIT" => Ok(()),
                     tag => Err(lost_its_work(p, tag)),
                 }
+            }
+            (Outcome::Failed(failure), Some(prepared)) if p.connection.has_skipped_prepare() => {
+                p.take(Event::PrepareSkipped)?;
+                entries::remove(&prepared.gid);
+                Err(if p.connection.has_lost_its_lock() {
+                    lost_its_lock(p)
+                } else {
+                    let error = p.connection.error_of(failure, Some(&prepared.prepare));
+                    match error.sqlstate() {
+                        SqlState::IN_FAILED_SQL_TRANSACTION => lost_its_work(p, c"ROLLBACK"),
+                        _ => rolled_back(p, error),
+                    }
+                })
             }
             (Outcome::Failed(failure), prepared) => {
                 let sql = prepared.map_or(c"COMMIT", |prepared| &prepared.prepare);
@@ -285,7 +308,7 @@ pub fn phase_two() -> Result<()> {
             SqlState::CONNECTION_FAILURE,
             format!(
                 "server \"{}\" has not confirmed COMMIT PREPARED '{}'",
-                p.server().escape_default(),
+                text::in_ascii(&p.server()),
                 settle.gid
             ),
         )
@@ -378,6 +401,15 @@ fn lost_its_work(p: &Participant, tag: &std::ffi::CStr) -> Error {
     .detail(format!("It answered with \"{}\".", tag.to_string_lossy()))
 }
 
+fn lost_its_lock(p: &Participant) -> Error {
+    Error::new(
+        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("the session's advisory lock on server \"{}\" has been released", p.server()),
+    )
+    .detail("By that lock others know that the session can still prepare the transaction. The transaction is rolled back on all servers.")
+    .hint("A function or trigger there has called pg_advisory_unlock_all(), or released the lock by its key. Have it release its own locks only.")
+}
+
 fn late(p: &Participant, timeout: Duration) -> Error {
     Error::new(
         SqlState::QUERY_CANCELED,
@@ -394,7 +426,7 @@ fn late(p: &Participant, timeout: Duration) -> Error {
 fn refused(refusal: Refusal, active: &[&Participant]) -> Error {
     let server = active
         .iter()
-        .find(|p| p.connection.wrote() && !p.connection.can_prepare)
+        .find(|p| p.connection.work().wrote() && !p.connection.can_prepare)
         .map_or_else(String::new, |p| p.server());
     let message = match refusal {
         Refusal::Several => {

@@ -3,7 +3,8 @@
 //! again, before anything else that comes on it.
 //!
 //! Until then the transaction's entries say `committing` and belong to this backend. What it does not confirm within
-//! the time that every owner has, or leaves behind when it ends, is the resolver's (`entries::reap`).
+//! the time that every owner has, or leaves behind when it ends, is the resolver's (`entries::reap`); at once where
+//! somebody else needs the room (`entries::reserve`).
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -64,6 +65,7 @@ pub fn send(prepared: &[&Participant]) -> Result<()> {
             && p.connection.send_ending(&settle.commit, Control::Delivery)
         {
             p.take(Event::Unawaited)?;
+            entries::unawaited(&settle.gid);
             PENDING.get().borrow_mut().push(Delivery {
                 connection: Rc::clone(&p.connection),
                 gid: settle.gid,

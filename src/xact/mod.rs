@@ -6,6 +6,7 @@
 //! * [`commit`]: before the decision and after it;
 //! * [`reach`]: that the resolver will be able to reach those who prepare;
 //! * [`deliveries`]: commits whose confirmation nobody waits for;
+//! * [`endings`]: commits of those who have only read, for which nobody waits;
 //! * [`one_phase`]: the commit of a participant that does not prepare;
 //! * [`abort`]: the abort of a transaction;
 //! * [`inject`]: faults for tests;
@@ -15,6 +16,7 @@ mod abort;
 pub mod callbacks;
 mod commit;
 mod deliveries;
+mod endings;
 pub mod inject;
 mod one_phase;
 pub mod participants;

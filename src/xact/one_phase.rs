@@ -1,7 +1,8 @@
 //! Committing a participant in one phase: its own answer is the outcome.
 //!
-//! Once COMMIT is sent, nothing but its answer or the deadline ends the wait. When the answer is lost, a new
-//! connection asks the participant what became of the transaction, by its xid.
+//! Once COMMIT is sent, nothing but its answer or the deadline ends the wait: a cancel, a termination and a limit of the
+//! statement's are passed on to the participant, whose answer then says whether it has committed before that. When the
+//! answer is lost, a new connection asks the participant what became of the transaction, by its xid.
 
 use std::time::{Duration, Instant};
 
@@ -9,13 +10,15 @@ use pgrx::pg_sys;
 
 use crate::guc;
 use crate::pg::error::{Error, Result, SqlState};
+use crate::pg::text;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::participant::Event;
 use crate::remote::connect::connect;
+use crate::remote::connection::CANCEL_EFFECT;
 use crate::remote::options::{Mapping, Server};
 use crate::remote::report;
 use crate::remote::together::{Outcome, Together};
-use crate::remote::wait::Patience;
+use crate::remote::wait::{Patience, Woke};
 use crate::xact::participants::Participant;
 
 /// How long the question after a lost answer may take.
@@ -30,8 +33,8 @@ pub fn commit(p: &Participant) -> Result<()> {
     let mut together = Together::new([&**p.connection]);
     together.sent(0, p.connection.send_alone(c"COMMIT"));
     let mut answered = None;
-    let deadline = Instant::now() + guc::commit_timeout();
-    together.wait(deadline, Patience::Stubborn, WaitEvent::Commit, |_, outcome| {
+    let begin = Instant::now();
+    let mut note = |_: usize, outcome: &Outcome| {
         answered = match outcome {
             Outcome::Done(result) if result.command_tag() == c"COMMIT" => Some(Ok(())),
             Outcome::Done(result) => Some(Err(Error::new(
@@ -46,7 +49,19 @@ pub fn commit(p: &Participant) -> Result<()> {
             _ => None,
         };
         Ok(())
-    })?;
+    };
+    let limit = begin + guc::prepare_timeout().min(guc::commit_timeout());
+    if together.wait(limit, Patience::Settling, WaitEvent::Commit, &mut note)? != Woke::Ready {
+        let soon = Instant::now() + CANCEL_EFFECT;
+        let sending = p.connection.start_cancel();
+        let is_taken = sending.is_some_and(|sending| sending.wait_until(soon));
+        let deadline = soon.max(begin + guc::commit_timeout());
+        together.wait(deadline, Patience::Stubborn, WaitEvent::Commit, &mut note)?;
+        // It may still arrive, and must not hit the next transaction.
+        if !is_taken {
+            p.connection.doom();
+        }
+    }
     let outcome = answered.unwrap_or_else(|| ask(p));
     p.take(Event::Confirmed)?;
     // SAFETY: a plain flag. What comes next must not turn a committed transaction into an error.
@@ -65,7 +80,7 @@ fn ask(p: &Participant) -> Result<()> {
         .detail("The transaction was rolled back there.")
         .hint("It can be tried again.")),
         Ok(status) => Err(unknown(p, format!("The server says that it is {status}."))),
-        Err(error) => Err(unknown(p, error.message().to_string_lossy().into_owned())),
+        Err(error) => Err(unknown(p, text::carried(error.message()))),
     }
 }
 
@@ -88,7 +103,7 @@ fn status(p: &Participant) -> Result<String> {
         return Err(Error::new(SqlState::CONNECTION_FAILURE, "The transaction's id is not known."));
     };
     let deadline = Instant::now() + ASK_DEADLINE;
-    let mapping = Mapping::read(p.userid, p.serverid);
+    let mapping = Mapping::read(p.userid, p.serverid)?;
     let fresh = connect(&Server::read(p.serverid), &mapping, Some(deadline))?.connection;
     let question = crate::pg::error::c_string(format!(
         "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN 'unknown, on a standby' \

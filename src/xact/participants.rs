@@ -8,6 +8,7 @@ use pgrx::pg_sys::Oid;
 
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, c_string};
+use crate::pg::text;
 use crate::protocol::gid::Gid;
 use crate::protocol::participant::{Event, State};
 use crate::remote::cache::Cached;
@@ -93,9 +94,9 @@ impl Participant {
         Ok(locks.rows() > 0)
     }
 
-    /// The server's name for messages.
+    /// The server's name as a part of messages.
     pub fn server(&self) -> String {
-        self.connection.server_name.to_string_lossy().into_owned()
+        text::carried(&self.connection.server_name)
     }
 }
 

@@ -14,13 +14,13 @@ use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::protocol::gid::Identity;
 use crate::protocol::pipeline::Ticket;
-use crate::protocol::plan::Mode;
+use crate::protocol::plan::{Access, Mode};
 use crate::remote::SessionLock;
 use crate::remote::cache::{self, Cached};
-use crate::remote::connection::{Connection, Isolation, Message};
+use crate::remote::connection::{Connection, Isolation, Manner, Message, Opening};
 use crate::remote::credentials;
 use crate::remote::options::Mapping;
-use crate::xact::{callbacks, participants};
+use crate::xact::{callbacks, endings, participants};
 
 /// A participant's session as one scan or modification sees it. It remembers the nesting level it was
 /// attached at: a cursor that is first fetched inside a later savepoint must not be declared inside it.
@@ -28,6 +28,8 @@ pub struct Session {
     connection: Rc<Cached>,
     /// It becomes the parent's level when its subtransaction commits.
     level: Rc<Cell<u32>>,
+    /// What its statements may do.
+    access: Access,
     /// The last statement that was sent.
     sent: Cell<Ticket>,
     /// The last statement whose answer, or that of another of its segment, was waited for.
@@ -49,7 +51,10 @@ pub fn attach(userid: Oid, serverid: Oid) -> Result<Session> {
             "cannot use a foreign table while the transaction is ending",
         ));
     }
-    let mapping = Mapping::read(userid, serverid);
+    let mapping = Mapping::read(userid, serverid)?;
+    if !endings::is_empty() {
+        endings::collect()?;
+    }
     if participants::is_empty() {
         callbacks::register();
     }
@@ -89,10 +94,13 @@ pub fn on_long_wait(what: LongWait) {
 pub fn attach_to_write(userid: Oid, serverid: Oid) -> Result<Session> {
     let session = attach(userid, serverid)?;
     let connection = &session.connection;
-    if connection.session_only && connection.can_prepare && guc::two_phase_commit() != Mode::Off {
+    if connection.is_session_only()
+        && connection.can_prepare
+        && guc::two_phase_commit() != Mode::Off
+    {
         return Err(credentials::cannot_settle(&connection.server_name));
     }
-    Ok(session)
+    Ok(session.with(Access::Modifies))
 }
 
 /// The advisory lock that this server's sessions of an identity hold on participants.
@@ -100,20 +108,29 @@ pub fn session_lock(identity: Identity) -> SessionLock {
     SessionLock { key: identity.session_key(), incarnation: workers::incarnation() }
 }
 
+fn nest_level() -> u32 {
+    // SAFETY: reads the transaction state.
+    unsafe { pg_sys::GetCurrentTransactionNestLevel() as u32 }
+}
+
 impl Session {
-    /// A participant's session at the current nesting level.
+    /// A participant's session at the current nesting level, for queries.
     pub fn of(connection: &Rc<Cached>) -> Self {
-        // SAFETY: reads the transaction state.
-        let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() } as u32;
-        let level = Rc::new(Cell::new(level));
+        let level = Rc::new(Cell::new(nest_level()));
         connection.track(&level);
         Self {
             connection: Rc::clone(connection),
             level,
+            access: Access::Reads,
             sent: Cell::new(0),
             waited_for: Cell::new(0),
             waits: Cell::new(0),
         }
+    }
+
+    /// The same for statements that may do so much.
+    pub fn with(self, access: Access) -> Self {
+        Self { access, ..self }
     }
 
     /// The connection, for cursor numbers, statement names and the like.
@@ -146,7 +163,7 @@ impl Session {
     /// # Errors
     /// Those of [`Session::submit`].
     pub fn submit_for(&self, messages: &[Message], sql: Option<&CStr>) -> Result<Ticket> {
-        self.send(messages, sql, None)
+        self.send(messages, sql, None, None)
     }
 
     /// Sends statements as [`Session::submit_for`] does, of which the answers will be asked for later. Others may be
@@ -160,7 +177,39 @@ impl Session {
         sql: &CStr,
         query: &Rc<CStr>,
     ) -> Result<Ticket> {
-        self.send(messages, Some(sql), Some(query))
+        self.send(messages, Some(sql), Some(query), None)
+    }
+
+    /// A cursor for `query`, which this session will open.
+    pub fn opening(
+        &self,
+        cursor: u32,
+        declare: &Rc<CStr>,
+        params: &[Option<&CStr>],
+        query: &Rc<CStr>,
+    ) -> Opening {
+        Opening {
+            cursor,
+            declare: Rc::clone(declare),
+            params: params.iter().map(|param| param.map(CStr::to_owned)).collect(),
+            query: Rc::clone(query),
+            level: Rc::clone(&self.level),
+            access: self.access,
+            sent: Cell::new(None),
+        }
+    }
+
+    /// Sends statements about a cursor as [`Session::submit_ahead`] does; behind its DECLARE, if that was not sent.
+    ///
+    /// # Errors
+    /// Those of [`Session::submit`].
+    pub fn submit_behind(
+        &self,
+        opening: &Opening,
+        messages: &[Message],
+        sql: &CStr,
+    ) -> Result<Ticket> {
+        self.send(messages, Some(sql), Some(&opening.query), Some(opening))
     }
 
     fn send(
@@ -168,13 +217,20 @@ impl Session {
         messages: &[Message],
         sql: Option<&CStr>,
         query: Option<&Rc<CStr>>,
+        opening: Option<&Opening>,
     ) -> Result<Ticket> {
         // SAFETY: a plain global of the transaction.
         let serializable = unsafe { pg_sys::XactIsoLevel } == pg_sys::XACT_SERIALIZABLE as i32;
         let isolation =
             if serializable { Isolation::Serializable } else { Isolation::RepeatableRead };
-        let first = self.connection.submit(isolation, self.level.get(), messages, sql, query)?;
-        self.sent.set(first + (messages.len() as Ticket).saturating_sub(1));
+        // A cursor may be fetched in a later savepoint than its own, which takes back what fails there.
+        let level = self.level.get().max(nest_level());
+        let (owner, access) = (self.level.get(), self.access);
+        let manner = Manner { isolation, owner, level, access, opening, query };
+        let first = self.connection.submit(manner, messages, sql)?;
+        if !messages.is_empty() {
+            self.sent.set(first + messages.len() as Ticket - 1);
+        }
         Ok(first)
     }
 

@@ -1,8 +1,9 @@
 //! `COMMIT PREPARED 'gxid'` and `ROLLBACK PREPARED 'gxid'` by the application: a shortcut to what the resolver
 //! would do by itself.
 //!
-//! Order: find its participants and connect to them first, while errors are harmless; let
-//! PostgreSQL settle 'gxid', which is the decision; deliver it where nothing can raise.
+//! Order: ask whether this user may settle it; find its participants and connect to them, while errors are harmless;
+//! let PostgreSQL settle 'gxid', which is the decision; deliver it where nothing can raise. The connections are made
+//! under the mappings of those who wrote: who may not settle gets none, and where PostgreSQL fails none stays.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_char};
@@ -19,6 +20,7 @@ use crate::log::shmem::Status;
 use crate::log::{decisions, entries, registered, replication, workers};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, attempt, boundary, c_string, shielded};
+use crate::pg::text;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::verdict::Decision;
@@ -146,8 +148,18 @@ fn prepare_settlement(gxid: &CStr) -> Result<()> {
     else {
         return Ok(());
     };
-    let deadline = Instant::now() + guc::commit_timeout();
     let mut members = Vec::new();
+    let reached = reach(&mut members, gids, session_lock(identity));
+    *PENDING.get().borrow_mut() = Some(Settlement { xid, nonce, members, complete });
+    if reached.is_err() {
+        abandon();
+    }
+    reached
+}
+
+/// Connects to the participants as far as possible.
+fn reach(members: &mut Vec<Member>, gids: Vec<Gid>, lock: SessionLock) -> Result<()> {
+    let deadline = Instant::now() + guc::commit_timeout();
     for gid in gids {
         let (userid, serverid) = (Oid::from_u32(gid.userid), Oid::from_u32(gid.serverid));
         let connection = match Mapping::find(userid, serverid)
@@ -157,12 +169,18 @@ fn prepare_settlement(gxid: &CStr) -> Result<()> {
             found => found.and_then(Result::ok),
         };
         let server = Server::find(serverid)
-            .map_or_else(|| gid.serverid.to_string(), |s| s.name.to_string_lossy().into_owned());
+            .map_or_else(|| gid.serverid.to_string(), |s| text::carried(&s.name));
         members.push(Member { prepared: Prepared::new(gid), server, connection });
     }
-    let_go_of_copied(&mut members, session_lock(identity), deadline)?;
-    *PENDING.get().borrow_mut() = Some(Settlement { xid, nonce, members, complete });
-    Ok(())
+    let_go_of_copied(members, lock, deadline)
+}
+
+/// PostgreSQL has not settled 'gxid': lets go of what was prepared for that.
+pub fn abandon() {
+    let Some(settlement) = PENDING.get().borrow_mut().take() else { return };
+    for connection in settlement.members.into_iter().filter_map(|member| member.connection) {
+        cache::discard(&connection);
+    }
 }
 
 /// What is prepared under 'gxid' here.
@@ -233,23 +251,29 @@ fn let_go_of_copied(members: &mut [Member], lock: SessionLock, deadline: Instant
     Ok(())
 }
 
-/// The local transaction that is prepared under 'gxid' in this database.
+/// The local transaction that is prepared under 'gxid' in this database, if this user may settle it. PostgreSQL
+/// refuses others with its own error.
 fn local_xid(gxid: &CStr) -> Result<Option<pg_sys::TransactionId>> {
     // SAFETY: the catalog snapshot is pushed and popped around the query.
     unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
-    let gxid = gxid.to_string_lossy().into_owned();
     let found = Spi::connect(|client| {
-        let arguments = [DatumWithOid::from(gxid)];
+        // SAFETY: a text is made of its bytes, in the server's encoding, as a bytea is.
+        let arguments = [unsafe { DatumWithOid::new(gxid.to_bytes(), pg_sys::TEXTOID) }];
         let mut table = client
             .select(
-                "SELECT transaction FROM pg_catalog.pg_prepared_xacts \
-                 WHERE gid OPERATOR(pg_catalog.=) $1 \
-                 AND database OPERATOR(pg_catalog.=) pg_catalog.current_database()",
+                "SELECT p.transaction, p.ownerid FROM pg_catalog.pg_prepared_xact() p \
+                 JOIN pg_catalog.pg_database d ON d.oid OPERATOR(pg_catalog.=) p.dbid \
+                 WHERE p.gid OPERATOR(pg_catalog.=) $1 \
+                 AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()",
                 Some(1),
                 &arguments,
             )
             .ok()?;
-        table.next().and_then(|row| row.get::<pg_sys::TransactionId>(1).ok().flatten())
+        let row = table.next()?;
+        let owner = row.get::<Oid>(2).ok().flatten()?;
+        // SAFETY: a global of the session, and a look-up of a role.
+        let may_settle = unsafe { owner == pg_sys::GetUserId() || pg_sys::superuser() };
+        may_settle.then(|| row.get::<pg_sys::TransactionId>(1).ok().flatten()).flatten()
     });
     // SAFETY: pushed above.
     unsafe { pg_sys::PopActiveSnapshot() };
@@ -308,7 +332,7 @@ fn deliver() -> Result<()> {
         entries::hand_over(&member.prepared.gid, status);
         let text = format!(
             "server \"{}\" has not confirmed {} '{}'",
-            member.server.escape_default(),
+            text::in_ascii(&member.server),
             tag.to_string_lossy(),
             member.prepared.gid
         );

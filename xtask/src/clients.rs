@@ -1,5 +1,6 @@
 //! What the scenarios with other people's clients need: Python with the packages of
-//! `pg_test/clients/requirements.txt`, a JDK and PostgreSQL's JDBC driver.
+//! `pg_test/clients/requirements.txt`, a JDK, PostgreSQL's JDBC driver and Prometheus's promtool; and those with a pooler
+//! in between: PgBouncer.
 //!
 //! The Python packages go into an environment under the target directory, made once and made again when the
 //! requirements change.
@@ -8,14 +9,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use pg_test::client::{JDBC_VARIABLE, PYTHON_VARIABLE};
+use pg_test::client::{JDBC_VARIABLE, PROMTOOL_VARIABLE, PYTHON_VARIABLE};
 use pg_test::install::finish;
+use pg_test::pooler::PGBOUNCER_VARIABLE;
 
 use crate::packages;
 use crate::workspace::Workspace;
 
 /// Where Debian puts the driver.
 const DEBIAN_JDBC: &str = "/usr/share/java/postgresql.jar";
+
+/// Where Debian puts PgBouncer.
+const DEBIAN_PGBOUNCER: &str = "/usr/sbin/pgbouncer";
 
 /// Debian's own Python: the only one that Debian's `python3-venv` belongs to.
 const DEBIAN_PYTHON: &str = "/usr/bin/python3";
@@ -24,6 +29,8 @@ const DEBIAN_PYTHON: &str = "/usr/bin/python3";
 pub struct Clients {
     python: PathBuf,
     jdbc: PathBuf,
+    pgbouncer: PathBuf,
+    promtool: PathBuf,
 }
 
 impl Clients {
@@ -38,7 +45,8 @@ impl Clients {
         // The compiler, not only the runtime: the Java programs are run from their source.
         let compiler = packages::succeeds(Command::new("javac").arg("-version"));
         if packages::debian_postgresql().is_some() {
-            let mut wanted = vec!["python3-venv".to_owned(), "libpostgresql-jdbc-java".to_owned()];
+            let mut wanted: Vec<String> =
+                ["python3-venv", "libpostgresql-jdbc-java", "pgbouncer"].map(str::to_owned).into();
             if !compiler {
                 wanted.push("default-jdk-headless".to_owned());
             }
@@ -51,13 +59,36 @@ impl Clients {
         if !jdbc.exists() {
             bail!("no {}: name PostgreSQL's JDBC driver with {JDBC_VARIABLE}", jdbc.display());
         }
-        Ok(Self { python: python(workspace)?, jdbc })
+        let pgbouncer = std::env::var_os(PGBOUNCER_VARIABLE)
+            .map_or_else(|| DEBIAN_PGBOUNCER.into(), PathBuf::from);
+        if !pgbouncer.exists() {
+            bail!("no {}: name PgBouncer with {PGBOUNCER_VARIABLE}", pgbouncer.display());
+        }
+        Ok(Self { python: python(workspace)?, jdbc, pgbouncer, promtool: promtool(workspace)? })
     }
 
     /// The environment variables that tell the scenarios.
-    pub fn variables(&self) -> [(&'static str, &Path); 2] {
-        [(PYTHON_VARIABLE, &self.python), (JDBC_VARIABLE, &self.jdbc)]
+    pub fn variables(&self) -> [(&'static str, &Path); 4] {
+        [
+            (PYTHON_VARIABLE, &self.python),
+            (JDBC_VARIABLE, &self.jdbc),
+            (PGBOUNCER_VARIABLE, &self.pgbouncer),
+            (PROMTOOL_VARIABLE, &self.promtool),
+        ]
     }
+}
+
+/// Prometheus's promtool: one that is installed, or the one of Debian's package, which would start a server.
+fn promtool(workspace: &Workspace) -> Result<PathBuf> {
+    let named = std::env::var_os(PROMTOOL_VARIABLE).map(PathBuf::from);
+    let installed = named.unwrap_or_else(|| PathBuf::from("promtool"));
+    if packages::succeeds(Command::new(&installed).arg("--version")) {
+        return Ok(installed);
+    }
+    if packages::debian_postgresql().is_none() {
+        bail!("no promtool: install Prometheus, or name it with {PROMTOOL_VARIABLE}");
+    }
+    packages::extract("prometheus", "usr/bin/promtool", &workspace.target.join("clients"))
 }
 
 /// The Python of an environment that has what the requirements name.

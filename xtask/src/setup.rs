@@ -25,7 +25,7 @@ pub struct Setup {
 impl Setup {
     /// Finds or installs what is missing. `pg_config` names the installation to use; without it, it is a copy
     /// of Debian's.
-    pub fn prepare(mut workspace: Workspace, pg_config: Option<&Path>) -> Result<Self> {
+    pub fn prepare(workspace: Workspace, pg_config: Option<&Path>) -> Result<Self> {
         let debian = packages::debian_postgresql();
         let installation = match (pg_config, debian) {
             (Some(path), _) => {
@@ -51,7 +51,6 @@ impl Setup {
             (Some(installation), _) => installation,
             (None, major) => server::private_copy(&server_files, major.unwrap_or_default())?,
         };
-        workspace.libpq = installation.own_libpq().map(Path::to_owned);
         let pgrx = CargoPgrx::provide(&workspace)?;
         pgrx.configure(&workspace, &installation)?;
         Ok(Self { workspace, installation, pgrx, server_files })

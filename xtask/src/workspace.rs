@@ -10,9 +10,6 @@ use serde_json::Value;
 /// Name of the package that is the extension.
 pub const EXTENSION: &str = "pg_fdw_xacts";
 
-/// Tells the extension's build script of [`Workspace::libpq`].
-const LIBPQ_VARIABLE: &str = "PG_FDW_XACTS_LIBPQ_DIR";
-
 /// What `cargo metadata` says of the workspace.
 pub struct Workspace {
     /// The directory of the root Cargo.toml.
@@ -21,8 +18,6 @@ pub struct Workspace {
     pub target: PathBuf,
     /// The pgrx version that the extension pins; cargo-pgrx must be the same.
     pub pgrx_version: String,
-    /// Where the libpq lies that the server of this build has for itself.
-    pub libpq: Option<PathBuf>,
 }
 
 impl Workspace {
@@ -50,7 +45,6 @@ impl Workspace {
             root: directory("workspace_root")?,
             target: directory("target_directory")?,
             pgrx_version,
-            libpq: None,
         })
     }
 
@@ -67,9 +61,7 @@ impl Workspace {
         command
             .current_dir(&self.root)
             .env("PGRX_HOME", self.pgrx_home())
-            .env_remove("PGRX_PG_CONFIG_PATH")
-            .env_remove(LIBPQ_VARIABLE)
-            .envs(self.libpq.as_ref().map(|directory| (LIBPQ_VARIABLE, directory)));
+            .env_remove("PGRX_PG_CONFIG_PATH");
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
             if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
@@ -78,8 +70,8 @@ impl Workspace {
         }
     }
 
-    /// pgrx's configuration of this clone. The same directory is named in `.cargo/config.toml`, so that plain
-    /// cargo and rust-analyzer use it too.
+    /// pgrx's configuration for the commands of this program: a clone's own, so that two clones can be built for
+    /// different servers. Every other cargo command uses pgrx's ordinary one, `~/.pgrx` or what `PGRX_HOME` says.
     pub fn pgrx_home(&self) -> PathBuf {
         self.root.join("target/pgrx")
     }

@@ -1,12 +1,17 @@
 //! The customers: each a session that makes transfers and notes what it was told of each.
 
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::Result;
 use postgres::{Client, Error};
 
+use super::Shared;
+use super::places::{Place, SHARDS};
+use super::plan::{CommitWait, Plan};
 use super::random::Random;
-use super::{ACCOUNTS, SHARDS, Shared};
+use crate::oracle::one;
 
 /// What a customer was told of a transfer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,44 +29,60 @@ pub(super) enum Outcome {
 pub(super) struct Transfer {
     /// In the ledgers.
     pub(super) id: i64,
+    /// Who runs it.
+    pub(super) coordinator: usize,
     /// Place, account and amount, in the order in which they are changed.
-    entries: Vec<(usize, u64, i64)>,
+    entries: Vec<(Place, u64, i64)>,
     /// By PREPARE TRANSACTION and COMMIT PREPARED.
     pub(super) explicit: bool,
     /// What the customer was told.
     pub(super) outcome: Outcome,
 }
 
-impl Transfer {
-    /// Where it must be noted.
-    pub(super) fn places(&self) -> Vec<usize> {
-        self.entries.iter().map(|(place, ..)| *place).collect()
-    }
+/// What is still to be said of a transaction that the customer's session may have left prepared.
+struct Owed {
+    gxid: String,
+    commit: bool,
+    /// The backend that may be about to prepare it.
+    pid: i32,
+}
 
-    /// Its name as a transaction prepared by the application.
-    pub(super) fn gxid(&self) -> String {
+impl Transfer {
+    /// Its label, and its 'gxid'.
+    pub(super) fn name(&self) -> String {
         format!("transfer {}", self.id)
     }
 
-    fn draw(random: &mut Random, id: i64) -> Self {
-        let mut places = vec![random.below(SHARDS as u64 + 1) as usize];
+    /// Where it must be noted.
+    pub(super) fn places(&self) -> impl Iterator<Item = Place> {
+        self.entries.iter().map(|(place, ..)| *place)
+    }
+
+    fn draw(plan: &Plan, coordinator: usize, random: &mut Random, id: i64) -> Self {
+        let mut reachable = vec![Place::Local(coordinator)];
+        reachable.extend((1..=SHARDS).map(Place::Shard));
+        reachable.extend(plan.nested.then_some(Place::Deep));
+        let mut places = vec![random.choose(&reachable)];
         // A single shard is written in one phase; the money then goes nowhere.
-        while random.below(10) < 8 && places.len() < 3 {
-            places.push(random.below(SHARDS as u64 + 1) as usize);
+        while random.chance(80) && places.len() < 3 {
+            places.push(random.choose(&reachable));
         }
         places.sort_unstable();
         places.dedup();
-        let amount = 1 + random.below(20) as i64;
+        let amount = 1 + random.below(plan.amount) as i64;
         let mut entries: Vec<_> =
-            places.iter().map(|place| (*place, random.below(ACCOUNTS), amount)).collect();
+            places.iter().map(|place| (*place, random.below(plan.accounts), amount)).collect();
         // All but the first pay to the first.
         let paid = amount * (entries.len() as i64 - 1);
         for entry in &mut entries[1..] {
             entry.2 = -amount;
         }
         entries[0].2 = paid;
-        let explicit = random.below(8) == 0;
-        Self { id, entries, explicit, outcome: Outcome::Unknown(String::new()) }
+        if plan.disorder {
+            random.shuffle(&mut entries);
+        }
+        let explicit = random.chance(plan.explicit);
+        Self { id, coordinator, entries, explicit, outcome: Outcome::Unknown(String::new()) }
     }
 
     fn statements(&self) -> Vec<String> {
@@ -69,48 +90,26 @@ impl Transfer {
         self.entries
             .iter()
             .flat_map(|(place, account, amount)| {
-                let suffix = if *place == 0 { String::new() } else { place.to_string() };
+                let (accounts, ledger) = (place.table("account"), place.table("ledger"));
                 [
                     format!(
-                        "UPDATE account{suffix} SET balance = balance + {amount} WHERE id = {account}"
+                        "UPDATE {accounts} SET balance = balance + {amount} WHERE id = {account}"
                     ),
-                    format!("INSERT INTO ledger{suffix} VALUES ({id}, {account}, {amount})"),
+                    format!("INSERT INTO {ledger} VALUES ({id}, {account}, {amount})"),
                 ]
             })
             .collect()
     }
 
-    /// Runs it; the outcome is noted.
-    fn run(&mut self, session: &mut Client) {
-        self.outcome = match self.work(session) {
-            Err(error) => {
-                // Nothing was asked to commit.
-                let _ = session.batch_execute("ROLLBACK");
-                Outcome::Refused(reason(&error))
-            }
-            Ok(()) if self.explicit => self.prepare_and_commit(session),
-            Ok(()) => told(session.batch_execute("COMMIT")),
-        };
-    }
-
-    fn work(&self, session: &mut Client) -> Result<(), Error> {
-        session.batch_execute("BEGIN")?;
-        self.statements().iter().try_for_each(|statement| session.batch_execute(statement))
-    }
-
-    /// As a transaction manager: once PREPARE is acknowledged, it is decided to commit.
-    fn prepare_and_commit(&self, session: &mut Client) -> Outcome {
-        let gxid = self.gxid();
-        let prepared = told(session.batch_execute(&format!("PREPARE TRANSACTION '{gxid}'")));
-        match prepared {
-            Outcome::Committed => {
-                // Whatever comes of it, it will be repeated until it is done.
-                let _ = session.batch_execute(&format!("COMMIT PREPARED '{gxid}'"));
-                Outcome::Committed
-            }
-            // What may be prepared will be rolled back.
-            Outcome::Unknown(reason) | Outcome::Refused(reason) => Outcome::Refused(reason),
+    /// Changes the accounts, without an end.
+    fn work(&self, session: &mut Client, plan: &Plan, dawdling: Duration) -> Result<(), Error> {
+        session.batch_execute(&format!("BEGIN ISOLATION LEVEL {}", plan.isolation))?;
+        if plan.labels {
+            session.batch_execute(&format!("SELECT pg_fdw_xacts_track('{}')", self.name()))?;
         }
+        self.statements().iter().try_for_each(|statement| session.batch_execute(statement))?;
+        std::thread::sleep(dawdling);
+        Ok(())
     }
 }
 
@@ -140,41 +139,127 @@ fn reason(error: &Error) -> String {
 /// One of the concurrent sessions.
 pub(super) struct Customer<'a> {
     shared: &'a Shared,
+    plan: &'a Plan,
     number: u64,
+    coordinator: usize,
     random: Random,
+    session: Option<(Client, i32)>,
+    owed: Vec<Owed>,
+    /// All transfers that have come to an end.
+    transfers: Arc<Mutex<Vec<Transfer>>>,
 }
 
 impl<'a> Customer<'a> {
-    pub(super) fn new(shared: &'a Shared, seed: u64, number: u64) -> Self {
-        Self { shared, number, random: Random::new(seed, number + 1) }
+    pub(super) fn new(shared: &'a Shared, plan: &'a Plan, number: u64) -> Self {
+        Self {
+            shared,
+            plan,
+            number,
+            coordinator: number as usize % plan.coordinators(),
+            random: Random::new(plan.seed, number + 1),
+            session: None,
+            owed: Vec::new(),
+            transfers: Arc::default(),
+        }
+    }
+
+    /// Where its transfers are noted.
+    pub(super) fn transfers(&self) -> Arc<Mutex<Vec<Transfer>>> {
+        Arc::clone(&self.transfers)
     }
 
     /// Makes transfers until the bank closes.
-    pub(super) fn run(mut self) -> Result<Vec<Transfer>> {
-        let mut transfers = Vec::new();
-        let mut session: Option<Client> = None;
+    pub(super) fn run(mut self) -> Result<()> {
         while !self.shared.stop.load(Ordering::Relaxed) {
-            let usable = session.take().filter(|session| !session.is_closed());
-            let mut current = match usable {
-                Some(session) => session,
-                None => match self.shared.session()? {
-                    Some(mut session) => {
-                        // Every other customer does not wait for what is decided.
-                        if self.number % 2 == 1 {
-                            let _ = session.batch_execute("SET pg_fdw_xacts.commit_wait = off");
-                        }
-                        session
-                    }
-                    None => break,
-                },
+            self.session = self.session.take().filter(|(session, _)| !session.is_closed());
+            if self.session.is_none() {
+                self.session = self.connect()?;
+            }
+            let Some((mut session, pid)) = self.session.take() else { break };
+            self.pay(&mut session, pid);
+            let wake = || {
+                if !self.plan.silent {
+                    let _ = session.batch_execute("SELECT 1");
+                }
             };
-            let id = (self.number * 1_000_000_000) as i64 + transfers.len() as i64 + 1;
-            let mut transfer = Transfer::draw(&mut self.random, id);
-            transfer.run(&mut current);
-            transfers.push(transfer);
-            self.shared.ended.fetch_add(1, Ordering::Relaxed);
-            session = Some(current);
+            if self.owed.is_empty() && !self.shared.rest(wake) {
+                self.transfer(&mut session, pid);
+            }
+            self.session = Some((session, pid));
         }
-        Ok(transfers)
+        Ok(())
+    }
+
+    fn connect(&self) -> Result<Option<(Client, i32)>> {
+        let Some(mut session) = self.shared.session(self.coordinator)? else { return Ok(None) };
+        let is_patient = match self.plan.commit_wait {
+            CommitWait::On => true,
+            CommitWait::Off => false,
+            CommitWait::Mixed => (self.number / 2).is_multiple_of(2),
+        };
+        let mut settings = String::new();
+        if !is_patient {
+            settings += "SET pg_fdw_xacts.commit_wait = off;";
+        }
+        if self.plan.disorder {
+            settings += "SET statement_timeout = '3s';";
+        }
+        let _ = session.batch_execute(&settings);
+        // One that has ended already is found out by its next use.
+        let pid = one(&mut session, "SELECT pg_backend_pid()").unwrap_or_default();
+        Ok(Some((session, pid)))
+    }
+
+    fn transfer(&mut self, session: &mut Client, pid: i32) {
+        let count = self.transfers.lock().expect("nobody panics with it").len() as i64;
+        let id = (self.number * 1_000_000_000) as i64 + count + 1;
+        let mut transfer = Transfer::draw(self.plan, self.coordinator, &mut self.random, id);
+        let dawdling = Duration::from_millis(self.random.below(self.plan.dawdling + 1));
+        transfer.outcome = match transfer.work(session, self.plan, dawdling) {
+            Err(error) => {
+                // Nothing was asked to commit.
+                let _ = session.batch_execute("ROLLBACK");
+                Outcome::Refused(reason(&error))
+            }
+            Ok(()) if transfer.explicit => self.prepare_and_commit(session, pid, transfer.name()),
+            Ok(()) => told(session.batch_execute("COMMIT")),
+        };
+        self.transfers.lock().expect("nobody panics with it").push(transfer);
+        self.shared.ended.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// As a transaction manager: once PREPARE is acknowledged, it is decided to commit.
+    fn prepare_and_commit(&mut self, session: &mut Client, pid: i32, gxid: String) -> Outcome {
+        let prepared = told(session.batch_execute(&format!("PREPARE TRANSACTION '{gxid}'")));
+        let commit = prepared == Outcome::Committed;
+        self.owed.push(Owed { gxid, commit, pid });
+        self.pay(session, pid);
+        match prepared {
+            // Whatever comes of it, it will be repeated until it is done.
+            Outcome::Committed => Outcome::Committed,
+            // What may be prepared will be rolled back.
+            Outcome::Unknown(reason) | Outcome::Refused(reason) => Outcome::Refused(reason),
+        }
+    }
+
+    /// Does what a transaction manager does after a crash: what it has heard to be prepared it commits, the rest it
+    /// rolls back. What does not succeed stays owed.
+    fn pay(&mut self, session: &mut Client, pid: i32) {
+        const NO_SUCH: &str = "42704";
+        self.owed.retain(|owed| {
+            let is_alive =
+                format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {}", owed.pid);
+            if owed.pid != pid && one::<i64>(session, &is_alive).ok() != Some(0) {
+                return true;
+            }
+            let command = if owed.commit { "COMMIT" } else { "ROLLBACK" };
+            match session.batch_execute(&format!("{command} PREPARED '{}'", owed.gxid)) {
+                Ok(()) => false,
+                Err(error) => error.code().is_none_or(|code| code.code() != NO_SUCH),
+            }
+        });
+        if !self.owed.is_empty() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }

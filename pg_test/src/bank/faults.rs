@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use super::Shared;
+use super::places::{Bank, SHARDS};
+use super::plan::Plan;
 use super::random::Random;
-use super::{SHARDS, Shared};
 use crate::proxy::{Hit, NewConnections};
-use crate::{Cluster, DEADLINE, Fault, Fleet, Point, StopMode, wait_until};
+use crate::{Cluster, Fault, Point, StopMode};
 
 /// What is done, with all that was drawn for it. `u64`s are numbers of transfers that pass meanwhile.
 #[derive(Debug, Clone)]
@@ -18,152 +20,197 @@ enum Action {
     CutAll(usize),
     Freeze(usize, u64),
     KillShard(usize),
-    KillCoordinator,
-    RestartCoordinator(StopMode),
-    /// Of the coordinator (0) or a shard.
+    KillCoordinator(usize),
+    RestartCoordinator(usize, StopMode),
+    FreezeCoordinator(usize),
+    /// Of a shard.
     KillBackend(usize, u64),
-    /// `pg_cancel_backend` or `pg_terminate_backend` for one or all of the customers' backends.
-    Signal(&'static str, Option<u64>),
-    TerminateResolver,
+    /// Of a coordinator: it restarts itself.
+    KillOwnBackend(usize, u64),
+    /// `pg_cancel_backend` or `pg_terminate_backend` for one or all of a coordinator's backends.
+    Signal(usize, &'static str, Option<u64>),
+    TerminateResolver(usize),
     /// The coordinator comes back first.
-    KillBoth(usize),
+    KillBoth(usize, usize),
+    /// The synchronous standby goes; it comes back some faults later.
+    LoseStandby,
 }
 
 const STATEMENTS: &[&str] =
     &["PREPARE TRANSACTION", "COMMIT PREPARED", "ROLLBACK PREPARED", "COMMIT", "INSERT", "UPDATE"];
 
-fn draw(random: &mut Random) -> Action {
+fn draw(plan: &Plan, random: &mut Random) -> Action {
     let shard = 1 + random.below(SHARDS as u64) as usize;
+    let coordinator = random.below(plan.coordinators() as u64) as usize;
     let point = random.choose(&[Point::Statement, Point::Answer]);
     let statement = random.choose(STATEMENTS);
     let passing = 1 + random.below(60);
+    if plan.standby && random.chance(10) {
+        return Action::LoseStandby;
+    }
     match random.below(100) {
         0..25 => Action::Cut(shard, point, statement, passing),
-        25..45 => Action::Hold(shard, point, statement, passing),
-        45..53 => Action::NewConnections(shard, NewConnections::Refused, passing),
-        53..58 => Action::NewConnections(shard, NewConnections::Hanging, passing),
-        58..65 => Action::CutAll(shard),
-        65..71 => Action::Freeze(shard, passing),
-        71..75 => Action::KillShard(shard),
-        75..78 => Action::KillCoordinator,
-        78..80 => Action::RestartCoordinator(random.choose(&[StopMode::Fast, StopMode::Immediate])),
+        25..43 => Action::Hold(shard, point, statement, passing),
+        43..50 => Action::NewConnections(shard, NewConnections::Refused, passing),
+        50..55 => Action::NewConnections(shard, NewConnections::Hanging, passing),
+        55..62 => Action::CutAll(shard),
+        62..68 => Action::Freeze(shard, passing),
+        68..72 => Action::KillShard(shard),
+        72..77 => Action::KillCoordinator(coordinator),
+        77 => Action::FreezeCoordinator(coordinator),
+        78..80 => Action::RestartCoordinator(
+            coordinator,
+            random.choose(&[StopMode::Fast, StopMode::Immediate]),
+        ),
         80..83 => Action::KillBackend(shard, random.below(100)),
-        83..85 => Action::KillBackend(0, random.below(100)),
-        85..91 => Action::Signal("pg_cancel_backend", Some(random.below(100))),
-        91..93 => Action::Signal("pg_cancel_backend", None),
-        93..96 => Action::Signal("pg_terminate_backend", Some(random.below(100))),
-        96..98 => Action::TerminateResolver,
-        _ => Action::KillBoth(shard),
+        83..86 => Action::KillOwnBackend(coordinator, random.below(100)),
+        86..91 => Action::Signal(coordinator, "pg_cancel_backend", Some(random.below(100))),
+        91..93 => Action::Signal(coordinator, "pg_cancel_backend", None),
+        93..96 => Action::Signal(coordinator, "pg_terminate_backend", Some(random.below(100))),
+        96..98 => Action::TerminateResolver(coordinator),
+        _ => Action::KillBoth(coordinator, shard),
     }
 }
 
-/// Injects faults for `duration`, then lets everything work again. Returns how many there were.
+/// So many faults stay armed, and for so many the standby stays away.
+const LASTING: usize = 4;
+
+/// Injects faults for the time of a phase, then lets everything work again. Returns how many there were.
 pub(super) fn inject(
-    fleet: &mut Fleet,
+    bank: &mut Bank,
     shared: &Shared,
-    seed: u64,
+    plan: &Plan,
+    random: &mut Random,
     duration: Duration,
     say: &mut impl FnMut(&str),
 ) -> Result<u64> {
-    let mut random = Random::new(seed, 0);
     let start = Instant::now();
     let mut count = 0;
     // Armed faults stay until a few others have come.
     let mut armed: Vec<Hit> = Vec::new();
+    let mut away = 0;
     while start.elapsed() < duration {
-        let action = draw(&mut random);
+        let action = draw(plan, random);
         let pause = random.below(80);
         count += 1;
-        say(&format!("{:7.2} s  {action:?}", start.elapsed().as_secs_f32()));
-        armed.extend(act(fleet, shared, &action)?);
-        if armed.len() > 4 {
+        say(&format!("{:7.2} s  {action:?}", shared.start.elapsed().as_secs_f32()));
+        armed.extend(act(bank, shared, &action)?);
+        if armed.len() > LASTING {
             drop(armed.remove(0));
+        }
+        away = if matches!(action, Action::LoseStandby) { 0 } else { away + 1 };
+        if away == LASTING {
+            find_standby(bank)?;
         }
         shared.let_pass(pause);
     }
     drop(armed);
     for number in 1..=SHARDS {
-        fleet.proxy(number).set_new_connections(NewConnections::Served);
+        bank.fleet.proxy(number).set_new_connections(NewConnections::Served);
     }
-    wait_until("the coordinator works again", DEADLINE, || Ok(fleet.session().is_ok()))?;
+    find_standby(bank)?;
     Ok(count)
 }
 
-fn act(fleet: &mut Fleet, shared: &Shared, action: &Action) -> Result<Option<Hit>> {
+/// Starts the synchronous standby if it is away.
+fn find_standby(bank: &mut Bank) -> Result<()> {
+    if let Some(standby) = &mut bank.standby
+        && !standby.is_running()
+    {
+        standby.start()?;
+    }
+    Ok(())
+}
+
+fn act(bank: &mut Bank, shared: &Shared, action: &Action) -> Result<Option<Hit>> {
     match *action {
         Action::Cut(shard, point, statement, passing) => {
-            let hit = fleet.proxy(shard).inject(Fault::cut(point, statement));
+            let hit = bank.fleet.proxy(shard).inject(Fault::cut(point, statement));
             shared.let_pass(passing);
             return Ok(Some(hit));
         }
         Action::Hold(shard, point, statement, passing) => {
-            let hit = fleet.proxy(shard).inject(Fault::hold(point, statement));
+            let hit = bank.fleet.proxy(shard).inject(Fault::hold(point, statement));
             shared.let_pass(passing);
             return Ok(Some(hit));
         }
         Action::NewConnections(shard, treatment, passing) => {
-            fleet.proxy(shard).set_new_connections(treatment);
+            bank.fleet.proxy(shard).set_new_connections(treatment);
             shared.let_pass(passing);
-            fleet.proxy(shard).set_new_connections(NewConnections::Served);
+            bank.fleet.proxy(shard).set_new_connections(NewConnections::Served);
         }
-        Action::CutAll(shard) => fleet.proxy(shard).cut_all(),
+        Action::CutAll(shard) => bank.fleet.proxy(shard).cut_all(),
         Action::Freeze(shard, passing) => {
-            let frozen = fleet.shard(shard).freeze()?;
+            let frozen = bank.fleet.shard(shard).freeze()?;
             shared.let_pass(passing);
             shared.let_pass(passing);
             drop(frozen);
         }
         Action::KillShard(shard) => {
-            fleet.shard_mut(shard).kill9()?;
+            bank.fleet.shard_mut(shard).kill9()?;
             shared.let_pass(20);
-            fleet.shard_mut(shard).start()?;
+            bank.fleet.shard_mut(shard).start()?;
         }
-        Action::KillCoordinator => {
-            fleet.coordinator.kill9()?;
-            fleet.coordinator.start()?;
+        Action::KillCoordinator(number) => {
+            bank.coordinator_mut(number).kill9()?;
+            bank.coordinator_mut(number).start()?;
         }
-        Action::RestartCoordinator(mode) => {
-            fleet.coordinator.stop(mode)?;
-            fleet.coordinator.start()?;
+        Action::RestartCoordinator(number, mode) => {
+            bank.coordinator_mut(number).stop(mode)?;
+            bank.coordinator_mut(number).start()?;
         }
-        Action::KillBackend(server, which) => {
-            let cluster = if server == 0 { &fleet.coordinator } else { fleet.shard(server) };
-            // Between a crash and the end of its recovery there is none to be found.
-            let Ok(backends) = backends(cluster) else { return Ok(None) };
-            if let Some(pid) = pick(&backends, which) {
-                // It may have ended by itself.
-                let _ = cluster.kill9_backend(pid);
-            }
+        Action::FreezeCoordinator(number) => {
+            let frozen = bank.coordinator(number).freeze()?;
+            shared.let_pass(20);
+            drop(frozen);
         }
-        Action::Signal(function, which) => {
-            let Ok(backends) = backends(&fleet.coordinator) else { return Ok(None) };
+        Action::KillBackend(shard, which) => kill_backend(bank.fleet.shard(shard), which),
+        Action::KillOwnBackend(number, which) => kill_backend(bank.coordinator(number), which),
+        Action::Signal(number, function, which) => {
+            let coordinator = bank.coordinator(number);
+            let Ok(backends) = backends(coordinator) else { return Ok(None) };
             let chosen = match which {
                 Some(which) => pick(&backends, which).into_iter().collect(),
                 None => backends,
             };
-            if let Ok(mut session) = fleet.session() {
+            if let Ok(mut session) = coordinator.client() {
                 for pid in chosen {
                     let _ = session.batch_execute(&format!("SELECT {function}({pid})"));
                 }
             }
         }
-        Action::TerminateResolver => {
-            if let Ok(mut session) = fleet.session() {
+        Action::TerminateResolver(number) => {
+            if let Ok(mut session) = bank.coordinator(number).client() {
                 let _ = session.batch_execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                      WHERE backend_type LIKE 'pg_fdw_xacts %'",
                 );
             }
         }
-        Action::KillBoth(shard) => {
-            fleet.shard_mut(shard).kill9()?;
-            fleet.coordinator.kill9()?;
-            fleet.coordinator.start()?;
+        Action::KillBoth(number, shard) => {
+            bank.fleet.shard_mut(shard).kill9()?;
+            bank.coordinator_mut(number).kill9()?;
+            bank.coordinator_mut(number).start()?;
             shared.let_pass(20);
-            fleet.shard_mut(shard).start()?;
+            bank.fleet.shard_mut(shard).start()?;
+        }
+        Action::LoseStandby => {
+            if let Some(standby) = &mut bank.standby
+                && standby.is_running()
+            {
+                standby.kill9()?;
+            }
         }
     }
     Ok(None)
+}
+
+fn kill_backend(cluster: &Cluster, which: u64) {
+    // Between a crash and the end of its recovery there is none to be found.
+    if let Some(pid) = backends(cluster).ok().and_then(|backends| pick(&backends, which)) {
+        // It may have ended by itself.
+        let _ = cluster.kill9_backend(pid);
+    }
 }
 
 /// The processes behind sessions of others.

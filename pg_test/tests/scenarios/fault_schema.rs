@@ -100,7 +100,7 @@ fn tables_with_the_identity_of_another_database() -> Outcome {
     fleet.coordinator.stop(StopMode::Fast)?;
     fleet.coordinator.start()?;
     assert_left_alone(&fleet, "evil")?;
-    assert_eq!(prepared_gids(fleet.shard(1))?, [gid.clone()]);
+    assert_eq!(prepared_gids(fleet.shard(1))?, std::slice::from_ref(&gid));
     let statements = fleet.shard(1).log().statements_since(mark)?;
     assert!(!statements.iter().any(|s| s.starts_with("ROLLBACK PREPARED")), "{statements:#?}");
     fleet

@@ -1,7 +1,7 @@
 //! Savepoints and PL/pgSQL exception blocks: what they roll back here is rolled back on the shards.
 
 use pg_test::Fleet;
-use pg_test::oracle::{assert_settled, expect_error};
+use pg_test::oracle::{assert_settled, expect_error, one};
 
 use crate::support::Outcome;
 
@@ -170,5 +170,34 @@ fn an_error_without_a_savepoint_fails_the_whole_transaction() -> Outcome {
     session.batch_execute("COMMIT")?;
     assert_settled(&fleet);
     assert_eq!((fleet.ids_on_shard(1)?, fleet.ids_on_shard(2)?), (vec![], vec![]));
+    Ok(())
+}
+
+/// A9. Red on 0.2.0, which stored 0 and so could not ask the shard later what became of its transaction.
+#[test]
+fn the_xid_is_known_after_a_failed_statement() -> Outcome {
+    let fleet = Fleet::start()?;
+    let mut session = fleet.session()?;
+    session.batch_execute("INSERT INTO ft1 VALUES (1)")?;
+    let work = [
+        "SELECT 1",
+        "INSERT INTO ft2 VALUES ({})",
+        "SELECT * FROM ft1",
+        "INSERT INTO ft1 VALUES ({})",
+    ];
+    for (id, work) in (10..).zip(work) {
+        let id = id.to_string();
+        session.batch_execute("BEGIN; INSERT INTO lt VALUES (1); SAVEPOINT a")?;
+        expect_error(session.batch_execute("INSERT INTO ft1 VALUES (1)"), "23505");
+        session.batch_execute("ROLLBACK TO a")?;
+        session.batch_execute(&work.replace("{}", &id))?;
+        session.batch_execute("COMMIT; DELETE FROM lt")?;
+        let unknown: i64 =
+            one(&mut session, "SELECT count(*) FROM fdw_xacts.decision WHERE 0 = ANY (xids)")?;
+        assert_eq!(unknown, 0, "{work}");
+    }
+    let decided: i64 = one(&mut session, "SELECT count(*) FROM fdw_xacts.decision")?;
+    assert_eq!(decided, 4);
+    assert_settled(&fleet);
     Ok(())
 }

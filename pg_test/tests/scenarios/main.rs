@@ -12,6 +12,7 @@
 //! | … NOTIFY's queue full | not tried: it takes 8 GB of notifications; the same path as a serialization failure |
 //! | cut before COMMIT PREPARED, or before its answer; the same with 'gxid' | `fault_commit` |
 //! | cancel, statement_timeout, termination, shutdown at every wait | `fault_interrupt` |
+//! | a shard takes long to prepare or to commit | `fault_slow_prepare` |
 //! | a shard hangs in phase one or two | `fault_commit::a_shard_that_hangs…` |
 //! | SIGKILL for the coordinator, a backend, the resolver, a shard | `crash`, `fault_gxid`, `commit` |
 //! | 'gxid' pending over crash, checkpoint, restart | `explicit`, `fault_gxid`, `clients::managers` |
@@ -24,24 +25,33 @@
 //! | hung or unreachable servers beside healthy ones | `fault_commit::the_resolver_settles_healthy_servers…` |
 //! | wrong password, changed address | `fault_resolver` |
 //! | connection lost inside a savepoint; readers under SERIALIZABLE | `fault_prepare` |
+//! | a connection pooler between coordinator and shard | `poolers` |
+//! | permission that is taken away while a connection is open | `fault_permissions` |
 //! | 10,000 in doubt | `fault_resolver::ten_thousand…` |
+//! | processes that a dead coordinator leaves on a shard | `fault_orphans` |
 //! | workers end in any order, mappings share a database | `fault_workers` |
 //!
 //! They need a PostgreSQL with the extension installed and are run by `cargo xtask test`.
 
 #![allow(missing_docs, reason = "a test's name is its documentation")]
 
+mod after_a_restart;
 mod bad_input;
 mod bank;
 mod clients;
 mod commit;
 mod commit_wait;
+mod costs;
 mod crash;
+mod cursors;
+mod databases;
 mod decisions;
 mod docs;
 mod docs_page;
 mod docs_reference;
 mod docs_run;
+mod doubt;
+mod encodings;
 mod exec;
 mod exec_query;
 mod exec_session;
@@ -54,11 +64,14 @@ mod fault_gxid;
 mod fault_image;
 mod fault_interrupt;
 mod fault_locks;
+mod fault_orphans;
+mod fault_permissions;
 mod fault_prepare;
 mod fault_reach;
 mod fault_replication;
 mod fault_resolver;
 mod fault_schema;
+mod fault_slow_prepare;
 mod fault_workers;
 mod fdw_analyze;
 mod fdw_async;
@@ -80,10 +93,19 @@ mod fdw_switch;
 mod fdw_utility;
 mod fdw_values;
 mod harness;
+mod large_table;
+mod limits;
 mod monitoring;
+mod monitoring_alerts;
+mod nested;
 mod operators;
+mod poolers;
+mod reasons;
+mod session_lock;
 mod side_by_side;
+mod standby_away;
 mod support;
 mod tracking;
 mod upgrade;
 mod waits;
+mod workflow;

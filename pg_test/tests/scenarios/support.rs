@@ -128,11 +128,17 @@ impl Notices {
 
 /// A session on the coordinator whose notices are kept.
 pub fn session_with_notices(fleet: &Fleet) -> anyhow::Result<(Client, Notices)> {
+    session_with_notices_in(fleet, "postgres")
+}
+
+/// The same in another database.
+pub fn session_with_notices_in(fleet: &Fleet, database: &str) -> anyhow::Result<(Client, Notices)> {
     let notices = Notices::default();
     let list = Arc::clone(&notices.0);
     let session = fleet
         .coordinator
         .config()
+        .dbname(database)
         .notice_callback(move |notice| {
             let text = format!(
                 "{}: {} / {} / {}",

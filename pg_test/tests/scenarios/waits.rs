@@ -27,9 +27,11 @@ impl Network {
         for number in 1..=shards {
             let link = Link::start(fleet.shard(number).port(), Duration::ZERO)?;
             session.batch_execute(&format!(
-                "ALTER SERVER shard{number} OPTIONS (SET port '{}');
-                 INSERT INTO ft{number} VALUES (0, 'warm'), (-1, 'warm')",
+                "ALTER SERVER shard{number} OPTIONS (SET port '{}')",
                 link.port()
+            ))?;
+            session.batch_execute(&format!(
+                "INSERT INTO ft{number} VALUES (0, 'warm'), (-1, 'warm')"
             ))?;
             links.push(link);
         }

@@ -127,12 +127,13 @@ impl Connection {
 
     /// The error that a statement's failed answer is. A statement that only found the transaction failed is
     /// reported as the one that made it fail, if nobody has reported that yet.
-    fn error_behind(&self, ticket: Ticket, failure: &PgResult, sql: Option<&CStr>) -> Error {
-        if SqlState::parse(failure.error_field(b'C')) == SqlState::IN_FAILED_SQL_TRANSACTION {
-            let cause = self.inner.borrow().fifo.failure_before(ticket);
-            if let Some((cause, its_sql)) = cause {
-                return self.error_of(&cause, its_sql.as_deref());
-            }
+    fn error_behind(&self, ticket: Ticket, failure: &Rc<PgResult>, sql: Option<&CStr>) -> Error {
+        let state = SqlState::parse(failure.error_field(b'C'));
+        let cause = self.inner.borrow().fifo.failure_before(ticket);
+        if let Some((cause, its_sql)) = cause
+            && (state == SqlState::IN_FAILED_SQL_TRANSACTION || Rc::ptr_eq(&cause, failure))
+        {
+            return self.error_of(&cause, its_sql.as_deref());
         }
         self.error_of(failure, sql)
     }

@@ -1,12 +1,21 @@
-//! Cursors and prepared statements of a session: their names, and when they are closed.
+//! Cursors and prepared statements of a session: their names, and when they are opened and closed.
+//!
+//! `DECLARE` travels with the first `FETCH`, so that what is never asked for costs nothing. A cursor shows what was there
+//! when it was opened, so whatever may change its rows sends it before itself; and it belongs to the savepoint in which
+//! it was opened, so that of a later one does, too.
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString};
+use std::rc::{Rc, Weak};
 
 use pgrx::pg_sys;
 
 use super::{Connection, failures};
+use crate::libpq::Conn;
 use crate::pg::error::{Result, c_string};
-use crate::protocol::pipeline::Control;
+use crate::protocol::pipeline::{Control, Ticket};
+use crate::protocol::plan::Access;
+use crate::remote::session_state::SessionState;
 
 /// `DECLARE` of a cursor for a query.
 pub fn declare_command(cursor: u32, query: &[u8]) -> CString {
@@ -18,7 +27,60 @@ pub fn fetch_command(cursor: u32, rows: usize) -> CString {
     c_string(format!("FETCH {rows} FROM c{cursor}"))
 }
 
+/// A cursor that is to be opened.
+#[derive(Debug)]
+pub struct Opening {
+    /// Its number.
+    pub cursor: u32,
+    /// `DECLARE`.
+    pub declare: Rc<CStr>,
+    /// Its parameters.
+    pub params: Vec<Option<CString>>,
+    /// What its failure is reported for.
+    pub query: Rc<CStr>,
+    /// The nesting level of its owner.
+    pub level: Rc<Cell<u32>>,
+    /// What the query may do.
+    pub access: Access,
+    /// The ticket of `DECLARE`, once that was sent.
+    pub sent: Cell<Option<Ticket>>,
+}
+
 impl Connection {
+    /// A cursor will be opened, unless its owner lets go of it before: see [`Opening`].
+    pub fn announce(&self, opening: &Rc<Opening>) {
+        self.inner.borrow_mut().openings.push(Rc::downgrade(opening));
+    }
+
+    /// Queues `DECLARE` of those cursors that have been announced and belong to savepoints that are open.
+    pub(super) fn queue_openings(conn: &Conn, inner: &mut SessionState) -> Option<()> {
+        for opening in std::mem::take(&mut inner.openings).iter().filter_map(Weak::upgrade) {
+            Self::queue_opening(conn, inner, &opening)?;
+            if opening.sent.get().is_none() {
+                inner.openings.push(Rc::downgrade(&opening));
+            }
+        }
+        Some(())
+    }
+
+    /// Queues `DECLARE`, unless that was done, or its savepoint is not open yet.
+    pub(super) fn queue_opening(
+        conn: &Conn,
+        inner: &mut SessionState,
+        opening: &Opening,
+    ) -> Option<()> {
+        let level = opening.level.get();
+        if opening.sent.get().is_some() || level > inner.depth {
+            return Some(());
+        }
+        let params: Vec<Option<&CStr>> = opening.params.iter().map(Option::as_deref).collect();
+        conn.send_query(&opening.declare, &params).then_some(())?;
+        opening.sent.set(Some(inner.fifo.statement(level, Some(&opening.query))));
+        inner.cursors.insert(opening.cursor, inner.depth);
+        inner.modified |= opening.access == Access::Modifies;
+        Some(())
+    }
+
     /// A number for a new cursor; numbers begin anew with each transaction.
     pub fn new_cursor(&self) -> u32 {
         let mut inner = self.inner.borrow_mut();

@@ -6,7 +6,7 @@ use std::rc::{Rc, Weak};
 use std::time::Instant;
 
 use super::failures::warn;
-use super::{CLEANUP_TIMEOUT, Connection};
+use super::{CLEANUP_TIMEOUT, Connection, Opening};
 use crate::pg::error::{Result, c_string};
 use crate::protocol::pipeline::{Control, Ticket};
 use crate::remote::report;
@@ -78,6 +78,8 @@ impl Connection {
             let is_running = inner.fifo.expects_from(level);
             inner.fifo.abandon_from(level);
             inner.cursors.retain(|_, depth| *depth < level);
+            let is_outer = |opening: Rc<Opening>| opening.level.get() < level;
+            inner.openings.retain(|opening| opening.upgrade().is_some_and(is_outer));
             if inner.depth < level {
                 return Ok(());
             }
@@ -113,8 +115,9 @@ impl Connection {
         let inner = &mut *self.inner.borrow_mut();
         // All of it was postponed after the savepoint was sent, so it goes with it.
         inner.postponed.clear();
-        // The savepoint was skipped: there is nothing to go back to.
-        if inner.confirmed < level && inner.confirmed < depth {
+        // The savepoint was skipped: there is nothing to go back to. Where that is still to be answered, so is this.
+        let underway = inner.fifo.awaits(Control::Savepoint(level));
+        if inner.confirmed < level && inner.confirmed < depth && !underway {
             return None;
         }
         inner.confirmed = inner.confirmed.min(level - 1);
@@ -128,6 +131,9 @@ impl Connection {
                 inner.fifo.control(Control::UndoSavepoint);
             }
         }
+        // The question behind a statement that failed has failed with it.
+        Self::queue_probe(&self.conn, inner)?;
+        inner.unasked = false;
         self.conn.send_sync().then_some(())?;
         inner.fifo.sync();
         Some(ticket)

@@ -1,17 +1,18 @@
 //! Sending: a statement travels in one segment with what must come before it: session set-up (in a segment of its
 //! own, or ROLLBACK would undo it), START TRANSACTION, savepoints up to the statement's nesting level, and postponed
-//! CLOSE and RELEASE commands. Behind it travels the question whether the transaction has an xid, until it has one;
-//! behind many FETCH commands in a row it is asked once.
+//! CLOSE and RELEASE commands. Behind it travels the question for the transaction's xid, until it has one; behind many
+//! FETCH commands in a row it is asked once.
 
 use std::ffi::CStr;
 use std::rc::Rc;
 
-use super::Connection;
+use super::{Connection, Opening};
 use crate::libpq::{Conn, Flush, PgResult};
 use crate::pg::error::{Error, Result, SqlState, c_string};
 use crate::protocol::pipeline::{Control, Fifo, Ticket};
+use crate::protocol::plan::{Access, Xid};
 use crate::remote::report;
-use crate::remote::session_state::{FetchRun, PROBE, PROBE_NAME, SETUP, SessionLock, SessionState};
+use crate::remote::session_state::{FetchRun, PROBES, SETUP, SessionState, WATCH_US, probe_name};
 
 /// A statement to send.
 #[derive(Clone, Copy)]
@@ -36,6 +37,24 @@ pub enum Isolation {
     Serializable,
 }
 
+/// How statements are sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner<'a> {
+    /// For the transaction, should they begin it.
+    pub isolation: Isolation,
+    /// The nesting level of their owner, for whom their answers are.
+    pub owner: u32,
+    /// The nesting level at which they run: what fails there is taken back to it.
+    pub level: u32,
+    /// What they may do.
+    pub access: Access,
+    /// The cursor that they are about, which is opened before if it has not been.
+    pub opening: Option<&'a Opening>,
+    /// For statements that others may be sent behind before they are answered: what fails because of them is reported
+    /// as its failure.
+    pub query: Option<&'a Rc<CStr>>,
+}
+
 /// So many chores wait for the end of the transaction. With more of them it would keep too much memory of the server's.
 const MOST_CHORES: usize = 8;
 
@@ -44,20 +63,16 @@ const MOST_CHORES: usize = 8;
 const FETCHES_WITH_QUESTION: u32 = 64;
 
 impl Connection {
-    /// Sends statements at a nesting level, as one segment, without waiting. The tickets of the
+    /// Sends statements as one segment, without waiting. The tickets of the
     /// messages are consecutive; the first is returned. `sql` becomes CONTEXT where the connection is lost.
-    /// `query` is for statements that others may be sent behind before they are answered: what fails because
-    /// of them is reported as its failure.
     ///
     /// # Errors
     /// The connection is lost or doomed, or the local transaction is ending.
     pub fn submit(
         &self,
-        isolation: Isolation,
-        level: u32,
+        manner: Manner,
         messages: &[Message],
         sql: Option<&CStr>,
-        query: Option<&Rc<CStr>>,
     ) -> Result<Ticket> {
         if self.is_doomed() {
             return Err(self.refusal(sql));
@@ -73,8 +88,10 @@ impl Connection {
                 .concat(),
             ));
         }
-        let sent = self.queue_segment(isolation, level, messages, query);
-        match sent {
+        if manner.access == Access::Modifies && self.is_beginning() {
+            self.pump();
+        }
+        match self.queue_segment(manner, messages) {
             Some(ticket) => {
                 self.flush();
                 Ok(ticket)
@@ -83,14 +100,17 @@ impl Connection {
         }
     }
 
-    fn queue_segment(
-        &self,
-        isolation: Isolation,
-        level: u32,
-        messages: &[Message],
-        query: Option<&Rc<CStr>>,
-    ) -> Option<Ticket> {
+    /// Whether START TRANSACTION was sent and has not been answered.
+    fn is_beginning(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner.depth > 0 && inner.confirmed == 0
+    }
+
+    fn queue_segment(&self, manner: Manner, messages: &[Message]) -> Option<Ticket> {
+        let Manner { isolation, owner, level, access, opening, query } = manner;
         let conn = &self.conn;
+        let is_beginning = self.is_beginning();
+        let modifies = access == Access::Modifies || self.is_tainted();
         let inner = &mut *self.inner.borrow_mut();
         self.queue_preamble(inner)?;
         if inner.depth == 0 {
@@ -101,6 +121,12 @@ impl Connection {
             conn.send_query(start, &[]).then_some(())?;
             inner.fifo.control(Control::Begin);
             inner.depth = 1;
+        } else if is_beginning && modifies {
+            // Should the transaction not have begun, it must not run in one of its own.
+            for command in [c"SAVEPOINT px_begun", c"RELEASE SAVEPOINT px_begun"] {
+                conn.send_query(command, &[]).then_some(())?;
+                inner.fifo.control(Control::Cleanup);
+            }
         }
         for (command, control) in std::mem::take(&mut inner.postponed) {
             conn.send_query(&command, &[]).then_some(())?;
@@ -110,11 +136,17 @@ impl Connection {
             Self::queue_chores(conn, inner)?;
         }
         while inner.depth < level {
+            Self::queue_openings(conn, inner)?;
+            opening.map_or(Some(()), |opening| Self::queue_opening(conn, inner, opening))?;
             let next = inner.depth + 1;
             conn.send_query(&c_string(format!("SAVEPOINT s{next}")), &[]).then_some(())?;
             inner.fifo.control(Control::Savepoint(next));
             inner.depth = next;
         }
+        if modifies {
+            Self::queue_openings(conn, inner)?;
+        }
+        opening.map_or(Some(()), |opening| Self::queue_opening(conn, inner, opening))?;
         let mut first = None;
         for message in messages {
             let queued = match *message {
@@ -124,19 +156,38 @@ impl Connection {
                 Message::FetchMore(fetch) => self.queue_fetch(inner, fetch),
             };
             queued.then_some(())?;
-            let ticket = inner.fifo.statement(level, query);
+            let ticket = inner.fifo.statement(owner, query);
             first.get_or_insert(ticket);
         }
-        let asks = !matches!(messages, [Message::FetchMore(..)])
-            || inner.fetch_run.as_ref().is_none_or(|run| run.length <= FETCHES_WITH_QUESTION);
-        inner.unasked = inner.xid.is_none() && !asks;
-        if inner.xid.is_none() && asks {
-            conn.send_prepared(PROBE_NAME, &[]).then_some(())?;
-            inner.fifo.control(Control::XidProbe);
+        inner.modified |= access == Access::Modifies;
+        match messages {
+            // A query that has only been opened has done nothing yet.
+            [] if opening.is_some() && access == Access::Reads => {}
+            [Message::FetchMore(..)]
+                if inner
+                    .fetch_run
+                    .as_ref()
+                    .is_some_and(|run| run.length > FETCHES_WITH_QUESTION) =>
+            {
+                inner.unasked = inner.xid.is_none();
+            }
+            _ => {
+                inner.unasked = false;
+                Self::queue_probe(conn, inner)?;
+            }
         }
         conn.send_sync().then_some(())?;
         inner.fifo.sync();
         Some(first.unwrap_or(0))
+    }
+
+    /// The question for the transaction's xid, unless that is known.
+    pub(super) fn queue_probe(conn: &Conn, inner: &mut SessionState) -> Option<()> {
+        if inner.xid.is_none() {
+            conn.send_prepared(probe_name(inner.modified), &[]).then_some(())?;
+            inner.fifo.control(Control::XidProbe);
+        }
+        Some(())
     }
 
     /// The server still has the statement that it parsed last, unless it was given a name.
@@ -156,18 +207,21 @@ impl Connection {
         queued
     }
 
-    /// Asks whether the transaction has written if nobody has since the last statement, without waiting. A connection
-    /// that is lost is found to be by whoever waits for the answer.
+    /// Asks for the transaction's xid if nobody has since the last statement, or the question has failed, without
+    /// waiting. A connection that is lost is found to be by whoever waits for the answer.
     pub fn ask_if_written(&self) {
-        let (is_unasked, depth) = {
+        let (is_unknown, level) = {
             let inner = self.inner.borrow();
-            (inner.unasked, inner.depth)
+            (inner.depth > 0 && inner.xid_known() == Xid::Unknown, inner.depth)
         };
-        if !is_unasked || self.is_doomed() {
+        if !is_unknown || self.is_doomed() {
             return;
         }
         // The transaction has begun: its isolation level is not told again.
-        match self.queue_segment(Isolation::RepeatableRead, depth, &[], None) {
+        let isolation = Isolation::RepeatableRead;
+        let access = Access::Reads;
+        let manner = Manner { isolation, owner: level, level, access, opening: None, query: None };
+        match self.queue_segment(manner, &[]) {
             Some(_) => self.flush(),
             None => drop(self.lose()),
         }
@@ -180,19 +234,19 @@ impl Connection {
             inner.set_up = true;
             conn.send_query(SETUP, &[]).then_some(())?;
             inner.fifo.control(Control::Setup);
-            conn.send_prepare(PROBE_NAME, PROBE).then_some(())?;
-            inner.fifo.control(Control::Setup);
+            for (name, probe) in PROBES {
+                conn.send_prepare(name, probe).then_some(())?;
+                inner.fifo.control(Control::Setup);
+            }
             conn.send_sync().then_some(())?;
             inner.fifo.sync();
+            inner.chores.push(WATCH_US.to_owned());
         }
         if inner.lock_to_send
-            && let Some(SessionLock { key, incarnation }) = inner.asked_lock
+            && let Some(lock) = inner.asked_lock
         {
             inner.lock_to_send = false;
-            let sql = format!(
-                "SELECT pg_catalog.pg_try_advisory_lock_shared({key}::int4, {incarnation}::int4)"
-            );
-            conn.send_query(&c_string(sql), &[]).then_some(())?;
+            conn.send_query(&lock.take(), &[]).then_some(())?;
             inner.fifo.control(Control::SessionLock);
             conn.send_sync().then_some(())?;
             inner.fifo.sync();
@@ -213,22 +267,47 @@ impl Connection {
         Some(())
     }
 
-    /// Sends one command outside of any statement's segment, as the protocol needs: PREPARE
-    /// TRANSACTION, COMMIT, COMMIT PREPARED, ROLLBACK PREPARED, ROLLBACK, and the resolver's questions.
+    /// Sends `PREPARE TRANSACTION`, which is executed only if the session still holds its advisory lock. Deferred
+    /// constraints are checked before that, because their triggers might release it.
+    /// It does not look at dooms and seals. `None` if the connection is lost.
+    pub fn send_prepare(&self, prepare: &CStr) -> Option<Ticket> {
+        let lock = self.inner.borrow().session_lock?;
+        let (constraints, check) = (c"SET CONSTRAINTS ALL IMMEDIATE", lock.check());
+        self.send_commands(
+            &[(constraints, Control::Constraints), (&check, Control::LockCheck)],
+            prepare,
+            |fifo| fifo.statement(0, None),
+        )
+    }
+
+    /// Whether the last `PREPARE TRANSACTION` was not executed, because of what came before it.
+    pub fn has_skipped_prepare(&self) -> bool {
+        self.inner.borrow().prepare_skipped
+    }
+
+    /// Whether that was because the session does not hold its advisory lock any more.
+    pub fn has_lost_its_lock(&self) -> bool {
+        self.inner.borrow().lock_lost
+    }
+
+    /// Sends one command outside of any statement's segment, as the protocol needs: COMMIT, COMMIT PREPARED, ROLLBACK
+    /// PREPARED, ROLLBACK, and the resolver's questions.
     /// It does not look at dooms and seals. `None` if the connection is lost.
     pub fn send_alone(&self, command: &CStr) -> Option<Ticket> {
-        self.send_segment(command, |fifo| fifo.statement(0, None))
+        self.send_commands(&[], command, |fifo| fifo.statement(0, None))
     }
 
     /// Sends what ends a transaction, as [`Self::send_alone`] does, for an answer that the connection takes itself.
     /// `false` if the connection is lost.
     pub fn send_ending(&self, command: &CStr, control: Control) -> bool {
-        self.send_segment(command, |fifo| fifo.control(control)).is_some()
+        self.send_commands(&[], command, |fifo| fifo.control(control)).is_some()
     }
 
-    /// Sends one command as a segment of its own; `expect` notes whose the answer is. `None` if the connection is lost.
-    fn send_segment<T>(
+    /// Sends one command, with those that must succeed `before` it, as a segment of its own; `expect` notes whose the
+    /// answer is. `None` if the connection is lost.
+    fn send_commands<T>(
         &self,
+        before: &[(&CStr, Control)],
         command: &CStr,
         expect: impl FnOnce(&mut Fifo<PgResult>) -> T,
     ) -> Option<T> {
@@ -236,6 +315,10 @@ impl Connection {
             let inner = &mut *self.inner.borrow_mut();
             (|| {
                 self.queue_preamble(inner)?;
+                for &(command, control) in before {
+                    self.conn.send_query(command, &[]).then_some(())?;
+                    inner.fifo.control(control);
+                }
                 self.conn.send_query(command, &[]).then_some(())?;
                 let expected = expect(&mut inner.fifo);
                 self.conn.send_sync().then_some(())?;

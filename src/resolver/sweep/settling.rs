@@ -5,17 +5,20 @@ use std::ffi::CStr;
 
 use pgrx::{PgLogLevel, pg_sys};
 
+use super::failure::Failure;
 use super::{Asked, Fenced, answer, place, send, xid_of};
 use crate::log::decisions::{self, Row};
 use crate::log::entries;
+use crate::log::left::Left;
 use crate::log::registered::Registered;
 use crate::log::replication;
-use crate::log::shmem::Entry;
+use crate::log::shmem::{Entry, Status};
 use crate::pg::error::{Error, Result, SqlState};
+use crate::pg::text;
 use crate::pg::transaction;
 use crate::protocol::gid::{Gid, Identity, Nonce};
 use crate::protocol::pipeline::Ticket;
-use crate::protocol::verdict::{Decision, Others, Place, Verdict, settle};
+use crate::protocol::verdict::{Decision, Others, Place, Reason, Verdict, settle};
 use crate::remote::{Connection, SessionLock};
 use crate::resolver::questions;
 use crate::xact::{Prepared, session_lock};
@@ -25,45 +28,61 @@ const INSUFFICIENT_PRIVILEGE: SqlState = SqlState::new(b"42501");
 /// Everything has been asked, and the verdicts on what is listed are on their way.
 pub(super) struct Settling {
     pub(super) listed: HashSet<Gid>,
-    /// Listed, and not ours to settle now.
-    pub(super) unsettled: HashSet<Gid>,
-    /// The unsettled ones among them that wait for the application.
-    pub(super) pending: HashSet<Gid>,
+    /// What is not settled now, and why.
+    pub(super) left: HashMap<Gid, Left>,
+    /// What the server has answered to the first that it has refused.
+    pub(super) refusal: Option<Error>,
     pub(super) strangers: bool,
     pub(super) alive: Vec<i32>,
     pub(super) place: Place,
-    pub(super) sent: Vec<(Gid, &'static CStr, Ticket)>,
-    /// Servers and users whose prepared transactions this one's role may not settle.
-    pub(super) not_allowed: Vec<(pg_sys::Oid, pg_sys::Oid)>,
+    /// Decided, and listed; they are sent once the synchronous standbys have what was written until `decided`.
+    commits: Vec<Listed>,
+    decided: pg_sys::XLogRecPtr,
+    sent: Vec<Sent>,
     /// What became of the committed transactions that are not listed.
     pub(super) verified: Option<Ticket>,
 }
 
+/// A gid that the participant lists.
+struct Listed {
+    gid: Gid,
+    /// The local transaction, 0 where there is no row.
+    xid: pg_sys::TransactionId,
+}
+
+/// A verdict on its way.
+struct Sent {
+    listed: Listed,
+    tag: &'static CStr,
+    ticket: Ticket,
+}
+
 impl Settling {
-    /// Looks at the answers, and sends what they call for.
+    /// Looks at the answers, and sends what they call for; the commits are for [`Self::deliver_commits`].
     pub(super) fn begin(
         fenced: &Fenced,
         asked: &Asked,
         identity: Identity,
         participant: &Registered,
         committed: &[Row],
-    ) -> Result<Self> {
+    ) -> Result<Self, Failure> {
         let place = place(fenced, participant)?;
         let connection = &fenced.0.connection;
         if place == Place::InRecovery {
-            return Err(Error::new(
+            let error = Error::new(
                 SqlState::READ_ONLY_SQL_TRANSACTION,
-                format!("server \"{}\" is a standby", connection.server_name.to_string_lossy()),
-            ));
+                format!("server \"{}\" is a standby", text::carried(&connection.server_name)),
+            );
+            return Err(Failure { reason: Reason::Standby, error });
         }
         if let Some(fence) = asked.fence {
             let held = answer(connection, fence, c"pg_try_advisory_lock")?;
             if held.value(0, 0).is_none_or(|v| v.to_bytes() != b"t") {
-                return Err(Error::new(
+                let error = Error::new(
                     SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
                     format!(
                         "another process settles transactions of this coordinator on server \"{}\"",
-                        connection.server_name.to_string_lossy()
+                        text::carried(&connection.server_name)
                     ),
                 )
                 .detail(format!(
@@ -74,7 +93,8 @@ impl Settling {
                         |pid| format!("process {}", pid.to_string_lossy())
                     )
                 ))
-                .hint("A physical copy of this coordinator must not run beside it."));
+                .hint("A physical copy of this coordinator must not run beside it.");
+                return Err(Failure { reason: Reason::Fence, error });
             }
         }
         let SessionLock { incarnation, .. } = session_lock(identity);
@@ -100,16 +120,17 @@ impl Settling {
             .collect();
         let mut settling = Self {
             listed,
-            unsettled: HashSet::new(),
-            pending: HashSet::new(),
+            left: HashMap::new(),
+            refusal: None,
             strangers,
             alive,
             place,
+            commits: Vec::new(),
+            decided: 0,
             sent: Vec::new(),
-            not_allowed: Vec::new(),
             verified: None,
         };
-        settling.deliver(connection)?;
+        settling.judge(connection)?;
         let unlisted: Vec<u64> = committed
             .iter()
             .filter(|row| !settling.listed.contains(&participant.gid(identity, row.nonce)))
@@ -121,8 +142,20 @@ impl Settling {
         Ok(settling)
     }
 
-    /// Sends the verdicts on what is listed.
-    fn deliver(&mut self, connection: &Connection) -> Result<()> {
+    /// Leaves one, for a reason.
+    pub(super) fn leave(
+        &mut self,
+        gid: Gid,
+        status: Status,
+        xid: pg_sys::TransactionId,
+        reason: Reason,
+    ) {
+        let listed = self.listed.contains(&gid);
+        self.left.insert(gid, Left { gid, status, xid, reason, listed });
+    }
+
+    /// Finds the verdicts on what is listed, and sends those that take back.
+    fn judge(&mut self, connection: &Connection) -> Result<()> {
         if self.listed.is_empty() {
             return Ok(());
         }
@@ -130,43 +163,71 @@ impl Settling {
             .into_iter()
             .map(|row| (row.nonce, row))
             .collect();
-        let owned: HashSet<Gid> =
-            entries::all().iter().filter(|e| e.owner != 0).filter_map(Entry::gid).collect();
-        let decision =
-            |gid: &Gid| rows.get(&gid.nonce).map_or(Decision::Absent, |row| row.decision);
-        // A decision that a standby may still lose must not be delivered.
-        let replicated = !self.listed.iter().any(|g| decision(g) == Decision::Committed)
-            || replication::everything_committed_is_replicated()?;
-        for gid in &self.listed {
-            let others = Others { owner: owned.contains(gid), strangers: self.strangers };
-            let decision = decision(gid);
-            let settle_by = Prepared::new(*gid);
-            let (command, tag) = match settle(self.place, others, decision) {
-                Verdict::Commit if replicated => (settle_by.commit, c"COMMIT PREPARED"),
-                Verdict::Rollback => (settle_by.rollback, c"ROLLBACK PREPARED"),
-                Verdict::Commit | Verdict::Leave => {
-                    self.unsettled.insert(*gid);
-                    if decision == Decision::InProgress {
-                        self.pending.insert(*gid);
-                    }
-                    continue;
+        self.decided = replication::written_so_far();
+        let owned: HashSet<Gid> = entries::owned().iter().filter_map(Entry::gid).collect();
+        for gid in self.listed.iter().copied().collect::<Vec<Gid>>() {
+            let (decision, xid) = rows
+                .get(&gid.nonce)
+                .map_or((Decision::Absent, pg_sys::InvalidTransactionId), |r| (r.decision, r.xid));
+            let others =
+                Others { owner: owned.contains(&gid), strangers: self.strangers, replicated: true };
+            match settle(self.place, others, decision) {
+                Verdict::Commit => self.commits.push(Listed { gid, xid }),
+                Verdict::Rollback => self.send(connection, Listed { gid, xid }, false)?,
+                Verdict::Leave(reason) => {
+                    let status = match decision {
+                        Decision::Committed => Status::Committing,
+                        Decision::InProgress => Status::Prepared,
+                        Decision::Absent => Status::Aborting,
+                    };
+                    self.leave(gid, status, xid, reason);
                 }
-            };
-            let ticket = connection.send_alone(&command).ok_or_else(|| connection.doom_error())?;
-            self.sent.push((*gid, tag, ticket));
+            }
         }
         Ok(())
     }
 
+    /// Sends the commits, once the synchronous standbys have all that was decided; `false` while they have not. When it
+    /// is `late` they are left.
+    pub(super) fn deliver_commits(&mut self, connection: &Connection, late: bool) -> Result<bool> {
+        if self.commits.is_empty() {
+            return Ok(true);
+        }
+        let replicated = replication::outlives_a_failover(self.decided);
+        if !replicated && !late {
+            return Ok(false);
+        }
+        let others = Others { strangers: self.strangers, replicated, owner: false };
+        for listed in std::mem::take(&mut self.commits) {
+            match settle(self.place, others, Decision::Committed) {
+                Verdict::Leave(reason) => {
+                    self.leave(listed.gid, Status::Committing, listed.xid, reason);
+                }
+                _ => self.send(connection, listed, true)?,
+            }
+        }
+        Ok(true)
+    }
+
+    fn send(&mut self, connection: &Connection, listed: Listed, commit: bool) -> Result<()> {
+        let settle_by = Prepared::new(listed.gid);
+        let (command, tag) = if commit {
+            (settle_by.commit, c"COMMIT PREPARED")
+        } else {
+            (settle_by.rollback, c"ROLLBACK PREPARED")
+        };
+        let ticket = connection.send_alone(&command).ok_or_else(|| connection.doom_error())?;
+        self.sent.push(Sent { listed, tag, ticket });
+        Ok(())
+    }
+
     /// Notes what the participant answered to the verdicts; returns how many it settled.
-    pub(super) fn note_answers(
-        &mut self,
-        connection: &Connection,
-        participant: &Registered,
-    ) -> Result<u64> {
+    pub(super) fn note_answers(&mut self, connection: &Connection) -> Result<u64> {
         let mut resolved = 0;
-        for (gid, tag, ticket) in std::mem::take(&mut self.sent) {
-            match connection.take(ticket) {
+        for Sent { listed: Listed { gid, xid }, tag, ticket } in std::mem::take(&mut self.sent) {
+            let status =
+                if tag == c"COMMIT PREPARED" { Status::Committing } else { Status::Aborting };
+            let reason = match connection.take(ticket) {
                 Some(Ok(Ok(result))) if result.command_tag() == tag => {
                     resolved += 1;
                     Error::new(
@@ -174,34 +235,34 @@ impl Settling {
                         format!(
                             "resolved: {} '{gid}' on server \"{}\"",
                             tag.to_string_lossy(),
-                            connection.server_name.to_string_lossy()
+                            text::carried(&connection.server_name)
                         ),
                     )
                     .log(PgLogLevel::LOG)?;
-                }
-                // Somebody else settled it between the list and now: the next sweep finds out how.
-                Some(Ok(Err(failure)))
-                    if SqlState::parse(failure.error_field(b'C')) == SqlState::UNDEFINED_OBJECT =>
-                {
-                    self.unsettled.insert(gid);
-                }
-                // It belongs to another mapping's role: that one is swept next.
-                Some(Ok(Err(failure)))
-                    if SqlState::parse(failure.error_field(b'C')) == INSUFFICIENT_PRIVILEGE
-                        && (gid.serverid.into(), gid.userid.into())
-                            != (participant.serverid, participant.userid) =>
-                {
-                    self.not_allowed.push((gid.serverid.into(), gid.userid.into()));
+                    continue;
                 }
                 Some(Ok(Err(failure))) => {
-                    connection.error_of(&failure, None).log(PgLogLevel::LOG)?;
-                    self.unsettled.insert(gid);
+                    let reason = refusal(SqlState::parse(failure.error_field(b'C')));
+                    if !reason.is_expected() {
+                        self.refusal.get_or_insert_with(|| connection.error_of(&failure, None));
+                    }
+                    reason
                 }
-                _ => {
-                    self.unsettled.insert(gid);
-                }
-            }
+                _ => Reason::Refused,
+            };
+            self.leave(gid, status, xid, reason);
         }
         Ok(resolved)
+    }
+}
+
+/// What an error in answer to COMMIT PREPARED or ROLLBACK PREPARED means.
+fn refusal(code: SqlState) -> Reason {
+    match code {
+        // Somebody else settled it between the list and now: the next sweep finds out how.
+        SqlState::UNDEFINED_OBJECT => Reason::Overtaken,
+        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE => Reason::Busy,
+        INSUFFICIENT_PRIVILEGE => Reason::NotAllowed,
+        _ => Reason::Refused,
     }
 }

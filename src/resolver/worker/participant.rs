@@ -1,15 +1,21 @@
 //! What the resolver knows of one participant: when to sweep it, and how the last sweep went.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use pgrx::PgLogLevel;
-
 use crate::guc;
+use crate::log::left::{self, Left};
 use crate::log::registered::{self, Registered};
-use crate::log::stats;
-use crate::pg::error::{Error, Result, SqlState};
+use crate::log::{seen, stats};
+use crate::pg::error::{Result, c_string};
+use crate::pg::transaction;
+use crate::protocol::gid::Gid;
 use crate::protocol::retry;
+use crate::protocol::verdict::Reason;
+use crate::remote::options::Server;
+use crate::resolver::sweep::failure::Failure;
 use crate::resolver::sweep::{Fenced, Sweep, Swept};
+use crate::resolver::worker::telling::{self, Told};
 
 /// A participant on the durable list.
 pub(super) struct Participant {
@@ -17,7 +23,14 @@ pub(super) struct Participant {
     /// When to sweep it; None while there is no reason to.
     pub(super) due: Option<Instant>,
     pub(super) failures: u32,
-    pub(super) last_error: String,
+    /// The last attempt came to nothing.
+    has_failed: bool,
+    /// What the log has been told.
+    told: Told,
+    /// It has been swept since the start of this process.
+    asked: bool,
+    /// What was found prepared there last, and left.
+    pub(super) seen: HashSet<Gid>,
     /// It has not been swept clean since the start, or something was left there since.
     pub(super) unswept: bool,
     /// The sweep on its way.
@@ -35,7 +48,10 @@ impl Participant {
             registered,
             due,
             failures: 0,
-            last_error: String::new(),
+            has_failed: false,
+            told: Told::default(),
+            asked: false,
+            seen: HashSet::new(),
             unswept: due.is_some(),
             sweep: None,
             fenced: None,
@@ -51,15 +67,25 @@ impl Participant {
         }
     }
 
-    /// Notes how a sweep went, and reports that it went well again after one that had not.
-    pub(super) fn swept(&mut self, swept: Swept) -> Result<()> {
+    /// Notes how a sweep went. What it has left is no success: it is counted, shown and logged with its reason.
+    pub(super) fn swept(&mut self, swept: Swept, elsewhere: &HashSet<Gid>) -> Result<()> {
         let now = Instant::now();
+        // With an entry for whatever is left, nobody has to guess any more.
+        if left::note(&self.registered, &swept.left) && !std::mem::replace(&mut self.asked, true) {
+            seen::add(self.registered.id);
+        }
+        let failure = telling::failure(&swept, elsewhere);
         let heuristic = swept.heuristic.len() as u64;
-        stats::attempt(self.registered.serverid, swept.resolved, heuristic, None);
-        let failed = !std::mem::take(&mut self.last_error).is_empty();
-        self.unswept = swept.again;
+        stats::attempt(self.registered.serverid, swept.resolved, heuristic, failure.as_ref());
+        let is_done = |l: &Left| l.reason == Reason::Undecided || elsewhere.contains(&l.gid);
+        self.unswept = swept.strangers || !swept.left.iter().all(is_done);
+        self.seen = swept.left.iter().filter(|l| l.listed).map(|l| l.gid).collect();
         self.fenced = swept.fenced;
-        if swept.again {
+        if std::mem::take(&mut self.has_failed) {
+            // The server is back: what is left there has not been waited for yet.
+            self.failures = 0;
+        }
+        if self.unswept {
             self.retry(now);
         } else {
             self.failures = 0;
@@ -67,27 +93,37 @@ impl Participant {
                 self.due = Some(self.due.map_or(now + HEARTBEAT, |due| due.min(now + HEARTBEAT)));
             }
         }
-        if !failed {
-            return Ok(());
+        if swept.more {
+            self.unswept = true;
+            self.due = Some(now);
         }
-        let server = swept.server.to_bytes();
-        Error::new(
-            SqlState::SUCCESSFUL_COMPLETION,
-            [b"the resolver has reached server \"", server, b"\" again"].concat(),
-        )
-        .log(PgLogLevel::LOG)
+        let left = swept.left.iter().filter(|l| !l.reason.is_expected());
+        let left: Vec<(Gid, Reason)> =
+            left.filter(|l| !elsewhere.contains(&l.gid)).map(|l| (l.gid, l.reason)).collect();
+        self.told.about(&swept.server, &left, swept.refusal.as_ref())?;
+        match failure {
+            Some(failure) => self.told.failed(&failure, left.is_empty()),
+            None => self.told.succeeded(&swept.server),
+        }
     }
 
-    /// Reports an error once, not for each attempt, and tries again later.
-    pub(super) fn failed(&mut self, error: Error) -> Result<()> {
+    /// Reports a failure once, not for each attempt, and tries again later.
+    pub(super) fn failed(&mut self, failure: Failure) -> Result<()> {
+        let Failure { reason, error } = failure;
         self.retry(Instant::now());
         stats::attempt(self.registered.serverid, 0, 0, Some(&error));
-        let text = String::from_utf8_lossy(&error.summary()).into_owned();
-        if self.last_error == text {
-            return Ok(());
+        self.has_failed = true;
+        let left = left::handed_over(&self.registered);
+        left::note_failure(&self.registered, reason);
+        let left: Vec<(Gid, Reason)> =
+            left.iter().filter_map(|e| Some((e.gid()?, reason))).collect();
+        if !left.is_empty() {
+            let serverid = self.registered.serverid;
+            let server = transaction::run(|| Ok(Server::find(serverid)))?;
+            let server = server.map_or_else(|| c_string(serverid.to_u32().to_string()), |s| s.name);
+            self.told.about(&server, &left, Some(&error))?;
         }
-        self.last_error = text;
-        error.log(PgLogLevel::LOG)
+        self.told.failed(&error, left.is_empty())
     }
 
     /// Has it swept soon, unless that is under way or has failed just now. The heartbeat of a kept fence is not

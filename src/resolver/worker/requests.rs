@@ -1,15 +1,15 @@
 //! What backends ask of the resolver, and its answers.
 
 use std::collections::HashSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pgrx::{PgLogLevel, pg_sys};
 
 use super::Worker;
 use crate::log::registered::{self, Registered};
-use crate::log::shmem::{NAME_LEN, Request, RequestKind};
+use crate::log::shmem::{Request, RequestKind};
 use crate::log::{decisions, entries, labels, replication, requests, stats, workers};
-use crate::pg::error::{Error, Result, SqlState};
+use crate::pg::error::{Error, Result, SqlState, c_string};
 use crate::pg::transaction;
 use crate::protocol::gid::Nonce;
 use crate::protocol::verdict::Decision;
@@ -22,11 +22,26 @@ pub struct Trying {
     participants: HashSet<i32>,
 }
 
+/// A backend whose answer waits until the synchronous standbys have what it tells of.
+pub struct Replicating {
+    slot: usize,
+    request: Request,
+    answer: i32,
+    position: pg_sys::XLogRecPtr,
+}
+
+/// How often is looked whether they have.
+pub(super) const REPLICATION_POLL: Duration = Duration::from_millis(10);
+
 impl Worker {
     /// Does what backends ask for.
     pub(super) fn answer_requests(&mut self) -> Result<()> {
         for (slot, request) in requests::waiting() {
-            if self.trying.iter().any(|t| t.request.serial == request.serial) {
+            let mut known = self.trying.iter().map(|t| &t.request).chain(
+                // They wait for a standby, the resolver does not.
+                self.replicating.iter().map(|r| &r.request),
+            );
+            if known.any(|r| r.serial == request.serial) {
                 continue;
             }
             let answer = match request.kind {
@@ -40,14 +55,31 @@ impl Worker {
                 }
             };
             match answer {
-                Ok(answer) => requests::answer(slot, &request, Some(answer)),
+                Ok(answer) => {
+                    // What it tells of is before this; so is what an earlier request has written.
+                    // SAFETY: a plain global: the end of the last commit record.
+                    let position = unsafe { pg_sys::XactLastCommitEnd }.max(self.started);
+                    self.replicating.push(Replicating { slot, request, answer, position });
+                }
                 Err(error) => {
                     requests::answer(slot, &request, None);
                     error.log(PgLogLevel::WARNING)?;
                 }
             }
         }
+        self.answer_replicated();
         Ok(())
+    }
+
+    /// Answers those whose answer the synchronous standbys have.
+    pub(super) fn answer_replicated(&mut self) {
+        self.replicating.retain(|r| {
+            let replicated = replication::outlives_a_failover(r.position);
+            if replicated {
+                requests::answer(r.slot, &r.request, Some(r.answer));
+            }
+            !replicated && asked_still(r)
+        });
     }
 
     /// Writes down a participant that a backend is about to prepare on. Where the server is said to be is read from the
@@ -68,7 +100,7 @@ impl Worker {
                 return self.move_to(known, wanted.address);
             }
         }
-        let registered = transaction::run(|| {
+        let (registered, _) = replication::run_here(|| {
             // The number of a forgotten participant may still stand in decisions.
             let id = registered::all()
                 .iter()
@@ -108,7 +140,7 @@ impl Worker {
     fn move_to(&mut self, registered: Registered, address: Option<String>) -> Result<i32> {
         let id = registered.id;
         let moved = Registered { address, ..registered };
-        transaction::run(|| {
+        replication::run_here(|| {
             registered::delete(id)?;
             registered::insert(&moved)
         })?;
@@ -179,7 +211,7 @@ impl Worker {
             .filter(|r| (r.serverid, r.userid) == (request.serverid, request.userid))
             .map(|r| r.id)
             .collect();
-        let committed = transaction::run(|| {
+        let (committed, _) = replication::run_here(|| {
             let row = decisions::all()
                 .into_iter()
                 .find(|row| row.nonce == nonce && row.decision == Decision::Committed);
@@ -211,7 +243,7 @@ impl Worker {
             .map(|p| p.registered.clone())
             .filter(|r| r.serverid == request.serverid)
             .collect();
-        transaction::run(|| {
+        replication::run_here(|| {
             for registered in &list {
                 registered::delete(registered.id)?;
             }
@@ -221,29 +253,32 @@ impl Worker {
             self.participants.remove(&registered.id);
         }
         workers::new_generation();
-        stats::set_unswept(request.serverid, 0);
+        let _ = stats::set_unswept(request.serverid, 0);
         self.published.remove(&request.serverid);
         Ok((list.len() + entries::forget_server(request.serverid)) as i32)
     }
 }
 
+/// Whether somebody waits for the answer.
+fn asked_still(r: &Replicating) -> bool {
+    requests::waiting().iter().any(|(_, request)| request.serial == r.request.serial)
+}
+
 fn wanted(request: &Request) -> Registered {
-    let end = request.database.iter().position(|b| *b == 0).unwrap_or(NAME_LEN);
     Registered {
         id: 0,
         serverid: request.serverid,
         userid: request.userid,
         system_identifier: request.system_identifier,
-        database: String::from_utf8_lossy(&request.database[..end]).into_owned(),
+        database: c_string(&request.database[..]),
         address: None,
     }
 }
 
 /// Takes a label. A transaction that is about to use it is not waited for: others wait for the resolver.
 fn take_label(request: &Request) -> bool {
-    let end = request.label.iter().position(|b| *b == 0).unwrap_or(request.label.len());
-    let label = String::from_utf8_lossy(&request.label[..end]);
-    let taken = transaction::run(|| {
+    let label = c_string(&request.label[..]);
+    let taken = replication::run_here(|| {
         if labels::find(&label)?.is_some() {
             return Ok(false);
         }
@@ -268,5 +303,5 @@ fn take_label(request: &Request) -> bool {
         Ok(true)
     });
     // In use, or about to be: whoever asked looks again.
-    taken.unwrap_or(false)
+    taken.is_ok_and(|(taken, _)| taken)
 }

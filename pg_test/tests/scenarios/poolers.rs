@@ -1,0 +1,128 @@
+//! PgBouncer between the coordinator and its shards: in session mode it is as good as none, in the others it is refused
+//! before anything is left behind.
+
+use std::time::{Duration, Instant};
+
+use pg_test::Fleet;
+use pg_test::oracle::{assert_settled, assert_usable, expect_error, one};
+use pg_test::pooler::Pooler;
+use postgres::NoTls;
+
+use crate::support::{Outcome, assert_commits, assert_everywhere, begin_everywhere};
+
+/// A fleet whose shards are reached through poolers.
+fn start(mode: &str, size: usize) -> anyhow::Result<(Fleet, [Pooler; 2])> {
+    let fleet = Fleet::start()?;
+    let poolers =
+        [Pooler::start(fleet.shard(1), mode, size)?, Pooler::start(fleet.shard(2), mode, size)?];
+    for (index, pooler) in poolers.iter().enumerate() {
+        fleet.session()?.batch_execute(&format!(
+            "ALTER SERVER shard{} OPTIONS (SET port '{}')",
+            index + 1,
+            pooler.port()
+        ))?;
+    }
+    Ok((fleet, poolers))
+}
+
+/// E13. Red on 0.2.0: a COMMIT over both shards was refused.
+#[test]
+fn in_session_mode_everything_works() -> Outcome {
+    let (mut fleet, _poolers) = start("session", 20)?;
+    let mut session = fleet.session()?;
+    for id in 1..=5 {
+        assert_commits(&fleet, &mut session, id)?;
+    }
+    begin_everywhere(&mut session, 6)?;
+    session.batch_execute("ROLLBACK; SELECT * FROM ft1")?;
+    assert_everywhere(&fleet, 6, false)?;
+    // The resolver goes the same way, and so does whoever settles after a crash.
+    begin_everywhere(&mut session, 7)?;
+    session.batch_execute("PREPARE TRANSACTION 'seven'")?;
+    begin_everywhere(&mut session, 8)?;
+    session.batch_execute("PREPARE TRANSACTION 'eight'")?;
+    fleet.coordinator.kill9()?;
+    fleet.coordinator.start()?;
+    let mut session = fleet.session()?;
+    session.batch_execute("COMMIT PREPARED 'seven'")?;
+    session.batch_execute("ROLLBACK PREPARED 'eight'")?;
+    assert_settled(&fleet);
+    assert_everywhere(&fleet, 7, true)?;
+    assert_everywhere(&fleet, 8, false)
+}
+
+#[test]
+fn sixteen_writers_in_session_mode() -> Outcome {
+    let (fleet, _poolers) = start("session", 20)?;
+    write_at_once(&fleet, |fleet, id| assert_commits(fleet, &mut fleet.session()?, id))?;
+    assert_settled(&fleet);
+    assert_eq!(fleet.ids_on_shard(1)?.len(), 16);
+    Ok(())
+}
+
+/// Runs `write` in sixteen threads, with numbers from 1.
+fn write_at_once(fleet: &Fleet, write: impl Fn(&Fleet, i32) -> Outcome + Sync) -> Outcome {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (1..=16)
+            .map(|id| {
+                scope.spawn({
+                    let write = &write;
+                    move || write(fleet, id)
+                })
+            })
+            .collect();
+        threads.into_iter().try_for_each(|thread| thread.join().expect("a writer panicked"))
+    })
+}
+
+/// E13. Red on 0.2.0: statements ran, and only the COMMIT over both shards was refused.
+#[test]
+fn other_modes_are_refused_at_the_first_statement() -> Outcome {
+    for (mode, size) in [("transaction", 1), ("transaction", 5), ("statement", 5)] {
+        let (fleet, poolers) = start(mode, size)?;
+        let mut session = fleet.session()?;
+        for statement in [
+            "SELECT * FROM ft1",
+            "INSERT INTO ft1 VALUES (1, 'x')",
+            "SELECT pg_fdw_xacts_exec('shard1', 'DELETE FROM t')",
+        ] {
+            let refused = expect_error(session.batch_execute(statement), "0A000");
+            assert!(refused.message().contains("shard1"), "{refused:#?}");
+            assert!(refused.hint().unwrap_or_default().contains("session mode"), "{refused:#?}");
+            assert_usable(&mut session);
+        }
+        // Nobody after us meets what is ours.
+        for pooler in &poolers {
+            let mut other = pg_test::Cluster::config_at(pooler.port()).connect(NoTls)?;
+            let answer = other.simple_query("SHOW search_path")?;
+            let left = answer.iter().find_map(|message| match message {
+                postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+                _ => None,
+            });
+            assert_eq!(left.as_deref(), Some("\"$user\", public"), "{mode} {size}");
+        }
+        let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
+        assert_eq!(one::<i64>(&mut fleet.shard(1).client()?, locks)?, 0);
+    }
+    Ok(())
+}
+
+/// E13. Red on 0.2.0: some hung for ever.
+#[test]
+fn sixteen_writers_are_all_refused_in_transaction_mode() -> Outcome {
+    let (fleet, _poolers) = start("transaction", 2)?;
+    let begin = Instant::now();
+    write_at_once(&fleet, |fleet, id| {
+        for _ in 0..3 {
+            let mut session = fleet.session()?;
+            let insert = format!("BEGIN; INSERT INTO ft1 VALUES ({id}, 'x')");
+            expect_error(session.batch_execute(&insert), "0A000");
+        }
+        Ok(())
+    })?;
+    assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
+    let open = "SELECT count(*) FROM pg_stat_activity WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() AND backend_type = 'client backend'";
+    assert_eq!(one::<i64>(&mut fleet.shard(1).client()?, open)?, 0);
+    assert!(fleet.ids_on_shard(1)?.is_empty());
+    Ok(())
+}

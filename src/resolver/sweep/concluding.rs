@@ -1,0 +1,147 @@
+//! What follows when everything has been answered: what is delivered, what is left, and why.
+
+use std::collections::{HashMap, HashSet};
+
+use pgrx::PgLogLevel;
+
+use super::failure::Failure;
+use super::settling::Settling;
+use super::{Fenced, Subject, Swept, xid_of};
+use crate::log::entries;
+use crate::log::left::{self, Left, handed_over};
+use crate::log::registered::Registered;
+use crate::log::shmem::{Entry, Status};
+use crate::pg::error::{Error, Result, SqlState};
+use crate::pg::text;
+use crate::protocol::gid::Gid;
+use crate::protocol::verdict::{Others, Place, Reason, absence};
+use crate::remote::Connection;
+use crate::resolver::questions;
+
+impl Subject {
+    /// Everything has been answered: what follows from it.
+    pub(super) fn conclude(self, fenced: Fenced, mut settling: Settling) -> Result<Swept, Failure> {
+        let connection = &fenced.0.connection;
+        let participant = &self.participant;
+        let resolved = settling.note_answers(connection)?;
+        let statuses = match settling.verified {
+            Some(ticket) => questions::read_status(connection, ticket)?,
+            None => HashMap::new(),
+        };
+        let mut heuristic = Vec::new();
+        let mut delivered = Vec::new();
+        let mut gone = HashSet::new();
+        if settling.place == Place::Recorded {
+            for row in self.committed {
+                let gid = participant.gid(self.identity, row.nonce);
+                if settling.left.contains_key(&gid) {
+                    continue;
+                }
+                if !settling.listed.contains(&gid) {
+                    let status = xid_of(&row, participant).and_then(|xid| statuses.get(&xid));
+                    match status.map(String::as_str) {
+                        // Too long ago to be known: assumed delivered, as nothing else can be.
+                        Some("committed") | None => {}
+                        Some("in progress") => {
+                            settling.leave(gid, Status::Committing, row.xid, Reason::Unlisted);
+                            continue;
+                        }
+                        Some(other) => {
+                            heuristic.push(row.nonce);
+                            report_heuristic(connection, &gid, other)?;
+                        }
+                    }
+                }
+                gone.insert(gid);
+                delivered.push((row.nonce, row.participants.iter().map(|(id, _)| *id).collect()));
+            }
+        }
+        let known: HashSet<Gid> = self.left.iter().filter_map(Entry::gid).collect();
+        let mut more = false;
+        for entry in handed_over(participant) {
+            let Some(gid) = entry.gid() else { continue };
+            if settling.left.contains_key(&gid) {
+                continue;
+            }
+            let reason = if settling.listed.contains(&gid) || gone.contains(&gid) {
+                None
+            } else if !known.contains(&gid) {
+                // It may have been handed over since the list was read.
+                more = true;
+                continue;
+            } else if entry.status == Status::Aborting {
+                let others = Others { strangers: settling.strangers, ..Others::default() };
+                let preparer_lives = settling.alive.contains(&entry.remote_pid);
+                absence(settling.place, others, preparer_lives, self.seen.contains(&gid))
+            } else {
+                // Its row is not among those that were looked for: it is somebody's, or confirmed already.
+                Some(Reason::Overtaken)
+            };
+            match reason {
+                None => entries::remove(&gid),
+                Some(reason) => settling.leave(gid, entry.status, entry.xid, reason),
+            }
+        }
+        if settling.place != Place::Recorded {
+            return Err(other_server(&fenced, participant));
+        }
+        let left: Vec<Left> = settling.left.into_values().collect();
+        let keep =
+            more || settling.strangers || !left.is_empty() || awaits_application(participant);
+        Ok(Swept {
+            server: connection.server_name.clone(),
+            refusal: settling.refusal,
+            strangers: settling.strangers,
+            left,
+            more,
+            delivered,
+            resolved,
+            heuristic,
+            fenced: keep.then_some(fenced),
+        })
+    }
+}
+
+fn other_server(Fenced(established, address): &Fenced, participant: &Registered) -> Failure {
+    let name = text::carried(&established.connection.server_name);
+    let database = text::carried(&participant.database);
+    let identifier = participant.system_identifier;
+    let error = match &participant.address {
+        Some(known) if known != address => Error::new(
+            SqlState::CONNECTION_FAILURE,
+            format!("server \"{name}\" is not where it was when it was used"),
+        )
+        .detail(format!(
+            "It was at \"{known}\" and is now at \"{address}\". Transactions may be in doubt in database \"{database}\" of the server with system identifier {identifier}, of which there may be copies: what is not prepared here may be there."
+        ))
+        .hint("Point the foreign server's options back at it, so that they can be settled. If it is the same server, or its standby has replaced it, pg_fdw_xacts_forget() gives up what cannot be told."),
+        _ => Error::new(
+            SqlState::CONNECTION_FAILURE,
+            format!("server \"{name}\" is not the one that was used before"),
+        )
+        .detail(format!(
+            "Transactions may be in doubt in database \"{database}\" of the server with system identifier {identifier}."
+        ))
+        .hint("Point the foreign server's options back at it, so that they can be settled."),
+    };
+    Failure { reason: Reason::OtherServer, error }
+}
+
+fn report_heuristic(connection: &Connection, gid: &Gid, status: &str) -> Result<()> {
+    Error::new(
+        SqlState::new(b"40000"),
+        format!(
+            "heuristic outcome: '{gid}' was decided to commit but is {status} on server \"{}\"",
+            text::carried(&connection.server_name)
+        ),
+    )
+    .detail("Somebody settled the prepared transaction there by hand, or the server was restored to an earlier state.")
+    .hint("The other servers have committed: repair the data on this one.")
+    .log(PgLogLevel::WARNING)
+}
+
+/// Whether something here waits for the application's COMMIT PREPARED or ROLLBACK PREPARED.
+fn awaits_application(participant: &Registered) -> bool {
+    let left = entries::left();
+    left.iter().any(|e| e.status == Status::Prepared && left::is_at(e, participant))
+}

@@ -1,0 +1,93 @@
+//! `COMMIT` of participants that have only read, for which nobody waits: the answers are read when the session has to do
+//! with its connections again. Who has only read may have written all the same, elsewhere, by what a view of its own
+//! does: an error in such an answer is told as a WARNING, to the client or, when the session has ended, to the log.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use pgrx::{PgLogLevel, pg_sys};
+
+use crate::pg::backend_local::BackendLocal;
+use crate::pg::error::{Error, Result, SqlState, shielded};
+use crate::remote::cache::Cached;
+use crate::remote::wait::Patience;
+
+/// How long a session that ends waits for such answers, all together: they have mostly come.
+const PARTING: Duration = Duration::from_secs(1);
+
+static PENDING: BackendLocal<RefCell<Vec<Rc<Cached>>>> =
+    BackendLocal::new(RefCell::new(Vec::new()));
+
+/// Whether no answer is to come.
+pub fn is_empty() -> bool {
+    PENDING.get().borrow().is_empty()
+}
+
+/// `COMMIT` was sent on this connection.
+pub fn sent(connection: &Rc<Cached>) {
+    static AT_EXIT: BackendLocal<Cell<bool>> = BackendLocal::new(Cell::new(false));
+    if !AT_EXIT.get().replace(true) {
+        // SAFETY: the callback lives as long as the process and raises nothing.
+        unsafe { pg_sys::before_shmem_exit(Some(at_exit), pg_sys::Datum::from(0)) };
+    }
+    let mut pending = PENDING.get().borrow_mut();
+    if !pending.iter().any(|other| Rc::ptr_eq(other, connection)) {
+        pending.push(Rc::clone(connection));
+    }
+}
+
+/// Reads the answers that have come, without waiting, and tells of errors in them.
+///
+/// # Errors
+/// Only out of memory and the like.
+pub fn collect() -> Result<()> {
+    let count = PENDING.get().borrow().len();
+    for _ in 0..count {
+        // One at a time: whatever happens to one, the others stay.
+        let connection = PENDING.get().borrow_mut().remove(0);
+        connection.pump();
+        let failure = connection.take_failed_ending();
+        let is_due = connection.has_ending();
+        let is_lost = is_due && connection.is_doomed();
+        if is_due && !is_lost {
+            PENDING.get().borrow_mut().push(Rc::clone(&connection));
+        }
+        if let Some(failure) = failure {
+            let error = connection.error_of(&failure, Some(c"COMMIT"));
+            tell(&connection, error.message().to_bytes(), PgLogLevel::WARNING)?;
+        } else if is_lost {
+            // Of what was only read nothing is lost.
+            let error = connection.doom_error();
+            tell(&connection, error.message().to_bytes(), PgLogLevel::LOG)?;
+        }
+    }
+    Ok(())
+}
+
+fn tell(connection: &Cached, reason: &[u8], level: PgLogLevel) -> Result<()> {
+    let server = connection.server_name.to_bytes();
+    Error::new(
+        SqlState::WARNING,
+        [b"server \"", server, b"\" has not confirmed COMMIT of a transaction that has only read there"]
+            .concat(),
+    )
+    .detail(reason)
+    .hint("What the functions of a view have changed by such a query is not part of the atomic commit.")
+    .log(level)
+}
+
+/// The session ends: what has not been answered is waited for briefly, unless the server is stopping it.
+unsafe extern "C-unwind" fn at_exit(_: i32, _: pg_sys::Datum) {
+    shielded("at the end of the session", || {
+        // SAFETY: a plain flag.
+        if unsafe { pg_sys::ProcDiePending } == 0 {
+            let deadline = Instant::now() + PARTING;
+            let pending = PENDING.get().borrow().clone();
+            for connection in pending {
+                connection.drain(deadline, Patience::Settling)?;
+            }
+        }
+        collect()
+    });
+}
