@@ -63,6 +63,7 @@ mod fault_failover;
 mod fault_gxid;
 mod fault_image;
 mod fault_interrupt;
+mod fault_locks;
 mod fault_orphans;
 mod fault_permissions;
 mod fault_prepare;
