@@ -78,9 +78,10 @@ pub fn handed_over(registered: &Registered) -> Vec<Entry> {
 
 /// The entry's participant is not on the list any more: it is that of whoever has its server and user.
 pub fn release(gid: &Gid) {
-    shmem::write(|_, entries| {
-        if let Some(entry) = entries.iter_mut().find(|e| e.gid().as_ref() == Some(gid)) {
-            entry.participant = 0;
+    shmem::write(|m| {
+        let mut table = m.entries();
+        if let Some(place) = table.find(gid) {
+            table.change(place, |entry| entry.participant = 0);
         }
     });
 }
