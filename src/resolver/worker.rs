@@ -462,7 +462,14 @@ impl Worker {
                     delivered.extend(swept.delivered.iter().map(|(n, of)| (*n, id, of.clone())));
                     participant.swept(*swept, &elsewhere)?;
                 }
-                Err(failure) => participant.failed(failure)?,
+                Err(failure) => {
+                    let is_elsewhere = failure.reason == Reason::OtherServer;
+                    participant.failed(failure)?;
+                    // It may have been written down that it moved, in a sweep that then failed.
+                    if is_elsewhere {
+                        participant.read_address()?;
+                    }
+                }
             }
         }
         // What has gone from there without us may come back, with a restore or on the server that we were not shown: its
