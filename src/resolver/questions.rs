@@ -15,8 +15,9 @@ pub fn fence(identity: Identity, own: SessionLock) -> String {
     let SessionLock { key, incarnation } = own;
     format!(
         "SELECT f.taken, \
-         (SELECT l.pid FROM pg_catalog.pg_locks l WHERE l.locktype = 'advisory' AND l.objsubid = 1 \
-          AND l.granted AND l.classid = {}::oid AND l.objid = {}::oid LIMIT 1), \
+         (SELECT l.pid::text || coalesce(' of role \"' || a.usename || '\"', '') \
+          FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
+          WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.classid = {}::oid AND l.objid = {}::oid LIMIT 1), \
          pg_catalog.set_config('idle_session_timeout', '30s', false), \
          CASE WHEN f.taken \
           THEN pg_catalog.pg_try_advisory_lock_shared({key}::int4, {incarnation}::int4) END \

@@ -42,6 +42,7 @@ use crate::xact::session_lock;
 
 mod concluding;
 pub mod failure;
+mod moving;
 mod settling;
 
 /// How long connecting, and then each step of the conversation, may take.
@@ -121,6 +122,8 @@ pub struct Swept {
     pub resolved: u64,
     /// Decided commits that somebody on the participant has undone.
     pub heuristic: Vec<Nonce>,
+    /// The server has moved: where to.
+    pub moved: Option<String>,
     /// Keeps the fence, while anything of ours is prepared there.
     pub fenced: Option<Fenced>,
 }

@@ -478,7 +478,14 @@ impl Worker {
                     delivered.extend(swept.delivered.iter().map(|(n, of)| (*n, id, of.clone())));
                     participant.swept(*swept, &elsewhere)?;
                 }
-                Err(failure) => participant.failed(failure)?,
+                Err(failure) => {
+                    let is_elsewhere = failure.reason == Reason::OtherServer;
+                    participant.failed(failure)?;
+                    // It may have been written down that it moved, in a sweep that then failed.
+                    if is_elsewhere {
+                        participant.read_address()?;
+                    }
+                }
             }
         }
         for (nonce, id, of) in delivered {

@@ -170,9 +170,10 @@ fn hold_session_locks(
                 format!("could not take the session's advisory lock on server \"{}\"", p.server()),
             )
             .detail(format!(
-                "Somebody there holds the advisory lock ({}, {}) exclusively.",
+                "Somebody there holds the advisory lock ({}, {}) exclusively, or waits for it.",
                 lock.key, lock.incarnation
-            )));
+            ))
+            .hint("Whoever may connect to that database can: REVOKE CONNECT on it from those who need not."));
         }
     }
     Ok(())

@@ -26,6 +26,7 @@ pages! {
     sharding_runs: "sharding.md",
     schema_changes_run: "schema-changes.md",
     operating_runs: "operating.md",
+    security_runs: "security.md",
     backup_runs: "backup.md",
     lost_answers_runs: "lost-answers.md",
     uninstalling_runs: "uninstalling.md",

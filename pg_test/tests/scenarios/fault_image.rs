@@ -131,6 +131,33 @@ fn a_server_that_moves_while_nothing_is_in_doubt() -> Outcome {
     Ok(())
 }
 
+/// What is prepared proves that a server at another address is the one that was used: the whole of it is believed.
+#[test]
+fn a_standby_that_takes_over_at_another_address() -> Outcome {
+    let mut fleet = start()?;
+    assert_commits(&fleet, &mut fleet.session()?, 9)?;
+    leave_in_doubt(&fleet, 1)?;
+    let mut standby = Cluster::standby_of(fleet.shard(1), "shard1-standby")?;
+    standby.start()?;
+    fleet.shard_mut(1).kill9()?;
+    standby.promote()?;
+    let port = standby.port();
+    drop(fleet.replace_shard(1, standby));
+    point_shard_1_to(&fleet, port)?;
+    assert_settled(&fleet);
+    assert_everywhere(&fleet, 1, true)?;
+    let mut session = fleet.session()?;
+    session.batch_execute("SELECT * FROM pg_fdw_xacts_resolve()")?;
+    let addresses: String =
+        one(&mut session, "SELECT string_agg(address, ',') FROM fdw_xacts.participant")?;
+    assert!(addresses.contains(&port.to_string()), "{addresses}");
+    fleet.coordinator.kill9()?;
+    fleet.coordinator.start()?;
+    let mut session = fleet.session()?;
+    session.batch_execute("SELECT * FROM pg_fdw_xacts_resolve(); DROP SERVER shard1 CASCADE")?;
+    Ok(())
+}
+
 /// Somebody has rolled back by hand what was decided to commit, and it comes back, as with the restore of a backup. Red on
 /// 0.2.0: the decision had been deleted, and it was rolled back.
 #[test]

@@ -101,6 +101,7 @@ mod nested;
 mod operators;
 mod poolers;
 mod reasons;
+mod security;
 mod session_lock;
 mod side_by_side;
 mod standby_away;

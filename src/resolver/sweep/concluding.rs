@@ -97,6 +97,7 @@ impl Subject {
             delivered,
             resolved,
             heuristic,
+            moved: settling.moved,
             fenced: keep.then_some(fenced),
         })
     }

@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use pgrx::{PgLogLevel, pg_sys};
 
 use super::failure::Failure;
-use super::{Asked, Fenced, answer, place, send, xid_of};
+use super::{Asked, Fenced, answer, moving, place, send, xid_of};
 use crate::log::decisions::{self, Row};
 use crate::log::entries;
 use crate::log::left::Left;
@@ -28,6 +28,8 @@ const INSUFFICIENT_PRIVILEGE: SqlState = SqlState::new(b"42501");
 /// Everything has been asked, and the verdicts on what is listed are on their way.
 pub(super) struct Settling {
     pub(super) listed: HashSet<Gid>,
+    /// It has turned out to be the recorded server, at another address.
+    pub(super) moved: Option<String>,
     /// What is not settled now, and why.
     pub(super) left: HashMap<Gid, Left>,
     /// What the server has answered to the first that it has refused.
@@ -90,10 +92,10 @@ impl Settling {
                     identity.number(),
                     held.value(0, 1).map_or_else(
                         || "a session that has just ended".into(),
-                        |pid| format!("process {}", pid.to_string_lossy())
+                        |holder| format!("process {}", text::carried(holder))
                     )
                 ))
-                .hint("A physical copy of this coordinator must not run beside it.");
+                .hint("A physical copy of this coordinator must not run beside it. Whoever may connect to that database can take the lock: REVOKE CONNECT on it from those who need not.");
                 return Err(Failure { reason: Reason::Fence, error });
             }
         }
@@ -118,8 +120,11 @@ impl Settling {
             .filter_map(|row| Gid::parse(list.value(row, 0)?.to_str().ok()?))
             .filter(|gid| gid.identity == identity)
             .collect();
+        let moved = moving::follow(fenced, identity, participant, &listed)?;
+        let place = if moved.is_some() { Place::Recorded } else { place };
         let mut settling = Self {
             listed,
+            moved,
             left: HashMap::new(),
             refusal: None,
             strangers,

@@ -58,6 +58,17 @@ impl Participant {
         }
     }
 
+    /// Reads where it is written down to be.
+    pub(super) fn read_address(&mut self) -> Result<()> {
+        let list = transaction::run(|| Ok(registered::all()))?;
+        let written = list.into_iter().find(|r| r.id == self.registered.id);
+        if let Some(written) = written.filter(|w| w.address != self.registered.address) {
+            self.registered = written;
+            self.due = Some(Instant::now());
+        }
+        Ok(())
+    }
+
     /// As whom to connect: itself, and after a failed attempt in turn as those in the same place too. Its user may have
     /// lost what is needed to connect, or its mapping its password.
     pub(super) fn connect_as<'a>(&'a self, stand_ins: &'a [Registered]) -> &'a Registered {
@@ -75,6 +86,9 @@ impl Participant {
             seen::add(self.registered.id);
         }
         let failure = telling::failure(&swept, elsewhere);
+        if swept.moved.is_some() {
+            self.registered.address.clone_from(&swept.moved);
+        }
         let heuristic = swept.heuristic.len() as u64;
         stats::attempt(self.registered.serverid, swept.resolved, heuristic, failure.as_ref());
         let is_done = |l: &Left| l.reason == Reason::Undecided || elsewhere.contains(&l.gid);
