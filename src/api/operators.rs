@@ -8,7 +8,7 @@ use pgrx::prelude::*;
 use crate::log::shmem::{Entry, Status};
 use crate::log::{decisions, entries, registered, requests};
 use crate::pg::error::{Error, Result, SqlState, attempt};
-use crate::pg::function::text_function;
+use crate::pg::function::{not_on_standby, text_function};
 use crate::protocol::gid::Gid;
 use crate::protocol::verdict::Decision;
 
@@ -30,6 +30,7 @@ fn pg_fdw_xacts_resolve(
 /// A text is made of its bytes, in the server's encoding, as a bytea is.
 fn resolve(identifier: Option<&[u8]>) -> Result<Vec<(Vec<u8>, String)>> {
     crate::require_preload()?;
+    not_on_standby(c"pg_fdw_xacts_resolve()")?;
     let before: Vec<(Gid, Status)> = in_doubt_here()
         .filter(|(gid, _)| identifier.is_none_or(|wanted| gid.to_string().as_bytes() == wanted))
         .collect();
@@ -85,6 +86,7 @@ REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_forget(text) FROM PUBLIC;
 
 fn forget(identifier: &CStr) -> Result<()> {
     crate::require_preload()?;
+    not_on_standby(c"pg_fdw_xacts_forget()")?;
     // SAFETY: looks at the session's user.
     if !unsafe { pg_sys::superuser() } {
         return Err(Error::new(

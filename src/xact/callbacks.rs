@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{attempt, boundary, shielded};
-use crate::xact::{abort, commit, deliveries, participants};
+use crate::xact::{abort, commit, deliveries, participants, replayed};
 
 static SUBTRANSACTIONS: BackendLocal<Cell<bool>> = BackendLocal::new(Cell::new(false));
 
@@ -52,6 +52,9 @@ unsafe extern "C-unwind" fn on_transaction(
         collect_deliveries();
     }
     if participants::is_empty() {
+        if event == E::XACT_EVENT_COMMIT {
+            shielded("after a replayed transaction", replayed::hand_over);
+        }
         return;
     }
     match event {

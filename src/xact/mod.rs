@@ -6,6 +6,7 @@
 //! * [`commit`]: before the decision and after it;
 //! * [`deliveries`]: commits whose confirmation nobody waits for;
 //! * [`one_phase`]: the commit of a participant that does not prepare;
+//! * [`replayed`]: what a subscription settles;
 //! * [`abort`]: the abort of a transaction;
 //! * [`inject`]: faults for tests;
 //! * [`utility`]: COMMIT PREPARED and ROLLBACK PREPARED by the application.
@@ -17,6 +18,7 @@ mod deliveries;
 pub mod inject;
 mod one_phase;
 pub mod participants;
+mod replayed;
 mod session;
 pub mod utility;
 

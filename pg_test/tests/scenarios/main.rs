@@ -77,6 +77,7 @@ mod fdw_switch;
 mod fdw_utility;
 mod fdw_values;
 mod harness;
+mod modes;
 mod monitoring;
 mod operators;
 mod side_by_side;
