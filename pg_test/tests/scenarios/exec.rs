@@ -264,9 +264,9 @@ fn what_the_transaction_does_not_bear_is_refused_at_once() -> Outcome {
     for (command, code, message) in REFUSED {
         session.batch_execute("SAVEPOINT a")?;
         let error = expect_error(exec(&mut session, command), code);
-        let message = match command {
+        let message = match *command {
             "\x0BSET lock_timeout = 77" if reads_vertical_tab => "set \"lock_timeout\"",
-            _ => message,
+            _ => *message,
         };
         assert_eq!(error.message(), format!("cannot {message} on server \"shard1\""), "{command}");
         assert!(error.detail().is_some() && error.hint().is_some(), "{error:?}");
