@@ -9,7 +9,7 @@ use crate::api::doubt::{self, Shown};
 use crate::log::shmem::Status;
 use crate::log::{decisions, registered, requests};
 use crate::pg::error::{Error, Result, SqlState, attempt};
-use crate::pg::function::text_function;
+use crate::pg::function::{not_on_standby, text_function};
 use crate::protocol::gid::Gid;
 use crate::protocol::verdict::Decision;
 
@@ -47,6 +47,7 @@ fn pg_fdw_xacts_resolve(
 
 fn resolve(identifier: Option<&[u8]>) -> Result<Vec<Resolved>> {
     crate::require_preload()?;
+    not_on_standby(c"pg_fdw_xacts_resolve()")?;
     let before = in_doubt_here();
     requests::resolve()?;
     let after = in_doubt_here();
@@ -98,6 +99,7 @@ REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_forget(text) FROM PUBLIC;
 
 fn forget(identifier: &CStr) -> Result<()> {
     crate::require_preload()?;
+    not_on_standby(c"pg_fdw_xacts_forget()")?;
     // SAFETY: looks at the session's user.
     if !unsafe { pg_sys::superuser() } {
         return Err(Error::new(

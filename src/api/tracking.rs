@@ -10,7 +10,7 @@ use crate::api::doubt;
 use crate::log::shmem::Status;
 use crate::log::{entries, labels, replication, requests, table, workers};
 use crate::pg::error::{Error, Result, SqlState, c_string, check_for_interrupts};
-use crate::pg::function::text_function;
+use crate::pg::function::{not_on_standby, text_function};
 use crate::protocol::label::{Known, Outcome, is_valid, outcome};
 
 text_function! {
@@ -31,6 +31,7 @@ CREATE FUNCTION pg_fdw_xacts_track(label text) RETURNS void
 
 fn track(label: &CStr) -> Result<()> {
     crate::require_preload()?;
+    not_on_standby(c"pg_fdw_xacts_track()")?;
     check(label)?;
     // SAFETY: reads the transaction's state.
     if unsafe { pg_sys::GetCurrentTransactionNestLevel() } > 1 {

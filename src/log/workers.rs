@@ -131,8 +131,9 @@ pub fn incarnation() -> i32 {
 /// The identity of this database, for which its resolver must be up: waits for it.
 ///
 /// # Errors
-/// 55000 when it does not come up.
+/// 55000 when it does not come up; 25006 on a standby.
 pub fn identity() -> Result<Identity> {
+    can_have_resolver()?;
     let mut tried = false;
     wait_for("the resolver of this database is not running", RESOLVER_DEADLINE, || {
         let worker = own_place();
@@ -161,6 +162,20 @@ pub fn identity() -> Result<Identity> {
             WorkerState::Wanted | WorkerState::Starting | WorkerState::Paused => Ok(None),
         }
     })
+}
+
+/// Nobody is to wait for a resolver where there never is one.
+fn can_have_resolver() -> Result<()> {
+    // SAFETY: reads a flag in shared memory, and a plain global.
+    let (standby, alone) = unsafe { (pg_sys::RecoveryInProgress(), !pg_sys::IsUnderPostmaster) };
+    let (sqlstate, place) = match (standby, alone) {
+        (true, _) => (SqlState::READ_ONLY_SQL_TRANSACTION, "on a standby"),
+        (_, true) => (SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "in single-user mode"),
+        (false, false) => return Ok(()),
+    };
+    Err(Error::new(sqlstate, format!("there is no resolver {place}")).detail(
+        "It takes one to commit on several servers at once, and to settle what is in doubt.",
+    ))
 }
 
 /// The resolver's idea of this database is out of date: the extension has been dropped and created again.

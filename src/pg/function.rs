@@ -5,6 +5,8 @@ use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys;
 
+use crate::pg::error::{Result, catch};
+
 /// Defines a function and its record of the call convention; the body returns what [`boundary`] takes.
 ///
 /// [`boundary`]: crate::pg::error::boundary
@@ -36,6 +38,21 @@ macro_rules! text_function {
     };
 }
 pub(crate) use text_function;
+
+/// Refuses a function on a hot standby, as PostgreSQL refuses a command there.
+///
+/// # Errors
+/// 25006.
+pub fn not_on_standby(function: &'static CStr) -> Result<()> {
+    mod raw {
+        // Unguarded: called inside `catch`.
+        unsafe extern "C-unwind" {
+            pub fn PreventCommandDuringRecovery(name: *const std::ffi::c_char);
+        }
+    }
+    // SAFETY: looks at the server's state; the frame owns nothing.
+    catch(|| unsafe { raw::PreventCommandDuringRecovery(function.as_ptr()) })
+}
 
 /// The only argument, in the server's encoding.
 ///

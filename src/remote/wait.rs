@@ -75,13 +75,16 @@ impl WaitSet {
                 pg_sys::MyLatch,
                 std::ptr::null_mut(),
             );
-            pg_sys::AddWaitEventToSet(
-                set,
-                pg_sys::WL_POSTMASTER_DEATH,
-                pg_sys::PGINVALID_SOCKET,
-                std::ptr::null_mut(),
-                std::ptr::null_mut(),
-            );
+            // In single-user mode there is none to watch.
+            if pg_sys::IsUnderPostmaster {
+                pg_sys::AddWaitEventToSet(
+                    set,
+                    pg_sys::WL_POSTMASTER_DEATH,
+                    pg_sys::PGINVALID_SOCKET,
+                    std::ptr::null_mut(),
+                    std::ptr::null_mut(),
+                );
+            }
             set
         };
         let mut this = Self {

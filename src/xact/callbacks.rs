@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{attempt, boundary, shielded};
-use crate::xact::{abort, commit, deliveries, endings, participants, utility};
+use crate::xact::{abort, commit, deliveries, endings, participants, replayed, utility};
 
 static SUBTRANSACTIONS: BackendLocal<Cell<bool>> = BackendLocal::new(Cell::new(false));
 
@@ -61,6 +61,9 @@ unsafe extern "C-unwind" fn on_transaction(
         });
     }
     if participants::is_empty() {
+        if event == E::XACT_EVENT_COMMIT {
+            shielded("after a replayed transaction", replayed::hand_over);
+        }
         return;
     }
     match event {

@@ -8,6 +8,7 @@
 //! * [`deliveries`]: commits whose confirmation nobody waits for;
 //! * [`endings`]: commits of those who have only read, for which nobody waits;
 //! * [`one_phase`]: the commit of a participant that does not prepare;
+//! * [`replayed`]: what a subscription settles;
 //! * [`abort`]: the abort of a transaction;
 //! * [`inject`]: faults for tests;
 //! * [`utility`]: COMMIT PREPARED and ROLLBACK PREPARED by the application.
@@ -21,6 +22,7 @@ pub mod inject;
 mod one_phase;
 pub mod participants;
 mod reach;
+mod replayed;
 mod session;
 pub mod utility;
 

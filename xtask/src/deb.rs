@@ -58,6 +58,8 @@ fn build(setup: &Setup, package: &Package, major: u32) -> Result<PathBuf> {
         installed("libc6")?,
     );
     package.add(Path::new("/DEBIAN/control"), &control, 0o644)?;
+    let prerm = read("packaging/debian/prerm")?.replace("@MAJOR@", &major.to_string());
+    package.add(Path::new("/DEBIAN/prerm"), &prerm, 0o755)?;
     let deb = setup.workspace.target.join(format!("{name}_{version}_{architecture}.deb"));
     finish(
         Command::new("dpkg-deb")
@@ -107,7 +109,11 @@ fn check_in_clean_debian(setup: &Setup, deb: &Path, major: u32) -> Result<()> {
          mount -t proc proc /proc
          apt-get -qq update && apt-get -qq install -y --no-install-recommends /package.deb >/dev/null
          if command -v cargo gcc; then echo 'error: a toolchain is here'; exit 1; fi
-         {demo}"
+         {demo}
+         echo \"shared_preload_libraries = 'pg_fdw_xacts'\" >> /etc/postgresql/{major}/main/postgresql.conf
+         apt-get -qq remove -y {name} 2>&1 | tee /removed
+         grep -q 'WARNING: the PostgreSQL cluster {major}/main still' /removed",
+        name = name(major)
     );
     // Mounts and processes go with the namespaces.
     succeed(
@@ -117,4 +123,43 @@ fn check_in_clean_debian(setup: &Setup, deb: &Path, major: u32) -> Result<()> {
             .args(["/usr/bin/env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "bash", "-ec"])
             .arg(script),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::process::Command;
+
+    /// What the script says that runs before the package is removed or replaced, on a machine whose one cluster is
+    /// configured in this way.
+    fn said(action: &str, postgresql_conf: &str, auto_conf: &str) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let (cluster, data) = (directory.path().join("main"), directory.path().join("data"));
+        std::fs::create_dir(&cluster).unwrap();
+        std::fs::create_dir(&data).unwrap();
+        let conf = format!("data_directory = '{}'\n{postgresql_conf}\n", data.display());
+        std::fs::write(cluster.join("postgresql.conf"), conf).unwrap();
+        std::fs::write(data.join("postgresql.auto.conf"), auto_conf).unwrap();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let output = Command::new("sh")
+            .arg(root.join("packaging/debian/prerm"))
+            .arg(action)
+            .env("PG_FDW_XACTS_CLUSTERS", directory.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// E15. 0.2.0 had no such script.
+    #[test]
+    fn who_removes_the_package_is_told_which_clusters_load_it() {
+        let set = "shared_preload_libraries = 'pg_stat_statements, pg_fdw_xacts'";
+        assert!(said("remove", set, "").contains("cluster @MAJOR@/main still has"));
+        assert!(said("remove", "", set).contains("cluster @MAJOR@/main still has"));
+        assert_eq!(said("upgrade", set, ""), "");
+        let commented = format!("#{set}");
+        assert_eq!(said("remove", &commented, ""), "");
+        assert_eq!(said("remove", "shared_preload_libraries = '' # pg_fdw_xacts", ""), "");
+    }
 }

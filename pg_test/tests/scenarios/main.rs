@@ -95,6 +95,7 @@ mod fdw_values;
 mod harness;
 mod large_table;
 mod limits;
+mod modes;
 mod monitoring;
 mod monitoring_alerts;
 mod nested;

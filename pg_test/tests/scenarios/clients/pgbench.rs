@@ -72,8 +72,10 @@ fn on_shards(fleet: &Fleet, expression: &str, table: &str) -> anyhow::Result<i64
 fn the_built_in_script_balances() -> Outcome {
     let fleet = Fleet::start()?;
     create_tables(&fleet)?;
-    // Partitions, so that it does not ask for COPY FREEZE, which no partitioned table takes.
-    pgbench(&fleet, &["-i", "-I", "g", "--partitions=2", "-s", "1", "-q"])?;
+    // Partitions, so that it does not ask for COPY FREEZE, which no partitioned table takes. From 17 on it does all the same
+    // for the other tables: there the server makes the rows.
+    let generate = if Installation::from_env()?.major() < 17 { "g" } else { "G" };
+    pgbench(&fleet, &["-i", "-I", generate, "--partitions=2", "-s", "1", "-q"])?;
     for shard in fleet.shards() {
         let accounts: i64 = one(&mut shard.client()?, "SELECT count(*) FROM pgbench_accounts")?;
         assert!((40_000..60_000).contains(&accounts), "{accounts} on {}", shard.name());

@@ -1,0 +1,30 @@
+//! COMMIT PREPARED and ROLLBACK PREPARED that no session has run: a subscription with `two_phase` replays them, and its
+//! worker settles the local transaction without a statement that could be seen. The participants are left to the resolver.
+
+use pgrx::pg_sys;
+
+use crate::log::shmem::Status;
+use crate::log::{decisions, entries};
+use crate::pg::error::Result;
+use crate::protocol::verdict::Decision;
+
+/// After a transaction of a background worker: leaves what it has settled to the resolver, and wakes it.
+pub fn hand_over() -> Result<()> {
+    // SAFETY: plain globals of this process.
+    let (is_worker, dbid) = unsafe { (!pg_sys::MyBgworkerEntry.is_null(), pg_sys::MyDatabaseId) };
+    if !is_worker || dbid == pg_sys::Oid::INVALID {
+        return Ok(());
+    }
+    for entry in entries::all() {
+        if (entry.dbid, entry.owner, entry.status) != (dbid, 0, Status::Prepared) {
+            continue;
+        }
+        let Some(gid) = entry.gid() else { continue };
+        match decisions::of(entry.xid) {
+            Decision::InProgress => {}
+            Decision::Committed => entries::hand_over(&gid, Status::Committing),
+            Decision::Absent => entries::hand_over(&gid, Status::Aborting),
+        }
+    }
+    Ok(())
+}
