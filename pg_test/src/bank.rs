@@ -36,7 +36,7 @@ use anyhow::{Context, Result, ensure};
 use postgres::{Client, Config};
 use serde::Serialize;
 
-use crate::{DEADLINE, wait_until};
+use crate::{Cluster, DEADLINE, wait_until};
 use audit::audit;
 use bystanders::SLEEPER;
 use clients::{Customer, Transfer};
@@ -70,7 +70,7 @@ pub struct Report {
 struct Shared {
     start: Instant,
     /// How to reach each coordinator.
-    configs: Vec<Config>,
+    configs: Mutex<Vec<Config>>,
     stop: AtomicBool,
     /// Everybody is to come to the end of what they do, and wait.
     pause: AtomicBool,
@@ -90,7 +90,7 @@ pub fn run(plan: &Plan, duration: Duration, mut say: impl FnMut(&str)) -> Result
     let mut bank = Bank::open(plan).context("the bank does not open")?;
     let shared = Shared {
         start: Instant::now(),
-        configs: bank.coordinators().map(crate::Cluster::config).collect(),
+        configs: Mutex::new(bank.coordinators().map(Cluster::config).collect()),
         stop: AtomicBool::new(false),
         pause: AtomicBool::new(false),
         resting: AtomicU64::new(0),
@@ -208,11 +208,11 @@ impl Run<'_> {
 }
 
 impl Shared {
-    /// Waits until `count` more transfers have ended, a second at most: how long a fault lasts is measured
+    /// Waits until `count` more transfers have ended, half a second at most: how long a fault lasts is measured
     /// in what happens meanwhile.
     fn let_pass(&self, count: u64) {
         let until = self.ended.load(Ordering::Relaxed) + count;
-        let _ = wait_until("transfers pass", Duration::from_secs(1), || {
+        let _ = wait_until("transfers pass", Duration::from_millis(500), || {
             Ok(self.ended.load(Ordering::Relaxed) >= until)
         });
     }
@@ -236,7 +236,8 @@ impl Shared {
         let mut session = None;
         let start = Instant::now();
         wait_until("the coordinator accepts a session", DEADLINE * 2, || {
-            session = self.configs[coordinator].connect(postgres::NoTls).ok();
+            let config = self.configs.lock().expect("nobody panics with it")[coordinator].clone();
+            session = config.connect(postgres::NoTls).ok();
             Ok(session.is_some()
                 || self.stop.load(Ordering::Relaxed) && start.elapsed() > Duration::from_secs(1))
         })?;

@@ -12,12 +12,13 @@ use crate::proxy::{Hit, NewConnections};
 use crate::{Cluster, Fault, Point, StopMode};
 
 /// What is done, with all that was drawn for it. `u64`s are numbers of transfers that pass meanwhile.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Action {
     Cut(usize, Point, &'static str, u64),
     Hold(usize, Point, &'static str, u64),
     NewConnections(usize, NewConnections, u64),
     CutAll(usize),
+    /// For so many milliseconds: some longer than anybody waits for it.
     Freeze(usize, u64),
     KillShard(usize),
     KillCoordinator(usize),
@@ -34,6 +35,8 @@ enum Action {
     KillBoth(usize, usize),
     /// The synchronous standby goes; it comes back some faults later.
     LoseStandby,
+    /// The synchronous standby is promoted in the place of its primary, which is killed.
+    FailOver,
 }
 
 const STATEMENTS: &[&str] =
@@ -46,7 +49,7 @@ fn draw(plan: &Plan, random: &mut Random) -> Action {
     let statement = random.choose(STATEMENTS);
     let passing = 1 + random.below(60);
     if plan.standby && random.chance(10) {
-        return Action::LoseStandby;
+        return random.choose(&[Action::LoseStandby, Action::LoseStandby, Action::FailOver]);
     }
     match random.below(100) {
         0..25 => Action::Cut(shard, point, statement, passing),
@@ -54,7 +57,7 @@ fn draw(plan: &Plan, random: &mut Random) -> Action {
         43..50 => Action::NewConnections(shard, NewConnections::Refused, passing),
         50..55 => Action::NewConnections(shard, NewConnections::Hanging, passing),
         55..62 => Action::CutAll(shard),
-        62..68 => Action::Freeze(shard, passing),
+        62..68 => Action::Freeze(shard, random.choose(&[100, 500, 3000, 6000])),
         68..72 => Action::KillShard(shard),
         72..77 => Action::KillCoordinator(coordinator),
         77 => Action::FreezeCoordinator(coordinator),
@@ -140,10 +143,9 @@ fn act(bank: &mut Bank, shared: &Shared, action: &Action) -> Result<Option<Hit>>
             bank.fleet.proxy(shard).set_new_connections(NewConnections::Served);
         }
         Action::CutAll(shard) => bank.fleet.proxy(shard).cut_all(),
-        Action::Freeze(shard, passing) => {
+        Action::Freeze(shard, milliseconds) => {
             let frozen = bank.fleet.shard(shard).freeze()?;
-            shared.let_pass(passing);
-            shared.let_pass(passing);
+            std::thread::sleep(Duration::from_millis(milliseconds));
             drop(frozen);
         }
         Action::KillShard(shard) => {
@@ -199,6 +201,12 @@ fn act(bank: &mut Bank, shared: &Shared, action: &Action) -> Result<Option<Hit>>
                 && standby.is_running()
             {
                 standby.kill9()?;
+            }
+        }
+        Action::FailOver => {
+            if bank.fail_over()? {
+                shared.configs.lock().expect("nobody panics with it")[0] =
+                    bank.coordinator(0).config();
             }
         }
     }

@@ -48,6 +48,8 @@ pub(super) struct Bank {
     pub(super) fleet: Fleet,
     second: Option<Cluster>,
     pub(super) standby: Option<Cluster>,
+    /// The coordinator whose standby was promoted; for its log.
+    lost: Option<Cluster>,
     places: Vec<Place>,
     /// Servers that settle transactions of their own.
     nested: bool,
@@ -91,7 +93,8 @@ impl Bank {
             .chain((1..=SHARDS).map(Place::Shard))
             .chain(plan.nested.then_some(Place::Deep))
             .collect();
-        let mut bank = Self { fleet, second, standby: None, places, nested: plan.nested };
+        let mut bank =
+            Self { fleet, second, standby: None, lost: None, places, nested: plan.nested };
         bank.create_tables(plan)?;
         if plan.standby {
             let mut standby = Cluster::standby_of(&bank.fleet.coordinator, "standby")?;
@@ -161,6 +164,23 @@ impl Bank {
             Some(second) if number == 1 => second,
             _ => &mut self.fleet.coordinator,
         }
+    }
+
+    /// Kills the coordinator and promotes its synchronous standby, if that runs and has caught up; whether it has. What a
+    /// cancelled session did not wait for is lost otherwise, as it may be. From then on there is no standby.
+    pub(super) fn fail_over(&mut self) -> Result<bool> {
+        let Some(mut standby) = self.standby.take() else { return Ok(false) };
+        let is_ready = standby.is_running()
+            && self.fleet.coordinator.client().is_ok()
+            && self.fleet.coordinator.wait_for_standby(&standby).is_ok();
+        if !is_ready {
+            self.standby = Some(standby);
+            return Ok(false);
+        }
+        self.fleet.coordinator.kill9()?;
+        standby.promote()?;
+        self.lost = Some(std::mem::replace(&mut self.fleet.coordinator, standby));
+        Ok(true)
     }
 
     /// All servers but the standby.
@@ -247,7 +267,7 @@ impl Bank {
     /// Copies the servers' logs into `directory`.
     pub(super) fn keep_logs(&self, directory: &Path) -> Result<()> {
         std::fs::create_dir_all(directory)?;
-        for server in self.servers().chain(&self.standby) {
+        for server in self.servers().chain(&self.standby).chain(&self.lost) {
             std::fs::copy(server.log().path(), directory.join(server.name()))?;
         }
         Ok(())
