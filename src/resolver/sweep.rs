@@ -118,7 +118,7 @@ pub enum Progress {
 
 impl Sweep {
     /// Starts to settle a participant, on the session that still holds the fence if there is one.
-    /// `confirmed` tells which transactions need not be looked after.
+    /// `confirmed` tells which transactions need not be looked after; `undelivered` becomes what has to be.
     ///
     /// # Errors
     /// Its server or user mapping has gone, or connecting fails at once.
@@ -128,13 +128,15 @@ impl Sweep {
         fenced: Option<Fenced>,
         seen: HashSet<Gid>,
         confirmed: impl Fn(&Nonce) -> bool,
+        undelivered: &mut Vec<Gid>,
     ) -> Result<Self, Failure> {
         let left = handed_over(participant);
-        let committed = transaction::run(|| Ok(decisions::all()))?
+        let committed: Vec<Row> = transaction::run(|| Ok(decisions::all()))?
             .into_iter()
             .filter(|row| row.decision == Decision::Committed && !confirmed(&row.nonce))
             .filter(|row| row.participants.iter().any(|(id, _)| *id == participant.id))
             .collect();
+        *undelivered = committed.iter().map(|row| participant.gid(identity, row.nonce)).collect();
         let deadline = Instant::now() + STEP;
         let fenced = fenced.filter(|f| f.0.connection.is_reusable() && !f.0.connection.hung_up());
         let stage = match fenced {

@@ -16,7 +16,7 @@ use crate::log::left::Left;
 use crate::log::registered::{self, Registered};
 use crate::log::shmem::{Entry, Status};
 use crate::log::{
-    decisions, entries, labels, left, replication, requests as asked, stats, workers,
+    decisions, entries, labels, left, replication, requests as asked, seen, stats, workers,
 };
 use crate::pg::error::{Result, boundary, c_string};
 use crate::pg::transaction;
@@ -126,8 +126,10 @@ impl Worker {
             next_forget: now,
             shown: CString::default(),
         };
+        let asked = seen::asked();
         for registered in list {
-            worker.add(registered, Some(now));
+            let is_asked = asked.has(registered.id);
+            worker.add(registered, Some(now), is_asked);
         }
         worker.look()?;
         worker.publish_unswept();
@@ -136,9 +138,9 @@ impl Worker {
         Ok(Some(worker))
     }
 
-    fn add(&mut self, registered: Registered, due: Option<Instant>) {
+    fn add(&mut self, registered: Registered, due: Option<Instant>, asked: bool) {
         let id = registered.id;
-        self.participants.insert(id, Participant::new(registered, due));
+        self.participants.insert(id, Participant::new(registered, due, asked));
     }
 
     fn round(&mut self) -> Result<()> {
@@ -409,7 +411,14 @@ impl Worker {
                     || owned.contains(nonce)
                     || self.delivered.get(nonce).is_some_and(|ids| ids.contains(&id))
             };
-            match Sweep::start(self.identity, &participant.registered, fenced, seen, confirmed) {
+            match Sweep::start(
+                self.identity,
+                &participant.registered,
+                fenced,
+                seen,
+                confirmed,
+                &mut participant.undelivered,
+            ) {
                 Ok(sweep) => participant.sweep = Some(Box::new(sweep)),
                 Err(error) => {
                     failed.push(participant.registered.id);

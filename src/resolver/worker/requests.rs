@@ -104,7 +104,7 @@ impl Worker {
         })?;
         let id = registered.id;
         // Something may have been left there before it was forgotten.
-        self.add(registered, Some(Instant::now()));
+        self.add(registered, Some(Instant::now()), false);
         Ok(id)
     }
 
