@@ -123,7 +123,7 @@ pub struct Swept {
     /// Decided commits that somebody on the participant has undone.
     pub heuristic: Vec<Nonce>,
     /// The server has moved: where to.
-    pub moved: Option<String>,
+    pub moved: Option<CString>,
     /// Keeps the fence, while anything of ours is prepared there.
     pub fenced: Option<Fenced>,
 }
@@ -138,8 +138,8 @@ pub enum Progress {
 
 impl Sweep {
     /// Starts to settle a participant, on the session that still holds the fence if there is one.
-    /// `confirmed` tells which transactions need not be looked after. It connects as `by`, the participant itself or
-    /// another one in the same place.
+    /// `confirmed` tells which transactions need not be looked after; `undelivered` becomes what has to be. It connects as
+    /// `by`, the participant itself or another one in the same place.
     ///
     /// # Errors
     /// Its server or user mapping has gone, or connecting fails at once.
@@ -150,13 +150,15 @@ impl Sweep {
         fenced: Option<Fenced>,
         seen: HashSet<Gid>,
         confirmed: impl Fn(&Nonce) -> bool,
+        undelivered: &mut Vec<Gid>,
     ) -> Result<Self, Failure> {
         let left = handed_over(participant);
-        let committed = transaction::run(|| Ok(decisions::all()))?
+        let committed: Vec<Row> = transaction::run(|| Ok(decisions::all()))?
             .into_iter()
             .filter(|row| row.decision == Decision::Committed && !confirmed(&row.nonce))
             .filter(|row| row.participants.iter().any(|(id, _)| *id == participant.id))
             .collect();
+        *undelivered = committed.iter().map(|row| participant.gid(identity, row.nonce)).collect();
         let deadline = Instant::now() + STEP;
         let fenced = fenced.filter(|f| f.0.connection.is_reusable() && !f.0.connection.hung_up());
         let fenced = match fenced {

@@ -15,7 +15,7 @@ use crate::guc;
 use crate::log::left::Left;
 use crate::log::registered::{self, Registered};
 use crate::log::shmem::{Entry, Status};
-use crate::log::{decisions, entries, labels, left, replication, stats, workers};
+use crate::log::{decisions, entries, labels, left, replication, seen, stats, workers};
 use crate::pg::error::{Result, boundary, c_string};
 use crate::pg::transaction;
 use crate::pg::wait_event::WaitEvent;
@@ -128,8 +128,10 @@ impl Worker {
             next_forget: now,
             shown: CString::default(),
         };
+        let asked = seen::asked();
         for registered in list {
-            worker.add(registered, Some(now));
+            let is_asked = asked.has(registered.id);
+            worker.add(registered, Some(now), is_asked);
         }
         worker.look()?;
         worker.publish_unswept();
@@ -138,9 +140,9 @@ impl Worker {
         Ok(Some(worker))
     }
 
-    fn add(&mut self, registered: Registered, due: Option<Instant>) {
+    fn add(&mut self, registered: Registered, due: Option<Instant>, asked: bool) {
         let id = registered.id;
-        self.participants.insert(id, Participant::new(registered, due));
+        self.participants.insert(id, Participant::new(registered, due, asked));
     }
 
     fn round(&mut self) -> Result<()> {
@@ -425,9 +427,17 @@ impl Worker {
                     || owned.contains(nonce)
                     || self.delivered.get(nonce).is_some_and(|ids| ids.contains(&id))
             };
-            let by = participant.connect_as(&stand_ins);
-            match Sweep::start(self.identity, &participant.registered, by, fenced, seen, confirmed)
-            {
+            // Copied, because what is undelivered is noted on the participant itself.
+            let by = participant.connect_as(&stand_ins).clone();
+            match Sweep::start(
+                self.identity,
+                &participant.registered,
+                &by,
+                fenced,
+                seen,
+                confirmed,
+                &mut participant.undelivered,
+            ) {
                 Ok(sweep) => participant.sweep = Some(Box::new(sweep)),
                 Err(error) => {
                     failed.push(participant.registered.id);

@@ -15,8 +15,8 @@ pub fn hand_over() -> Result<()> {
     if !is_worker || dbid == pg_sys::Oid::INVALID {
         return Ok(());
     }
-    for entry in entries::all() {
-        if (entry.dbid, entry.owner, entry.status) != (dbid, 0, Status::Prepared) {
+    for entry in entries::left() {
+        if entry.status != Status::Prepared {
             continue;
         }
         let Some(gid) = entry.gid() else { continue };

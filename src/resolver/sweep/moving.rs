@@ -2,6 +2,8 @@
 //! standby, which was promoted. What proves it is something of ours that was prepared before it moved: another server of
 //! the same image has none of that.
 
+use std::ffi::CString;
+
 use std::collections::HashSet;
 
 use super::Fenced;
@@ -19,7 +21,7 @@ pub(super) fn follow(
     identity: Identity,
     participant: &Registered,
     listed: &HashSet<Gid>,
-) -> Result<Option<String>> {
+) -> Result<Option<CString>> {
     let Fenced(established, address) = fenced;
     let is_same = established.connection.fingerprint().is_some_and(|f| participant.is_at(&f));
     if !is_same || participant.is_where(address) || !is_proof(identity, participant, listed)? {

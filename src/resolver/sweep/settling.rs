@@ -1,7 +1,7 @@
 //! What a sweep does with a participant's answers: concludes what may be settled, and settles it.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 use pgrx::{PgLogLevel, pg_sys};
 
@@ -29,7 +29,7 @@ const INSUFFICIENT_PRIVILEGE: SqlState = SqlState::new(b"42501");
 pub(super) struct Settling {
     pub(super) listed: HashSet<Gid>,
     /// It has turned out to be the recorded server, at another address.
-    pub(super) moved: Option<String>,
+    pub(super) moved: Option<CString>,
     /// What is not settled now, and why.
     pub(super) left: HashMap<Gid, Left>,
     /// What the server has answered to the first that it has refused.

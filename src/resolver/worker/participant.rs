@@ -27,8 +27,10 @@ pub(super) struct Participant {
     has_failed: bool,
     /// What the log has been told.
     told: Told,
-    /// It has been swept since the start of this process.
+    /// It has been asked since the start of this server.
     asked: bool,
+    /// What has been decided, and may not have been delivered there.
+    pub(super) undelivered: Vec<Gid>,
     /// What was found prepared there last, and left.
     pub(super) seen: HashSet<Gid>,
     /// It has not been swept clean since the start, or something was left there since.
@@ -43,14 +45,15 @@ pub(super) struct Participant {
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
 impl Participant {
-    pub(super) fn new(registered: Registered, due: Option<Instant>) -> Self {
+    pub(super) fn new(registered: Registered, due: Option<Instant>, asked: bool) -> Self {
         Self {
             registered,
             due,
             failures: 0,
             has_failed: false,
             told: Told::default(),
-            asked: false,
+            asked,
+            undelivered: Vec::new(),
             seen: HashSet::new(),
             unswept: due.is_some(),
             sweep: None,
@@ -129,8 +132,10 @@ impl Participant {
         self.has_failed = true;
         let left = left::handed_over(&self.registered);
         left::note_failure(&self.registered, reason);
-        let left: Vec<(Gid, Reason)> =
-            left.iter().filter_map(|e| Some((e.gid()?, reason))).collect();
+        let mut left: HashSet<Gid> = left.iter().filter_map(|e| e.gid()).collect();
+        // What was decided before the start counts as in doubt until it has been asked for.
+        left.extend(self.undelivered.iter().filter(|_| !self.asked));
+        let left: Vec<(Gid, Reason)> = left.into_iter().map(|gid| (gid, reason)).collect();
         if !left.is_empty() {
             let serverid = self.registered.serverid;
             let server = transaction::run(|| Ok(Server::find(serverid)))?;

@@ -116,7 +116,7 @@ impl Worker {
         let id = registered.id;
         self.warn_of_twin(&registered)?;
         // Something may have been left there before it was forgotten.
-        self.add(registered, Some(Instant::now()));
+        self.add(registered, Some(Instant::now()), false);
         Ok(id)
     }
 
