@@ -24,6 +24,9 @@
 //! | hung or unreachable servers beside healthy ones | `fault_commit::the_resolver_settles_healthy_servers…` |
 //! | wrong password, changed address | `fault_resolver` |
 //! | connection lost inside a savepoint; readers under SERIALIZABLE | `fault_prepare` |
+//! | a shard that writes on another through foreign tables of its own | `nested` |
+//! | a session's advisory lock released by a trigger | `session_lock` |
+//! | an error in a cursor from before the savepoint; writes before the first FETCH | `cursors` |
 //! | 10,000 in doubt | `fault_resolver::ten_thousand…` |
 //! | workers end in any order, mappings share a database | `fault_workers` |
 //!
