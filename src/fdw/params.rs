@@ -94,11 +94,6 @@ impl Params {
         }
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.expressions.is_empty()
-    }
-
     /// Evaluates them. The texts live in the per-tuple memory of the expression context.
     ///
     /// # Safety
@@ -131,6 +126,22 @@ impl Params {
             raw::switch_to(before);
         })?;
         Ok(&self.values)
+    }
+}
+
+/// Whether all of these expressions are parameters that the statement was given from outside: their values are known when
+/// it begins.
+///
+/// # Safety
+/// NIL or a valid list of expressions.
+pub unsafe fn are_external(expressions: *const pg_sys::List) -> bool {
+    // SAFETY: by contract; the tag tells the node's type.
+    unsafe {
+        node::pointers::<pg_sys::Node>(expressions).all(|expression| {
+            (*expression).type_ == pg_sys::NodeTag::T_Param
+                && (*expression.cast::<pg_sys::Param>()).paramkind
+                    == pg_sys::ParamKind::PARAM_EXTERN
+        })
     }
 }
 

@@ -1,9 +1,9 @@
 //! Scans: a cursor on the participant, fetched batch by batch.
 //!
 //! DECLARE and the first FETCH travel together, so a scan that fits into one batch costs one wait; CLOSE waits
-//! for the next statement. A scan without parameters shows what was there when its statement began: whatever writes on
+//! for the next statement. A scan shows what was there when its statement began: whatever writes on
 //! the participant before the first FETCH has DECLARE sent before itself. That of a cursor is sent when the cursor is
-//! declared. One with parameters, whose values are known only then, is opened at the first FETCH.
+//! declared. One with parameters whose values other nodes compute is opened at the first FETCH.
 //!
 //!  Rows are converted a batch at a time, into a memory context of their own.
 //! At most one FETCH of a scan is under way at any time, and at most one batch is in memory besides.
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys::{self, EState, ForeignScanState, HeapTuple, MemoryContext, TupleTableSlot};
 
 use crate::fdw::growth::Growth;
-use crate::fdw::params::Params;
+use crate::fdw::params::{self, Params};
 use crate::fdw::rows::RowReader;
 use crate::fdw::{node, plan, raw, state};
 use crate::libpq::PgResult;
@@ -42,6 +42,8 @@ pub struct Scan {
     opening: Option<Rc<Opening>>,
     /// It has been asked for rows.
     is_open: bool,
+    /// Its parameters have the same values as long as its statement runs.
+    is_fixed: bool,
     params: Params,
     reader: RowReader,
     /// The batch at hand; its tuples live in `batch`.
@@ -62,6 +64,8 @@ pub struct Scan {
 struct UnderWay {
     declare: Option<Ticket>,
     fetch: Ticket,
+    /// DECLARE had been sent before: it is named where the connection is found lost, as if it had gone with this FETCH.
+    opened_before: bool,
     since: Instant,
 }
 
@@ -77,7 +81,7 @@ pub unsafe extern "C-unwind" fn begin(node: *mut ForeignScanState, eflags: c_int
             let context = (*estate).es_query_cxt;
             let _in = node::InContext::enter(context);
             let scan = Scan::begin(node, context)?;
-            scan.announce((*node).ss.ps.state)?;
+            scan.announce()?;
             (*node).fdw_state = state::put(context, scan);
         }
         Ok(())
@@ -114,7 +118,7 @@ pub unsafe extern "C-unwind" fn rescan(node: *mut ForeignScanState) {
     boundary(|| unsafe {
         let scan: &mut Scan = state::get((*node).fdw_state).expect("a scan that has begun");
         // What else may have changed is only looked at here.
-        let changed = !(*node).ss.ps.chgParam.is_null() && !scan.params.is_empty();
+        let changed = !(*node).ss.ps.chgParam.is_null() && !scan.is_fixed;
         if scan.is_open && (changed || scan.growth.batches() > 1) {
             scan.close()?;
         }
@@ -151,11 +155,17 @@ impl Scan {
                 .with(if plan.locks_rows { Access::Modifies } else { Access::Reads });
             let cursor = session.connection().new_cursor();
             let scratch = node::memory_context(context, c"pg_fdw_xacts temporary data");
-            let params = Params::new((*foreign).fdw_exprs, node.cast());
+            let mut params = Params::new((*foreign).fdw_exprs, node.cast());
+            let is_fixed = params::are_external((*foreign).fdw_exprs);
             let declare: Rc<CStr> = declare_command(cursor, plan.sql.as_bytes()).into();
             let sql: Rc<CStr> = plan.sql.into();
-            let opening =
-                params.is_empty().then(|| Rc::new(session.opening(cursor, &declare, &[], &sql)));
+            // What EvalPlanQual begins is mostly not executed.
+            let opening = if is_fixed && (*(*node).ss.ps.state).es_epq_active.is_null() {
+                let params = params.evaluate((*node).ss.ps.ps_ExprContext)?;
+                Some(Rc::new(session.opening(cursor, &declare, params, &sql)))
+            } else {
+                None
+            };
             Ok(Self {
                 declare,
                 fetch: fetch_command(cursor, plan.fetch_size),
@@ -165,6 +175,7 @@ impl Scan {
                 growth: Growth::new(plan.fetch_size, only_reads((*node).ss.ps.state)),
                 cursor,
                 is_open: false,
+                is_fixed,
                 params,
                 reader: RowReader::of_scan(node, plan.retrieved, scratch)?,
                 tuples: Vec::new(),
@@ -182,18 +193,9 @@ impl Scan {
 
     /// Has the cursor opened before anything is written that it must not show: at once, where it is one of the user's
     /// that is being declared.
-    ///
-    /// # Safety
-    /// The state of the query that begins.
-    unsafe fn announce(&self, estate: *const EState) -> Result<()> {
+    fn announce(&self) -> Result<()> {
         let Some(opening) = &self.opening else { return Ok(()) };
-        // What EvalPlanQual begins is mostly not executed.
-        // SAFETY: by contract.
-        if unsafe { !(*estate).es_epq_active.is_null() } {
-            return Ok(());
-        }
-        // SAFETY: as above.
-        if unsafe { begins_cursor() } {
+        if begins_cursor() {
             self.session.submit_behind(opening, &[], &self.declare)?;
         } else {
             self.session.connection().announce(opening);
@@ -245,7 +247,8 @@ impl Scan {
         if let Some(declare) = under_way.declare.take() {
             self.session.answer_to(declare, &self.declare, &self.sql)?;
         }
-        let result = self.session.answer_to(under_way.fetch, &self.fetch, &self.sql)?;
+        let told = if under_way.opened_before { &*self.declare } else { &*self.fetch };
+        let result = self.session.answer_to(under_way.fetch, told, &self.sql)?;
         self.load(&result, under_way.since.elapsed())
     }
 
@@ -264,7 +267,7 @@ impl Scan {
             let fetch = Message::FetchMore(&self.fetch);
             let told = if versions::LOSS_NAMES_COMMAND { &*self.fetch } else { &*self.sql };
             let fetch = self.session.submit_ahead(&[fetch], told, &self.sql)?;
-            UnderWay { declare: None, fetch, since: Instant::now() }
+            UnderWay { declare: None, fetch, opened_before: false, since: Instant::now() }
         } else {
             let opening = match self.opening.take() {
                 Some(opening) => opening,
@@ -276,12 +279,13 @@ impl Scan {
                     Rc::new(opening)
                 }
             };
+            let opened_before = opening.sent.get().is_some();
             let fetch = [Message::Query(&self.fetch, &[])];
             let fetch = self.session.submit_behind(&opening, &fetch, &self.declare)?;
             let declare = opening.sent.get();
             self.opening = Some(opening);
             self.is_open = true;
-            UnderWay { declare, fetch, since: Instant::now() }
+            UnderWay { declare, fetch, opened_before, since: Instant::now() }
         };
         if self.is_async {
             self.last_asked = Some(under_way.fetch);
@@ -303,8 +307,8 @@ impl Scan {
             }
             under_way.declare = None;
         }
-        let Some(result) = self.session.answer_if_read(under_way.fetch, &self.fetch, &self.sql)?
-        else {
+        let told = if under_way.opened_before { &*self.declare } else { &*self.fetch };
+        let Some(result) = self.session.answer_if_read(under_way.fetch, told, &self.sql)? else {
             return Ok(false);
         };
         let took = under_way.since.elapsed();
@@ -347,22 +351,25 @@ impl Scan {
     fn close(&mut self) -> Result<()> {
         self.abandon();
         self.opening = None;
-        self.is_open = false;
+        let was_asked = std::mem::take(&mut self.is_open);
         self.tuples.clear();
         self.next = 0;
         self.at_end = false;
         if self.growth.restart() {
             self.fetch = fetch_command(self.cursor, self.growth.size());
         }
-        self.session.connection().close_cursor(self.cursor)
+        let connection = self.session.connection();
+        // Who has asked for nothing need not be told that the connection is lost.
+        if was_asked || !connection.is_doomed() {
+            connection.close_cursor(self.cursor)
+        } else {
+            Ok(())
+        }
     }
 }
 
 /// Whether what begins is the query of a portal with a name: a cursor, which may be fetched at any later time.
-///
-/// # Safety
-/// Called while a query begins.
-unsafe fn begins_cursor() -> bool {
+fn begins_cursor() -> bool {
     // SAFETY: NULL or the portal that runs or begins, with a name that ends with a NUL.
     unsafe {
         pg_sys::ActivePortal.as_ref().is_some_and(|portal| {

@@ -172,6 +172,19 @@ fn a_cursor_shows_what_was_there_when_it_was_declared() -> Outcome {
             session.batch_execute("ROLLBACK")?;
         }
     }
+    // The values of a statement's own parameters are known, too.
+    session.batch_execute("SET plan_cache_mode = force_generic_plan")?;
+    session.batch_execute(
+        "DO $$
+         DECLARE c refcursor; most int := 9; seen text;
+         BEGIN
+             OPEN c FOR SELECT v FROM ft1 WHERE id < most;
+             UPDATE ft1 SET v = 'new';
+             FETCH c INTO seen;
+             ASSERT seen = 'old', seen;
+             UPDATE ft1 SET v = 'old';
+         END $$",
+    )?;
     // Another session's, too.
     session.batch_execute("BEGIN; DECLARE c CURSOR FOR SELECT v FROM ft1 ORDER BY id")?;
     other.batch_execute("UPDATE ft1 SET v = 'new' WHERE id = 1")?;

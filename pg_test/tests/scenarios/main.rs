@@ -27,6 +27,9 @@
 //! | connection lost inside a savepoint; readers under SERIALIZABLE | `fault_prepare` |
 //! | a connection pooler between coordinator and shard | `poolers` |
 //! | permission that is taken away while a connection is open | `fault_permissions` |
+//! | a shard that writes on another through foreign tables of its own | `nested` |
+//! | a session's advisory lock released by a trigger | `session_lock` |
+//! | an error in a cursor from before the savepoint; writes before the first FETCH | `cursors` |
 //! | 10,000 in doubt | `fault_resolver::ten_thousand…` |
 //! | processes that a dead coordinator leaves on a shard | `fault_orphans` |
 //! | workers end in any order, mappings share a database | `fault_workers` |

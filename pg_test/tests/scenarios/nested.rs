@@ -8,7 +8,7 @@
 //! | `n`, `p`, foreign tables of those | on the coordinator |
 
 use pg_test::oracle::{assert_settled, expect_error, one, prepared_gids};
-use pg_test::{Fleet, FleetOptions, Point, StopMode, wait_until};
+use pg_test::{Cluster, Fleet, FleetOptions, Point, StopMode, wait_until};
 
 use crate::support::{Outcome, commit_held_at, session_with_notices, transaction};
 
@@ -275,6 +275,29 @@ fn a_trigger_that_writes_on_the_leaf() -> Outcome {
         assert_eq!((leaf(&fleet)?, fleet.ids_on_shard(2)?), (expected.clone(), expected));
     }
     Ok(())
+}
+
+/// A standby, too, may be told to execute what can only be a query there: it is none that has to prepare.
+#[test]
+fn a_query_that_a_standby_executes_makes_no_writer_of_it() -> Outcome {
+    let (fleet, mut session) = crate::support::start()?;
+    let mut standby = Cluster::standby_of(fleet.shard(1), "standby")?;
+    standby.start()?;
+    session
+        .batch_execute(&format!("ALTER SERVER shard1 OPTIONS (SET port '{}')", standby.port()))?;
+    for _ in 0..2 {
+        session.batch_execute(
+            "BEGIN;
+             SELECT pg_fdw_xacts_exec('shard1', 'SELECT count(*) FROM t');
+             INSERT INTO lt VALUES (1);
+             INSERT INTO ft2 VALUES (1);
+             COMMIT;
+             DELETE FROM lt;
+             DELETE FROM ft2",
+        )?;
+    }
+    assert_settled(&fleet);
+    standby.stop(StopMode::Fast)
 }
 
 fn settled_or_stock(fleet: &Fleet, stock: bool) -> Outcome {
