@@ -8,6 +8,7 @@ use std::rc::Weak;
 
 use crate::libpq::PgResult;
 use crate::protocol::pipeline::{Control, Effect, Fifo};
+use crate::remote::connection::Unanswered;
 
 /// Which server and database a connection has reached, asked in its set-up.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -82,6 +83,10 @@ pub struct SessionState {
     pub probe_failed: bool,
     /// A statement was sent since the question for the xid was, and the transaction is not known to have written.
     pub unasked: bool,
+    /// What was sent of the transaction, as long as nothing has been answered.
+    pub unanswered: Option<Unanswered>,
+    /// It has been sent a second time.
+    pub began_anew: bool,
     /// The `FETCH` commands that nothing else has come between.
     pub fetch_run: Option<FetchRun>,
     /// Commands to send before the next statement of this transaction.
@@ -148,7 +153,10 @@ impl SessionState {
                     self.session_lock = self.asked_lock;
                 }
             }
-            Effect::Done(Control::Begin, _) => self.confirmed = 1,
+            Effect::Done(Control::Begin, _) => {
+                self.confirmed = 1;
+                self.unanswered = None;
+            }
             Effect::Done(Control::Savepoint(level), _) => self.confirmed = level,
             Effect::Done(Control::XidProbe, result) => {
                 let xid = result.value(0, 0).and_then(|v| v.to_str().ok()?.parse().ok());

@@ -25,6 +25,7 @@ use crate::remote::options::{Mapping, Server};
 use crate::remote::together::{Outcome, Together};
 use crate::remote::wait::{Patience, Woke};
 use crate::xact::participants::{self, Participant};
+use crate::xact::unconfirmed::unconfirmed;
 use crate::xact::{deliveries, inject, one_phase, session_lock};
 
 /// Before the decision: readers commit, writers prepare, a sole writer commits. `explicit`: the application's
@@ -289,18 +290,7 @@ pub fn phase_two() -> Result<()> {
         let _ = p.take(Event::Unconfirmed);
         cache::discard(&p.connection);
         entries::hand_over(&settle.gid, Status::Committing);
-        Error::new(
-            SqlState::CONNECTION_FAILURE,
-            format!(
-                "server \"{}\" has not confirmed COMMIT PREPARED '{}'",
-                p.server().escape_default(),
-                settle.gid
-            ),
-        )
-        .detail("The transaction is committed.")
-        .hint("The resolver delivers the commit as soon as the server can be reached.")
-        .log(PgLogLevel::WARNING)
-        .ok();
+        let _ = unconfirmed(&p.server(), &settle.gid, true).log(PgLogLevel::WARNING);
     }
     let all_settled = prepared.iter().all(|p| p.state() == State::Settled);
     if let (true, Some(settle)) = (all_settled, prepared.first().and_then(|p| p.prepared())) {

@@ -18,6 +18,7 @@ pub mod inject;
 mod one_phase;
 pub mod participants;
 mod session;
+mod unconfirmed;
 pub mod utility;
 
 pub use callbacks::collect_deliveries;

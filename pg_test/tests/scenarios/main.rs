@@ -53,6 +53,7 @@ mod fault_commit;
 mod fault_copies;
 mod fault_failover;
 mod fault_gxid;
+mod fault_idle_connection;
 mod fault_interrupt;
 mod fault_permissions;
 mod fault_prepare;

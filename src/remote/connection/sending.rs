@@ -76,6 +76,7 @@ impl Connection {
         let sent = self.queue_segment(isolation, level, messages, query);
         match sent {
             Some(ticket) => {
+                self.inner.borrow_mut().note_sent(isolation, level, messages, query, ticket);
                 self.flush();
                 Ok(ticket)
             }
@@ -83,7 +84,7 @@ impl Connection {
         }
     }
 
-    fn queue_segment(
+    pub(super) fn queue_segment(
         &self,
         isolation: Isolation,
         level: u32,
@@ -94,6 +95,7 @@ impl Connection {
         let inner = &mut *self.inner.borrow_mut();
         self.queue_preamble(inner)?;
         if inner.depth == 0 {
+            inner.keep_unanswered();
             let start = match isolation {
                 Isolation::RepeatableRead => c"START TRANSACTION ISOLATION LEVEL REPEATABLE READ",
                 Isolation::Serializable => c"START TRANSACTION ISOLATION LEVEL SERIALIZABLE",
