@@ -65,10 +65,9 @@ impl Connection {
                     ]
                     .concat(),
                 );
-                match &*self.end.borrow() {
-                    Some(end) => error.detail(
-                        [b"The connection was lost: ", end.to_bytes().trim_ascii_end()].concat(),
-                    ),
+                let end = self.end.borrow();
+                match end.as_ref().and_then(|end| end.to_bytes().split(|b| *b == b'\n').next()) {
+                    Some(end) => error.detail([b"The connection was lost: ", end].concat()),
                     None => error,
                 }
             }
