@@ -65,9 +65,11 @@ impl Connection {
                     ]
                     .concat(),
                 );
-                let end = self.end.borrow();
-                match end.as_ref().and_then(|end| end.to_bytes().split(|b| *b == b'\n').next()) {
-                    Some(end) => error.detail([b"The connection was lost: ", end].concat()),
+                // The client is told what postgres_fdw tells.
+                match &*self.end.borrow() {
+                    Some(end) => error.detail_log(
+                        [b"The connection was lost: ", end.to_bytes().trim_ascii_end()].concat(),
+                    ),
                     None => error,
                 }
             }
