@@ -25,6 +25,7 @@
 //! | hung or unreachable servers beside healthy ones | `fault_commit::the_resolver_settles_healthy_servers…` |
 //! | wrong password, changed address | `fault_resolver` |
 //! | connection lost inside a savepoint; readers under SERIALIZABLE | `fault_prepare` |
+//! | a connection cut in the moment in which it is used again | `fault_idle_connection` |
 //! | a connection pooler between coordinator and shard | `poolers` |
 //! | permission that is taken away while a connection is open | `fault_permissions` |
 //! | 10,000 in doubt | `fault_resolver::ten_thousand…` |
