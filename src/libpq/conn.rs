@@ -1,6 +1,6 @@
 //! A connection of libpq that closes itself, in non-blocking pipeline mode once it is established.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::{NonNull, null};
 
@@ -9,9 +9,10 @@ use super::{Cancel, PgResult};
 /// A connection. Dropping it closes the socket.
 #[derive(Debug)]
 pub struct Conn {
-    raw: NonNull<pq_sys::PGconn>,
+    raw: Cell<NonNull<pq_sys::PGconn>>,
     parsed: Cell<u64>,
-    ended_idle: Box<Cell<bool>>,
+    /// What [`Conn::listen_for_end`] listens to; libpq knows its place.
+    ended_idle: RefCell<Box<Cell<bool>>>,
 }
 
 /// What [`Conn::poll_connect`] wants next.
@@ -83,11 +84,22 @@ impl Conn {
         values.push(null());
         // SAFETY: two NULL-terminated arrays of the same length that outlive the call.
         let raw = unsafe { pq_sys::PQconnectStartParams(keywords.as_ptr(), values.as_ptr(), 0) };
-        NonNull::new(raw).map(|raw| Self { raw, parsed: Cell::new(0), ended_idle: Box::default() })
+        NonNull::new(raw).map(|raw| Self {
+            raw: Cell::new(raw),
+            parsed: Cell::new(0),
+            ended_idle: RefCell::default(),
+        })
     }
 
     fn raw(&self) -> *mut pq_sys::PGconn {
-        self.raw.as_ptr()
+        self.raw.get().as_ptr()
+    }
+
+    /// Exchanges what two are connected to. No text of either may be held.
+    pub fn swap(&self, other: &Self) {
+        self.raw.swap(&other.raw);
+        self.parsed.swap(&other.parsed);
+        self.ended_idle.swap(&other.ended_idle);
     }
 
     /// libpq's own object, valid as long as this.
@@ -294,7 +306,7 @@ impl Conn {
                 }
             }
         }
-        let ended: *const Cell<bool> = &raw const *self.ended_idle;
+        let ended: *const Cell<bool> = &raw const **self.ended_idle.borrow();
         // SAFETY: the connection is alive, and the flag, which has a place of its own, goes after it.
         unsafe { pq_sys::PQsetNoticeReceiver(self.raw(), Some(listen), ended.cast_mut().cast()) };
     }
@@ -306,7 +318,7 @@ impl Conn {
         if !self.is_busy() && self.result().is_none() {
             self.is_busy();
         }
-        self.ended_idle.get()
+        self.ended_idle.borrow().get()
     }
 
     /// What is needed to cancel the running command; `None` without a connection.

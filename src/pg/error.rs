@@ -176,6 +176,12 @@ impl Error {
         self
     }
 
+    /// Adds DETAIL that is for the server's log alone.
+    pub fn detail_log(mut self, text: impl Into<Vec<u8>>) -> Self {
+        self.0.detail_log = Some(c_string(text));
+        self
+    }
+
     /// Adds HINT.
     pub fn hint(mut self, text: impl Into<Vec<u8>>) -> Self {
         self.0.hint = Some(c_string(put_back(text)));

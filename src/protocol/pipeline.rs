@@ -264,6 +264,21 @@ impl<R> Fifo<R> {
         }
     }
 
+    /// The ticket that the next statement gets.
+    pub fn next_ticket(&self) -> Ticket {
+        self.next
+    }
+
+    /// Nothing that was asked is answered any more: it is asked elsewhere, from `next` on under the same tickets.
+    pub fn begin_anew(&mut self, next: Option<Ticket>) {
+        self.expected.clear();
+        self.failure = None;
+        if let Some(next) = next {
+            self.answers.retain(|ticket, _| *ticket < next);
+            self.next = next;
+        }
+    }
+
     /// Nobody will ask any more: the transaction ended.
     pub fn abandon_all(&mut self) {
         self.abandon_from(0);
@@ -368,6 +383,25 @@ mod tests {
         fifo.answer(Kind::Done, "s2").unwrap();
         assert!(!fifo.awaits(Control::UndoSavepoint));
         assert_eq!(fifo.awaited_savepoint(), Some(3));
+    }
+
+    #[test]
+    fn what_is_asked_again_elsewhere_has_the_same_tickets() {
+        let mut fifo = Fifo::default();
+        fifo.control(Control::Ending);
+        fifo.control(Control::Begin);
+        let (a, b) = (fifo.statement(1, None), fifo.statement(1, None));
+        fifo.sync();
+        for _ in 0..3 {
+            fifo.answer(Kind::Failed, "lost").unwrap();
+        }
+        fifo.begin_anew(Some(a));
+        fifo.control(Control::Begin);
+        assert_eq!((fifo.statement(1, None), fifo.statement(1, None)), (a, b));
+        for answer in ["begin", "a", "b"] {
+            fifo.answer(Kind::Done, answer).unwrap();
+        }
+        assert_eq!((fifo.take(a), fifo.take(b)), (ok("a"), ok("b")));
     }
 
     #[test]

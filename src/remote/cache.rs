@@ -136,6 +136,25 @@ pub fn connection(mapping: &Mapping, deadline: Option<Instant>) -> Result<Rc<Cac
     Ok(fresh)
 }
 
+/// Has the transaction that has only just begun on a connection, and found it ended, begin anew on another of the same
+/// kind; whether it could.
+///
+/// # Errors
+/// Those of [`connect`].
+pub fn begin_anew(connection: &Cached, userid: Oid) -> Result<bool> {
+    if !connection.may_begin_anew() || !connection.is_valid() {
+        return Ok(false);
+    }
+    let mapping = Mapping::read(userid, connection.serverid)?;
+    let fresh = connect(&Server::read(connection.serverid), &mapping, None)?;
+    // What is known of the connection that it replaces has to hold for it too.
+    if !connection.is_valid() || fresh.used != connection.established.used {
+        return Ok(false);
+    }
+    connection.begin_anew(&fresh.connection);
+    Ok(true)
+}
+
 /// All connections that are open.
 pub fn all() -> Vec<Rc<Cached>> {
     with(|all| all.values().cloned().collect())

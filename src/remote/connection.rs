@@ -3,12 +3,12 @@
 //! What is sent, and what travels with it, is in `sending`; the answers are read here and taken in `answers`.
 //!
 //! Invariants:
-//! * Nothing reconnects: a lost connection dooms the transaction that used it.
+//! * A lost connection dooms the transaction that used it, unless nothing of it had been answered (see `anew`).
 //! * No borrow of the interior is held across a call into PostgreSQL, which may come back here.
 //! * `depth` counts what was sent, `confirmed` what the server answered; they differ only while answers
 //!   are outstanding, or when the transaction is doomed.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::ffi::{CString, c_int};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -23,6 +23,7 @@ use crate::remote::session_state::{Doom, Fingerprint, SessionState};
 use crate::remote::wait::{Patience, WaitSet, Want, Woke};
 use crate::remote::{pooler, report};
 
+mod anew;
 mod answers;
 mod cursors;
 mod failures;
@@ -30,6 +31,7 @@ mod savepoints;
 mod sending;
 mod session_lock;
 
+pub use anew::Unanswered;
 pub use cursors::{Opening, declare_command, fetch_command};
 pub use sending::{Isolation, Manner, Message};
 
@@ -53,14 +55,14 @@ pub struct Connection {
     /// Which foreign server this is, for messages.
     pub server_name: CString,
     /// No other connection of this process ever has it.
-    number: u64,
+    number: Cell<u64>,
     conn: Conn,
     wait_set: RefCell<WaitSet>,
     inner: RefCell<SessionState>,
     /// Why nothing more may be sent in this transaction.
     doomed: Cell<Option<Doom>>,
     /// What libpq said when the connection turned out to be broken.
-    end: OnceCell<CString>,
+    end: RefCell<Option<CString>>,
     /// The end of the local transaction has begun: no statement may follow.
     sealed: Cell<bool>,
     /// Somebody sleeps until the socket is readable (see [`Connection::watch`]).
@@ -85,12 +87,12 @@ impl Connection {
         number.set(number.get() + 1);
         Ok(Self {
             server_name,
-            number: number.get(),
+            number: Cell::new(number.get()),
             conn,
             wait_set,
             inner: RefCell::default(),
             doomed: Cell::new(None),
-            end: OnceCell::new(),
+            end: RefCell::default(),
             sealed: Cell::new(false),
             watched: Cell::new(false),
             tainted: Cell::new(false),
@@ -100,7 +102,7 @@ impl Connection {
 
     /// Its number: no other connection of this process ever has it.
     pub fn number(&self) -> u64 {
-        self.number
+        self.number.get()
     }
 
     /// The server process behind the connection. A pooler tells of one that there is not, until the set-up is answered.
@@ -321,6 +323,24 @@ impl Connection {
         self.inner.borrow().fifo.expects_statements()
     }
 
+    /// Waits until a `COMMIT PREPARED` that nobody has waited for is answered, or the deadline has come.
+    ///
+    /// # Errors
+    /// A cancel.
+    pub fn pass_deliveries(&self, deadline: Instant) -> Result<()> {
+        loop {
+            self.pump();
+            let is_underway = self.inner.borrow().fifo.awaits(Control::Delivery);
+            if !is_underway || self.is_doomed() {
+                return Ok(());
+            }
+            if self.wait(Some(deadline), Patience::Interruptible, WaitEvent::Settle)? != Woke::Ready
+            {
+                return Ok(());
+            }
+        }
+    }
+
     /// Waits until no end of an earlier transaction is on its way any more; `false` if one still is by then, or
     /// somebody is tired of waiting.
     fn pass_endings(&self, deadline: Instant) -> bool {
@@ -372,10 +392,13 @@ impl Connection {
         inner.lock_lost = false;
         inner.probe_failed = false;
         inner.unasked = false;
+        inner.unanswered = None;
+        inner.began_anew = false;
         inner.fetch_run = None;
         inner.postponed.clear();
         inner.cursors.clear();
         inner.openings.clear();
+        inner.opened.clear();
         inner.levels.clear();
         inner.last_cursor = 0;
         self.sealed.set(false);

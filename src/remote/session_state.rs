@@ -10,7 +10,7 @@ use crate::libpq::PgResult;
 use crate::pg::error::c_string;
 use crate::protocol::pipeline::{Control, Effect, Fifo};
 use crate::protocol::plan::{Access, Xid};
-use crate::remote::connection::Opening;
+use crate::remote::connection::{Opening, Unanswered};
 
 /// Which server and database a connection has reached, asked in its set-up.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -118,6 +118,10 @@ pub struct SessionState {
     pub probe_failed: bool,
     /// A statement was sent since the question for the xid was, and the transaction is not known to have written.
     pub unasked: bool,
+    /// What was sent of the transaction, as long as nothing has been answered.
+    pub unanswered: Option<Unanswered>,
+    /// It has been sent a second time.
+    pub began_anew: bool,
     /// The `FETCH` commands that nothing else has come between.
     pub fetch_run: Option<FetchRun>,
     /// Commands to send before the next statement of this transaction.
@@ -129,6 +133,8 @@ pub struct SessionState {
     pub cursors: HashMap<u32, u32>,
     /// Cursors that are to be opened.
     pub openings: Vec<Weak<Opening>>,
+    /// Those that were opened in the segment that is being sent.
+    pub opened: Vec<Rc<Opening>>,
     /// The nesting levels of those who use the connection.
     pub levels: Vec<Weak<Cell<u32>>>,
     /// The last number given to a cursor, in this transaction.
@@ -232,7 +238,10 @@ impl SessionState {
                     self.session_lock = self.asked_lock;
                 }
             }
-            Effect::Done(Control::Begin, _) => self.confirmed = 1,
+            Effect::Done(Control::Begin, _) => {
+                self.confirmed = 1;
+                self.unanswered = None;
+            }
             Effect::Done(Control::Savepoint(level), _) => self.confirmed = level,
             Effect::Done(Control::XidProbe, result) => {
                 let xid = result.value(0, 0).and_then(|v| v.to_str().ok()?.parse().ok());

@@ -13,7 +13,7 @@ use crate::guc;
 use crate::libpq::Sending;
 use crate::log::entries;
 use crate::log::shmem::Status;
-use crate::pg::error::{Error, Result, SqlState, attempt};
+use crate::pg::error::{Result, SqlState, attempt};
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::participant::{Event, State};
 use crate::remote::cache;
@@ -22,6 +22,7 @@ use crate::remote::together::{Outcome, Together};
 use crate::remote::wait::Patience;
 use crate::xact::inject;
 use crate::xact::participants::{self, Participant, Prepared};
+use crate::xact::unconfirmed::unconfirmed;
 
 /// What postgres_fdw's warnings call the command.
 const ABORT: &CStr = c"ABORT TRANSACTION";
@@ -61,12 +62,7 @@ pub fn roll_back() -> Result<()> {
         if let Some(prepared) = prepared {
             entries::hand_over(&prepared.gid, Status::Aborting);
             // The client is told why its transaction aborted; this is for the log.
-            let text = format!(
-                "server \"{}\" has not confirmed ROLLBACK PREPARED '{}'; the resolver will deliver it",
-                p.server(),
-                prepared.gid
-            );
-            let _ = Error::new(SqlState::CONNECTION_FAILURE, text).log(PgLogLevel::LOG);
+            let _ = unconfirmed(&p.server(), &prepared.gid, false).log(PgLogLevel::LOG);
         }
     }
     for p in &all {

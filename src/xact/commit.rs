@@ -13,7 +13,6 @@ use crate::log::entries::Reserved;
 use crate::log::shmem::Status;
 use crate::log::{decisions, entries, registered, replication, workers};
 use crate::pg::error::{Error, Result, SqlState, attempt, catch};
-use crate::pg::text;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::participant::{Event, State};
@@ -27,6 +26,7 @@ use crate::remote::options::{Mapping, Server};
 use crate::remote::together::{Outcome, Together};
 use crate::remote::wait::{Patience, Woke};
 use crate::xact::participants::{self, Participant};
+use crate::xact::unconfirmed::unconfirmed;
 use crate::xact::{deliveries, endings, inject, one_phase, reach, session_lock};
 
 /// Before the decision: readers commit, writers prepare, a sole writer commits. `explicit`: the application's
@@ -305,18 +305,7 @@ pub fn phase_two() -> Result<()> {
         let _ = p.take(Event::Unconfirmed);
         cache::discard(&p.connection);
         entries::hand_over(&settle.gid, Status::Committing);
-        Error::new(
-            SqlState::CONNECTION_FAILURE,
-            format!(
-                "server \"{}\" has not confirmed COMMIT PREPARED '{}'",
-                text::in_ascii(&p.server()),
-                settle.gid
-            ),
-        )
-        .detail("The transaction is committed.")
-        .hint("The resolver delivers the commit as soon as the server can be reached.")
-        .log(PgLogLevel::WARNING)
-        .ok();
+        let _ = unconfirmed(&p.server(), &settle.gid, true).log(PgLogLevel::WARNING);
     }
     let all_settled = prepared.iter().all(|p| p.state() == State::Settled);
     if let (true, Some(settle)) = (all_settled, prepared.first().and_then(|p| p.prepared())) {

@@ -8,9 +8,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Instant;
 
 use pgrx::pg_sys;
 
+use crate::guc;
 use crate::log::shmem::Status;
 use crate::log::{entries, workers};
 use crate::pg::backend_local::BackendLocal;
@@ -74,6 +76,36 @@ pub fn send(prepared: &[&Participant]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Waits for what is on its way, on other connections, to the place that `connection` leads to, if the session has
+/// committed there: what comes on `connection` does not come behind it. A new connection may lead anywhere.
+///
+/// # Errors
+/// A cancel.
+pub fn pass(connection: &Rc<Cached>) -> Result<()> {
+    let is_elsewhere = |other: &Rc<Cached>| {
+        let places = (connection.fingerprint(), other.fingerprint());
+        other.serverid != connection.serverid
+            && matches!(places, (Some(here), Some(there)) if here != there)
+    };
+    let others: Vec<Rc<Cached>> = PENDING
+        .get()
+        .borrow()
+        .iter()
+        .map(|delivery| &delivery.connection)
+        .filter(|other| !Rc::ptr_eq(other, connection) && !is_elsewhere(other))
+        .cloned()
+        .collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    let deadline = Instant::now() + guc::commit_timeout();
+    for other in others {
+        // What it does not answer by then is the resolver's.
+        other.pass_deliveries(deadline)?;
+    }
+    collect()
 }
 
 /// Reads the answers that have come, without waiting; what cannot be answered any more is left to the resolver.

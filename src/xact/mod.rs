@@ -24,6 +24,7 @@ pub mod participants;
 mod reach;
 mod replayed;
 mod session;
+mod unconfirmed;
 pub mod utility;
 
 pub use callbacks::collect_deliveries;

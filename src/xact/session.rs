@@ -20,12 +20,14 @@ use crate::remote::cache::{self, Cached};
 use crate::remote::connection::{Connection, Isolation, Manner, Message, Opening};
 use crate::remote::credentials;
 use crate::remote::options::Mapping;
-use crate::xact::{callbacks, endings, participants};
+use crate::xact::{callbacks, deliveries, endings, participants};
 
 /// A participant's session as one scan or modification sees it. It remembers the nesting level it was
 /// attached at: a cursor that is first fetched inside a later savepoint must not be declared inside it.
 pub struct Session {
     connection: Rc<Cached>,
+    /// Whose mapping it was attached with; invalid where nothing of the transaction can be new.
+    userid: Oid,
     /// It becomes the parent's level when its subtransaction commits.
     level: Rc<Cell<u32>>,
     /// What its statements may do.
@@ -67,12 +69,15 @@ pub fn attach(userid: Oid, serverid: Oid) -> Result<Session> {
             )
             .hint("Use the server again in the next transaction."));
         }
+        if !deliveries::is_empty() {
+            deliveries::pass(&connection)?;
+        }
         participants::join(&connection, serverid, userid);
         if let Some(identity) = workers::identity_if_ready() {
             connection.lock_session(session_lock(identity));
         }
     }
-    let session = Session::of(&connection);
+    let session = Session { userid, ..Session::of(&connection) };
     connection.check_usable(session.level.get())?;
     Ok(session)
 }
@@ -120,6 +125,7 @@ impl Session {
         connection.track(&level);
         Self {
             connection: Rc::clone(connection),
+            userid: Oid::INVALID,
             level,
             access: Access::Reads,
             sent: Cell::new(0),
@@ -205,7 +211,7 @@ impl Session {
     /// Those of [`Session::submit`].
     pub fn submit_behind(
         &self,
-        opening: &Opening,
+        opening: &Rc<Opening>,
         messages: &[Message],
         sql: &CStr,
     ) -> Result<Ticket> {
@@ -217,7 +223,7 @@ impl Session {
         messages: &[Message],
         sql: Option<&CStr>,
         query: Option<&Rc<CStr>>,
-        opening: Option<&Opening>,
+        opening: Option<&Rc<Opening>>,
     ) -> Result<Ticket> {
         // SAFETY: a plain global of the transaction.
         let serializable = unsafe { pg_sys::XactIsoLevel } == pg_sys::XACT_SERIALIZABLE as i32;
@@ -227,7 +233,11 @@ impl Session {
         let level = self.level.get().max(nest_level());
         let (owner, access) = (self.level.get(), self.access);
         let manner = Manner { isolation, owner, level, access, opening, query };
-        let first = self.connection.submit(manner, messages, sql)?;
+        let submit = || self.connection.submit(manner, messages, sql);
+        let first = match submit() {
+            Err(_) if self.begin_anew()? => submit()?,
+            sent => sent?,
+        };
         if !messages.is_empty() {
             self.sent.set(first + messages.len() as Ticket - 1);
         }
@@ -254,13 +264,38 @@ impl Session {
         // SAFETY: a plain global, in milliseconds, at least 1.
         let soon =
             Instant::now() + Duration::from_millis(unsafe { pg_sys::DeadlockTimeout } as u64);
-        if let Some(result) = self.connection.answer_by(ticket, sent, sql, Some(soon))? {
+        if let Some(result) = self.answer_by(ticket, sent, sql, Some(soon))? {
             return Ok(result);
         }
         if let Some(act) = LONG_WAIT.get().get() {
             act()?;
         }
-        self.connection.answer_to(ticket, sent, sql)
+        loop {
+            if let Some(result) = self.answer_by(ticket, sent, sql, None)? {
+                return Ok(result);
+            }
+        }
+    }
+
+    fn answer_by(
+        &self,
+        ticket: Ticket,
+        sent: Option<&CStr>,
+        sql: Option<&CStr>,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Rc<PgResult>>> {
+        match self.connection.answer_by(ticket, sent, sql, deadline) {
+            Err(_) if self.begin_anew()? => self.connection.answer_by(ticket, sent, sql, deadline),
+            answered => answered,
+        }
+    }
+
+    /// Whether the transaction, which has only just begun on a connection that has ended, has begun anew on another.
+    fn begin_anew(&self) -> Result<bool> {
+        if self.userid == Oid::INVALID || !self.connection.may_begin_anew() {
+            return Ok(false);
+        }
+        cache::begin_anew(&self.connection, self.userid)
     }
 
     /// A statement's answer is waited for, here or together with other connections. What travelled with it comes with
@@ -287,7 +322,10 @@ impl Session {
         sent: &CStr,
         sql: &CStr,
     ) -> Result<Option<Rc<PgResult>>> {
-        self.connection.answer_if_read(ticket, Some(sent), Some(sql))
+        match self.connection.answer_if_read(ticket, Some(sent), Some(sql)) {
+            Err(_) if self.begin_anew()? => Ok(None),
+            answered => answered,
+        }
     }
 
     /// Runs one statement: sends it and waits for its answer.

@@ -19,7 +19,7 @@ use crate::log::entries::Known;
 use crate::log::shmem::Status;
 use crate::log::{decisions, entries, registered, replication, workers};
 use crate::pg::backend_local::BackendLocal;
-use crate::pg::error::{Error, Result, SqlState, attempt, boundary, c_string, shielded};
+use crate::pg::error::{Result, SqlState, attempt, boundary, c_string, shielded};
 use crate::pg::text;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::{Gid, Nonce};
@@ -32,6 +32,7 @@ use crate::remote::wait::Patience;
 use crate::xact::inject;
 use crate::xact::participants::Prepared;
 use crate::xact::session_lock;
+use crate::xact::unconfirmed::unconfirmed;
 
 /// What is to be delivered once PostgreSQL has settled 'gxid'.
 struct Settlement {
@@ -330,20 +331,7 @@ fn deliver() -> Result<()> {
             continue;
         }
         entries::hand_over(&member.prepared.gid, status);
-        let text = format!(
-            "server \"{}\" has not confirmed {} '{}'",
-            text::in_ascii(&member.server),
-            tag.to_string_lossy(),
-            member.prepared.gid
-        );
-        let _ = Error::new(SqlState::CONNECTION_FAILURE, text)
-            .detail(if commit {
-                "The transaction is committed."
-            } else {
-                "The transaction is rolled back."
-            })
-            .hint("The resolver delivers it as soon as the server can be reached.")
-            .log(PgLogLevel::WARNING);
+        let _ = unconfirmed(&member.server, &member.prepared.gid, commit).log(PgLogLevel::WARNING);
     }
     if commit && complete && confirmed.iter().all(|c| *c) {
         workers::confirmed(nonce);

@@ -25,6 +25,7 @@
 //! | hung or unreachable servers beside healthy ones | `fault_commit::the_resolver_settles_healthy_servers…` |
 //! | wrong password, changed address | `fault_resolver` |
 //! | connection lost inside a savepoint; readers under SERIALIZABLE | `fault_prepare` |
+//! | a connection cut in the moment in which it is used again | `fault_idle_connection` |
 //! | a connection pooler between coordinator and shard | `poolers` |
 //! | permission that is taken away while a connection is open | `fault_permissions` |
 //! | a shard that writes on another through foreign tables of its own | `nested` |
@@ -64,6 +65,7 @@ mod fault_copies;
 mod fault_durable_list;
 mod fault_failover;
 mod fault_gxid;
+mod fault_idle_connection;
 mod fault_image;
 mod fault_interrupt;
 mod fault_locks;

@@ -30,7 +30,7 @@ impl Connection {
                 // What the server said last is the reason, not that the stream ended after it.
                 return Some(match inner.fifo.failure() {
                     Some(cause) => Ok(Err(cause)),
-                    None => Err(report::lost(self.message())),
+                    None => Err(report::lost(&self.message())),
                 });
             }
             Some(Doom::OutOfStep) => true,

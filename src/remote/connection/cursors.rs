@@ -67,7 +67,7 @@ impl Connection {
     pub(super) fn queue_opening(
         conn: &Conn,
         inner: &mut SessionState,
-        opening: &Opening,
+        opening: &Rc<Opening>,
     ) -> Option<()> {
         let level = opening.level.get();
         if opening.sent.get().is_some() || level > inner.depth {
@@ -76,6 +76,7 @@ impl Connection {
         let params: Vec<Option<&CStr>> = opening.params.iter().map(Option::as_deref).collect();
         conn.send_query(&opening.declare, &params).then_some(())?;
         opening.sent.set(Some(inner.fifo.statement(level, Some(&opening.query))));
+        inner.opened.push(Rc::clone(opening));
         inner.cursors.insert(opening.cursor, inner.depth);
         inner.modified |= opening.access == Access::Modifies;
         Some(())

@@ -54,16 +54,25 @@ impl Connection {
     /// The error of using a doomed connection.
     pub fn doom_error(&self) -> Error {
         match self.doomed.get() {
-            Some(Doom::Lost) => report::lost(self.message()),
-            _ => Error::new(
-                SqlState::CONNECTION_EXCEPTION,
-                [
-                    b"connection to server \"",
-                    self.server_name.to_bytes(),
-                    b"\" cannot be used due to abort cleanup failure",
-                ]
-                .concat(),
-            ),
+            Some(Doom::Lost) => report::lost(&self.message()),
+            _ => {
+                let error = Error::new(
+                    SqlState::CONNECTION_EXCEPTION,
+                    [
+                        b"connection to server \"",
+                        self.server_name.to_bytes(),
+                        b"\" cannot be used due to abort cleanup failure",
+                    ]
+                    .concat(),
+                );
+                // The client is told what postgres_fdw tells.
+                match &*self.end.borrow() {
+                    Some(end) => error.detail_log(
+                        [b"The connection was lost: ", end.to_bytes().trim_ascii_end()].concat(),
+                    ),
+                    None => error,
+                }
+            }
         }
     }
 
@@ -85,13 +94,14 @@ impl Connection {
     /// Keeps libpq's reason for the end: whatever is tried after that has another.
     pub(super) fn note_message(&self) {
         if self.conn.is_bad() {
-            self.end.get_or_init(|| self.conn.error_message().to_owned());
+            let mut end = self.end.borrow_mut();
+            end.get_or_insert_with(|| self.conn.error_message().to_owned());
         }
     }
 
     /// Why the connection is lost, as libpq told it.
-    pub(super) fn message(&self) -> &CStr {
-        self.end.get().map_or_else(|| self.conn.error_message(), CString::as_c_str)
+    pub(super) fn message(&self) -> CString {
+        self.end.borrow().clone().unwrap_or_else(|| self.conn.error_message().to_owned())
     }
 
     /// Warns that `command`, which would have ended a transaction or savepoint, finds the connection lost.
@@ -100,7 +110,7 @@ impl Connection {
     /// Only out of memory and the like.
     pub fn warn_if_lost(&self, command: &CStr) -> Result<()> {
         if self.doomed.get() == Some(Doom::Lost) && self.conn.is_bad() {
-            return warn(no_connection(command));
+            return self.warn(no_connection(command));
         }
         Ok(())
     }
@@ -113,7 +123,17 @@ impl Connection {
         if failure.is_fatal() {
             self.read_to_end(Patience::Stubborn)?;
         }
-        warn(self.error_of(failure, Some(command)))
+        self.warn(self.error_of(failure, Some(command)))
+    }
+
+    /// Warns of what a clean-up has met. The text is the server's or libpq's, and does not tell which server that is.
+    ///
+    /// # Errors
+    /// Only out of memory and the like.
+    pub(super) fn warn(&self, error: Error) -> Result<()> {
+        let error =
+            error.context([b"abort on server \"", self.server_name.to_bytes(), b"\""].concat());
+        error.log(PgLogLevel::WARNING)
     }
 
     /// The command that found the connection broken, if not the statement.
@@ -135,7 +155,7 @@ impl Connection {
 
     pub(super) fn lose(&self) -> Error {
         self.doomed.set(Some(Doom::Lost));
-        report::lost(self.message())
+        report::lost(&self.message())
     }
 
     /// The connection has ended, or is about to. If the answer to a ROLLBACK TO was still to come, nobody waited
@@ -175,8 +195,8 @@ impl Connection {
 
     /// What the server said last, and how the connection ended, as libpq tells both outside of a pipeline.
     fn last_words(&self, failure: &PgResult) -> Error {
-        let (said, end) = (failure.error_message().to_bytes(), self.message().to_bytes());
-        let text = if end.starts_with(said) { end.to_vec() } else { [said, end].concat() };
+        let (said, end) = (failure.error_message().to_bytes(), self.message().into_bytes());
+        let text = if end.starts_with(said) { end } else { [said, &end].concat() };
         report::lost(&c_string(text))
     }
 
@@ -202,8 +222,4 @@ const NO_CONNECTION: &CStr = c"no connection to the server";
 
 pub(super) fn no_connection(sql: &CStr) -> Error {
     report::with_sql(report::lost(NO_CONNECTION), Some(sql))
-}
-
-pub(super) fn warn(error: Error) -> Result<()> {
-    error.log(PgLogLevel::WARNING)
 }

@@ -5,7 +5,6 @@ use std::ffi::CStr;
 use std::rc::{Rc, Weak};
 use std::time::Instant;
 
-use super::failures::warn;
 use super::{CLEANUP_TIMEOUT, Connection, Opening};
 use crate::pg::error::{Result, c_string};
 use crate::protocol::pipeline::{Control, Ticket};
@@ -55,6 +54,7 @@ impl Connection {
         }
         self.hand_up(level);
         let mut inner = self.inner.borrow_mut();
+        inner.unanswered = None;
         inner.depth = level - 1;
         inner.postponed.push((command, Control::EndSavepoint));
         Ok(())
@@ -83,6 +83,7 @@ impl Connection {
             if inner.depth < level {
                 return Ok(());
             }
+            inner.unanswered = None;
             (std::mem::replace(&mut inner.depth, level - 1), is_running)
         };
         let command =
@@ -150,7 +151,7 @@ impl Connection {
         match answer {
             Some(Ok(Ok(_))) if drained => return Ok(()),
             Some(Ok(Err(failure))) => self.warn_of(&failure, command)?,
-            Some(Err(error)) => warn(report::with_sql(error, Some(command)))?,
+            Some(Err(error)) => self.warn(report::with_sql(error, Some(command)))?,
             _ => {}
         }
         self.doomed.set(Some(Doom::CleanupFailed));

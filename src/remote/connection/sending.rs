@@ -49,7 +49,7 @@ pub struct Manner<'a> {
     /// What they may do.
     pub access: Access,
     /// The cursor that they are about, which is opened before if it has not been.
-    pub opening: Option<&'a Opening>,
+    pub opening: Option<&'a Rc<Opening>>,
     /// For statements that others may be sent behind before they are answered: what fails because of them is reported
     /// as its failure.
     pub query: Option<&'a Rc<CStr>>,
@@ -93,6 +93,7 @@ impl Connection {
         }
         match self.queue_segment(manner, messages) {
             Some(ticket) => {
+                self.inner.borrow_mut().note_sent(manner, messages);
                 self.flush();
                 Ok(ticket)
             }
@@ -106,7 +107,7 @@ impl Connection {
         inner.depth > 0 && inner.confirmed == 0
     }
 
-    fn queue_segment(&self, manner: Manner, messages: &[Message]) -> Option<Ticket> {
+    pub(super) fn queue_segment(&self, manner: Manner, messages: &[Message]) -> Option<Ticket> {
         let Manner { isolation, owner, level, access, opening, query } = manner;
         let conn = &self.conn;
         let is_beginning = self.is_beginning();
@@ -114,6 +115,7 @@ impl Connection {
         let inner = &mut *self.inner.borrow_mut();
         self.queue_preamble(inner)?;
         if inner.depth == 0 {
+            inner.keep_unanswered();
             let start = match isolation {
                 Isolation::RepeatableRead => c"START TRANSACTION ISOLATION LEVEL REPEATABLE READ",
                 Isolation::Serializable => c"START TRANSACTION ISOLATION LEVEL SERIALIZABLE",

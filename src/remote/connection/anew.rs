@@ -1,0 +1,219 @@
+//! Beginning a transaction anew on another connection, where the one it was begun on turns out to have ended meanwhile.
+//!
+//! An idle connection can be cut without a word, and only its next use finds out. As long as nothing of the new
+//! transaction has been answered there, nothing is known of it here and nothing of it is left there: what was sent behind
+//! START TRANSACTION has gone with the session. So the same segments go out again on a new connection, under the same
+//! tickets, and who waits for the answers notices nothing. It is done once in a transaction, and only where the
+//! connection had worked before: one that ends as soon as it is made ends again.
+
+use std::ffi::{CStr, CString};
+use std::rc::Rc;
+
+use super::sending::{Isolation, Manner, Message};
+use super::{Connection, Opening};
+use crate::protocol::pipeline::{Control, Ticket};
+use crate::protocol::plan::Access;
+use crate::remote::session_state::{Doom, SessionState};
+
+/// More than that is not kept to be sent again.
+const MOST_BYTES: usize = 1 << 20;
+
+/// What was sent of a transaction that nothing is known of yet.
+pub struct Unanswered {
+    segments: Vec<Segment>,
+    bytes: usize,
+    /// The ticket that the next statement gets.
+    next: Ticket,
+}
+
+struct Segment {
+    isolation: Isolation,
+    owner: u32,
+    level: u32,
+    access: Access,
+    /// The cursors that were opened in it, before the messages.
+    opened: Vec<Rc<Opening>>,
+    /// The one that the messages are about.
+    opening: Option<Rc<Opening>>,
+    messages: Vec<Owned>,
+    query: Option<Rc<CStr>>,
+}
+
+/// A [`Message`] that is kept.
+enum Owned {
+    Query(CString, Vec<Option<CString>>),
+    Prepare(CString, CString),
+    Execute(CString, Vec<Option<CString>>),
+}
+
+impl Owned {
+    /// A copy, and how large it is; `None` for what only goes on with what was answered.
+    fn of(message: &Message) -> Option<(Self, usize)> {
+        let keep = |params: &[Option<&CStr>]| -> (Vec<Option<CString>>, usize) {
+            let bytes = params.iter().flatten().map(|p| p.to_bytes().len()).sum();
+            (params.iter().map(|p| p.map(CStr::to_owned)).collect(), bytes)
+        };
+        match *message {
+            Message::Query(sql, params) => {
+                let (params, bytes) = keep(params);
+                Some((Self::Query(sql.to_owned(), params), bytes + sql.to_bytes().len()))
+            }
+            Message::Prepare(name, sql) => Some((
+                Self::Prepare(name.to_owned(), sql.to_owned()),
+                name.to_bytes().len() + sql.to_bytes().len(),
+            )),
+            Message::Execute(name, params) => {
+                let (params, bytes) = keep(params);
+                Some((Self::Execute(name.to_owned(), params), bytes + name.to_bytes().len()))
+            }
+            Message::FetchMore(_) => None,
+        }
+    }
+
+    fn params(&self) -> Vec<Option<&CStr>> {
+        match self {
+            Self::Query(_, params) | Self::Execute(_, params) => {
+                params.iter().map(|p| p.as_deref()).collect()
+            }
+            Self::Prepare(..) => Vec::new(),
+        }
+    }
+
+    fn message<'a>(&'a self, params: &'a [Option<&'a CStr>]) -> Message<'a> {
+        match self {
+            Self::Query(sql, _) => Message::Query(sql, params),
+            Self::Prepare(name, sql) => Message::Prepare(name, sql),
+            Self::Execute(name, _) => Message::Execute(name, params),
+        }
+    }
+}
+
+impl SessionState {
+    /// A transaction is going to begin: what is sent of it is kept, if the session has worked before.
+    pub(super) fn keep_unanswered(&mut self) {
+        let next = self.fifo.next_ticket();
+        let works = self.fingerprint.is_some();
+        self.unanswered = works.then(|| Unanswered { segments: Vec::new(), bytes: 0, next });
+    }
+
+    /// A segment has been sent.
+    pub(super) fn note_sent(&mut self, manner: Manner, messages: &[Message]) {
+        let opened = std::mem::take(&mut self.opened);
+        let Some(mut kept) = self.unanswered.take() else { return };
+        let next = kept.next + (opened.len() + messages.len()) as Ticket;
+        if self.confirmed > 0 || self.fifo.next_ticket() != next {
+            return;
+        }
+        let mut copies = Vec::with_capacity(messages.len());
+        for message in messages {
+            let Some((copy, bytes)) = Owned::of(message) else { return };
+            kept.bytes += bytes;
+            if kept.bytes > MOST_BYTES {
+                return;
+            }
+            copies.push(copy);
+        }
+        let Manner { isolation, owner, level, access, opening, query } = manner;
+        let (opening, query) = (opening.cloned(), query.cloned());
+        let messages = copies;
+        kept.segments.push(Segment {
+            isolation,
+            owner,
+            level,
+            access,
+            opened,
+            opening,
+            messages,
+            query,
+        });
+        kept.next = next;
+        self.unanswered = Some(kept);
+    }
+}
+
+impl Connection {
+    /// Whether the transaction can begin anew on another connection.
+    pub fn may_begin_anew(&self) -> bool {
+        let inner = self.inner.borrow();
+        let has_all = match &inner.unanswered {
+            Some(kept) => kept.next == inner.fifo.next_ticket(),
+            None => inner.depth == 0 && inner.fingerprint.is_some(),
+        };
+        has_all
+            && matches!(self.doomed.get(), Some(Doom::Lost | Doom::LostOpening(_)))
+            && inner.confirmed == 0
+            && !inner.began_anew
+            && !self.sealed.get()
+            && !self.is_tainted()
+            // What the transaction before has committed may not have arrived: this one would not see it.
+            && !inner.fifo.awaits(Control::Delivery)
+            && inner.delivered != Some(false)
+    }
+
+    /// Takes over what `fresh` is connected to, and sends again what has been sent of the transaction.
+    ///
+    /// No reference to what libpq keeps in the old connection, such as its message, may be held.
+    pub fn begin_anew(&self, fresh: &Self) {
+        self.conn.swap(&fresh.conn);
+        self.wait_set.swap(&fresh.wait_set);
+        self.number.swap(&fresh.number);
+        self.end.take();
+        self.doomed.set(None);
+        self.owns_process.set(fresh.owns_process.get());
+        let kept = {
+            let mut inner = self.inner.borrow_mut();
+            let kept = inner.unanswered.take();
+            let next = kept.as_ref().map(Unanswered::first_ticket);
+            inner.forget_session(next);
+            kept
+        };
+        let waiting = std::mem::take(&mut self.inner.borrow_mut().openings);
+        for segment in kept.into_iter().flat_map(|kept| kept.segments) {
+            let Segment { isolation, owner, level, access, opened, opening, messages, query } =
+                segment;
+            // In each segment the same cursors are opened as before, in the same order.
+            for opening in &opened {
+                opening.sent.set(None);
+            }
+            self.inner.borrow_mut().openings = opened.iter().map(Rc::downgrade).collect();
+            let params: Vec<_> = messages.iter().map(Owned::params).collect();
+            let again: Vec<_> = messages.iter().zip(&params).map(|(m, p)| m.message(p)).collect();
+            let (opening, query) = (opening.as_ref(), query.as_ref());
+            let manner = Manner { isolation, owner, level, access, opening, query };
+            if self.queue_segment(manner, &again).is_none() {
+                let _ = self.lose();
+                break;
+            }
+        }
+        self.inner.borrow_mut().openings = waiting;
+        self.flush();
+    }
+}
+
+impl Unanswered {
+    fn first_ticket(&self) -> Ticket {
+        let count: usize = self.segments.iter().map(|s| s.opened.len() + s.messages.len()).sum();
+        self.next - count as Ticket
+    }
+}
+
+impl SessionState {
+    /// The session has ended, and another takes its place. Statements get tickets from `next` on again.
+    fn forget_session(&mut self, next: Option<Ticket>) {
+        self.fifo.begin_anew(next);
+        self.set_up = false;
+        self.fingerprint = None;
+        self.server_pid = None;
+        self.depth = 0;
+        self.session_lock = None;
+        self.lock_to_send = self.asked_lock.is_some();
+        self.xid = None;
+        self.modified = false;
+        self.opened.clear();
+        self.probe_failed = false;
+        self.unasked = false;
+        self.fetch_run = None;
+        self.chores.clear();
+        self.began_anew = true;
+    }
+}
