@@ -402,7 +402,8 @@ pub fn want_again(dbid: Oid) {
     });
 }
 
-/// This process is the resolver of its database: takes the place, unless another has it.
+/// This process is the resolver of its database: takes the place, unless another has it, or somebody needs the database
+/// alone.
 pub fn become_resolver() -> bool {
     let dbid = own_database();
     // SAFETY: a plain global of this process.
@@ -410,7 +411,10 @@ pub fn become_resolver() -> bool {
     shmem::write(|m| {
         let is_free = |w: &WorkerSlot| w.state == WorkerState::Free;
         let place = place_or(m.workers, dbid, is_free);
-        let Some(place) = place.filter(|w| [0, pid].contains(&w.pid)) else { return false };
+        // One that comes in the middle of a pause goes again, and is wanted when the pause has ended.
+        let is_open =
+            |w: &&mut WorkerSlot| [0, pid].contains(&w.pid) && w.state != WorkerState::Paused;
+        let Some(place) = place.filter(is_open) else { return false };
         *place = new_place(WorkerState::Starting, dbid, pid);
         true
     })
@@ -419,7 +423,11 @@ pub fn become_resolver() -> bool {
 /// The resolver works, with this identity; or its database has no extension.
 pub fn report_resolver(identity: Option<Identity>) {
     set_own(|worker| {
-        worker.state = if identity.is_some() { WorkerState::Ready } else { WorkerState::Absent };
+        // Somebody may have come to need the database alone meanwhile.
+        if worker.state != WorkerState::Paused {
+            worker.state =
+                if identity.is_some() { WorkerState::Ready } else { WorkerState::Absent };
+        }
         worker.identity = identity.map_or(0, Identity::number);
     });
     // It may look at the next database.

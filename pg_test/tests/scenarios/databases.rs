@@ -117,6 +117,11 @@ fn the_resolver_is_back_when_the_command_has_ended() -> Outcome {
     alone(&mut session)?;
     session.batch_execute("BEGIN; ALTER DATABASE other RENAME TO another; ROLLBACK")?;
     wait_until("the resolver is back", SOON, || Ok(resolver(&mut session)?.is_some()))?;
+    // One after the other, while the resolver is still on its way back.
+    for _ in 0..10 {
+        session.batch_execute("ALTER DATABASE other RENAME TO another")?;
+        session.batch_execute("ALTER DATABASE another RENAME TO other")?;
+    }
     let mut other = fleet.coordinator.client_for("other", "postgres")?;
     other.batch_execute("SELECT * FROM pg_fdw_xacts_resolve()")?;
     drop(other);
