@@ -70,6 +70,8 @@ impl Bank {
             ("deadlock_timeout", "100ms"),
             ("max_prepared_transactions", "200"),
             ("wal_retrieve_retry_interval", "200ms"),
+            // Whatever a standby misses while it is away.
+            ("wal_keep_size", "256MB"),
         ];
         let timeout = plan.lock_timeout.then_some(("lock_timeout", "3s"));
         let coordinator: Vec<_> = resolver.iter().copied().chain(common).chain(timeout).collect();
