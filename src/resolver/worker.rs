@@ -498,10 +498,30 @@ impl Worker {
                 }
             }
         }
+        self.note_asked_by_others();
         for (nonce, id, of) in delivered {
             self.note_delivered(nonce, id, &of);
         }
         Ok(())
+    }
+
+    /// What has lost its server or user mapping is asked by others in the same database, if there are any.
+    fn note_asked_by_others(&mut self) {
+        if !self.participants.values().any(Participant::cannot_be_asked) {
+            return;
+        }
+        let place = |r: &Registered| (r.system_identifier, r.database.clone());
+        let asked: HashSet<_> = self
+            .participants
+            .values()
+            .filter(|p| p.is_asked())
+            .map(|p| place(&p.registered))
+            .collect();
+        for participant in self.participants.values_mut() {
+            if participant.cannot_be_asked() && asked.contains(&place(&participant.registered)) {
+                participant.note_asked();
+            }
+        }
     }
 
     /// What one mapping's role may not settle, and the one that has prepared it may: that one is swept next.

@@ -29,6 +29,8 @@ pub(super) struct Participant {
     told: Told,
     /// It has been asked since the start of this server.
     asked: bool,
+    /// Its server or user mapping has gone: nobody can ask by it any more.
+    gone: bool,
     /// What has been decided, and may not have been delivered there.
     pub(super) undelivered: Vec<Gid>,
     /// What was found prepared there last, and left.
@@ -53,6 +55,7 @@ impl Participant {
             has_failed: false,
             told: Told::default(),
             asked,
+            gone: false,
             undelivered: Vec::new(),
             seen: HashSet::new(),
             unswept: due.is_some(),
@@ -85,9 +88,10 @@ impl Participant {
     pub(super) fn swept(&mut self, swept: Swept, elsewhere: &HashSet<Gid>) -> Result<()> {
         let now = Instant::now();
         // With an entry for whatever is left, nobody has to guess any more.
-        if left::note(&self.registered, &swept.left) && !std::mem::replace(&mut self.asked, true) {
-            seen::add(self.registered.id);
+        if left::note(&self.registered, &swept.left) {
+            self.note_asked();
         }
+        self.gone = false;
         let failure = telling::failure(&swept, elsewhere);
         if swept.moved.is_some() {
             self.registered.address.clone_from(&swept.moved);
@@ -124,9 +128,28 @@ impl Participant {
         }
     }
 
+    /// It is known, from now on and to everybody, what is left there of what was decided before the start. Another one in
+    /// the same database may have been asked, which lists what is prepared there for all of them.
+    pub(super) fn note_asked(&mut self) {
+        if !std::mem::replace(&mut self.asked, true) {
+            seen::add(self.registered.id);
+        }
+    }
+
+    /// Whether it has been asked since the start.
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked
+    }
+
+    /// Whether nobody can ask by it any more, nor has since the start.
+    pub(super) fn cannot_be_asked(&self) -> bool {
+        self.gone && !self.asked
+    }
+
     /// Reports a failure once, not for each attempt, and tries again later.
     pub(super) fn failed(&mut self, failure: Failure) -> Result<()> {
         let Failure { reason, error } = failure;
+        self.gone = reason == Reason::Gone;
         self.retry(Instant::now());
         stats::attempt(self.registered.serverid, 0, 0, Some(&error));
         self.has_failed = true;
