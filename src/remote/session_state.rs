@@ -40,6 +40,11 @@ impl SessionLock {
         c_string(format!("SELECT {try_lock} AND {try_lock}"))
     }
 
+    /// The name under which [`Self::check`] is prepared.
+    pub fn check_name(self) -> CString {
+        c_string(format!("px_lock {} {}", self.key, self.incarnation))
+    }
+
     /// Fails, with a division by zero, where the session does not hold the lock. Taking it again would prove nothing:
     /// somebody may have found it free meanwhile. Nor is it looked for among all locks of the server, which are many.
     pub fn check(self) -> CString {
@@ -102,6 +107,8 @@ pub struct SessionState {
     pub asked_lock: Option<SessionLock>,
     /// It has still to be sent.
     pub lock_to_send: bool,
+    /// The lock for which [`SessionLock::check`] is prepared in this session.
+    pub prepared_check: Option<SessionLock>,
     /// The remote xid, once the transaction has one.
     pub xid: Option<u64>,
     /// Something else than a query was sent in this transaction.
@@ -177,6 +184,9 @@ pub const PROBES: [(&CStr, &CStr); 2] = [
     ),
 ];
 
+/// What is executed before PREPARE, under the name under which it is prepared in each session.
+pub const CONSTRAINTS: (&CStr, &CStr) = (c"px_constraints", c"SET CONSTRAINTS ALL IMMEDIATE");
+
 /// The name of the question to ask: behind a query, whether it has given the transaction an xid; behind anything else,
 /// for the xid, because what that has changed may be elsewhere.
 pub fn probe_name(modified: bool) -> &'static CStr {
@@ -214,6 +224,9 @@ impl SessionState {
                         && !self.prepare_skipped
                         && is_false(&failure);
                     self.prepare_skipped = true;
+                    if is_unknown_statement(&failure) {
+                        doomed.set(Some(Doom::CleanupFailed));
+                    }
                     if self.lock_lost {
                         // The next transaction takes it again.
                         self.session_lock = None;
@@ -252,7 +265,7 @@ impl SessionState {
             Effect::Failed(Control::XidProbe, failure) => {
                 self.probe_failed = true;
                 // Something there has removed it from the session (`DEALLOCATE ALL` in a function).
-                if is_unknown_probe(&failure) {
+                if is_unknown_statement(&failure) {
                     doomed.set(doomed.get().or(Some(Doom::CleanupFailed)));
                 }
             }
@@ -271,15 +284,15 @@ fn is_false(failure: &PgResult) -> bool {
     failure.error_field(b'C').map(CStr::to_bytes) == Some(b"22012")
 }
 
-/// Whether a failure says that the session does not have the statement of the connection's own.
-fn is_unknown_probe(failure: &PgResult) -> bool {
+/// Whether a failure says that the session does not have a statement of the connection's own.
+fn is_unknown_statement(failure: &PgResult) -> bool {
     const INVALID_SQL_STATEMENT_NAME: &[u8] = b"26000";
     let is = |field: u8, text: &[u8]| {
         let said = failure.error_field(field).map_or(&b""[..], CStr::to_bytes);
         said.windows(text.len()).any(|window| window == text)
     };
-    // The one name is the beginning of the other.
-    is(b'C', INVALID_SQL_STATEMENT_NAME) && is(b'M', PROBES[0].0.to_bytes())
+    let own = [&b"px_xid"[..], b"px_constraints", b"px_lock "];
+    is(b'C', INVALID_SQL_STATEMENT_NAME) && own.iter().any(|name| is(b'M', name))
 }
 
 /// The name of a database as [`SETUP`] asks for it: as `encode(…, 'escape')` writes its bytes. The name itself may not

@@ -12,7 +12,9 @@ use crate::pg::error::{Error, Result, SqlState, c_string};
 use crate::protocol::pipeline::{Control, Fifo, Ticket};
 use crate::protocol::plan::{Access, Xid};
 use crate::remote::report;
-use crate::remote::session_state::{FetchRun, PROBES, SETUP, SessionState, WATCH_US, probe_name};
+use crate::remote::session_state::{
+    CONSTRAINTS, FetchRun, PROBES, SETUP, SessionState, WATCH_US, probe_name,
+};
 
 /// A statement to send.
 #[derive(Clone, Copy)]
@@ -236,8 +238,8 @@ impl Connection {
             inner.set_up = true;
             conn.send_query(SETUP, &[]).then_some(())?;
             inner.fifo.control(Control::Setup);
-            for (name, probe) in PROBES {
-                conn.send_prepare(name, probe).then_some(())?;
+            for (name, statement) in PROBES.into_iter().chain([CONSTRAINTS]) {
+                conn.send_prepare(name, statement).then_some(())?;
                 inner.fifo.control(Control::Setup);
             }
             conn.send_sync().then_some(())?;
@@ -250,6 +252,11 @@ impl Connection {
             inner.lock_to_send = false;
             conn.send_query(&lock.take(), &[]).then_some(())?;
             inner.fifo.control(Control::SessionLock);
+            if inner.prepared_check != Some(lock) {
+                inner.prepared_check = Some(lock);
+                conn.send_prepare(&lock.check_name(), &lock.check()).then_some(())?;
+                inner.fifo.control(Control::Setup);
+            }
             conn.send_sync().then_some(())?;
             inner.fifo.sync();
         }
@@ -274,9 +281,9 @@ impl Connection {
     /// It does not look at dooms and seals. `None` if the connection is lost.
     pub fn send_prepare(&self, prepare: &CStr) -> Option<Ticket> {
         let lock = self.inner.borrow().session_lock?;
-        let (constraints, check) = (c"SET CONSTRAINTS ALL IMMEDIATE", lock.check());
+        let check = lock.check_name();
         self.send_commands(
-            &[(constraints, Control::Constraints), (&check, Control::LockCheck)],
+            &[(CONSTRAINTS.0, Control::Constraints), (&check, Control::LockCheck)],
             prepare,
             |fifo| fifo.statement(0, None),
         )
@@ -305,7 +312,7 @@ impl Connection {
         self.send_commands(&[], command, |fifo| fifo.control(control)).is_some()
     }
 
-    /// Sends one command, with those that must succeed `before` it, as a segment of its own; `expect` notes whose the
+    /// Sends one command, with the prepared statements that must succeed `before` it, as a segment of its own; `expect` notes whose the
     /// answer is. `None` if the connection is lost.
     fn send_commands<T>(
         &self,
@@ -317,8 +324,8 @@ impl Connection {
             let inner = &mut *self.inner.borrow_mut();
             (|| {
                 self.queue_preamble(inner)?;
-                for &(command, control) in before {
-                    self.conn.send_query(command, &[]).then_some(())?;
+                for &(name, control) in before {
+                    self.conn.send_prepared(name, &[]).then_some(())?;
                     inner.fifo.control(control);
                 }
                 self.conn.send_query(command, &[]).then_some(())?;
