@@ -81,6 +81,10 @@ impl Subject {
                 Some(reason) => settling.leave(gid, entry.status, entry.xid, reason),
             }
         }
+        // One that was left before, of no participant on the list, is nobody's any more once it is not listed.
+        for gid in self.seen.iter().filter(|gid| !settling.left.contains_key(gid)) {
+            left::end_of_nobodys(gid);
+        }
         if settling.place != Place::Recorded {
             return Err(other_server(connection, participant));
         }
@@ -101,7 +105,7 @@ impl Subject {
     }
 }
 
-fn other_server(connection: &Connection, participant: &Registered) -> Failure {
+pub(super) fn other_server(connection: &Connection, participant: &Registered) -> Failure {
     let error = Error::new(
         SqlState::CONNECTION_FAILURE,
         format!(
