@@ -76,6 +76,18 @@ pub fn handed_over(registered: &Registered) -> Vec<Entry> {
     all
 }
 
+/// Ends the entry of one that is not prepared any more, and of no participant that is on the list.
+pub fn end_of_nobodys(gid: &Gid) {
+    shmem::write(|_, entries| {
+        let is_it = |e: &&mut Entry| {
+            (e.owner, e.participant) == (0, 0) && e.gid().as_ref() == Some(gid) && is_undelivered(e)
+        };
+        if let Some(entry) = entries.iter_mut().find(is_it) {
+            entry.status = Status::Free;
+        }
+    });
+}
+
 /// The entry's participant is not on the list any more: it is that of whoever has its server and user.
 pub fn release(gid: &Gid) {
     shmem::write(|m| {

@@ -420,7 +420,7 @@ impl Worker {
             let Some(participant) = self.participants.get_mut(&id) else { continue };
             participant.due = None;
             let fenced = participant.fenced.take();
-            let seen = std::mem::take(&mut participant.seen);
+            let seen = participant.seen.clone();
             // Nor what this one has none left of while others have: it is looked at, and counted, once.
             let confirmed = |nonce: &Nonce| {
                 self.settled.contains(nonce)

@@ -82,6 +82,10 @@ impl Subject {
                 Some(reason) => settling.leave(gid, entry.status, entry.xid, reason),
             }
         }
+        // One that was left before, of no participant on the list, is nobody's any more once it is not listed.
+        for gid in self.seen.iter().filter(|gid| !settling.left.contains_key(gid)) {
+            left::end_of_nobodys(gid);
+        }
         if settling.place != Place::Recorded {
             return Err(other_server(&fenced, participant));
         }
@@ -103,7 +107,7 @@ impl Subject {
     }
 }
 
-fn other_server(Fenced(established, address): &Fenced, participant: &Registered) -> Failure {
+pub(super) fn other_server(Fenced(established, address): &Fenced, participant: &Registered) -> Failure {
     let name = text::carried(&established.connection.server_name);
     let place = format!(
         "database \"{}\" of the server with system identifier {}",
