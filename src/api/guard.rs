@@ -317,7 +317,7 @@ fn before_drop_of(kind: pg_sys::ObjectType::Type, name: &CStr) -> Result<()> {
 unsafe fn before_truncate(name: *mut pg_sys::RangeVar) -> Result<()> {
     // SAFETY: by contract; a look-up that may find nothing and locks nothing.
     let table = unsafe {
-        let flags = pg_sys::RVROption::RVR_MISSING_OK as u32;
+        let flags = pg_sys::RVROption::RVR_MISSING_OK;
         let no_lock = pg_sys::NoLock as i32;
         pg_sys::RangeVarGetRelidExtended(name, no_lock, flags, None, std::ptr::null_mut())
     };
