@@ -249,6 +249,9 @@ impl SessionState {
             Effect::Done(Control::SessionLock, result) => {
                 if result.value(0, 0).is_some_and(|v| v.to_bytes() == b"t") {
                     self.session_lock = self.asked_lock;
+                } else {
+                    // Somebody there has kept it away: it is asked for again.
+                    self.asked_lock = None;
                 }
             }
             Effect::Done(Control::Begin, _) => {

@@ -83,7 +83,7 @@ impl Settling {
             let is_held = held.value(0, 0).is_some_and(|v| v.to_bytes() == b"t");
             // Who has it there has it for another participant.
             if !is_held && place == Place::Other {
-                return Err(other_server(connection, participant));
+                return Err(other_server(fenced, participant));
             }
             if !is_held {
                 let error = Error::new(
