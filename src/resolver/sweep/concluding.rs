@@ -107,7 +107,10 @@ impl Subject {
     }
 }
 
-pub(super) fn other_server(Fenced(established, address): &Fenced, participant: &Registered) -> Failure {
+pub(super) fn other_server(
+    Fenced(established, address): &Fenced,
+    participant: &Registered,
+) -> Failure {
     let name = text::carried(&established.connection.server_name);
     let place = format!(
         "database \"{}\" of the server with system identifier {}",
