@@ -78,12 +78,12 @@ pub fn handed_over(registered: &Registered) -> Vec<Entry> {
 
 /// Ends the entry of one that is not prepared any more, and of no participant that is on the list.
 pub fn end_of_nobodys(gid: &Gid) {
-    shmem::write(|_, entries| {
-        let is_it = |e: &&mut Entry| {
-            (e.owner, e.participant) == (0, 0) && e.gid().as_ref() == Some(gid) && is_undelivered(e)
-        };
-        if let Some(entry) = entries.iter_mut().find(is_it) {
-            entry.status = Status::Free;
+    shmem::write(|m| {
+        let mut table = m.entries();
+        let Some(place) = table.find(gid) else { return };
+        let entry = table.at(place);
+        if (entry.owner, entry.participant) == (0, 0) && is_undelivered(entry) {
+            table.remove(place);
         }
     });
 }
