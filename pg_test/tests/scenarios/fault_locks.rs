@@ -7,7 +7,7 @@ use pg_test::{Fleet, FleetOptions};
 
 use crate::support::{Outcome, assert_commits, assert_everywhere, begin_everywhere, start};
 
-/// Red on 0.2.0: VACUUM FULL waited for the end of 'gxid', and every COMMIT behind it, without a limit.
+/// With 0.2.0 VACUUM FULL waits for the end of 'gxid', and every COMMIT behind it, without a limit.
 #[test]
 fn the_decisions_can_be_rewritten_beside_a_pending_gxid() -> Outcome {
     let (mut fleet, mut session) = start()?;
@@ -31,7 +31,7 @@ fn the_decisions_can_be_rewritten_beside_a_pending_gxid() -> Outcome {
     assert_everywhere(&fleet, 2, true)
 }
 
-/// Red on 0.2.0: the COMMIT waited as long as the lock was held.
+/// With 0.2.0 the COMMIT waits as long as the lock is held.
 #[test]
 fn a_commit_does_not_wait_for_a_lock_on_the_decisions_past_its_limit() -> Outcome {
     let (fleet, mut session) = start()?;
@@ -66,7 +66,7 @@ fn the_tables_are_not_truncated() -> Outcome {
 }
 
 /// Users whose transactions are serializable by default, beside the resolver's own: it looks at labels, deletes old ones
-/// and takes them. Red on 0.2.0: `could not serialize access`.
+/// and takes them. With 0.2.0 users met `could not serialize access`.
 #[test]
 fn the_resolver_is_no_party_to_serializable_transactions() -> Outcome {
     let fleet = Fleet::start_with(&FleetOptions {

@@ -29,7 +29,7 @@ fn cargo(home: &Path) -> Command {
     command
 }
 
-/// E11. Red on 0.2.0: cargo handed xtask's PGRX_HOME to everything that it runs, pgrx's build scripts too, which end with
+/// E11. With 0.2.0 cargo hands xtask's PGRX_HOME to everything that it runs, pgrx's build scripts too, which end with
 /// `$PGRX_HOME does not exist` in a fresh clone.
 #[test]
 fn cargo_hands_on_no_home_of_pgrx() -> Outcome {
@@ -66,7 +66,8 @@ fn libpq_of(library: &Path) -> anyhow::Result<PathBuf> {
 
 /// A process has room for one libpq, and postgres_fdw of version 17 or later needs at least that of its own version.
 ///
-/// E12. Red on 0.2.0 for a server with a libpq of its own, where the library was installed with `cargo pgrx install`.
+/// E12. This tells of a wrong one only where the server has a libpq of its own: 0.2.0, installed there with `cargo pgrx
+/// install`, takes the system's.
 #[test]
 fn the_library_uses_the_libpq_of_its_server() -> Outcome {
     let installation = Installation::from_env()?;
