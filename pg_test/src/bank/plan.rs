@@ -65,9 +65,6 @@ pub struct Plan {
     pub labels: bool,
 }
 
-/// Whether shards may have foreign tables of their own: what is written through them is not atomic yet.
-const NESTED: bool = false;
-
 impl Plan {
     /// The plan of `seed`.
     pub fn draw(seed: u64) -> Self {
@@ -86,7 +83,7 @@ impl Plan {
             sleepers: random.choose(&[0, 1, 3]),
             changes: random.chance(50),
             two_coordinators: random.chance(40),
-            nested: random.chance(40) && NESTED,
+            nested: random.chance(40),
             standby: random.chance(40),
             commit_timeout: random.choose(&["2s", "5s"]),
             resolver_interval: random.choose(&["1s", "5s"]),
@@ -130,11 +127,12 @@ mod tests {
 
     #[test]
     fn whatever_can_be_drawn_is_drawn_with_and_without_the_rest() {
-        let features: [fn(&Plan) -> bool; 7] = [
+        let features: [fn(&Plan) -> bool; 8] = [
             |plan| plan.disorder,
             |plan| plan.sleepers > 0,
             |plan| plan.changes,
             |plan| plan.two_coordinators,
+            |plan| plan.nested,
             |plan| plan.standby,
             |plan| plan.explicit > 0,
             |plan| plan.commit_wait == CommitWait::Off,

@@ -34,8 +34,9 @@ fn no_transfer_is_lost_or_halved_under_further_faults() -> Outcome {
 fn the_seeds_meet_whatever_can_be_drawn() {
     let plans = SEEDS.map(Plan::draw);
     assert!(plans.iter().all(|plan| !plan.lock_timeout), "{plans:#?}");
-    let features: [fn(&Plan) -> bool; 6] = [
+    let features: [fn(&Plan) -> bool; 7] = [
         |plan| plan.two_coordinators,
+        |plan| plan.nested,
         |plan| plan.standby,
         |plan| plan.changes,
         |plan| plan.sleepers > 0,

@@ -207,6 +207,7 @@ impl SessionState {
         self.depth = 0;
         self.session_lock = None;
         self.lock_to_send = self.asked_lock.is_some();
+        self.prepared_check = None;
         self.xid = None;
         self.modified = false;
         self.opened.clear();
