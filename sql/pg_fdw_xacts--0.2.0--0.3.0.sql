@@ -14,3 +14,6 @@ CREATE FUNCTION pg_fdw_xacts_resolve(identifier text DEFAULT NULL, OUT identifie
     OUT reason text) RETURNS SETOF record
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_resolve_and_tell_wrapper';
 REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_resolve(text) FROM PUBLIC;
+
+-- Traces of labels are looked up by it.
+CREATE INDEX expired_trace ON fdw_xacts.expired (trace);

@@ -306,6 +306,19 @@ pub fn left() -> Vec<Entry> {
     })
 }
 
+/// As long as it is the same, nothing has been left to the resolvers.
+pub fn left_changes() -> u64 {
+    shmem::read(|m| m.entries().left_changes())
+}
+
+/// The entry of a gid.
+pub fn of(gid: &Gid) -> Option<Entry> {
+    shmem::read(|m| {
+        let table = m.entries();
+        table.find(gid).map(|place| *table.at(place))
+    })
+}
+
 /// The entries of a transaction of this database.
 pub fn of_transaction(xid: pg_sys::TransactionId) -> Vec<Entry> {
     // SAFETY: a plain global of this process.

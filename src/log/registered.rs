@@ -38,11 +38,6 @@ impl Registered {
         Gid { identity, nonce, serverid, userid }
     }
 
-    /// Whether another participant is in the same database of the same server.
-    pub fn is_beside(&self, other: &Self) -> bool {
-        self.system_identifier == other.system_identifier && self.database == other.database
-    }
-
     /// Whether a connection has reached the participant that was recorded.
     pub fn is_at(&self, fingerprint: &Fingerprint) -> bool {
         self.system_identifier == fingerprint.system_identifier
@@ -93,12 +88,13 @@ fn durably() {
     replication::require_synchronous_commit();
 }
 
-/// Takes a participant off the list.
+/// Takes the participants on a server off the list.
 ///
 /// # Errors
 /// The extension is missing here.
-pub fn delete(id: i32) -> Result<usize> {
-    Ok(Table::open(c"participant", pg_sys::RowExclusiveLock)?.delete(|row| row.int4(0) == id))
+pub fn delete_server(serverid: Oid) -> Result<usize> {
+    let table = Table::open(c"participant", pg_sys::RowExclusiveLock)?;
+    Ok(table.delete(|row| row.oid(1) == serverid))
 }
 
 /// The transactions that are not delivered to a participant any more.

@@ -6,16 +6,13 @@ use std::ffi::CStr;
 use pgrx::{PgLogLevel, pg_sys};
 
 use super::failure::Failure;
-use super::{Asked, answer, place, send, xid_of};
-use crate::log::decisions::{self, Row};
+use super::{Asked, Decisions, Subject, answer, place, send};
 use crate::log::entries;
 use crate::log::left::Left;
-use crate::log::registered::Registered;
 use crate::log::replication;
 use crate::log::shmem::{Entry, Status};
 use crate::pg::error::{Error, Result, SqlState};
-use crate::pg::transaction;
-use crate::protocol::gid::{Gid, Identity, Nonce};
+use crate::protocol::gid::Gid;
 use crate::protocol::pipeline::Ticket;
 use crate::protocol::verdict::{Decision, Others, Place, Reason, Verdict, settle};
 use crate::remote::{Connection, SessionLock};
@@ -57,15 +54,14 @@ struct Sent {
 }
 
 impl Settling {
-    /// Looks at the answers, and sends what they call for; the commits are for [`Self::deliver_commits`].
+    /// Looks at the answers. What is listed is for [`Self::judge`], and its commits for [`Self::deliver_commits`].
     pub(super) fn begin(
         connection: &Connection,
         asked: &Asked,
-        identity: Identity,
-        participant: &Registered,
-        committed: &[Row],
+        subject: &Subject,
     ) -> Result<Self, Failure> {
-        let place = place(connection, participant)?;
+        let identity = subject.identity;
+        let place = place(connection, &subject.participant)?;
         if place == Place::InRecovery {
             let error = Error::new(
                 SqlState::READ_ONLY_SQL_TRANSACTION,
@@ -128,11 +124,11 @@ impl Settling {
             sent: Vec::new(),
             verified: None,
         };
-        settling.judge(connection)?;
-        let unlisted: Vec<u64> = committed
+        let unlisted: Vec<u64> = subject
+            .committed
             .iter()
-            .filter(|row| !settling.listed.contains(&participant.gid(identity, row.nonce)))
-            .filter_map(|row| xid_of(row, participant))
+            .filter(|open| open.remote_xid != 0 && !settling.listed.contains(&open.gid))
+            .map(|open| open.remote_xid)
             .collect();
         if place == Place::Recorded && !unlisted.is_empty() {
             settling.verified = Some(send(connection, &questions::status(&unlisted))?);
@@ -153,20 +149,14 @@ impl Settling {
     }
 
     /// Finds the verdicts on what is listed, and sends those that take back.
-    fn judge(&mut self, connection: &Connection) -> Result<()> {
-        if self.listed.is_empty() {
-            return Ok(());
-        }
-        let rows: HashMap<Nonce, Row> = transaction::run(|| Ok(decisions::all()))?
-            .into_iter()
-            .map(|row| (row.nonce, row))
-            .collect();
+    pub(super) fn judge(&mut self, connection: &Connection, decisions: &Decisions) -> Result<()> {
         self.decided = replication::written_so_far();
         let owned: HashSet<Gid> = entries::owned().iter().filter_map(Entry::gid).collect();
         for gid in self.listed.iter().copied().collect::<Vec<Gid>>() {
-            let (decision, xid) = rows
+            let (decision, xid) = decisions
                 .get(&gid.nonce)
-                .map_or((Decision::Absent, pg_sys::InvalidTransactionId), |r| (r.decision, r.xid));
+                .copied()
+                .unwrap_or((Decision::Absent, pg_sys::InvalidTransactionId));
             let others =
                 Others { owner: owned.contains(&gid), strangers: self.strangers, replicated: true };
             match settle(self.place, others, decision) {

@@ -1,6 +1,7 @@
 //! What the resolver knows of one participant: when to sweep it, and how the last sweep went.
 
 use std::collections::HashSet;
+use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
 use crate::guc;
@@ -56,12 +57,14 @@ impl Participant {
     }
 
     /// Notes how a sweep went. What it has left is no success: it is counted, shown and logged with its reason.
-    pub(super) fn swept(&mut self, swept: Swept, elsewhere: &HashSet<Gid>) -> Result<()> {
+    pub(super) fn swept(
+        &mut self,
+        swept: Swept,
+        noted: bool,
+        elsewhere: &HashSet<Gid>,
+    ) -> Result<()> {
         let now = Instant::now();
-        // With an entry for whatever is left, nobody has to guess any more.
-        if left::note(&self.registered, &swept.left) && !std::mem::replace(&mut self.asked, true) {
-            seen::add(self.registered.id);
-        }
+        self.note_asked(noted);
         let failure = telling::failure(&swept, elsewhere);
         stats::attempt(self.registered.serverid, swept.resolved, swept.heuristic, failure.as_ref());
         let is_done = |l: &Left| l.reason == Reason::Undecided || elsewhere.contains(&l.gid);
@@ -90,13 +93,36 @@ impl Participant {
         }
     }
 
+    /// Notes that it was swept with another one. `left`: something is left here that is not done with.
+    pub(super) fn swept_beside(&mut self, server: &CStr, noted: bool, left: bool) -> Result<()> {
+        self.note_asked(noted);
+        // It has become due again since.
+        if self.due.is_some() {
+            return Ok(());
+        }
+        self.unswept = left;
+        if left {
+            self.retry(Instant::now());
+            return Ok(());
+        }
+        self.failures = 0;
+        self.told.succeeded(server)
+    }
+
+    /// With an entry for whatever is left, nobody has to guess any more.
+    fn note_asked(&mut self, noted: bool) {
+        if noted && !std::mem::replace(&mut self.asked, true) {
+            seen::add(self.registered.id);
+        }
+    }
+
     /// Reports a failure once, not for each attempt, and tries again later.
     pub(super) fn failed(&mut self, failure: Failure) -> Result<()> {
         let Failure { reason, error } = failure;
         self.retry(Instant::now());
         stats::attempt(self.registered.serverid, 0, 0, Some(&error));
-        let left = left::handed_over(&self.registered);
-        left::note_failure(&self.registered, reason);
+        let left = left::handed_over(&std::iter::once(&self.registered).collect());
+        left::note_failure(&left, reason);
         let left: Vec<(Gid, Reason)> =
             left.iter().filter_map(|e| Some((e.gid()?, reason))).collect();
         if !left.is_empty() {

@@ -8,7 +8,7 @@ use pgrx::{PgLogLevel, pg_sys};
 use super::Worker;
 use crate::log::registered::{self, Registered};
 use crate::log::shmem::{NAME_LEN, Request, RequestKind};
-use crate::log::{decisions, entries, labels, replication, requests, stats, workers};
+use crate::log::{decisions, entries, labels, replication, requests, workers};
 use crate::pg::error::Result;
 use crate::protocol::gid::Nonce;
 use crate::protocol::verdict::Decision;
@@ -83,25 +83,17 @@ impl Worker {
     /// Writes down a participant that a backend is about to prepare on.
     fn register(&mut self, request: &Request) -> Result<i32> {
         let wanted = wanted(request);
-        let known = self.participants.values().find(|p| {
-            let r = &p.registered;
-            Registered { id: r.id, ..wanted.clone() } == *r
+        let of_mapping = self.participants.with_mapping(wanted.serverid, wanted.userid);
+        let known = of_mapping.into_iter().find(|id| {
+            let wanted = Registered { id: *id, ..wanted.clone() };
+            self.participants.get(*id).is_some_and(|p| p.registered == wanted)
         });
-        if let Some(known) = known {
-            return Ok(known.registered.id);
+        if let Some(id) = known {
+            return Ok(id);
         }
-        let (registered, _) = replication::run_here(|| {
-            // The number of a forgotten participant may still stand in decisions.
-            let id = registered::all()
-                .iter()
-                .map(|r| r.id)
-                .chain(decisions::all().iter().flat_map(|row| row.participants.iter().map(|p| p.0)))
-                .max()
-                .map_or(1, |max| max + 1);
-            let registered = Registered { id, ..wanted };
-            registered::insert(&registered)?;
-            Ok(registered)
-        })?;
+        // The number of a forgotten participant may still stand in decisions, which have been read.
+        let registered = Registered { id: self.participants.next_id(), ..wanted };
+        replication::run_here(|| registered::insert(&registered))?;
         let id = registered.id;
         // Something may have been left there before it was forgotten.
         self.add(registered, Some(Instant::now()));
@@ -110,11 +102,11 @@ impl Worker {
 
     /// Makes everything due; the answer comes when all have been tried.
     fn try_all(&mut self, slot: usize, request: Request) -> Result<()> {
-        self.look()?;
-        for participant in self.participants.values_mut() {
-            participant.due = Some(Instant::now());
+        self.look_at_all()?;
+        let participants: HashSet<i32> = self.participants.ids().collect();
+        for id in &participants {
+            self.participants.change(*id, |participant| participant.due = Some(Instant::now()));
         }
-        let participants = self.participants.keys().copied().collect();
         self.trying.push(Trying { slot, request, participants });
         Ok(())
     }
@@ -126,11 +118,16 @@ impl Worker {
         }
     }
 
+    /// Whether somebody waits until a participant has been tried.
+    pub(super) fn is_awaited(&self, id: i32) -> bool {
+        self.trying.iter().any(|trying| trying.participants.contains(&id))
+    }
+
     /// Answers those for whom all have been tried.
     pub(super) fn answer_trying(&mut self) {
         let known = &self.participants;
         self.trying.retain_mut(|trying| {
-            trying.participants.retain(|id| known.contains_key(id));
+            trying.participants.retain(|id| known.has(*id));
             if trying.participants.is_empty() {
                 requests::answer(trying.slot, &trying.request, Some(0));
             }
@@ -140,13 +137,7 @@ impl Worker {
 
     fn forget_transaction(&mut self, request: &Request) -> Result<i32> {
         let Some(nonce) = Nonce::new(request.nonce) else { return Ok(0) };
-        let ids: Vec<i32> = self
-            .participants
-            .values()
-            .map(|p| &p.registered)
-            .filter(|r| (r.serverid, r.userid) == (request.serverid, request.userid))
-            .map(|r| r.id)
-            .collect();
+        let ids = self.participants.with_mapping(request.serverid, request.userid);
         let (committed, _) = replication::run_here(|| {
             let row = decisions::all()
                 .into_iter()
@@ -162,36 +153,28 @@ impl Worker {
             Ok(committed)
         })?;
         let mut forgotten = 0;
-        for participant in self.participants.values() {
-            if ids.contains(&participant.registered.id) {
-                let gid = participant.registered.gid(self.identity, nonce);
-                forgotten += i32::from(entries::forget(&gid));
+        for participant in ids.iter().filter_map(|id| self.participants.get(*id)) {
+            let gid = participant.registered.gid(self.identity, nonce);
+            forgotten += i32::from(entries::forget(&gid));
+        }
+        for id in &committed {
+            self.forgotten.entry(nonce).or_default().insert(*id);
+            if self.ledger.delivered(nonce, *id) {
+                self.settle(nonce);
             }
         }
-        self.forgotten.extend(committed.iter().map(|id| (nonce, *id)));
         Ok(forgotten.max(committed.len() as i32))
     }
 
     fn forget_server(&mut self, request: &Request) -> Result<i32> {
-        let list: Vec<Registered> = self
-            .participants
-            .values()
-            .map(|p| p.registered.clone())
-            .filter(|r| r.serverid == request.serverid)
-            .collect();
-        replication::run_here(|| {
-            for registered in &list {
-                registered::delete(registered.id)?;
-            }
-            Ok(())
-        })?;
-        for registered in &list {
-            self.participants.remove(&registered.id);
+        let ids = self.participants.on_server(request.serverid);
+        replication::run_here(|| registered::delete_server(request.serverid))?;
+        for id in &ids {
+            self.participants.remove(*id);
+            self.ledger.remove(*id);
         }
         workers::new_generation();
-        let _ = stats::set_unswept(request.serverid, 0);
-        self.published.remove(&request.serverid);
-        Ok((list.len() + entries::forget_server(request.serverid)) as i32)
+        Ok((ids.len() + entries::forget_server(request.serverid)) as i32)
     }
 }
 
