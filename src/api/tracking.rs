@@ -5,7 +5,7 @@ use pgrx::prelude::*;
 
 use crate::api::doubt;
 use crate::log::shmem::Status;
-use crate::log::{entries, labels, replication, requests, workers};
+use crate::log::{entries, label_limit, labels, replication, requests, workers};
 use crate::pg::error::{Error, Result, SqlState, attempt, check_for_interrupts};
 use crate::protocol::label::{Known, Outcome, is_valid, outcome};
 
@@ -33,6 +33,7 @@ fn track(label: &str) -> Result<()> {
     }
     // It is the resolver that lets labels expire.
     workers::identity_if_ready();
+    label_limit::count()?;
     labels::insert(label, false)?;
     // SAFETY: sets a flag of the transaction: an outcome that was told must outlive a crash.
     unsafe { pg_sys::ForceSyncCommit() };
@@ -68,6 +69,7 @@ fn ask(label: &str) -> Result<Outcome> {
         if let Some(outcome) = outcome(known, standby, unconfirmed) {
             return Ok(outcome);
         }
+        label_limit::count()?;
         if requests::take_label(label)? {
             return Ok(Outcome::Aborted);
         }

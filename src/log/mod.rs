@@ -4,6 +4,7 @@
 //! * [`table`]: reading and writing our tables below SQL;
 //! * [`decisions`]: one row per distributed transaction;
 //! * [`labels`]: what became of transactions, for clients that lost the answer;
+//! * [`label_limit`]: how many of them a role may use;
 //! * [`registered`]: the identity and the participants that ever prepared;
 //! * [`replication`]: whether decisions are where synchronous standbys need them;
 //! * [`shmem`]: what is in shared memory and the lock over it;
@@ -19,6 +20,7 @@
 pub mod decisions;
 pub mod entries;
 pub mod entry_table;
+pub mod label_limit;
 pub mod labels;
 pub mod left;
 pub mod places;

@@ -377,6 +377,21 @@ fn set_own(f: impl FnOnce(&mut WorkerSlot)) {
     });
 }
 
+/// Drops what was confirmed in databases that are no more: nobody takes it.
+pub fn forget_confirmed(existing: &[Oid]) {
+    shmem::write(|m| {
+        let mut kept = 0;
+        for i in 0..m.shared.confirmed_len {
+            let one = m.shared.confirmed[i];
+            if existing.contains(&one.dbid) {
+                m.shared.confirmed[kept] = one;
+                kept += 1;
+            }
+        }
+        m.shared.confirmed_len = kept;
+    });
+}
+
 /// A database is gone.
 pub fn forget_database(dbid: Oid) {
     shmem::write(|m| {
