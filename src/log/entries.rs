@@ -361,7 +361,12 @@ pub fn reap(limit: Duration) {
     });
 }
 
-/// Ends an entry that no backend looks after, because somebody gave it up; tells whether there was one.
+/// An entry's participant is not on the list any more: it is that of whoever has its server and user.
+pub fn release(gid: &Gid) {
+    change(gid, |entry| entry.participant = 0);
+}
+
+/// Ends an entry that no backend looks after, because it was settled or somebody gave it up; tells whether there was one.
 pub fn forget(gid: &Gid) -> bool {
     shmem::write(|m| {
         let mut table = m.entries();

@@ -14,7 +14,6 @@ use pgrx::pg_sys;
 use crate::log::registered::{self, Registered};
 use crate::log::{replication, stats, workers};
 use crate::pg::error::{Result, boundary, c_string};
-use crate::pg::transaction;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::{Identity, Nonce};
 use crate::protocol::ledger::Ledger;
@@ -97,7 +96,8 @@ struct Worker {
 impl Worker {
     /// Reads the durable state; `None` where the extension is missing.
     fn start() -> Result<Option<Self>> {
-        let state = transaction::run(|| {
+        // Who is answered waits for the standbys, see `started`.
+        let (state, _) = replication::run_here(|| {
             if !registered::extension_exists() {
                 return Ok(None);
             }

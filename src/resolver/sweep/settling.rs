@@ -218,6 +218,8 @@ impl Settling {
             let reason = match connection.take(ticket) {
                 Some(Ok(Ok(result))) if result.command_tag() == tag => {
                     resolved += 1;
+                    // Also that of a user mapping which is not there any more.
+                    entries::forget(&gid);
                     Error::new(
                         SqlState(0),
                         format!(

@@ -201,8 +201,12 @@ impl Worker {
         if self.left_seen.replace(changes) == Some(changes) {
             return;
         }
-        for entry in entries::left() {
+        for mut entry in entries::left() {
             let Some(gid) = entry.gid() else { continue };
+            if entry.participant != 0 && !self.participants.has(entry.participant) {
+                entries::release(&gid);
+                entry.participant = 0;
+            }
             match entry.status {
                 Status::Committing if self.settled.contains(&gid.nonce) => entries::remove(&gid),
                 Status::Committing => {
