@@ -20,6 +20,9 @@ pub const PYTHON_VARIABLE: &str = "PG_TEST_PYTHON";
 /// The environment variable that names the JAR of PostgreSQL's JDBC driver.
 pub const JDBC_VARIABLE: &str = "PG_TEST_JDBC";
 
+/// The environment variable that names Prometheus's promtool.
+pub const PROMTOOL_VARIABLE: &str = "PG_TEST_PROMTOOL";
+
 /// A running program.
 #[derive(Debug)]
 pub struct Program {
@@ -109,6 +112,11 @@ pub fn python() -> Result<Command> {
     // No compiled files in the source tree.
     python.arg("-B");
     Ok(python)
+}
+
+/// Prometheus's promtool.
+pub fn promtool() -> Result<Command> {
+    Ok(Command::new(variable(PROMTOOL_VARIABLE)?))
 }
 
 fn forget_caller(command: &mut Command) {

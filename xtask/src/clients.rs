@@ -1,5 +1,5 @@
 //! What the scenarios with other people's clients need: Python with the packages of
-//! `pg_test/clients/requirements.txt`, a JDK and PostgreSQL's JDBC driver.
+//! `pg_test/clients/requirements.txt`, a JDK, PostgreSQL's JDBC driver and Prometheus's promtool.
 //!
 //! The Python packages go into an environment under the target directory, made once and made again when the
 //! requirements change.
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use pg_test::client::{JDBC_VARIABLE, PYTHON_VARIABLE};
+use pg_test::client::{JDBC_VARIABLE, PROMTOOL_VARIABLE, PYTHON_VARIABLE};
 use pg_test::install::finish;
 
 use crate::packages;
@@ -24,6 +24,7 @@ const DEBIAN_PYTHON: &str = "/usr/bin/python3";
 pub struct Clients {
     python: PathBuf,
     jdbc: PathBuf,
+    promtool: PathBuf,
 }
 
 impl Clients {
@@ -51,13 +52,30 @@ impl Clients {
         if !jdbc.exists() {
             bail!("no {}: name PostgreSQL's JDBC driver with {JDBC_VARIABLE}", jdbc.display());
         }
-        Ok(Self { python: python(workspace)?, jdbc })
+        Ok(Self { python: python(workspace)?, jdbc, promtool: promtool(workspace)? })
     }
 
     /// The environment variables that tell the scenarios.
-    pub fn variables(&self) -> [(&'static str, &Path); 2] {
-        [(PYTHON_VARIABLE, &self.python), (JDBC_VARIABLE, &self.jdbc)]
+    pub fn variables(&self) -> [(&'static str, &Path); 3] {
+        [
+            (PYTHON_VARIABLE, &self.python),
+            (JDBC_VARIABLE, &self.jdbc),
+            (PROMTOOL_VARIABLE, &self.promtool),
+        ]
     }
+}
+
+/// Prometheus's promtool: one that is installed, or the one of Debian's package, which would start a server.
+fn promtool(workspace: &Workspace) -> Result<PathBuf> {
+    let named = std::env::var_os(PROMTOOL_VARIABLE).map(PathBuf::from);
+    let installed = named.unwrap_or_else(|| PathBuf::from("promtool"));
+    if packages::succeeds(Command::new(&installed).arg("--version")) {
+        return Ok(installed);
+    }
+    if packages::debian_postgresql().is_none() {
+        bail!("no promtool: install Prometheus, or name it with {PROMTOOL_VARIABLE}");
+    }
+    packages::extract("prometheus", "usr/bin/promtool", &workspace.target.join("clients"))
 }
 
 /// The Python of an environment that has what the requirements name.

@@ -1,5 +1,6 @@
 //! Debian packages that the build and the servers need: which are missing, and installing them.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -43,23 +44,70 @@ pub fn install(wanted: &[String]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let names = missing.join(" ");
+    let missing: Vec<&str> = missing.iter().map(String::as_str).collect();
+    let apt = apt(&missing)?;
+    println!("installing {}", missing.join(" "));
+    run_apt(&apt, &["update"])?;
+    let mut install = vec!["install", "-y", "--no-install-recommends"];
+    install.extend(missing);
+    run_apt(&apt, &install)
+}
+
+/// The command that may install packages; where this process may not, the error is the line to run.
+fn apt(packages: &[&str]) -> Result<Vec<&'static str>> {
     let mut apt: Vec<&str> = Vec::new();
     if !Uid::effective().is_root() {
         if !succeeds(Command::new("sudo").args(["-n", "true"])) {
             bail!(
                 "packages are missing and this user may not install them; run this line, then try again:\n\
-                 sudo apt-get update && sudo apt-get install -y {names}"
+                 sudo apt-get update && sudo apt-get install -y {}",
+                packages.join(" ")
             );
         }
         apt.extend(["sudo", "-n"]);
     }
     apt.extend(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
-    println!("installing {names}");
-    run_apt(&apt, &["update"])?;
-    let mut install = vec!["install", "-y", "--no-install-recommends"];
-    install.extend(missing.iter().map(String::as_str));
-    run_apt(&apt, &install)
+    Ok(apt)
+}
+
+/// Takes one file out of a package of Debian's, without installing the package: some start a service. The file is kept in
+/// `directory`, and taken from there the next time.
+pub fn extract(package: &str, file: &str, directory: &Path) -> Result<PathBuf> {
+    let kept = directory.join(package);
+    let path = kept.join(file);
+    if path.exists() {
+        return Ok(path);
+    }
+    println!("fetching {file} of {package}");
+    std::fs::create_dir_all(directory)?;
+    let download = || {
+        let mut command = Command::new("apt-get");
+        command.args(["download", package]).current_dir(directory);
+        succeeds(&mut command)
+    };
+    if !download() {
+        run_apt(&apt(&[package])?, &["update"])?;
+        if !download() {
+            bail!("apt-get download {package} fails");
+        }
+    }
+    let is_package = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.starts_with(&format!("{package}_")) && name.ends_with(".deb")
+    };
+    let archive = std::fs::read_dir(directory)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(is_package)
+        .with_context(|| format!("no archive of {package} in {}", directory.display()))?;
+    // Beside it first, so that what was interrupted is done again.
+    let partial = directory.join(format!("{package}.partial"));
+    let mut unpack = Command::new("dpkg-deb");
+    if !succeeds(unpack.arg("-x").arg(&archive).arg(&partial)) {
+        bail!("{} cannot be unpacked", archive.display());
+    }
+    std::fs::rename(&partial, &kept)?;
+    std::fs::remove_file(archive)?;
+    Ok(path)
 }
 
 /// Those of `wanted` that dpkg does not know as installed.

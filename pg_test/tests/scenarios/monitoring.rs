@@ -13,15 +13,15 @@ use yaml_rust2::{Yaml, YamlLoader};
 use crate::support::{Outcome, begin_everywhere, in_background};
 
 /// An entry of postgres_exporter's query file.
-struct Query {
-    query: String,
+pub struct Query {
+    pub query: String,
     master: bool,
-    metrics: Vec<Metric>,
+    pub metrics: Vec<Metric>,
 }
 
-struct Metric {
-    name: String,
-    usage: String,
+pub struct Metric {
+    pub name: String,
+    pub usage: String,
     description: String,
 }
 
@@ -54,7 +54,7 @@ fn text(of: &Yaml) -> String {
 }
 
 /// The query file, by the prefix of its metrics.
-fn queries() -> anyhow::Result<BTreeMap<String, Query>> {
+pub fn queries() -> anyhow::Result<BTreeMap<String, Query>> {
     let file = read("postgres_exporter.yaml")?;
     let metric = |(name, metric): (String, &Yaml)| Metric {
         name,
@@ -98,7 +98,7 @@ fn declared() -> anyhow::Result<BTreeMap<String, Vec<String>>> {
 }
 
 /// Rows of a query as text, by column.
-fn rows(
+pub fn rows(
     session: &mut Client,
     query: &str,
 ) -> anyhow::Result<Vec<BTreeMap<String, Option<String>>>> {

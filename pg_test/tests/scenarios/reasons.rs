@@ -136,8 +136,9 @@ fn a_place_that_nobody_may_reach() -> Outcome {
     // As one of a user that has gone: nobody is registered for it.
     let own = leave_orphan(&fleet, 1, "other", 1)?;
     let gid = format!("{}_{}", &own[..own.rfind('_').expect("a gid")], 4_000_000_000_u32);
+    shard.batch_execute(&format!("ROLLBACK PREPARED '{own}'"))?;
     shard.batch_execute(&format!(
-        "ROLLBACK PREPARED '{own}'; BEGIN; SET LOCAL ROLE other; INSERT INTO t VALUES (1); PREPARE TRANSACTION '{gid}'"
+        "BEGIN; SET LOCAL ROLE other; INSERT INTO t VALUES (1); PREPARE TRANSACTION '{gid}'"
     ))?;
     stays_and_is_told(&fleet, &gid, "permission denied", || {
         Ok(shard.batch_execute("ALTER ROLE app SUPERUSER")?)
