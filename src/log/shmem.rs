@@ -89,6 +89,8 @@ pub struct WorkerSlot {
     pub identity: u64,
     /// Changes whenever a number on the list of participants may have lost its meaning.
     pub generation: u64,
+    /// It has looked through the decision table since the start of this server.
+    pub has_looked: bool,
     /// Participants that have not been swept clean, on servers for whose statistics there was no place.
     pub unswept_elsewhere: u64,
 }

@@ -61,7 +61,16 @@ pub fn wake_resolver(dbid: Oid) {
 }
 
 fn new_place(state: WorkerState, dbid: Oid, pid: i32) -> WorkerSlot {
-    WorkerSlot { state, dbid, pid, paused_at: 0, identity: 0, generation: 0, unswept_elsewhere: 0 }
+    WorkerSlot {
+        state,
+        dbid,
+        pid,
+        paused_at: 0,
+        identity: 0,
+        generation: 0,
+        has_looked: false,
+        unswept_elsewhere: 0,
+    }
 }
 
 /// Wants a resolver in a database; tells whether there is a place for it.
@@ -85,7 +94,7 @@ pub fn identity_if_ready() -> Option<Identity> {
 
 /// Whether this database's resolver works: it has looked through the decision table since the start of this server.
 pub fn resolver_is_up() -> bool {
-    own_place().is_some_and(|worker| worker.state == WorkerState::Ready)
+    own_place().is_some_and(|worker| worker.state == WorkerState::Ready && worker.has_looked)
 }
 
 /// The random number of this start of the server.
@@ -350,9 +359,15 @@ pub fn report_resolver(identity: Option<Identity>) {
     set_own(|worker| {
         worker.state = if identity.is_some() { WorkerState::Ready } else { WorkerState::Absent };
         worker.identity = identity.map_or(0, Identity::number);
+        worker.has_looked = false;
     });
     // It may look at the next database.
     shmem::wake(shmem::read(|m| m.shared.launcher));
+}
+
+/// The resolver has looked through the decision table.
+pub fn report_look() {
+    set_own(|worker| worker.has_looked = true);
 }
 
 /// How many participants of this database have not been swept clean on servers for whose statistics there is no place.

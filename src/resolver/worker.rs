@@ -84,6 +84,8 @@ struct Worker {
     replicating: Vec<requests::Replicating>,
     /// What is being read through, a part in each round.
     reading: Option<Reading>,
+    /// It has looked through the decision table since it has started.
+    has_looked: bool,
     next_look: Instant,
     next_forget: Instant,
     next_expiry: Instant,
@@ -118,6 +120,7 @@ impl Worker {
             started: replication::written_so_far(),
             replicating: Vec::new(),
             reading: None,
+            has_looked: false,
             next_look: now,
             next_forget: now,
             next_expiry: now,
@@ -130,7 +133,7 @@ impl Worker {
         for registered in list {
             worker.participants.add(Participant::new(registered, Some(now)));
         }
-        worker.look_at_all()?;
+        // Commits need not wait until it has looked through a large table of decisions.
         worker.publish_unswept();
         workers::new_generation();
         workers::report_resolver(Some(identity));

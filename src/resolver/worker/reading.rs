@@ -112,8 +112,8 @@ impl Worker {
         Ok(None)
     }
 
-    /// Looks through the decision table for what nobody has told, without answering anybody meanwhile: after a start, and
-    /// where somebody asks for it.
+    /// Looks through the decision table for what nobody has told, without answering anybody meanwhile: where somebody asks
+    /// for it.
     pub(super) fn look_at_all(&mut self) -> Result<()> {
         if !self.begin_look()? {
             return Ok(());
@@ -178,6 +178,7 @@ impl Worker {
     }
 
     fn end_look(&mut self) {
+        self.has_looked = true;
         pending::note_ended();
         let open: Vec<i32> = self.ledger.participants().collect();
         for id in open {
@@ -185,6 +186,7 @@ impl Worker {
         }
         self.left_seen = None;
         self.note_handed_over();
+        workers::report_look();
     }
 
     /// Something may be left on a participant: has it swept soon.

@@ -43,7 +43,11 @@ impl Worker {
                 continue;
             }
             let answer = match request.kind {
-                RequestKind::Register => self.register(&request),
+                RequestKind::Register => match self.register(&request).transpose() {
+                    Some(answer) => answer,
+                    // It is looked at again when the table of decisions has been read.
+                    None => continue,
+                },
                 RequestKind::ForgetTransaction => self.forget_transaction(&request),
                 RequestKind::ForgetServer => self.forget_server(&request),
                 RequestKind::TakeLabel => Ok(i32::from(take_label(&request))),
@@ -80,24 +84,27 @@ impl Worker {
         });
     }
 
-    /// Writes down a participant that a backend is about to prepare on.
-    fn register(&mut self, request: &Request) -> Result<i32> {
+    /// Writes down a participant that a backend is about to prepare on; `None`: not yet.
+    fn register(&mut self, request: &Request) -> Result<Option<i32>> {
         let wanted = wanted(request);
         let of_mapping = self.participants.with_mapping(wanted.serverid, wanted.userid);
         let known = of_mapping.into_iter().find(|id| {
             let wanted = Registered { id: *id, ..wanted.clone() };
             self.participants.get(*id).is_some_and(|p| p.registered == wanted)
         });
-        if let Some(id) = known {
-            return Ok(id);
+        if known.is_some() {
+            return Ok(known);
         }
-        // The number of a forgotten participant may still stand in decisions, which have been read.
+        // The number of a forgotten participant may still stand in decisions.
+        if !self.has_looked {
+            return Ok(None);
+        }
         let registered = Registered { id: self.participants.next_id(), ..wanted };
         replication::run_here(|| registered::insert(&registered))?;
         let id = registered.id;
         // Something may have been left there before it was forgotten.
         self.add(registered, Some(Instant::now()));
-        Ok(id)
+        Ok(Some(id))
     }
 
     /// Makes everything due; the answer comes when all have been tried.
