@@ -115,7 +115,8 @@ fn of_table(asked: &seen::Asked, list: &[Registered], stats: &[ServerStats]) -> 
     let mut shown = Vec::new();
     for row in decisions::all() {
         let is_pending = row.decision == Decision::InProgress;
-        if !is_pending && !(unasked && asked.is_older(row.xid)) {
+        let is_unknown = unasked && !is_pending && asked.is_older(row.xid);
+        if !is_pending && !is_unknown {
             continue;
         }
         for (id, _) in &row.participants {
