@@ -12,7 +12,7 @@ use std::time::Instant;
 use pgrx::pg_sys;
 
 use crate::log::registered::{self, Registered};
-use crate::log::{replication, stats, workers};
+use crate::log::{replication, seen, stats, workers};
 use crate::pg::error::{Result, boundary, c_string};
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::{Identity, Nonce};
@@ -89,6 +89,8 @@ struct Worker {
     next_look: Instant,
     next_forget: Instant,
     next_expiry: Instant,
+    /// Not all that is due could be tried in this round.
+    more_due: bool,
     /// What backends had left when that was looked at last; None: it has to be looked at.
     left_seen: Option<u64>,
     /// What was shown last of what it does.
@@ -124,14 +126,17 @@ impl Worker {
             next_look: now,
             next_forget: now,
             next_expiry: now,
+            more_due: false,
             left_seen: None,
             shown: CString::default(),
         };
         for (nonce, id) in forgotten {
             worker.forgotten.entry(nonce).or_default().insert(id);
         }
+        let asked = seen::asked();
         for registered in list {
-            worker.participants.add(Participant::new(registered, Some(now)));
+            let is_asked = asked.has(registered.id);
+            worker.add(registered, Some(now), is_asked);
         }
         // Commits need not wait until it has looked through a large table of decisions.
         worker.publish_unswept();
@@ -140,8 +145,8 @@ impl Worker {
         Ok(Some(worker))
     }
 
-    fn add(&mut self, registered: Registered, due: Option<Instant>) {
-        self.participants.add(Participant::new(registered, due));
+    fn add(&mut self, registered: Registered, due: Option<Instant>, asked: bool) {
+        self.participants.add(Participant::new(registered, due, asked));
     }
 
     fn round(&mut self) -> Result<()> {
@@ -212,6 +217,9 @@ impl Worker {
         if let Some(due) = self.participants.next_due().filter(|due| *due > now || wants.is_empty())
         {
             next = next.min(due);
+        }
+        if self.more_due {
+            next = now;
         }
         if !self.replicating.is_empty() {
             next = next.min(now + requests::REPLICATION_POLL);

@@ -85,7 +85,7 @@ fn settle(fleet: &Fleet, command: &str) -> Outcome {
 }
 
 #[test]
-fn the_view_has_exactly_its_six_columns() -> Outcome {
+fn the_view_has_exactly_its_columns() -> Outcome {
     let fleet = Fleet::start()?;
     let columns: String = one(
         &mut fleet.session()?,
@@ -94,7 +94,7 @@ fn the_view_has_exactly_its_six_columns() -> Outcome {
     )?;
     assert_eq!(
         columns,
-        "dbid oid, transaction xid, serverid oid, userid oid, status text, identifier text"
+        "dbid oid, transaction xid, serverid oid, userid oid, status text, identifier text, reason text"
     );
     Ok(())
 }

@@ -174,7 +174,6 @@ fn what_is_in_doubt_survives_that_servers_get_new_oids() -> Outcome {
     for oid in old {
         session.batch_execute(&format!("SELECT pg_fdw_xacts_forget('{oid}')"))?;
     }
-    session.batch_execute("SELECT * FROM pg_fdw_xacts_resolve()")?;
     session.batch_execute("DROP EXTENSION pg_fdw_xacts CASCADE")?;
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::guc;
 use crate::log::left::{self, Left};
 use crate::log::registered::{self, Registered};
+use crate::log::shmem::Entry;
 use crate::log::{seen, stats};
 use crate::pg::error::{Result, c_string};
 use crate::pg::transaction;
@@ -26,7 +27,7 @@ pub(super) struct Participant {
     pub(super) failures: u32,
     /// What the log has been told.
     told: Told,
-    /// It has been swept since the start of this process.
+    /// It has been asked since the start of this server.
     asked: bool,
     /// What was found prepared there last, and left.
     pub(super) seen: HashSet<Gid>,
@@ -42,13 +43,13 @@ pub(super) struct Participant {
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
 impl Participant {
-    pub(super) fn new(registered: Registered, due: Option<Instant>) -> Self {
+    pub(super) fn new(registered: Registered, due: Option<Instant>, asked: bool) -> Self {
         Self {
             registered,
             due,
             failures: 0,
             told: Told::default(),
-            asked: false,
+            asked,
             seen: HashSet::new(),
             unswept: due.is_some(),
             sweep: None,
@@ -116,15 +117,21 @@ impl Participant {
         }
     }
 
-    /// Reports a failure once, not for each attempt, and tries again later.
-    pub(super) fn failed(&mut self, failure: Failure) -> Result<()> {
+    /// What was decided before the start counts as in doubt here until it has been asked for.
+    pub(super) fn is_unasked(&self) -> bool {
+        !self.asked
+    }
+
+    /// Reports a failure once, not for each attempt, and tries again later. `undelivered` counts as in doubt, too.
+    pub(super) fn failed(&mut self, failure: Failure, undelivered: Vec<Gid>) -> Result<()> {
         let Failure { reason, error } = failure;
         self.retry(Instant::now());
         stats::attempt(self.registered.serverid, 0, 0, Some(&error));
         let left = left::handed_over(&std::iter::once(&self.registered).collect());
         left::note_failure(&left, reason);
-        let left: Vec<(Gid, Reason)> =
-            left.iter().filter_map(|e| Some((e.gid()?, reason))).collect();
+        let mut left: HashSet<Gid> = left.iter().filter_map(Entry::gid).collect();
+        left.extend(undelivered);
+        let left: Vec<(Gid, Reason)> = left.into_iter().map(|gid| (gid, reason)).collect();
         if !left.is_empty() {
             let serverid = self.registered.serverid;
             let server = transaction::run(|| Ok(Server::find(serverid)))?;

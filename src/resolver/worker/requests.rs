@@ -103,7 +103,7 @@ impl Worker {
         replication::run_here(|| registered::insert(&registered))?;
         let id = registered.id;
         // Something may have been left there before it was forgotten.
-        self.add(registered, Some(Instant::now()));
+        self.add(registered, Some(Instant::now()), false);
         Ok(Some(id))
     }
 

@@ -24,6 +24,9 @@ use crate::resolver::worker::participant::Participant;
 const SWEEPS: usize = 128;
 const SWEEPS_ON_SERVER: usize = 16;
 
+/// How many may fail to start in one round.
+const FAILURES_IN_ROUND: usize = 32;
+
 /// How many committed transactions one sweep asks for: others are served between two.
 const OPEN_IN_SWEEP: usize = 10_000;
 
@@ -38,8 +41,9 @@ fn address(serverid: Oid) -> Option<Vec<OptionPair>> {
 }
 
 impl Worker {
-    /// Starts the sweeps that are due.
+    /// Starts the sweeps that are due; those that could not be started now are begun in the next round.
     pub(super) fn start_sweeps(&mut self) -> Result<()> {
+        self.more_due = false;
         let now = Instant::now();
         let due = self.participants.due(now);
         if due.is_empty() {
@@ -56,6 +60,7 @@ impl Worker {
         let owned: HashSet<Gid> = entries::owned().iter().filter_map(Entry::gid).collect();
         let left = entries::left();
         let mut addresses = Addresses::new();
+        let mut failed = 0;
         for id in due {
             if all >= SWEEPS {
                 break;
@@ -74,6 +79,13 @@ impl Worker {
             if self.start_sweep(registered, &owned, &left, &mut addresses)? {
                 *on_server += 1;
                 all += 1;
+                continue;
+            }
+            failed += 1;
+            // Others are served between many that fail at once, for example because their servers have been dropped.
+            if failed == FAILURES_IN_ROUND {
+                self.more_due = true;
+                break;
             }
         }
         Ok(())
@@ -265,7 +277,12 @@ impl Worker {
 
     fn failed(&mut self, id: i32, failure: Failure) -> Result<()> {
         self.tried(id);
-        self.participants.change(id, |p| p.failed(failure)).transpose()?;
+        let unasked = self.participants.get(id).filter(|p| p.is_unasked()).map(|p| &p.registered);
+        let undelivered = unasked.map_or_else(Vec::new, |registered| {
+            let open = self.ledger.open_at(id);
+            open.map(|(nonce, _)| registered.gid(self.identity, nonce)).collect()
+        });
+        self.participants.change(id, |p| p.failed(failure, undelivered)).transpose()?;
         // The others whom it was to ask for try it as their own users.
         let Some(registered) = self.participants.get(id).map(|p| p.registered.clone()) else {
             return Ok(());
