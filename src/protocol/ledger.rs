@@ -86,6 +86,11 @@ impl Ledger {
         self.open.keys().copied()
     }
 
+    /// How many are open at a participant.
+    pub fn count_at(&self, id: i32) -> usize {
+        self.open.get(&id).map_or(0, BTreeMap::len)
+    }
+
     /// What is open at a participant, with the xids there.
     pub fn open_at(&self, id: i32) -> impl Iterator<Item = (Nonce, u64)> {
         self.open.get(&id).into_iter().flatten().map(|(nonce, xid)| (*nonce, *xid))

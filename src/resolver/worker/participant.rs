@@ -29,6 +29,10 @@ pub(super) struct Participant {
     told: Told,
     /// It has been asked since the start of this server.
     asked: bool,
+    /// Its server or user mapping has gone: nobody can ask by it any more.
+    gone: bool,
+    /// Why the last attempt failed, with so many undelivered; None where it did not, or something was handed over.
+    failed_for: Option<(Reason, usize)>,
     /// What was found prepared there last, and left.
     pub(super) seen: HashSet<Gid>,
     /// It has not been swept clean since the start, or something was left there since.
@@ -50,6 +54,8 @@ impl Participant {
             failures: 0,
             told: Told::default(),
             asked,
+            gone: false,
+            failed_for: None,
             seen: HashSet::new(),
             unswept: due.is_some(),
             sweep: None,
@@ -65,7 +71,12 @@ impl Participant {
         elsewhere: &HashSet<Gid>,
     ) -> Result<()> {
         let now = Instant::now();
-        self.note_asked(noted);
+        // With an entry for whatever is left, nobody has to guess any more.
+        if noted {
+            self.note_asked();
+        }
+        self.gone = false;
+        self.failed_for = None;
         let failure = telling::failure(&swept, elsewhere);
         stats::attempt(self.registered.serverid, swept.resolved, swept.heuristic, failure.as_ref());
         let is_done = |l: &Left| l.reason == Reason::Undecided || elsewhere.contains(&l.gid);
@@ -96,7 +107,9 @@ impl Participant {
 
     /// Notes that it was swept with another one. `left`: something is left here that is not done with.
     pub(super) fn swept_beside(&mut self, server: &CStr, noted: bool, left: bool) -> Result<()> {
-        self.note_asked(noted);
+        if noted {
+            self.note_asked();
+        }
         // It has become due again since.
         if self.due.is_some() {
             return Ok(());
@@ -110,27 +123,49 @@ impl Participant {
         self.told.succeeded(server)
     }
 
-    /// With an entry for whatever is left, nobody has to guess any more.
-    fn note_asked(&mut self, noted: bool) {
-        if noted && !std::mem::replace(&mut self.asked, true) {
+    /// It is known, from now on and to everybody, what is left there of what was decided before the start. Another one in
+    /// the same database may have been asked, which lists what is prepared there for all of them.
+    pub(super) fn note_asked(&mut self) {
+        if !std::mem::replace(&mut self.asked, true) {
             seen::add(self.registered.id);
         }
     }
 
-    /// What was decided before the start counts as in doubt here until it has been asked for.
-    pub(super) fn is_unasked(&self) -> bool {
-        !self.asked
+    /// Whether nobody can ask by it any more, nor has since the start.
+    pub(super) fn cannot_be_asked(&self) -> bool {
+        self.gone && !self.asked
     }
 
-    /// Reports a failure once, not for each attempt, and tries again later. `undelivered` counts as in doubt, too.
-    pub(super) fn failed(&mut self, failure: Failure, undelivered: Vec<Gid>) -> Result<()> {
+    /// Whether it has been asked since the start: until then, what was decided before counts as in doubt.
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked
+    }
+
+    /// Reports a failure once, not for each attempt, and tries again later. What is `undelivered`, so many, was decided
+    /// before the start or since, and counts as in doubt, too, until it has been asked for.
+    pub(super) fn failed(
+        &mut self,
+        failure: Failure,
+        count: usize,
+        undelivered: impl FnOnce() -> Vec<Gid>,
+    ) -> Result<()> {
         let Failure { reason, error } = failure;
+        self.gone = reason == Reason::Gone;
         self.retry(Instant::now());
         stats::attempt(self.registered.serverid, 0, 0, Some(&error));
         let left = left::handed_over(&std::iter::once(&self.registered).collect());
         left::note_failure(&left, reason);
         let mut left: HashSet<Gid> = left.iter().filter_map(Entry::gid).collect();
-        left.extend(undelivered);
+        let count = if self.asked { 0 } else { count };
+        // The same again is not worth the list.
+        let known = left.is_empty() && self.failed_for == Some((reason, count));
+        self.failed_for = left.is_empty().then_some((reason, count));
+        if known {
+            return self.told.failed(&error, count == 0);
+        }
+        if count > 0 {
+            left.extend(undelivered());
+        }
         let left: Vec<(Gid, Reason)> = left.into_iter().map(|gid| (gid, reason)).collect();
         if !left.is_empty() {
             let serverid = self.registered.serverid;

@@ -269,6 +269,7 @@ impl Worker {
                 }
             }
         }
+        self.note_asked_by_others(id);
         // What was handed over meanwhile is looked at again.
         self.left_seen = None;
         self.note_handed_over();
@@ -277,12 +278,17 @@ impl Worker {
 
     fn failed(&mut self, id: i32, failure: Failure) -> Result<()> {
         self.tried(id);
-        let unasked = self.participants.get(id).filter(|p| p.is_unasked()).map(|p| &p.registered);
-        let undelivered = unasked.map_or_else(Vec::new, |registered| {
-            let open = self.ledger.open_at(id);
-            open.map(|(nonce, _)| registered.gid(self.identity, nonce)).collect()
-        });
-        self.participants.change(id, |p| p.failed(failure, undelivered)).transpose()?;
+        let Self { participants, ledger, identity, .. } = self;
+        let fail = |p: &mut Participant| {
+            let registered = p.registered.clone();
+            let undelivered = || {
+                let open = ledger.open_at(id);
+                open.map(|(nonce, _)| registered.gid(*identity, nonce)).collect()
+            };
+            p.failed(failure, ledger.count_at(id), undelivered)
+        };
+        participants.change(id, fail).transpose()?;
+        self.note_asked_by_others(id);
         // The others whom it was to ask for try it as their own users.
         let Some(registered) = self.participants.get(id).map(|p| p.registered.clone()) else {
             return Ok(());
@@ -301,6 +307,20 @@ impl Worker {
             });
         }
         Ok(())
+    }
+
+    /// What has lost its server or user mapping is asked by others in the same database, if there are any.
+    fn note_asked_by_others(&mut self, id: i32) {
+        let Some(participant) = self.participants.get(id) else { return };
+        let beside = || self.participants.beside(&participant.registered);
+        if !beside().any(Participant::is_asked) {
+            return;
+        }
+        let gone: Vec<i32> =
+            beside().filter(|p| p.cannot_be_asked()).map(|p| p.registered.id).collect();
+        for id in gone {
+            self.participants.change(id, Participant::note_asked);
+        }
     }
 
     /// What one mapping's role may not settle, and the one that has prepared it may: that one is swept next.
