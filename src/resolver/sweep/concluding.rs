@@ -101,7 +101,7 @@ impl Subject {
     }
 }
 
-fn other_server(connection: &Connection, participant: &Registered) -> Failure {
+pub(super) fn other_server(connection: &Connection, participant: &Registered) -> Failure {
     let error = Error::new(
         SqlState::CONNECTION_FAILURE,
         format!(

@@ -5,6 +5,7 @@ use std::ffi::CStr;
 
 use pgrx::{PgLogLevel, pg_sys};
 
+use super::concluding::other_server;
 use super::failure::Failure;
 use super::{Asked, Decisions, Subject, answer, place, send};
 use crate::log::entries;
@@ -71,7 +72,12 @@ impl Settling {
         }
         if let Some(fence) = asked.fence {
             let held = answer(connection, fence, c"pg_try_advisory_lock")?;
-            if held.value(0, 0).is_none_or(|v| v.to_bytes() != b"t") {
+            let is_held = held.value(0, 0).is_some_and(|v| v.to_bytes() == b"t");
+            // The one who is at work there may be this process, for another participant.
+            if !is_held && place == Place::Other {
+                return Err(other_server(connection, &subject.participant));
+            }
+            if !is_held {
                 let error = Error::new(
                     SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
                     format!(
