@@ -1,5 +1,6 @@
 //! What an operator can do about transactions in doubt: have the resolver try now, or give up.
 
+use std::collections::HashSet;
 use std::ffi::CStr;
 
 use pgrx::prelude::*;
@@ -47,8 +48,8 @@ fn resolve(identifier: Option<&str>) -> Result<Vec<Resolved>> {
     let before = in_doubt_here();
     requests::resolve()?;
     let after = in_doubt_here();
-    let is_left = |gid: &Gid| after.iter().any(|s| s.gid == *gid);
-    let settled = before.iter().filter(|s| !is_left(&s.gid)).map(|s| {
+    let still: HashSet<Gid> = after.iter().map(|s| s.gid).collect();
+    let settled = before.iter().filter(|s| !still.contains(&s.gid)).map(|s| {
         let outcome = match s.status {
             Status::Committing => "committed",
             Status::Aborting => "rolled back",
