@@ -87,6 +87,7 @@ struct Worker {
     /// It has looked through the decision table since it has started.
     has_looked: bool,
     next_look: Instant,
+    next_reap: Instant,
     next_forget: Instant,
     next_expiry: Instant,
     /// Not all that is due could be tried in this round.
@@ -124,6 +125,7 @@ impl Worker {
             reading: None,
             has_looked: false,
             next_look: now,
+            next_reap: now,
             next_forget: now,
             next_expiry: now,
             more_due: false,
@@ -153,6 +155,7 @@ impl Worker {
         process::attend()?;
         self.answer_requests()?;
         self.note_confirmed();
+        self.reap();
         self.note_handed_over();
         self.read_on()?;
         self.start_sweeps()?;
@@ -204,7 +207,7 @@ impl Worker {
     /// Waits for the latch, for a participant's answer, or for the next thing to do.
     fn sleep(&self) -> Result<()> {
         let now = Instant::now();
-        let mut next = self.next_reading();
+        let mut next = self.next_reading().min(self.next_reap);
         let mut wants = Vec::new();
         for id in self.participants.sweeping() {
             let Some(sweep) = self.participants.get(id).and_then(|p| p.sweep.as_ref()) else {

@@ -18,6 +18,9 @@ use crate::protocol::verdict::Decision;
 /// How much longer than `commit_timeout` an owner may take to settle before the resolver does.
 const OWNER_GRACE: Duration = Duration::from_secs(10);
 
+/// How often is looked for such owners: with the defaults, what they have left is settled within half a minute.
+const REAP_INTERVAL: Duration = Duration::from_secs(5);
+
 /// A table that is being read through; the number is the block where the next part begins.
 pub(super) enum Reading {
     /// For what nobody has told.
@@ -134,12 +137,23 @@ impl Worker {
             workers::doubt_resolver();
             return Ok(false);
         }
-        entries::reap(guc::commit_timeout() + OWNER_GRACE);
+        self.next_reap = Instant::now();
+        self.reap();
         transaction::run(|| {
             stats::forget_dropped();
             Ok(())
         })?;
         Ok(true)
+    }
+
+    /// Takes over what owners have not settled in time, or could not: an idle session does not read what became of the
+    /// commit that it did not wait for.
+    pub(super) fn reap(&mut self) {
+        let now = Instant::now();
+        if now >= self.next_reap {
+            self.next_reap = now + REAP_INTERVAL;
+            entries::reap(guc::commit_timeout() + OWNER_GRACE);
+        }
     }
 
     /// Notes what is in a part of the decision table and not known yet; returns where the next part begins.
