@@ -118,8 +118,10 @@ pub(super) fn other_server(
         participant.system_identifier
     );
     let error = |message: String| Error::new(SqlState::CONNECTION_FAILURE, message);
+    let is_same = established.connection.fingerprint().is_some_and(|f| participant.is_at(&f));
     let error = match &participant.address {
-        Some(known) if known != address => error(format!("server \"{name}\" is not where it was when it was used"))
+        // Another one of the same image looks the same from inside.
+        Some(known) if is_same => error(format!("server \"{name}\" is not where it was when it was used"))
             .detail(format!(
                 "Transactions may be in doubt in {place} at \"{}\"; the address is now \"{}\". What is not prepared here may be there.",
                 text::carried(known),
