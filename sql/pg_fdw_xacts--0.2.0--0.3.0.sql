@@ -17,3 +17,6 @@ REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_resolve(text) FROM PUBLIC;
 
 -- Where a participant was: two servers of one image cannot be told apart otherwise. Not known of those from before.
 ALTER TABLE fdw_xacts.participant ADD COLUMN address text COLLATE "C";
+
+-- Traces of labels are looked up by it.
+CREATE INDEX expired_trace ON fdw_xacts.expired (trace);

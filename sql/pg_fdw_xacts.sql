@@ -71,6 +71,7 @@ CREATE TABLE fdw_xacts.expired (
     trace bigint NOT NULL,
     at timestamptz NOT NULL
 ) USING heap;
+CREATE INDEX expired_trace ON fdw_xacts.expired (trace);
 
 ALTER TABLE fdw_xacts.label REPLICA IDENTITY NOTHING;
 ALTER TABLE fdw_xacts.expired REPLICA IDENTITY NOTHING;

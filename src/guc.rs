@@ -27,6 +27,7 @@ static COMMIT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static FORGET_DELAY: GucSetting<i32> = GucSetting::<i32>::new(300);
 static MAX_FOREIGN_XACTS: GucSetting<i32> = GucSetting::<i32>::new(1000);
 static MAX_SERVERS: GucSetting<i32> = GucSetting::<i32>::new(1000);
+static TRACK_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(10_000_000);
 static TRACK_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(86_400);
 static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(200);
 static RESOLVER_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
@@ -97,6 +98,15 @@ pub fn define() {
             range: (1, i32::MAX),
             context: GucContext::Sighup,
             unit: GucFlags::UNIT_S,
+        },
+        Int {
+            name: c"pg_fdw_xacts.track_limit",
+            short: c"How many labels one role may use within pg_fdw_xacts.track_retention.",
+            long: c"0 is no limit. Superusers have none.",
+            setting: &TRACK_LIMIT,
+            range: (0, i32::MAX),
+            context: GucContext::Sighup,
+            unit: GucFlags::default(),
         },
         Int {
             name: c"pg_fdw_xacts.batch_size",
@@ -210,6 +220,11 @@ pub fn commit_timeout() -> Duration {
 /// How long decisions outlive their confirmation.
 pub fn forget_delay() -> Duration {
     Duration::from_secs(FORGET_DELAY.get().max(0) as u64)
+}
+
+/// How many labels a role may use in that time, if there is a limit.
+pub fn track_limit() -> Option<u64> {
+    u64::try_from(TRACK_LIMIT.get()).ok().filter(|limit| *limit > 0)
 }
 
 /// How long labels are kept.

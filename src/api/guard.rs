@@ -101,7 +101,7 @@ fn after_alter(class: pg_sys::Oid) -> Result<()> {
 }
 
 /// The options that say where a server is.
-const ADDRESS: [&CStr; 6] = [c"host", c"hostaddr", c"port", c"dbname", c"service", c"options"];
+pub const ADDRESS: [&CStr; 6] = [c"host", c"hostaddr", c"port", c"dbname", c"service", c"options"];
 
 /// Warns before a server moves away from what may be in doubt there.
 ///

@@ -8,7 +8,7 @@ use pgrx::prelude::*;
 
 use crate::api::doubt;
 use crate::log::shmem::Status;
-use crate::log::{entries, labels, replication, requests, table, workers};
+use crate::log::{entries, label_limit, labels, replication, requests, table, workers};
 use crate::pg::error::{Error, Result, SqlState, c_string, check_for_interrupts};
 use crate::pg::function::{not_on_standby, text_function};
 use crate::protocol::label::{Known, Outcome, is_valid, outcome};
@@ -44,6 +44,7 @@ fn track(label: &CStr) -> Result<()> {
     }
     // It is the resolver that lets labels expire.
     workers::identity_if_ready();
+    label_limit::count()?;
     labels::insert(label, false)?;
     // SAFETY: sets a flag of the transaction: an outcome that was told must outlive a crash.
     unsafe { pg_sys::ForceSyncCommit() };
@@ -86,6 +87,7 @@ fn ask(label: &CStr) -> Result<Outcome> {
         if let Some(outcome) = outcome(known, standby, unconfirmed) {
             return Ok(outcome);
         }
+        label_limit::count()?;
         if requests::take_label(label)? {
             return Ok(Outcome::Aborted);
         }

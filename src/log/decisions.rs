@@ -4,14 +4,14 @@
 //! Invariants: a row is inserted and deleted, never updated, so that a scan cannot miss it; a row is deleted
 //! only after all of its participants have confirmed and `forget_delay` has passed.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use pgrx::pg_sys::{self, Datum, TransactionId};
 
 use crate::log::registered::Registered;
 use crate::log::replication;
-use crate::log::table::{See, Table, int8_array};
+use crate::log::table::{self, See, Table, int8_array};
 use crate::pg::error::Result;
 use crate::protocol::gid::{Gid, Identity, Nonce};
 use crate::protocol::verdict::Decision;
@@ -67,33 +67,50 @@ pub fn insert(nonce: Nonce, participants: &[(i32, u64)], deadline: Instant) -> R
 /// Every row, also those of running and locally prepared transactions. What is not among them has
 /// aborted, or was confirmed and forgotten. Empty where the extension is missing.
 pub fn all() -> Vec<Row> {
-    but(|_| false)
+    let mut rows = Vec::new();
+    if let Some(table) = Table::open_if_exists(c"decision", pg_sys::AccessShareLock) {
+        table.scan(See::Dirty, |row| rows.extend(nonce(row).map(|nonce| read(row, nonce))));
+    }
+    rows
 }
 
-/// [`all`] but those of some transactions.
-pub fn but(leave_out: impl Fn(&Nonce) -> bool) -> Vec<Row> {
+/// The rows of [`all`] in the part of the table that begins at a block, but those of some transactions; and where the next
+/// part begins.
+pub fn part(first: u32, leave_out: impl Fn(&Nonce) -> bool) -> (Vec<Row>, Option<u32>) {
     let mut rows = Vec::new();
     let Some(table) = Table::open_if_exists(c"decision", pg_sys::AccessShareLock) else {
-        return rows;
+        return (rows, None);
     };
-    table.scan(See::Dirty, |row| {
-        let Some(nonce) = Nonce::new(row.int8(0) as u64).filter(|nonce| !leave_out(nonce)) else {
-            return;
-        };
-        let numbers = row.int8_array(1);
-        let xids = row.int8_array(2);
-        rows.push(Row {
-            nonce,
-            decision: if row.in_progress { Decision::InProgress } else { Decision::Committed },
-            xid: row.xid,
-            participants: numbers
-                .into_iter()
-                .zip(xids)
-                .map(|(id, xid)| (id as i32, xid as u64))
-                .collect(),
-        });
+    let next = table.scan_part(See::Dirty, first, |row| {
+        rows.extend(nonce(row).filter(|n| !leave_out(n)).map(|nonce| read(row, nonce)));
     });
-    rows
+    (rows, next)
+}
+
+/// What has been decided of some transactions, with their xids: those without a row are not in it.
+pub fn of_all(wanted: &HashSet<Nonce>) -> HashMap<Nonce, (Decision, TransactionId)> {
+    let mut found = HashMap::new();
+    if let Some(table) = Table::open_if_exists(c"decision", pg_sys::AccessShareLock) {
+        table.scan(See::Dirty, |row| {
+            let nonce = nonce(row).filter(|nonce| wanted.contains(nonce));
+            found.extend(nonce.map(|nonce| (nonce, (decision(row), row.xid))));
+        });
+    }
+    found
+}
+
+fn nonce(row: &table::Row) -> Option<Nonce> {
+    Nonce::new(row.int8(0) as u64)
+}
+
+fn decision(row: &table::Row) -> Decision {
+    if row.in_progress { Decision::InProgress } else { Decision::Committed }
+}
+
+fn read(row: &table::Row, nonce: Nonce) -> Row {
+    let numbers = row.int8_array(1).into_iter().map(|id| id as i32);
+    let xids = row.int8_array(2).into_iter().map(|xid| xid as u64);
+    Row { nonce, decision: decision(row), xid: row.xid, participants: numbers.zip(xids).collect() }
 }
 
 /// What has become of the row that a local transaction has inserted, without reading it.
@@ -110,11 +127,11 @@ pub fn of(xid: TransactionId) -> Decision {
     }
 }
 
-/// Deletes rows.
+/// Deletes rows in the part of the table that begins at a block; returns where the next part begins.
 ///
 /// # Errors
 /// The extension is missing here.
-pub fn delete(nonces: &HashSet<Nonce>) -> Result<usize> {
+pub fn delete_part(first: u32, nonces: &HashSet<Nonce>) -> Result<Option<u32>> {
     let table = Table::open(c"decision", pg_sys::RowExclusiveLock)?;
-    Ok(table.delete(|row| Nonce::new(row.int8(0) as u64).is_some_and(|n| nonces.contains(&n))))
+    Ok(table.delete_part(first, |row| nonce(row).is_some_and(|n| nonces.contains(&n))))
 }

@@ -306,6 +306,19 @@ pub fn left() -> Vec<Entry> {
     })
 }
 
+/// As long as it is the same, nothing has been left to the resolvers.
+pub fn left_changes() -> u64 {
+    shmem::read(|m| m.entries().left_changes())
+}
+
+/// The entry of a gid.
+pub fn of(gid: &Gid) -> Option<Entry> {
+    shmem::read(|m| {
+        let table = m.entries();
+        table.find(gid).map(|place| *table.at(place))
+    })
+}
+
 /// The entries of a transaction of this database.
 pub fn of_transaction(xid: pg_sys::TransactionId) -> Vec<Entry> {
     // SAFETY: a plain global of this process.
@@ -348,7 +361,12 @@ pub fn reap(limit: Duration) {
     });
 }
 
-/// Ends an entry that no backend looks after, because somebody gave it up; tells whether there was one.
+/// An entry's participant is not on the list any more: it is that of whoever has its server and user.
+pub fn release(gid: &Gid) {
+    change(gid, |entry| entry.participant = 0);
+}
+
+/// Ends an entry that no backend looks after, because it was settled or somebody gave it up; tells whether there was one.
 pub fn forget(gid: &Gid) -> bool {
     shmem::write(|m| {
         let mut table = m.entries();

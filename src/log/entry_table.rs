@@ -17,6 +17,8 @@ pub struct EntryLists {
     owned: List,
     /// Nobody does but the resolver.
     left: List,
+    /// How often one has come onto that list, or another status has on it.
+    left_changes: u64,
     /// How many are not decided.
     open: usize,
 }
@@ -24,7 +26,7 @@ pub struct EntryLists {
 impl EntryLists {
     /// As the server starts.
     pub const NONE_USED: Self =
-        Self { free: Free::ALL, owned: List::EMPTY, left: List::EMPTY, open: 0 };
+        Self { free: Free::ALL, owned: List::EMPTY, left: List::EMPTY, left_changes: 0, open: 0 };
 }
 
 #[repr(C)]
@@ -108,6 +110,11 @@ impl EntryTable<'_> {
         self.lists.open
     }
 
+    /// As long as it is the same, nothing has been left to the resolvers.
+    pub fn left_changes(&self) -> u64 {
+        self.lists.left_changes
+    }
+
     /// The place of a gid's entry.
     pub fn find(&self, gid: &Gid) -> Option<usize> {
         BY_GID.get().find(&gid.into()).map(|place| place as usize)
@@ -159,6 +166,7 @@ impl EntryTable<'_> {
         self.entries[place as usize] = entry;
         self.count(&entry, 1);
         self.list_of(&entry).push(place);
+        self.lists.left_changes += u64::from(entry.owner == 0);
         true
     }
 
@@ -174,6 +182,8 @@ impl EntryTable<'_> {
             self.list_of(&was).remove(place as u32);
             self.list_of(&entry).push(place as u32);
         }
+        let differs = (was.owner, was.status) != (entry.owner, entry.status);
+        self.lists.left_changes += u64::from(entry.owner == 0 && differs);
     }
 
     /// Ends an entry.

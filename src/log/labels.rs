@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use pgrx::pg_sys::{self, Datum, TransactionId};
 
-use crate::log::table::{See, Table, text};
+use crate::log::table::{Key, See, Table, text};
 use crate::pg::error::{Error, Result, SqlState};
 use crate::protocol::label::trace;
 
 const INDEX: &CStr = c"label_key";
+const TRACE_INDEX: &CStr = c"expired_trace";
 
 /// For how many times `track_retention` it is remembered that an expired label was there.
 const TRACES_LAST: i64 = 30;
@@ -39,17 +40,28 @@ fn now() -> Datum {
 /// The extension is missing here.
 pub fn find(label: &CStr) -> Result<Option<Label>> {
     let mut found = None;
-    Table::open(c"label", pg_sys::AccessShareLock)?.find(INDEX, label, |row| {
-        found = Some(Label { xid: row.xid, in_progress: row.in_progress, taken: row.boolean(2) });
-    })?;
+    Table::open(c"label", pg_sys::AccessShareLock)?.find(
+        INDEX,
+        See::Dirty,
+        &Key::Text(label),
+        |row| {
+            found =
+                Some(Label { xid: row.xid, in_progress: row.in_progress, taken: row.boolean(2) });
+        },
+    )?;
     Ok(found)
 }
 
 /// Whether a label was there that has expired.
 pub fn has_expired(label: &CStr) -> bool {
+    let trace = trace(label.to_bytes());
     let mut found = false;
     if let Some(table) = Table::open_if_exists(c"expired", pg_sys::AccessShareLock) {
-        table.scan(See::Committed, |row| found |= row.int8(0) == trace(label.to_bytes()));
+        let key = Key::Number(trace);
+        // The objects of 0.2.0 have no index.
+        if table.find(TRACE_INDEX, See::Committed, &key, |_| found = true).is_err() {
+            table.scan(See::Committed, |row| found |= row.int8(0) == trace);
+        }
     }
     found
 }
@@ -77,16 +89,17 @@ pub fn insert(label: &CStr, taken: bool) -> Result<()> {
         .map_err(|error| if error.sqlstate() == unique_violation { used() } else { error })
 }
 
-/// Deletes what has been kept for long enough, and keeps its trace for a while.
+/// Deletes what has been kept for long enough in the part of the table that begins at a block, and keeps its trace for a
+/// while; returns where the next part begins.
 ///
 /// # Errors
 /// The extension is missing here.
-pub fn expire(retention: Duration) -> Result<()> {
+pub fn expire_part(first: u32, retention: Duration) -> Result<Option<u32>> {
     let keep = retention.as_micros() as i64;
     // SAFETY: reads the clock.
     let now = unsafe { pg_sys::GetCurrentTimestamp() };
     let mut traces = Vec::new();
-    Table::open(c"label", pg_sys::RowExclusiveLock)?.delete(|row| {
+    let next = Table::open(c"label", pg_sys::RowExclusiveLock)?.delete_part(first, |row| {
         let expired = row.int8(1) < now - keep;
         if expired {
             traces.push(trace(row.text(0).to_bytes()));
@@ -95,8 +108,20 @@ pub fn expire(retention: Duration) -> Result<()> {
     });
     let table = Table::open(c"expired", pg_sys::RowExclusiveLock)?;
     for trace in traces {
-        table.insert(&mut [Datum::from(trace), Datum::from(now)]);
+        table.insert_indexed(&mut [Datum::from(trace), Datum::from(now)], TRACE_INDEX)?;
     }
-    table.delete(|row| row.int8(1) < now.saturating_sub(keep.saturating_mul(TRACES_LAST)));
-    Ok(())
+    Ok(next)
+}
+
+/// Deletes traces that have been kept for long enough in the part of their table that begins at a block; returns where the
+/// next part begins.
+///
+/// # Errors
+/// The extension is missing here.
+pub fn expire_traces_part(first: u32, retention: Duration) -> Result<Option<u32>> {
+    let keep = (retention.as_micros() as i64).saturating_mul(TRACES_LAST);
+    // SAFETY: reads the clock.
+    let now = unsafe { pg_sys::GetCurrentTimestamp() };
+    let table = Table::open(c"expired", pg_sys::RowExclusiveLock)?;
+    Ok(table.delete_part(first, |row| row.int8(1) < now.saturating_sub(keep)))
 }

@@ -1,7 +1,9 @@
 //! What the resolver leaves on a participant, and why: kept with the entries, so that everybody who is asked tells the
 //! same.
 
-use pgrx::pg_sys;
+use std::collections::{HashMap, HashSet};
+
+use pgrx::pg_sys::{self, Oid};
 
 use crate::log::entries::{self, Reserved};
 use crate::log::registered::Registered;
@@ -24,13 +26,50 @@ pub struct Left {
     pub listed: bool,
 }
 
+/// Some participants, to tell whose an entry is.
+#[derive(Clone, Default)]
+pub struct Members {
+    ids: HashSet<i32>,
+    by_mapping: HashMap<(Oid, Oid), i32>,
+}
+
+impl<'a> FromIterator<&'a Registered> for Members {
+    fn from_iter<T: IntoIterator<Item = &'a Registered>>(list: T) -> Self {
+        let mut members = Self::default();
+        for registered in list {
+            members.ids.insert(registered.id);
+            members.by_mapping.insert((registered.serverid, registered.userid), registered.id);
+        }
+        members
+    }
+}
+
+impl Members {
+    /// Whether an entry is that of something on one of them. The same server and user are another participant when the
+    /// server was moved.
+    pub fn have(&self, entry: &Entry) -> bool {
+        if entry.participant != 0 {
+            return self.ids.contains(&entry.participant);
+        }
+        self.by_mapping.contains_key(&(entry.serverid, entry.userid))
+    }
+
+    /// Their numbers.
+    pub fn ids(&self) -> impl Iterator<Item = i32> {
+        self.ids.iter().copied()
+    }
+
+    /// The one that a gid is of.
+    pub fn of(&self, gid: &Gid) -> Option<i32> {
+        self.by_mapping.get(&(gid.serverid.into(), gid.userid.into())).copied()
+    }
+}
+
 /// Notes why each was left on a participant. What has no entry, because it was prepared before this server's start,
 /// gets one; tells whether there was room for all.
-pub fn note(registered: &Registered, left: &[Left]) -> bool {
+pub fn note(members: &Members, left: &[Left]) -> bool {
     let entry = |l: &Left| {
-        let own = (registered.serverid, registered.userid)
-            == (l.gid.serverid.into(), l.gid.userid.into());
-        let participant = if own { registered.id } else { 0 };
+        let participant = members.of(&l.gid).unwrap_or(0);
         let reserved = Reserved { gid: l.gid, participant, remote_xid: 0, remote_pid: 0 };
         let new = entries::new_entry(&reserved, l.xid, 0, l.status);
         Entry { reason: l.reason, since: started_at(), ..new }
@@ -56,8 +95,7 @@ pub fn note(registered: &Registered, left: &[Left]) -> bool {
 }
 
 /// Notes why nothing was settled on a participant.
-pub fn note_failure(registered: &Registered, reason: Reason) {
-    let entries = handed_over(registered);
+pub fn note_failure(entries: &[Entry], reason: Reason) {
     shmem::write(|m| {
         let mut table = m.entries();
         for gid in entries.iter().filter_map(Entry::gid) {
@@ -69,10 +107,10 @@ pub fn note_failure(registered: &Registered, reason: Reason) {
     });
 }
 
-/// What backends, or an earlier sweep, have left on a participant.
-pub fn handed_over(registered: &Registered) -> Vec<Entry> {
+/// What backends, or an earlier sweep, have left on some participants.
+pub fn handed_over(members: &Members) -> Vec<Entry> {
     let mut all = entries::left();
-    all.retain(|e| is_undelivered(e) && is_at(e, registered));
+    all.retain(|e| is_undelivered(e) && members.have(e));
     all
 }
 
@@ -88,26 +126,8 @@ pub fn end_of_nobodys(gid: &Gid) {
     });
 }
 
-/// The entry's participant is not on the list any more: it is that of whoever has its server and user.
-pub fn release(gid: &Gid) {
-    shmem::write(|m| {
-        let mut table = m.entries();
-        if let Some(place) = table.find(gid) {
-            table.change(place, |entry| entry.participant = 0);
-        }
-    });
-}
-
-/// Whether an entry is that of something on this participant. The same server and user are another participant when the
-/// server was moved.
-pub fn is_at(entry: &Entry, registered: &Registered) -> bool {
-    if entry.participant != 0 {
-        return entry.participant == registered.id;
-    }
-    (entry.serverid, entry.userid) == (registered.serverid, registered.userid)
-}
-
-fn is_undelivered(entry: &Entry) -> bool {
+/// Whether its outcome has to be delivered.
+pub fn is_undelivered(entry: &Entry) -> bool {
     matches!(entry.status, Status::Committing | Status::Aborting)
 }
 

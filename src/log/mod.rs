@@ -5,6 +5,7 @@
 //! * [`trusted`]: which tables are the extension's;
 //! * [`decisions`]: one row per distributed transaction;
 //! * [`labels`]: what became of transactions, for clients that lost the answer;
+//! * [`label_limit`]: how many of them a role may use;
 //! * [`registered`]: the identity and the participants that ever prepared;
 //! * [`replication`]: whether decisions are where synchronous standbys need them;
 //! * [`shmem`]: what is in shared memory and the lock over it;
@@ -20,6 +21,7 @@
 pub mod decisions;
 pub mod entries;
 pub mod entry_table;
+pub mod label_limit;
 pub mod labels;
 pub mod left;
 pub mod places;

@@ -45,20 +45,10 @@ impl Registered {
         Gid { identity, nonce, serverid, userid }
     }
 
-    /// Whether it is all that another is, but for its number and its address.
-    pub fn is_like(&self, other: &Self) -> bool {
-        (self.serverid, self.userid) == (other.serverid, other.userid) && self.is_beside(other)
-    }
-
     /// Whether a server of that address may be the one that was used. Two servers of one image cannot be told apart by
     /// what they say of themselves.
     pub fn is_where(&self, address: &CStr) -> bool {
         self.address.as_deref().is_none_or(|known| known == address)
-    }
-
-    /// Whether another participant is in the same database of the same server.
-    pub fn is_beside(&self, other: &Self) -> bool {
-        self.system_identifier == other.system_identifier && self.database == other.database
     }
 
     /// Whether a connection has reached the participant that was recorded.
@@ -121,12 +111,26 @@ fn durably() {
     replication::require_synchronous_commit();
 }
 
-/// Takes a participant off the list.
+/// Participants have moved to another address.
 ///
 /// # Errors
 /// The extension is missing here.
-pub fn delete(id: i32) -> Result<usize> {
-    Ok(Table::open(c"participant", pg_sys::RowExclusiveLock)?.delete(|row| row.int4(0) == id))
+pub fn move_to(ids: &HashSet<i32>, address: Option<&CStr>) -> Result<()> {
+    let moved: Vec<Registered> = all().into_iter().filter(|r| ids.contains(&r.id)).collect();
+    Table::open(c"participant", pg_sys::RowExclusiveLock)?.delete(|row| ids.contains(&row.int4(0)));
+    for registered in moved {
+        insert(&Registered { address: address.map(CStr::to_owned), ..registered })?;
+    }
+    Ok(())
+}
+
+/// Takes the participants on a server off the list.
+///
+/// # Errors
+/// The extension is missing here.
+pub fn delete_server(serverid: Oid) -> Result<usize> {
+    let table = Table::open(c"participant", pg_sys::RowExclusiveLock)?;
+    Ok(table.delete(|row| row.oid(1) == serverid))
 }
 
 /// The transactions that are not delivered to a participant any more.

@@ -9,6 +9,7 @@ use pgrx::pg_sys::{self, Oid};
 
 use crate::guc;
 use crate::log::entry_table::{self, EntryLists, EntryTable};
+use crate::log::label_limit;
 use crate::log::places::Link;
 use crate::log::seen::Seen;
 use crate::log::stats::{self, Statistics, StatsLists};
@@ -44,6 +45,8 @@ pub struct Shared {
     pub entry_lists: EntryLists,
     /// Which participants have been asked since the start.
     pub seen: Seen,
+    /// How many labels each role uses.
+    pub labels: label_limit::Counters,
     /// There was none for something that was prepared before this server's start.
     pub entries_lacked: bool,
     /// When entries of idle sessions were last left to the resolvers to make room, in PostgreSQL's microseconds.
@@ -88,6 +91,8 @@ pub struct WorkerSlot {
     pub identity: u64,
     /// Changes whenever a number on the list of participants may have lost its meaning.
     pub generation: u64,
+    /// It has looked through the decision table since the start of this server.
+    pub has_looked: bool,
     /// Participants that have not been swept clean, on servers for whose statistics there was no place.
     pub unswept_elsewhere: u64,
 }

@@ -47,6 +47,23 @@ pub enum See {
     Dirty,
 }
 
+/// Blocks of a table that are scanned at once where others wait meanwhile: a few milliseconds.
+const PART: u32 = 256;
+
+#[derive(Clone, Copy)]
+struct Part {
+    first: u32,
+    blocks: u32,
+}
+
+/// What a row is looked for by.
+pub enum Key<'a> {
+    /// A text.
+    Text(&'a CStr),
+    /// A bigint.
+    Number(i64),
+}
+
 /// A row of a scan.
 pub struct Row<'a> {
     values: &'a [Datum],
@@ -237,7 +254,30 @@ impl Table {
     /// # Errors
     /// 23505 from PostgreSQL, once no running transaction can undo the row that is in the way.
     pub fn insert_unique(&self, values: &mut [Datum], index: &CStr) -> Result<()> {
-        let index = trusted::unique_index(index, self.relation)?;
+        let unique = pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES;
+        self.insert_into(trusted::unique_index(index, self.relation)?, values, unique)
+    }
+
+    /// The same where the index is not unique, and need not be there.
+    ///
+    /// # Errors
+    /// Those of PostgreSQL.
+    pub fn insert_indexed(&self, values: &mut [Datum], index: &CStr) -> Result<()> {
+        match trusted::index(index, self.relation) {
+            Ok(index) => self.insert_into(index, values, pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO),
+            Err(_) => {
+                self.insert(values);
+                Ok(())
+            }
+        }
+    }
+
+    fn insert_into(
+        &self,
+        index: Oid,
+        values: &mut [Datum],
+        check: pg_sys::IndexUniqueCheck::Type,
+    ) -> Result<()> {
         let relation = self.relation;
         let key = values.as_mut_ptr();
         let tuple = self.insert_tuple(values);
@@ -254,7 +294,7 @@ impl Table {
                     null,
                     &raw mut (*tuple).t_self,
                     relation,
-                    pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES,
+                    check,
                     false,
                     info,
                 )
@@ -299,37 +339,61 @@ impl Table {
 
     /// Shows every row that `see` lets through, in no order.
     pub fn scan(&self, see: See, mut f: impl FnMut(&Row)) {
-        self.each(see, |_, row| f(row));
+        self.each(see, None, |_, row| f(row));
     }
 
-    /// Shows every row, running transactions' too, whose first column, a text under a unique index of that name, is
-    /// `key`.
+    /// Shows the rows of a part of the table that begins at a block; returns where the next part begins. What is
+    /// inserted meanwhile may be in none of them.
+    pub fn scan_part(&self, see: See, first: u32, mut f: impl FnMut(&Row)) -> Option<u32> {
+        let part = self.part(first)?;
+        self.each(see, Some(part), |_, row| f(row));
+        Some(part.first + part.blocks)
+    }
+
+    fn part(&self, first: u32) -> Option<Part> {
+        // SAFETY: the relation is open.
+        let blocks = unsafe {
+            let main = pg_sys::ForkNumber::MAIN_FORKNUM;
+            pg_sys::RelationGetNumberOfBlocksInFork(self.relation, main)
+        };
+        (first < blocks).then(|| Part { first, blocks: PART.min(blocks - first) })
+    }
+
+    /// Shows every row that `see` lets through whose first column, which has an index of that name, is `key`.
     ///
     /// # Errors
     /// The index is missing.
-    pub fn find(&self, index: &CStr, key: &CStr, mut f: impl FnMut(&Row)) -> Result<()> {
-        let index = trusted::unique_index(index, self.relation)?;
+    pub fn find(
+        &self,
+        index: &CStr,
+        see: See,
+        key: &Key<'_>,
+        mut f: impl FnMut(&Row),
+    ) -> Result<()> {
+        let index = trusted::index(index, self.relation)?;
         let mut values = vec![Datum::from(0); self.columns()];
         let mut nulls = vec![false; self.columns()];
-        // SAFETY: the key and the snapshot outlive the scan.
+        let (equal, value) = match key {
+            Key::Text(key) => (pg_sys::F_TEXTEQ, text(key)),
+            Key::Number(key) => (pg_sys::F_INT8EQ, Datum::from(*key)),
+        };
+        // SAFETY: the key and the snapshot outlive the scan. Without a snapshot it is one of what is committed.
         unsafe {
             let mut dirty = dirty_snapshot();
+            let snapshot = match see {
+                See::Dirty => &raw mut dirty,
+                See::Committed => null_mut(),
+            };
             let mut condition = pg_sys::ScanKeyData::default();
             pg_sys::ScanKeyInit(
                 &mut condition,
                 1,
                 pg_sys::BTEqualStrategyNumber as u16,
-                pg_sys::F_TEXTEQ.into(),
-                text(key),
+                equal.into(),
+                value,
             );
-            let scan = pg_sys::systable_beginscan(
-                self.relation,
-                index,
-                true,
-                &mut dirty,
-                1,
-                &mut condition,
-            );
+            let scan =
+                pg_sys::systable_beginscan(self.relation, index, true, snapshot, 1, &mut condition);
             loop {
                 let tuple = pg_sys::systable_getnext(scan);
                 if tuple.is_null() {
@@ -369,9 +433,20 @@ impl Table {
     }
 
     /// Deletes the rows that `which` picks among the committed ones.
-    pub fn delete(&self, mut which: impl FnMut(&Row) -> bool) -> usize {
+    pub fn delete(&self, which: impl FnMut(&Row) -> bool) -> usize {
+        self.delete_of(None, which)
+    }
+
+    /// The same in a part of the table that begins at a block; returns where the next part begins.
+    pub fn delete_part(&self, first: u32, which: impl FnMut(&Row) -> bool) -> Option<u32> {
+        let part = self.part(first)?;
+        self.delete_of(Some(part), which);
+        Some(part.first + part.blocks)
+    }
+
+    fn delete_of(&self, part: Option<Part>, mut which: impl FnMut(&Row) -> bool) -> usize {
         let mut deleted = 0;
-        self.each(See::Committed, |relation, row| {
+        self.each(See::Committed, part, |relation, row| {
             if which(row) {
                 // SAFETY: the scan holds the tuple's page; nobody else deletes or updates rows here.
                 unsafe { pg_sys::simple_heap_delete(relation, &raw mut (*row.tuple).t_self) };
@@ -381,7 +456,7 @@ impl Table {
         deleted
     }
 
-    fn each(&self, see: See, mut f: impl FnMut(pg_sys::Relation, &Row)) {
+    fn each(&self, see: See, part: Option<Part>, mut f: impl FnMut(pg_sys::Relation, &Row)) {
         let mut values = vec![Datum::from(0); self.columns()];
         let mut nulls = vec![false; self.columns()];
         // SAFETY: the snapshots outlive the scan. A dirty one needs no registration (`InitDirtySnapshot` sets
@@ -398,6 +473,9 @@ impl Table {
                 | pg_sys::ScanOptions::SO_ALLOW_PAGEMODE;
             let scan =
                 pg_sys::heap_beginscan(self.relation, snapshot, 0, null_mut(), null_mut(), flags);
+            if let Some(Part { first, blocks }) = part {
+                pg_sys::heap_setscanlimits(scan, first, blocks);
+            }
             loop {
                 let tuple = pg_sys::heap_getnext(scan, pg_sys::ScanDirection::ForwardScanDirection);
                 if tuple.is_null() {

@@ -209,6 +209,18 @@ pub unsafe fn check_columns(name: &CStr, relation: pg_sys::Relation) -> Result<(
 /// # Errors
 /// 55000: it is not.
 pub fn unique_index(name: &CStr, table: pg_sys::Relation) -> Result<Oid> {
+    index_of(name, table, true)
+}
+
+/// The same, unique or not.
+///
+/// # Errors
+/// 55000: there is none.
+pub fn index(name: &CStr, table: pg_sys::Relation) -> Result<Oid> {
+    index_of(name, table, false)
+}
+
+fn index_of(name: &CStr, table: pg_sys::Relation, unique: bool) -> Result<Oid> {
     let found = named(name);
     let fits = found.is_some_and(|oid| {
         // SAFETY: an open table; the index's catalog row is read before it is closed.
@@ -220,7 +232,7 @@ pub fn unique_index(name: &CStr, table: pg_sys::Relation) -> Result<Oid> {
             let index = pg_sys::index_open(oid, lock);
             let form = &*(*index).rd_index;
             let fits = form.indrelid == (*table).rd_id
-                && form.indisunique
+                && (form.indisunique || !unique)
                 && form.indisvalid
                 && form.indnatts == 1
                 && form.indkey.values.as_slice(1)[0] == 1
@@ -232,7 +244,7 @@ pub fn unique_index(name: &CStr, table: pg_sys::Relation) -> Result<Oid> {
     });
     match found {
         Some(oid) if fits => Ok(oid),
-        _ => Err(tampered(name, "There is no such unique index.")),
+        _ => Err(tampered(name, "There is no such index on its table's first column.")),
     }
 }
 

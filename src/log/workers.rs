@@ -70,6 +70,7 @@ fn new_place(state: WorkerState, dbid: Oid, pid: i32) -> WorkerSlot {
         paused_by: 0,
         identity: 0,
         generation: 0,
+        has_looked: false,
         unswept_elsewhere: 0,
     }
 }
@@ -95,7 +96,7 @@ pub fn identity_if_ready() -> Option<Identity> {
 
 /// Whether this database's resolver works: it has looked through the decision table since the start of this server.
 pub fn resolver_is_up() -> bool {
-    own_place().is_some_and(|worker| worker.state == WorkerState::Ready)
+    own_place().is_some_and(|worker| worker.state == WorkerState::Ready && worker.has_looked)
 }
 
 /// Whether it is known what of a database may be in doubt: its resolver works, or has found no extension there.
@@ -429,9 +430,15 @@ pub fn report_resolver(identity: Option<Identity>) {
                 if identity.is_some() { WorkerState::Ready } else { WorkerState::Absent };
         }
         worker.identity = identity.map_or(0, Identity::number);
+        worker.has_looked = false;
     });
     // It may look at the next database.
     shmem::wake(shmem::read(|m| m.shared.launcher));
+}
+
+/// The resolver has looked through the decision table.
+pub fn report_look() {
+    set_own(|worker| worker.has_looked = true);
 }
 
 /// How many participants of this database have not been swept clean on servers for whose statistics there is no place.
@@ -453,6 +460,21 @@ fn set_own(f: impl FnOnce(&mut WorkerSlot)) {
         if let Some(worker) = place_of(m.workers, dbid).filter(|w| w.pid == pid) {
             f(worker);
         }
+    });
+}
+
+/// Drops what was confirmed in databases that are no more: nobody takes it.
+pub fn forget_confirmed(existing: &[Oid]) {
+    shmem::write(|m| {
+        let mut kept = 0;
+        for i in 0..m.shared.confirmed_len {
+            let one = m.shared.confirmed[i];
+            if existing.contains(&one.dbid) {
+                m.shared.confirmed[kept] = one;
+                kept += 1;
+            }
+        }
+        m.shared.confirmed_len = kept;
     });
 }
 

@@ -4,6 +4,7 @@
 //! * [`gid`]: the identifiers given to `PREPARE TRANSACTION`;
 //! * [`pipeline`]: which answer on a connection belongs to whom;
 //! * [`label`]: what a client may be told of a transaction it has labelled;
+//! * [`ledger`]: what is decided and not confirmed, by participant;
 //! * [`participant`]: the life of one participant in a transaction;
 //! * [`plan`]: how a commit must run, given who has written;
 //! * [`verdict`]: what the resolver may conclude about a prepared transaction it found;
@@ -12,6 +13,7 @@
 pub mod admission;
 pub mod gid;
 pub mod label;
+pub mod ledger;
 pub mod participant;
 pub mod pipeline;
 pub mod plan;

@@ -95,7 +95,10 @@ impl Launcher {
         let refused = self.start_wanted()?;
         process::show(false, &c_string(format!("{} resolvers started", self.running.len())));
         // A worker that ended too soon, or could not start, has to be tried again; everything else wakes the latch.
-        let soon = paused || refused || self.running.values().any(Running::has_ended);
+        let soon = paused
+            || refused
+            || !self.unseen.is_empty()
+            || self.running.values().any(Running::has_ended);
         let timeout = if soon { RESTART_AFTER } else { LIST_INTERVAL };
         latch::wait(timeout, WaitEvent::LauncherMain);
         Ok(())
@@ -105,6 +108,7 @@ impl Launcher {
     fn list(&mut self) -> Result<()> {
         let (all, usable) = transaction::run(|| Ok(databases()))?;
         stats::forget_databases(&all);
+        workers::forget_confirmed(&all);
         self.seen.retain(|dbid| usable.contains(dbid));
         self.refused.retain(|dbid| usable.contains(dbid));
         self.unseen = usable.into_iter().filter(|dbid| !self.seen.contains(dbid)).collect();
@@ -134,10 +138,8 @@ impl Launcher {
 
     /// Has the next databases looked at, while not too many are.
     fn look_further(&mut self) {
-        let looks = |running: &HashMap<pg_sys::Oid, Running>| {
-            running.keys().filter(|dbid| workers::state(**dbid) == WorkerState::Starting).count()
-        };
-        let mut room = LOOKS.saturating_sub(looks(&self.running));
+        let looks = self.running.iter().filter(|(dbid, worker)| worker.is_looking(**dbid)).count();
+        let mut room = LOOKS.saturating_sub(looks);
         while room > 0
             && let Some(dbid) = self.unseen.pop_front()
         {
@@ -170,10 +172,7 @@ impl Launcher {
             workers::want_again(*dbid);
         }
         // A look that is under way may end soon, and leave its worker to the next.
-        let is_look = |(dbid, worker): (&pg_sys::Oid, &Running)| {
-            !worker.has_ended() && workers::state(*dbid) == WorkerState::Starting
-        };
-        if self.running.iter().any(is_look) {
+        if self.running.iter().any(|(dbid, worker)| worker.is_looking(*dbid)) {
             return Ok(!refused.is_empty());
         }
         for dbid in &refused {
@@ -204,7 +203,17 @@ struct Running {
     since: Instant,
 }
 
+/// A look that takes longer, because somebody has locked something there, holds up no other.
+const LONG_LOOK: Duration = Duration::from_secs(5);
+
 impl Running {
+    /// Whether it is still to be seen if its database has the extension.
+    fn is_looking(&self, dbid: pg_sys::Oid) -> bool {
+        !self.has_ended()
+            && workers::state(dbid) == WorkerState::Starting
+            && self.since.elapsed() < LONG_LOOK
+    }
+
     fn has_ended(&self) -> bool {
         let mut pid = 0;
         // SAFETY: the handle came from the registration and is never freed.

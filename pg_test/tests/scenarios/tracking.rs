@@ -107,6 +107,32 @@ fn an_expired_label_is_unknown() -> Outcome {
     Ok(())
 }
 
+/// D6. Red on 0.2.0: any role could fill the table of labels.
+#[test]
+fn a_role_uses_no_more_labels_than_it_may() -> Outcome {
+    let fleet = Fleet::start()?;
+    fleet.session()?.batch_execute("CREATE ROLE app LOGIN; CREATE ROLE other LOGIN")?;
+    fleet.coordinator.configure(&[("pg_fdw_xacts.track_limit", "3")])?;
+    fleet.coordinator.reload()?;
+    let mut app = fleet.coordinator.client_for("postgres", "app")?;
+    wait_until("the limit is read", DEADLINE, || {
+        Ok(one::<String>(&mut app, "SHOW pg_fdw_xacts.track_limit")? == "3")
+    })?;
+    app.batch_execute("SELECT pg_fdw_xacts_track('1'); SELECT pg_fdw_xacts_outcome('1')")?;
+    app.batch_execute("SELECT pg_fdw_xacts_track('2')")?;
+    assert_eq!(one::<String>(&mut app, "SELECT pg_fdw_xacts_outcome('3')")?, "aborted");
+    for statement in ["SELECT pg_fdw_xacts_track('4')", "SELECT pg_fdw_xacts_outcome('5')"] {
+        let error = expect_error(app.batch_execute(statement), "53400");
+        assert!(error.hint().unwrap_or_default().contains("pg_fdw_xacts.track_limit"), "{error:?}");
+    }
+    // What it has used tells what became of it; others and superusers go on.
+    assert_eq!(one::<String>(&mut app, "SELECT pg_fdw_xacts_outcome('2')")?, "committed");
+    let mut other = fleet.coordinator.client_for("postgres", "other")?;
+    other.batch_execute("SELECT pg_fdw_xacts_track('4')")?;
+    assert_eq!(outcome(&fleet, "5")?, "aborted");
+    Ok(())
+}
+
 #[test]
 fn after_a_crash_of_the_coordinator() -> Outcome {
     for (statement, committed) in [("PREPARE TRANSACTION", false), ("COMMIT PREPARED", true)] {

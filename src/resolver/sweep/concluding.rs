@@ -6,9 +6,9 @@ use pgrx::PgLogLevel;
 
 use super::failure::Failure;
 use super::settling::Settling;
-use super::{Fenced, Subject, Swept, xid_of};
+use super::{Fenced, Subject, Swept};
 use crate::log::entries;
-use crate::log::left::{self, Left, handed_over};
+use crate::log::left::{self, Left, Members, handed_over};
 use crate::log::registered::Registered;
 use crate::log::shmem::{Entry, Status};
 use crate::pg::error::{Error, Result, SqlState};
@@ -32,33 +32,32 @@ impl Subject {
         let mut delivered = Vec::new();
         let mut gone = HashSet::new();
         if settling.place == Place::Recorded {
-            for row in self.committed {
-                let gid = participant.gid(self.identity, row.nonce);
+            for open in self.committed {
+                let gid = open.gid;
                 if settling.left.contains_key(&gid) {
                     continue;
                 }
                 if !settling.listed.contains(&gid) {
-                    let status = xid_of(&row, participant).and_then(|xid| statuses.get(&xid));
-                    match status.map(String::as_str) {
+                    match statuses.get(&open.remote_xid).map(String::as_str) {
                         // Too long ago to be known: assumed delivered, as nothing else can be.
                         Some("committed") | None => {}
                         Some("in progress") => {
-                            settling.leave(gid, Status::Committing, row.xid, Reason::Unlisted);
+                            settling.leave(gid, Status::Committing, open.xid, Reason::Unlisted);
                             continue;
                         }
                         Some(other) => {
-                            heuristic.push(row.nonce);
+                            heuristic.push((gid.nonce, open.participant));
                             report_heuristic(connection, &gid, other)?;
                         }
                     }
                 }
                 gone.insert(gid);
-                delivered.push((row.nonce, row.participants.iter().map(|(id, _)| *id).collect()));
+                delivered.push((gid.nonce, open.participant));
             }
         }
         let known: HashSet<Gid> = self.left.iter().filter_map(Entry::gid).collect();
         let mut more = false;
-        for entry in handed_over(participant) {
+        for entry in handed_over(&self.members) {
             let Some(gid) = entry.gid() else { continue };
             if settling.left.contains_key(&gid) {
                 continue;
@@ -91,8 +90,9 @@ impl Subject {
         }
         let left: Vec<Left> = settling.left.into_values().collect();
         let keep =
-            more || settling.strangers || !left.is_empty() || awaits_application(participant);
+            more || settling.strangers || !left.is_empty() || awaits_application(&self.members);
         Ok(Swept {
+            members: self.members,
             server: connection.server_name.clone(),
             refusal: settling.refusal,
             strangers: settling.strangers,
@@ -118,8 +118,10 @@ pub(super) fn other_server(
         participant.system_identifier
     );
     let error = |message: String| Error::new(SqlState::CONNECTION_FAILURE, message);
+    let is_same = established.connection.fingerprint().is_some_and(|f| participant.is_at(&f));
     let error = match &participant.address {
-        Some(known) if known != address => error(format!("server \"{name}\" is not where it was when it was used"))
+        // Another one of the same image looks the same from inside.
+        Some(known) if is_same => error(format!("server \"{name}\" is not where it was when it was used"))
             .detail(format!(
                 "Transactions may be in doubt in {place} at \"{}\"; the address is now \"{}\". What is not prepared here may be there.",
                 text::carried(known),
@@ -147,7 +149,7 @@ fn report_heuristic(connection: &Connection, gid: &Gid, status: &str) -> Result<
 }
 
 /// Whether something here waits for the application's COMMIT PREPARED or ROLLBACK PREPARED.
-fn awaits_application(participant: &Registered) -> bool {
+fn awaits_application(members: &Members) -> bool {
     let left = entries::left();
-    left.iter().any(|e| e.status == Status::Prepared && left::is_at(e, participant))
+    left.iter().any(|e| e.status == Status::Prepared && members.have(e))
 }

@@ -7,17 +7,14 @@ use pgrx::{PgLogLevel, pg_sys};
 
 use super::concluding::other_server;
 use super::failure::Failure;
-use super::{Asked, Fenced, answer, moving, place, send, xid_of};
-use crate::log::decisions::{self, Row};
+use super::{Asked, Decisions, Fenced, Subject, answer, moving, place, send};
 use crate::log::entries;
 use crate::log::left::Left;
-use crate::log::registered::Registered;
 use crate::log::replication;
 use crate::log::shmem::{Entry, Status};
 use crate::pg::error::{Error, Result, SqlState};
 use crate::pg::text;
-use crate::pg::transaction;
-use crate::protocol::gid::{Gid, Identity, Nonce};
+use crate::protocol::gid::Gid;
 use crate::protocol::pipeline::Ticket;
 use crate::protocol::verdict::{Decision, Others, Place, Reason, Verdict, settle};
 use crate::remote::{Connection, SessionLock};
@@ -61,15 +58,14 @@ struct Sent {
 }
 
 impl Settling {
-    /// Looks at the answers, and sends what they call for; the commits are for [`Self::deliver_commits`].
+    /// Looks at the answers. What is listed is for [`Self::judge`], and its commits for [`Self::deliver_commits`].
     pub(super) fn begin(
         fenced: &Fenced,
         asked: &Asked,
-        identity: Identity,
-        participant: &Registered,
-        committed: &[Row],
+        subject: &Subject,
     ) -> Result<Self, Failure> {
-        let place = place(fenced, participant)?;
+        let identity = subject.identity;
+        let place = place(fenced, &subject.participant)?;
         let connection = &fenced.0.connection;
         if place == Place::InRecovery {
             let error = Error::new(
@@ -81,9 +77,9 @@ impl Settling {
         if let Some(fence) = asked.fence {
             let held = answer(connection, fence, c"pg_try_advisory_lock")?;
             let is_held = held.value(0, 0).is_some_and(|v| v.to_bytes() == b"t");
-            // Who has it there has it for another participant.
+            // The one who is at work there may be this process, for another participant.
             if !is_held && place == Place::Other {
-                return Err(other_server(fenced, participant));
+                return Err(other_server(fenced, &subject.participant));
             }
             if !is_held {
                 let error = Error::new(
@@ -126,7 +122,7 @@ impl Settling {
             .filter_map(|row| Gid::parse(list.value(row, 0)?.to_str().ok()?))
             .filter(|gid| gid.identity == identity)
             .collect();
-        let moved = moving::follow(fenced, identity, participant, &listed)?;
+        let moved = moving::follow(fenced, subject, &listed)?;
         let place = if moved.is_some() { Place::Recorded } else { place };
         let mut settling = Self {
             listed,
@@ -141,11 +137,11 @@ impl Settling {
             sent: Vec::new(),
             verified: None,
         };
-        settling.judge(connection)?;
-        let unlisted: Vec<u64> = committed
+        let unlisted: Vec<u64> = subject
+            .committed
             .iter()
-            .filter(|row| !settling.listed.contains(&participant.gid(identity, row.nonce)))
-            .filter_map(|row| xid_of(row, participant))
+            .filter(|open| open.remote_xid != 0 && !settling.listed.contains(&open.gid))
+            .map(|open| open.remote_xid)
             .collect();
         if place == Place::Recorded && !unlisted.is_empty() {
             settling.verified = Some(send(connection, &questions::status(&unlisted))?);
@@ -166,20 +162,14 @@ impl Settling {
     }
 
     /// Finds the verdicts on what is listed, and sends those that take back.
-    fn judge(&mut self, connection: &Connection) -> Result<()> {
-        if self.listed.is_empty() {
-            return Ok(());
-        }
-        let rows: HashMap<Nonce, Row> = transaction::run(|| Ok(decisions::all()))?
-            .into_iter()
-            .map(|row| (row.nonce, row))
-            .collect();
+    pub(super) fn judge(&mut self, connection: &Connection, decisions: &Decisions) -> Result<()> {
         self.decided = replication::written_so_far();
         let owned: HashSet<Gid> = entries::owned().iter().filter_map(Entry::gid).collect();
         for gid in self.listed.iter().copied().collect::<Vec<Gid>>() {
-            let (decision, xid) = rows
+            let (decision, xid) = decisions
                 .get(&gid.nonce)
-                .map_or((Decision::Absent, pg_sys::InvalidTransactionId), |r| (r.decision, r.xid));
+                .copied()
+                .unwrap_or((Decision::Absent, pg_sys::InvalidTransactionId));
             let others =
                 Others { owner: owned.contains(&gid), strangers: self.strangers, replicated: true };
             match settle(self.place, others, decision) {
@@ -241,6 +231,8 @@ impl Settling {
             let reason = match connection.take(ticket) {
                 Some(Ok(Ok(result))) if result.command_tag() == tag => {
                     resolved += 1;
+                    // Also that of a user mapping which is not there any more.
+                    entries::forget(&gid);
                     Error::new(
                         SqlState(0),
                         format!(

@@ -1,11 +1,13 @@
 //! What the resolver knows of one participant: when to sweep it, and how the last sweep went.
 
 use std::collections::HashSet;
+use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
 use crate::guc;
 use crate::log::left::{self, Left};
 use crate::log::registered::{self, Registered};
+use crate::log::shmem::Entry;
 use crate::log::{seen, stats};
 use crate::pg::error::{Result, c_string};
 use crate::pg::transaction;
@@ -31,8 +33,8 @@ pub(super) struct Participant {
     asked: bool,
     /// Its server or user mapping has gone: nobody can ask by it any more.
     gone: bool,
-    /// What has been decided, and may not have been delivered there.
-    pub(super) undelivered: Vec<Gid>,
+    /// Why the last attempt failed, with so many undelivered; None where it did not, or something was handed over.
+    failed_for: Option<(Reason, usize)>,
     /// What was found prepared there last, and left.
     pub(super) seen: HashSet<Gid>,
     /// It has not been swept clean since the start, or something was left there since.
@@ -56,7 +58,7 @@ impl Participant {
             told: Told::default(),
             asked,
             gone: false,
-            undelivered: Vec::new(),
+            failed_for: None,
             seen: HashSet::new(),
             unswept: due.is_some(),
             sweep: None,
@@ -85,17 +87,20 @@ impl Participant {
     }
 
     /// Notes how a sweep went. What it has left is no success: it is counted, shown and logged with its reason.
-    pub(super) fn swept(&mut self, swept: Swept, elsewhere: &HashSet<Gid>) -> Result<()> {
+    pub(super) fn swept(
+        &mut self,
+        swept: Swept,
+        noted: bool,
+        elsewhere: &HashSet<Gid>,
+    ) -> Result<()> {
         let now = Instant::now();
         // With an entry for whatever is left, nobody has to guess any more.
-        if left::note(&self.registered, &swept.left) {
+        if noted {
             self.note_asked();
         }
         self.gone = false;
+        self.failed_for = None;
         let failure = telling::failure(&swept, elsewhere);
-        if swept.moved.is_some() {
-            self.registered.address.clone_from(&swept.moved);
-        }
         let heuristic = swept.heuristic.len() as u64;
         stats::attempt(self.registered.serverid, swept.resolved, heuristic, failure.as_ref());
         let is_done = |l: &Left| l.reason == Reason::Undecided || elsewhere.contains(&l.gid);
@@ -128,6 +133,24 @@ impl Participant {
         }
     }
 
+    /// Notes that it was swept with another one. `left`: something is left here that is not done with.
+    pub(super) fn swept_beside(&mut self, server: &CStr, noted: bool, left: bool) -> Result<()> {
+        if noted {
+            self.note_asked();
+        }
+        // It has become due again since.
+        if self.due.is_some() {
+            return Ok(());
+        }
+        self.unswept = left;
+        if left {
+            self.retry(Instant::now());
+            return Ok(());
+        }
+        self.failures = 0;
+        self.told.succeeded(server)
+    }
+
     /// It is known, from now on and to everybody, what is left there of what was decided before the start. Another one in
     /// the same database may have been asked, which lists what is prepared there for all of them.
     pub(super) fn note_asked(&mut self) {
@@ -136,28 +159,42 @@ impl Participant {
         }
     }
 
-    /// Whether it has been asked since the start.
-    pub(super) fn is_asked(&self) -> bool {
-        self.asked
-    }
-
     /// Whether nobody can ask by it any more, nor has since the start.
     pub(super) fn cannot_be_asked(&self) -> bool {
         self.gone && !self.asked
     }
 
-    /// Reports a failure once, not for each attempt, and tries again later.
-    pub(super) fn failed(&mut self, failure: Failure) -> Result<()> {
+    /// Whether it has been asked since the start: until then, what was decided before counts as in doubt.
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked
+    }
+
+    /// Reports a failure once, not for each attempt, and tries again later. What is `undelivered`, so many, was decided
+    /// before the start or since, and counts as in doubt, too, until it has been asked for.
+    pub(super) fn failed(
+        &mut self,
+        failure: Failure,
+        count: usize,
+        undelivered: impl FnOnce() -> Vec<Gid>,
+    ) -> Result<()> {
         let Failure { reason, error } = failure;
         self.gone = reason == Reason::Gone;
+        self.has_failed = true;
         self.retry(Instant::now());
         stats::attempt(self.registered.serverid, 0, 0, Some(&error));
-        self.has_failed = true;
-        let left = left::handed_over(&self.registered);
-        left::note_failure(&self.registered, reason);
-        let mut left: HashSet<Gid> = left.iter().filter_map(|e| e.gid()).collect();
-        // What was decided before the start counts as in doubt until it has been asked for.
-        left.extend(self.undelivered.iter().filter(|_| !self.asked));
+        let left = left::handed_over(&std::iter::once(&self.registered).collect());
+        left::note_failure(&left, reason);
+        let mut left: HashSet<Gid> = left.iter().filter_map(Entry::gid).collect();
+        let count = if self.asked { 0 } else { count };
+        // The same again is not worth the list.
+        let known = left.is_empty() && self.failed_for == Some((reason, count));
+        self.failed_for = left.is_empty().then_some((reason, count));
+        if known {
+            return self.told.failed(&error, count == 0);
+        }
+        if count > 0 {
+            left.extend(undelivered());
+        }
         let left: Vec<(Gid, Reason)> = left.into_iter().map(|gid| (gid, reason)).collect();
         if !left.is_empty() {
             let serverid = self.registered.serverid;

@@ -9,7 +9,7 @@ use pgrx::{PgLogLevel, pg_sys};
 use super::Worker;
 use crate::log::registered::{self, Registered};
 use crate::log::shmem::{Request, RequestKind};
-use crate::log::{decisions, entries, labels, replication, requests, stats, workers};
+use crate::log::{decisions, entries, labels, replication, requests, workers};
 use crate::pg::error::{Error, Result, SqlState, c_string};
 use crate::pg::{text, transaction};
 use crate::protocol::gid::Nonce;
@@ -46,7 +46,11 @@ impl Worker {
                 continue;
             }
             let answer = match request.kind {
-                RequestKind::Register => self.register(&request),
+                RequestKind::Register => match self.register(&request).transpose() {
+                    Some(answer) => answer,
+                    // It is looked at again when the table of decisions has been read.
+                    None => continue,
+                },
                 RequestKind::ForgetTransaction => self.forget_transaction(&request),
                 RequestKind::ForgetServer => self.forget_server(&request),
                 RequestKind::TakeLabel => Ok(i32::from(take_label(&request))),
@@ -83,81 +87,76 @@ impl Worker {
         });
     }
 
-    /// Writes down a participant that a backend is about to prepare on. Where the server is said to be is read from the
-    /// catalog: the backend makes sure that this is what its connection was made from.
-    fn register(&mut self, request: &Request) -> Result<i32> {
+    /// Writes down a participant that a backend is about to prepare on; `None`: not yet. Where the server is said to be is
+    /// read from the catalog: the backend makes sure that this is what its connection was made from.
+    fn register(&mut self, request: &Request) -> Result<Option<i32>> {
         let mut wanted = wanted(request);
         wanted.address =
             transaction::run(|| Ok(Server::find(wanted.serverid)))?.map(|server| server.address());
-        let known = self.participants.values().map(|p| &p.registered);
-        if let Some(known) =
-            known.clone().find(|r| r.is_like(&wanted) && r.address == wanted.address)
-        {
-            return Ok(known.id);
+        let of_mapping = self.participants.with_mapping(wanted.serverid, wanted.userid);
+        // All that is wanted, but perhaps at another address.
+        let like: Vec<Registered> = of_mapping
+            .into_iter()
+            .filter_map(|id| self.participants.get(id))
+            .map(|p| p.registered.clone())
+            .filter(|r| {
+                (r.system_identifier, &r.database) == (wanted.system_identifier, &wanted.database)
+            })
+            .collect();
+        if let Some(known) = like.iter().find(|r| r.address == wanted.address) {
+            return Ok(Some(known.id));
         }
-        let like: Vec<Registered> = known.filter(|r| r.is_like(&wanted)).cloned().collect();
         for known in like {
-            if known.address.is_none() || self.is_clean(&known)? {
-                return self.move_to(known, wanted.address);
+            if known.address.is_none() || self.is_clean(&known) {
+                return self.move_to(known, wanted.address).map(Some);
             }
         }
-        let (registered, _) = replication::run_here(|| {
-            // The number of a forgotten participant may still stand in decisions.
-            let id = registered::all()
-                .iter()
-                .map(|r| r.id)
-                .chain(decisions::all().iter().flat_map(|row| row.participants.iter().map(|p| p.0)))
-                .max()
-                .map_or(1, |max| max + 1);
-            let registered = Registered { id, ..wanted };
-            registered::insert(&registered)?;
-            Ok(registered)
-        })?;
+        // The number of a forgotten participant may still stand in decisions.
+        if !self.has_looked {
+            return Ok(None);
+        }
+        let registered = Registered { id: self.participants.next_id(), ..wanted };
+        replication::run_here(|| registered::insert(&registered))?;
         let id = registered.id;
         self.warn_of_twin(&registered)?;
         // Something may have been left there before it was forgotten.
         self.add(registered, Some(Instant::now()), false);
-        Ok(id)
+        Ok(Some(id))
     }
 
     /// Whether nothing can be left on a participant: it has been swept clean, and nothing has been prepared there since
     /// that is not confirmed.
-    fn is_clean(&self, registered: &Registered) -> Result<bool> {
+    fn is_clean(&self, registered: &Registered) -> bool {
         // SAFETY: a plain global of this process.
         let dbid = unsafe { pg_sys::MyDatabaseId };
         let Registered { id, serverid, userid, .. } = *registered;
-        let participant = self.participants.get(&id);
         let has_entry = entries::all()
             .iter()
             .any(|e| (e.dbid, e.serverid, e.userid) == (dbid, serverid, userid));
-        if participant.is_none_or(|p| p.unswept || p.sweep.is_some()) || has_entry {
-            return Ok(false);
-        }
-        let rows = transaction::run(|| Ok(decisions::but(|nonce| self.settled.contains(nonce))))?;
-        Ok(!rows.iter().any(|row| row.participants.iter().any(|(of, _)| *of == id)))
+        let is_swept = self.participants.get(id).is_some_and(|p| !p.unswept && p.sweep.is_none());
+        self.has_looked && is_swept && !has_entry && self.ledger.count_at(id) == 0
     }
 
     /// The server of a participant that is clean has another address now, or it was not known: it keeps its number.
     fn move_to(&mut self, registered: Registered, address: Option<CString>) -> Result<i32> {
         let id = registered.id;
+        replication::run_here(|| registered::move_to(&HashSet::from([id]), address.as_deref()))?;
         let moved = Registered { address, ..registered };
-        replication::run_here(|| {
-            registered::delete(id)?;
-            registered::insert(&moved)
-        })?;
         self.warn_of_twin(&moved)?;
-        if let Some(participant) = self.participants.get_mut(&id) {
+        self.participants.change(id, |participant| {
             participant.registered = moved;
             participant.fenced = None;
-        }
+        });
         Ok(id)
     }
 
     /// Two addresses of one server, or two servers of one image: which, cannot be known.
     fn warn_of_twin(&self, new: &Registered) -> Result<()> {
-        let twin = self.participants.values().map(|p| &p.registered).find(|r| {
-            r.id != new.id && r.is_beside(new) && r.address.is_some() && r.address != new.address
-        });
+        let twin = self
+            .participants
+            .beside(new)
+            .map(|p| &p.registered)
+            .find(|r| r.id != new.id && r.address.is_some() && r.address != new.address);
         let Some(twin) = twin else { return Ok(()) };
         let shown = |r: &Registered| r.address.as_deref().map(text::carried).unwrap_or_default();
         Error::new(
@@ -175,11 +174,11 @@ impl Worker {
 
     /// Makes everything due; the answer comes when all have been tried.
     fn try_all(&mut self, slot: usize, request: Request) -> Result<()> {
-        self.look()?;
-        for participant in self.participants.values_mut() {
-            participant.due = Some(Instant::now());
+        self.look_at_all()?;
+        let participants: HashSet<i32> = self.participants.ids().collect();
+        for id in &participants {
+            self.participants.change(*id, |participant| participant.due = Some(Instant::now()));
         }
-        let participants = self.participants.keys().copied().collect();
         self.trying.push(Trying { slot, request, participants });
         Ok(())
     }
@@ -191,11 +190,16 @@ impl Worker {
         }
     }
 
+    /// Whether somebody waits until a participant has been tried.
+    pub(super) fn is_awaited(&self, id: i32) -> bool {
+        self.trying.iter().any(|trying| trying.participants.contains(&id))
+    }
+
     /// Answers those for whom all have been tried.
     pub(super) fn answer_trying(&mut self) {
         let known = &self.participants;
         self.trying.retain_mut(|trying| {
-            trying.participants.retain(|id| known.contains_key(id));
+            trying.participants.retain(|id| known.has(*id));
             if trying.participants.is_empty() {
                 requests::answer(trying.slot, &trying.request, Some(0));
             }
@@ -205,13 +209,7 @@ impl Worker {
 
     fn forget_transaction(&mut self, request: &Request) -> Result<i32> {
         let Some(nonce) = Nonce::new(request.nonce) else { return Ok(0) };
-        let ids: Vec<i32> = self
-            .participants
-            .values()
-            .map(|p| &p.registered)
-            .filter(|r| (r.serverid, r.userid) == (request.serverid, request.userid))
-            .map(|r| r.id)
-            .collect();
+        let ids = self.participants.with_mapping(request.serverid, request.userid);
         let (committed, _) = replication::run_here(|| {
             let row = decisions::all()
                 .into_iter()
@@ -227,36 +225,28 @@ impl Worker {
             Ok(committed)
         })?;
         let mut forgotten = 0;
-        for participant in self.participants.values() {
-            if ids.contains(&participant.registered.id) {
-                let gid = participant.registered.gid(self.identity, nonce);
-                forgotten += i32::from(entries::forget(&gid));
+        for participant in ids.iter().filter_map(|id| self.participants.get(*id)) {
+            let gid = participant.registered.gid(self.identity, nonce);
+            forgotten += i32::from(entries::forget(&gid));
+        }
+        for id in &committed {
+            self.forgotten.entry(nonce).or_default().insert(*id);
+            if self.ledger.delivered(nonce, *id) {
+                self.settle(nonce);
             }
         }
-        self.forgotten.extend(committed.iter().map(|id| (nonce, *id)));
         Ok(forgotten.max(committed.len() as i32))
     }
 
     fn forget_server(&mut self, request: &Request) -> Result<i32> {
-        let list: Vec<Registered> = self
-            .participants
-            .values()
-            .map(|p| p.registered.clone())
-            .filter(|r| r.serverid == request.serverid)
-            .collect();
-        replication::run_here(|| {
-            for registered in &list {
-                registered::delete(registered.id)?;
-            }
-            Ok(())
-        })?;
-        for registered in &list {
-            self.participants.remove(&registered.id);
+        let ids = self.participants.on_server(request.serverid);
+        replication::run_here(|| registered::delete_server(request.serverid))?;
+        for id in &ids {
+            self.participants.remove(*id);
+            self.ledger.remove(*id);
         }
         workers::new_generation();
-        let _ = stats::set_unswept(request.serverid, 0);
-        self.published.remove(&request.serverid);
-        Ok((list.len() + entries::forget_server(request.serverid)) as i32)
+        Ok((ids.len() + entries::forget_server(request.serverid)) as i32)
     }
 }
 
@@ -297,10 +287,8 @@ fn take_label(request: &Request) -> bool {
             );
         }
         labels::insert(&label, true)?;
-        // What is said of the label must outlive a crash, and a fail-over to a synchronous standby.
-        // SAFETY: sets a flag of the transaction.
+        // SAFETY: sets a flag of the transaction: what is said of the label must outlive a crash.
         unsafe { pg_sys::ForceSyncCommit() };
-        replication::require_synchronous_commit();
         Ok(true)
     });
     // In use, or about to be: whoever asked looks again.

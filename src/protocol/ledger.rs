@@ -1,0 +1,183 @@
+//! Committed transactions that have not been confirmed by all of their participants, found by participant: what the
+//! resolver has still to deliver, or to learn that it was delivered.
+//!
+//! It only says what is decided and open. That a transaction is not in it means nothing: whether one has aborted is
+//! read from the table of decisions.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::protocol::gid::Nonce;
+
+#[derive(Debug)]
+struct Transaction {
+    xid: u32,
+    /// Those that have not been heard to have none of it left.
+    members: Vec<i32>,
+}
+
+/// The open ones.
+#[derive(Default, Debug)]
+pub struct Ledger {
+    transactions: HashMap<Nonce, Transaction>,
+    /// What is open at each participant that has something open, with the transaction's xid there; 0 where it is not
+    /// known.
+    open: HashMap<i32, BTreeMap<Nonce, u64>>,
+}
+
+impl Ledger {
+    /// Whether a transaction is in it.
+    pub fn has(&self, nonce: Nonce) -> bool {
+        self.transactions.contains_key(&nonce)
+    }
+
+    /// The local xid of a transaction that is in it.
+    pub fn xid(&self, nonce: Nonce) -> Option<u32> {
+        self.transactions.get(&nonce).map(|transaction| transaction.xid)
+    }
+
+    /// Adds a committed transaction with its local xid, its participants and its xids there, unless it is in it.
+    pub fn add(&mut self, nonce: Nonce, xid: u32, members: impl IntoIterator<Item = (i32, u64)>) {
+        if self.has(nonce) {
+            return;
+        }
+        let members = members.into_iter().map(|(id, xid)| {
+            self.open.entry(id).or_default().insert(nonce, xid);
+            id
+        });
+        let members = members.collect();
+        self.transactions.insert(nonce, Transaction { xid, members });
+    }
+
+    /// A participant has none of a transaction left; tells whether that makes it the last one.
+    pub fn delivered(&mut self, nonce: Nonce, id: i32) -> bool {
+        self.close(nonce, id);
+        let Some(transaction) = self.transactions.get_mut(&nonce) else { return false };
+        transaction.members.retain(|member| *member != id);
+        let last = transaction.members.is_empty();
+        if last {
+            self.transactions.remove(&nonce);
+        }
+        last
+    }
+
+    /// A transaction has been confirmed by all.
+    pub fn settled(&mut self, nonce: Nonce) {
+        for id in self.transactions.remove(&nonce).into_iter().flat_map(|t| t.members) {
+            self.close(nonce, id);
+        }
+    }
+
+    /// A participant is not on the list any more: nothing is delivered there.
+    pub fn remove(&mut self, id: i32) {
+        self.open.remove(&id);
+    }
+
+    fn close(&mut self, nonce: Nonce, id: i32) {
+        if let Some(open) = self.open.get_mut(&id) {
+            open.remove(&nonce);
+            if open.is_empty() {
+                self.open.remove(&id);
+            }
+        }
+    }
+
+    /// The participants that have something open.
+    pub fn participants(&self) -> impl Iterator<Item = i32> {
+        self.open.keys().copied()
+    }
+
+    /// How many are open at a participant.
+    pub fn count_at(&self, id: i32) -> usize {
+        self.open.get(&id).map_or(0, BTreeMap::len)
+    }
+
+    /// What is open at a participant, with the xids there.
+    pub fn open_at(&self, id: i32) -> impl Iterator<Item = (Nonce, u64)> {
+        self.open.get(&id).into_iter().flatten().map(|(nonce, xid)| (*nonce, *xid))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn nonce(number: u64) -> Nonce {
+        Nonce::new(number).unwrap()
+    }
+
+    fn open_at(ledger: &Ledger, id: i32) -> Vec<(u64, u64)> {
+        ledger.open_at(id).map(|(nonce, xid)| (nonce.number(), xid)).collect()
+    }
+
+    #[test]
+    fn the_last_participant_settles_a_transaction() {
+        let mut ledger = Ledger::default();
+        ledger.add(nonce(1), 10, [(7, 70), (8, 80)]);
+        ledger.add(nonce(2), 20, [(7, 71)]);
+        ledger.add(nonce(1), 10, [(5, 50)]);
+        assert_eq!(open_at(&ledger, 7), [(1, 70), (2, 71)]);
+        assert_eq!(open_at(&ledger, 8), [(1, 80)]);
+        assert!(open_at(&ledger, 5).is_empty(), "it was known before");
+        assert_eq!(ledger.xid(nonce(1)), Some(10));
+        assert!(!ledger.delivered(nonce(1), 7));
+        assert_eq!(open_at(&ledger, 7), [(2, 71)]);
+        assert!(ledger.delivered(nonce(1), 8));
+        assert!(!ledger.has(nonce(1)) && ledger.has(nonce(2)));
+        assert!(!ledger.delivered(nonce(1), 8), "only once");
+    }
+
+    #[test]
+    fn what_a_removed_participant_has_open_is_never_settled() {
+        let mut ledger = Ledger::default();
+        ledger.add(nonce(1), 10, [(7, 0), (8, 0)]);
+        ledger.remove(7);
+        assert!(!ledger.delivered(nonce(1), 8));
+        assert!(ledger.has(nonce(1)));
+        assert_eq!(ledger.participants().count(), 0);
+    }
+
+    proptest! {
+        /// In whatever order: open at a participant is exactly what was added, not delivered there and not settled.
+        #[test]
+        fn open_is_what_was_added_and_not_delivered(
+            steps in proptest::collection::vec((0..3u8, 0..4u64, 0..4i32), 0..60)
+        ) {
+            let mut ledger = Ledger::default();
+            let mut model: HashMap<u64, HashSet<i32>> = HashMap::new();
+            for (step, number, id) in steps {
+                match step {
+                    0 => {
+                        ledger.add(nonce(number), 1, [(id, 1), ((id + 1) % 4, 2)]);
+                        model.entry(number).or_insert_with(|| [id, (id + 1) % 4].into());
+                    }
+                    1 => {
+                        let was = model.contains_key(&number);
+                        if let Some(open) = model.get_mut(&number) {
+                            open.remove(&id);
+                            if open.is_empty() {
+                                model.remove(&number);
+                            }
+                        }
+                        let last = ledger.delivered(nonce(number), id);
+                        prop_assert_eq!(last, was && !model.contains_key(&number));
+                    }
+                    _ => {
+                        ledger.settled(nonce(number));
+                        model.remove(&number);
+                    }
+                }
+                for id in 0..4 {
+                    let mut expected: Vec<u64> =
+                        model.iter().filter(|(_, open)| open.contains(&id)).map(|(n, _)| *n).collect();
+                    expected.sort_unstable();
+                    let open: Vec<u64> = open_at(&ledger, id).iter().map(|(n, _)| *n).collect();
+                    prop_assert_eq!(open, expected);
+                }
+            }
+        }
+    }
+}
