@@ -39,7 +39,11 @@ pub extern "C-unwind" fn pg_fdw_xacts_resolver_main(argument: pg_sys::Datum) {
         let dbid = pg_sys::Oid::from_u32(argument.value() as u32);
         // SAFETY: a database to connect to, as superuser.
         unsafe {
-            pg_sys::BackgroundWorkerInitializeConnectionByOid(dbid, pg_sys::Oid::INVALID, 0);
+            pg_sys::BackgroundWorkerInitializeConnectionByOid(
+                dbid,
+                pg_sys::Oid::INVALID,
+                pg_sys::BGWORKER_BYPASS_ALLOWCONN,
+            );
             pg_sys::before_shmem_exit(Some(at_exit), pg_sys::Datum::from(0));
         }
         process::introduce(process::RESOLVER);
