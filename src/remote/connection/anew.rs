@@ -206,7 +206,6 @@ impl SessionState {
         self.server_pid = None;
         self.depth = 0;
         self.session_lock = None;
-        self.prepared_check = None;
         self.lock_to_send = self.asked_lock.is_some();
         self.prepared_check = None;
         self.xid = None;
