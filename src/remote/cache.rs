@@ -213,8 +213,7 @@ fn register_invalidation() {
 }
 
 /// Called inside any catalog access. A hash of 0 stands for everything, and so does any wrapper's. Closing a connection looks
-/// at no catalog, and
-/// raises nothing.
+/// at no catalog, and raises nothing.
 unsafe extern "C-unwind" fn invalidate(_: Datum, cache: i32, hash: u32) {
     INVALIDATIONS.get().set(INVALIDATIONS.get().get() + 1);
     let servers = cache == pg_sys::SysCacheIdentifier::FOREIGNSERVEROID as i32;
