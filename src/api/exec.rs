@@ -17,7 +17,7 @@ use crate::pg::error::{Error, Result, SqlState, boundary, catch};
 use crate::pg::versions;
 use crate::protocol::plan::Access;
 use crate::remote::options::Server;
-use crate::xact::{Session, attach, attach_to_write};
+use crate::xact::{Session, attach, attach_to_write, participants};
 
 mod commands;
 mod remote;
@@ -44,9 +44,8 @@ pub unsafe extern "C-unwind" fn pg_fdw_xacts_exec(fcinfo: pg_sys::FunctionCallIn
         let call = unsafe { Call::read(fcinfo, c"pg_fdw_xacts_exec()")? };
         // The rows of one command are gone before those of the next are taken.
         // Whoever has a command executed, though it be a query, may want what its functions do. In a transaction that
-        // only reads here nothing else can be meant there.
-        // SAFETY: a plain global.
-        let access = if unsafe { pg_sys::XactReadOnly } { Access::Reads } else { Access::Modifies };
+        // only reads nothing else can be meant there.
+        let access = if only_reads() { Access::Reads } else { Access::Modifies };
         let session = call.attach()?.with(access);
         let counts = remote::run(&session, &call.commands, |r| r.rows_affected())?;
         Ok(Datum::from(counts.iter().sum::<u64>() as i64))
@@ -89,6 +88,19 @@ pub unsafe extern "C-unwind" fn pg_fdw_xacts_query(fcinfo: pg_sys::FunctionCallI
             Ok(Datum::null())
         }
     })
+}
+
+/// Whether nothing but queries can have run in this transaction, or will. READ ONLY of a savepoint ends with that, and what
+/// came before it may have written.
+fn only_reads() -> bool {
+    // SAFETY: plain reads of the transaction's state.
+    unsafe {
+        pg_sys::XactReadOnly
+            && (pg_sys::RecoveryInProgress()
+                || pg_sys::GetCurrentTransactionNestLevel() == 1
+                    && pg_sys::GetTopTransactionIdIfAny() == pg_sys::InvalidTransactionId
+                    && !participants::all().iter().any(|p| p.connection.work().wrote()))
+    }
 }
 
 /// What a function was asked to do, checked.

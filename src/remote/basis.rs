@@ -14,6 +14,8 @@ use crate::remote::options::{
 pub struct Basis {
     /// The user mapping.
     pub mapping: Oid,
+    /// The wrapper's handler.
+    handler: Oid,
     /// What libpq was given.
     info: Vec<OptionPair>,
 }
@@ -32,8 +34,6 @@ pub enum View {
 pub struct Seen {
     /// Where and as whom.
     pub basis: Basis,
-    /// The wrapper's handler.
-    handler: Oid,
     /// It need not ask for a password of the user's own, or there is one.
     may_connect: bool,
 }
@@ -44,8 +44,21 @@ impl Basis {
     /// # Errors
     /// libpq's list of options cannot be had.
     pub fn of(server: &Server, mapping: &Mapping) -> Result<Self> {
+        Self::with(handler_of(mapping.serverid), server, mapping)
+    }
+
+    fn with(handler: Oid, server: &Server, mapping: &Mapping) -> Result<Self> {
         let info = options::conninfo(server, mapping, Purpose::Resolver)?;
-        Ok(Self { mapping: mapping.oid, info })
+        Ok(Self { mapping: mapping.oid, handler, info })
+    }
+}
+
+/// The handler of a server that exists, as this transaction sees it.
+fn handler_of(serverid: Oid) -> Oid {
+    // SAFETY: catalog entries in this call's memory.
+    unsafe {
+        let wrapper = (*pg_sys::GetForeignServer(serverid)).fdwid;
+        (*pg_sys::GetForeignDataWrapper(wrapper)).fdwhandler
     }
 }
 
@@ -65,7 +78,7 @@ impl Seen {
         let waived = option(&mapping.options, c"password_required").and_then(parse_bool);
         let has_password = option(&mapping.options, c"password").is_some_and(|p| !p.is_empty());
         let may_connect = waived == Some(false) || has_password || eyes.is_superuser(userid);
-        Ok(Some(Self { basis: Basis::of(&server, &mapping)?, handler, may_connect }))
+        Ok(Some(Self { basis: Basis::with(handler, &server, &mapping)?, may_connect }))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The session's connections, one per user mapping, kept from transaction to transaction.
 //!
-//! When its server or mapping is altered or dropped, a connection is closed at once, or, if the current transaction
-//! has used it, at the end of that. Between transactions a connection that the other end has closed is
+//! When its server, its mapping or a wrapper is altered or dropped, a connection is closed at once, or, if the current
+//! transaction has used it, at the end of that. Between transactions a connection that the other end has closed is
 //! replaced; inside one never.
 //!
 //! A connection is found by its mapping, and used only for who could have made it: see [`credentials::check_shared`].
@@ -66,6 +66,14 @@ impl Cached {
         self.established.used.session_only
     }
 
+    /// Refuses to use it for a mapping whose user would not get another like it, as things are now.
+    ///
+    /// # Errors
+    /// 2F003.
+    pub fn check_permitted(&self, mapping: &Mapping) -> Result<()> {
+        credentials::check_shared(mapping, self.established.used)
+    }
+
     /// Whether the current transaction uses it.
     pub fn is_in_use(&self) -> bool {
         self.in_use.get()
@@ -102,7 +110,7 @@ pub fn connection(mapping: &Mapping, deadline: Option<Instant>) -> Result<Rc<Cac
     register_invalidation();
     let found = with(|all| all.get(&mapping.oid).cloned());
     if let Some(found) = found {
-        let permitted = credentials::check_shared(mapping, found.established.used);
+        let permitted = found.check_permitted(mapping);
         if found.is_in_use() {
             return permitted.map(|()| found);
         }
@@ -192,9 +200,11 @@ fn register_invalidation() {
     if REGISTERED.get().replace(true) {
         return;
     }
-    for cache in
-        [pg_sys::SysCacheIdentifier::FOREIGNSERVEROID, pg_sys::SysCacheIdentifier::USERMAPPINGOID]
-    {
+    for cache in [
+        pg_sys::SysCacheIdentifier::FOREIGNSERVEROID,
+        pg_sys::SysCacheIdentifier::USERMAPPINGOID,
+        pg_sys::SysCacheIdentifier::FOREIGNDATAWRAPPEROID,
+    ] {
         // SAFETY: the callback lives as long as the backend and raises nothing.
         unsafe {
             pg_sys::CacheRegisterSyscacheCallback(cache as i32, Some(invalidate), Datum::from(0));
@@ -202,17 +212,18 @@ fn register_invalidation() {
     }
 }
 
-/// Called inside any catalog access. A hash of 0 stands for everything. Closing a connection looks at no catalog, and
-/// raises nothing.
+/// Called inside any catalog access. A hash of 0 stands for everything, and so does any wrapper's. Closing a connection looks
+/// at no catalog, and raises nothing.
 unsafe extern "C-unwind" fn invalidate(_: Datum, cache: i32, hash: u32) {
     INVALIDATIONS.get().set(INVALIDATIONS.get().get() + 1);
     let servers = cache == pg_sys::SysCacheIdentifier::FOREIGNSERVEROID as i32;
+    let wrappers = cache == pg_sys::SysCacheIdentifier::FOREIGNDATAWRAPPEROID as i32;
     // A borrow is only held for a look-up in the map, which never comes here.
     let Ok(mut connections) = CONNECTIONS.get().try_borrow_mut() else { return };
     let mut idle = Vec::new();
     for (key, connection) in connections.iter_mut().flatten() {
         let own = if servers { connection.server_hash } else { connection.mapping_hash };
-        if hash == 0 || hash == own {
+        if hash == 0 || wrappers || hash == own {
             connection.invalidated.set(true);
             if !connection.is_in_use() {
                 idle.push(*key);

@@ -20,7 +20,8 @@ const LOOK: Duration = Duration::from_millis(10);
 /// Checks those that are about to prepare, before anything is written down of them.
 ///
 /// # Errors
-/// 55000 where this transaction has changed what the resolver needs, 40001 where another one has.
+/// 55000 where this transaction has changed what the resolver needs, 40001 where another one has; 2F003 where the role may
+/// not connect any more.
 pub fn check(writers: &[&Participant]) -> Result<()> {
     // What the last command has changed is visible from here on, and what others have committed.
     // SAFETY: inside a transaction, no parallel work under way.
@@ -63,10 +64,11 @@ fn check_one(p: &Participant) -> Result<()> {
             SqlState::new(b"40001"),
             format!("server \"{}\" was changed while the transaction used it", p.server()),
         )
-        .detail("Its options or those of the user mapping are not those that the connection was made with.")
+        .detail("Its options, those of the user mapping or the wrapper's handler are not those that the connection was made with.")
         .hint("The transaction was rolled back on all servers; it can be tried again."));
     }
-    Ok(())
+    // The role may have been dropped, or have lost SUPERUSER, since.
+    p.connection.check_permitted(&Mapping::read(p.userid, p.serverid)?)
 }
 
 /// The transaction that has dropped a user mapping last.
@@ -81,9 +83,11 @@ pub fn note_dropped_mapping() {
 fn is_untouched(p: &Participant) -> bool {
     use pg_sys::SysCacheIdentifier as Cache;
     let mapping = p.connection.basis.mapping;
+    let may_use =
+        |found: &Mapping| found.oid == mapping && p.connection.check_permitted(found).is_ok();
     if DROPPED.get().get() == versions::local_transaction()
         || !p.connection.is_valid()
-        || Mapping::find(p.userid, p.serverid).is_none_or(|found| found.oid != mapping)
+        || !Mapping::find(p.userid, p.serverid).is_some_and(|found| may_use(&found))
     {
         return false;
     }

@@ -53,6 +53,25 @@ fn a_transaction_that_has_only_just_begun_begins_anew() -> Outcome {
     Ok(())
 }
 
+/// What is executed before PREPARE is prepared in the new session, too. Red before: `prepared statement "px_lock …" does
+/// not exist` at COMMIT, where the session that ended had prepared something before.
+#[test]
+fn a_transaction_that_has_begun_anew_can_prepare() -> Outcome {
+    let fleet = Fleet::start_proxied()?;
+    let mut session = fleet.session()?;
+    begin_everywhere(&mut session, 1)?;
+    session.batch_execute("COMMIT")?;
+    for (id, point) in [(2, Point::Statement), (3, Point::Answer)] {
+        let hit = fleet.proxy(1).inject(Fault::cut(point, "START TRANSACTION"));
+        begin_everywhere(&mut session, id)?;
+        session.batch_execute("COMMIT")?;
+        assert!(hit.has_struck());
+        assert_everywhere(&fleet, id, true)?;
+    }
+    assert_settled(&fleet);
+    Ok(())
+}
+
 /// E20, by asynchronous scans.
 #[test]
 fn asynchronous_scans_begin_anew() -> Outcome {

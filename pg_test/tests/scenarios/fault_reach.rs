@@ -235,3 +235,53 @@ fn a_server_that_another_session_has_moved() -> Outcome {
     assert_eq!(fleet.ids_on_shard(1)?, [2, 3]);
     Ok(())
 }
+
+/// Who connected as a superuser, without a password, and is none any more when the transaction ends: nobody could settle
+/// what is prepared under that name. Red before: `password is required` for ever after ROLLBACK PREPARED or a crash.
+#[test]
+fn a_role_that_may_not_connect_any_more() -> Outcome {
+    let (fleet, mut session) = start()?;
+    session.batch_execute(
+        "DROP USER MAPPING FOR CURRENT_USER SERVER shard1;
+         DROP USER MAPPING FOR CURRENT_USER SERVER shard2;
+         CREATE USER MAPPING FOR PUBLIC SERVER shard1 OPTIONS (user 'postgres');
+         CREATE USER MAPPING FOR PUBLIC SERVER shard2 OPTIONS (user 'postgres');
+         CREATE ROLE boss SUPERUSER; CREATE ROLE other SUPERUSER; CREATE ROLE brief SUPERUSER",
+    )?;
+    let write = |role: &str| {
+        format!(
+            "SET ROLE {role}; INSERT INTO ft1 VALUES (1, 'x'); INSERT INTO ft2 VALUES (1, 'x'); RESET ROLE"
+        )
+    };
+    // By the transaction itself.
+    assert_refused(&fleet, &format!("{}; DROP ROLE brief", write("brief")))?;
+    assert_refused(&fleet, &format!("{}; ALTER ROLE brief NOSUPERUSER", write("brief")))?;
+    // By somebody else.
+    for (role, change, ending) in [
+        ("boss", "ALTER ROLE boss NOSUPERUSER", "COMMIT"),
+        ("other", "DROP ROLE other", "PREPARE TRANSACTION 'r'"),
+    ] {
+        session.batch_execute(&format!("BEGIN; {}", write(role)))?;
+        fleet.session()?.batch_execute(change)?;
+        expect_error(session.batch_execute(ending), "2F003");
+        assert_settled(&fleet);
+    }
+    assert_eq!(fleet.ids_on_shard(1)?, [] as [i32; 0]);
+    Ok(())
+}
+
+/// Another session takes the handler away: the resolver would not connect there. Red before: prepared all the same.
+#[test]
+fn a_handler_that_another_session_has_changed() -> Outcome {
+    let (fleet, mut session) = start()?;
+    session
+        .batch_execute("BEGIN; INSERT INTO ft1 VALUES (1, 'x'); INSERT INTO ft2 VALUES (1, 'x')")?;
+    let mut operator = fleet.session()?;
+    operator
+        .batch_execute("ALTER FOREIGN DATA WRAPPER pg_fdw_xacts HANDLER postgres_fdw_handler")?;
+    expect_error(session.batch_execute("COMMIT"), "40001");
+    operator
+        .batch_execute("ALTER FOREIGN DATA WRAPPER pg_fdw_xacts HANDLER pg_fdw_xacts_handler")?;
+    assert_settled(&fleet);
+    assert_commits(&fleet, &mut session, 2)
+}

@@ -307,3 +307,25 @@ fn settled_or_stock(fleet: &Fleet, stock: bool) -> Outcome {
     }
     settled_everywhere(fleet)
 }
+
+/// READ ONLY of a savepoint, or of the rest of a transaction that has written, is no promise that nothing is written: a
+/// function there writes on the leaf. Red before: committed on the leaf before the decision.
+#[test]
+fn what_runs_in_the_read_only_part_of_a_writing_transaction() -> Outcome {
+    let fleet = start("pg_fdw_xacts")?;
+    let mut session = fleet.session()?;
+    let exec = "SET TRANSACTION READ ONLY; SELECT pg_fdw_xacts_exec('shard1', 'SELECT write(7)')";
+    for statements in [
+        format!("SAVEPOINT a; {exec}; RELEASE a; INSERT INTO lt VALUES (7)"),
+        format!("SAVEPOINT a; {exec}; RELEASE a"),
+        format!("INSERT INTO lt VALUES (7); {exec}"),
+        format!("INSERT INTO ft2 VALUES (7); {exec}"),
+    ] {
+        session.batch_execute(&format!("BEGIN; {statements}; PREPARE TRANSACTION 'x'"))?;
+        assert_eq!(leaf(&fleet)?, [] as [i32; 0], "{statements}");
+        session.batch_execute("ROLLBACK PREPARED 'x'")?;
+        settled_everywhere(&fleet)?;
+        assert_eq!(leaf(&fleet)?, [] as [i32; 0], "{statements}");
+    }
+    Ok(())
+}
