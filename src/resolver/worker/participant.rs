@@ -159,6 +159,11 @@ impl Participant {
         }
     }
 
+    /// Whether its server or user mapping has gone.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone
+    }
+
     /// Whether nobody can ask by it any more, nor has since the start.
     pub(super) fn cannot_be_asked(&self) -> bool {
         self.gone && !self.asked

@@ -27,6 +27,9 @@ const SWEEPS_ON_SERVER: usize = 16;
 /// How many may fail to start in one round.
 const FAILURES_IN_ROUND: usize = 32;
 
+/// How many others are tried in the place of one whose server has gone.
+const STAND_INS: usize = 16;
+
 /// How many committed transactions one sweep asks for: others are served between two.
 const OPEN_IN_SWEEP: usize = 10_000;
 
@@ -132,8 +135,11 @@ impl Worker {
         let members: Members = list.iter().collect();
         let mut left = left.to_vec();
         left.retain(|e| left::is_undelivered(e) && members.have(e));
-        let stand_ins: Vec<Registered> =
+        let mut stand_ins: Vec<Registered> =
             list.into_iter().filter(|member| member.id != id).collect();
+        if stand_ins.is_empty() {
+            stand_ins = self.stand_ins(&registered);
+        }
         let by = self.participants.get(id).map(|p| p.connect_as(&stand_ins).clone());
         let by = by.unwrap_or_else(|| registered.clone());
         let (identity, participant) = (self.identity, registered);
@@ -174,6 +180,18 @@ impl Worker {
             *id == registered.id || (own.is_some() && own == other)
         };
         Ok(beside.into_iter().filter(is_same).map(|(id, _)| id).collect())
+    }
+
+    /// Who else may ask for one whose server has gone, or moved: those that are recorded at the same address. The sweep
+    /// looks whether they still lead there.
+    fn stand_ins(&self, registered: &Registered) -> Vec<Registered> {
+        self.participants
+            .beside(registered)
+            .filter(|p| p.registered.id != registered.id && !p.is_gone())
+            .filter(|p| p.registered.address == registered.address)
+            .map(|p| p.registered.clone())
+            .take(STAND_INS)
+            .collect()
     }
 
     /// Takes the sweeps that are on their way as far as they go without waiting.
