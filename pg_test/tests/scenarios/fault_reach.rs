@@ -285,3 +285,39 @@ fn a_handler_that_another_session_has_changed() -> Outcome {
     assert_settled(&fleet);
     assert_commits(&fleet, &mut session, 2)
 }
+
+/// A role that is dropped while what it has written waits for its outcome, where no other participant is there to settle it.
+/// The way out of docs/src/limits.md.
+#[test]
+fn a_role_that_is_dropped_while_in_doubt() -> Outcome {
+    let (fleet, mut session) = start()?;
+    let mapping = |change: &str, options: &str| -> String {
+        let of = |server: u8| {
+            format!("{change} USER MAPPING FOR PUBLIC SERVER shard{server} OPTIONS ({options});")
+        };
+        of(1) + &of(2)
+    };
+    session.batch_execute(&format!(
+        "DROP USER MAPPING FOR CURRENT_USER SERVER shard1;
+         DROP USER MAPPING FOR CURRENT_USER SERVER shard2;
+         {} CREATE ROLE boss SUPERUSER",
+        mapping("CREATE", "user 'postgres'")
+    ))?;
+    session.batch_execute(
+        "BEGIN; SET ROLE boss; INSERT INTO ft1 VALUES (1, 'x'); INSERT INTO ft2 VALUES (1, 'x'); RESET ROLE;
+         PREPARE TRANSACTION 'r'",
+    )?;
+    session.batch_execute("DROP ROLE boss")?;
+    session.batch_execute("COMMIT PREPARED 'r'")?;
+    wait_until("the resolver tells why it cannot connect", DEADLINE, || {
+        let told = session.query(
+            "SELECT FROM pg_stat_fdw_xacts WHERE last_error LIKE '%password%required%'",
+            &[],
+        )?;
+        Ok(told.len() == 2)
+    })?;
+    session.batch_execute(&mapping("ALTER", "ADD password_required 'false'"))?;
+    assert_settled(&fleet);
+    assert_eq!((fleet.ids_on_shard(1)?, fleet.ids_on_shard(2)?), (vec![1], vec![1]));
+    Ok(())
+}
