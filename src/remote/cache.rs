@@ -126,13 +126,15 @@ pub fn connection(mapping: &Mapping, deadline: Option<Instant>) -> Result<Rc<Cac
         hash(pg_sys::SysCacheIdentifier::FOREIGNSERVEROID, mapping.serverid),
         hash(pg_sys::SysCacheIdentifier::USERMAPPINGOID, mapping.oid),
     );
+    // While it connects the server may be dropped.
+    let basis = Basis::of(&server, mapping)?;
     let established = connect(&server, mapping, deadline)?;
     let fresh = Rc::new(Cached {
         can_prepare: server.can_prepare(),
         serverid: mapping.serverid,
         #[cfg(feature = "pg18")]
         mapping: mapping.oid,
-        basis: Basis::of(&server, mapping)?,
+        basis,
         keep: server.keeps_connections(),
         server_hash,
         mapping_hash,
