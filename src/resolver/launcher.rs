@@ -76,8 +76,8 @@ struct Launcher {
     unseen: VecDeque<pg_sys::Oid>,
     /// Those that have been, or are being looked at.
     seen: HashSet<pg_sys::Oid>,
-    /// Those for which there was no worker, and of which that was said.
-    refused: HashSet<pg_sys::Oid>,
+    /// Those for which there was no worker, since when, and whether that was said.
+    refused: HashMap<pg_sys::Oid, (Instant, bool)>,
     next_list: Option<Instant>,
 }
 
@@ -110,7 +110,7 @@ impl Launcher {
         stats::forget_databases(&all);
         workers::forget_confirmed(&all);
         self.seen.retain(|dbid| usable.contains(dbid));
-        self.refused.retain(|dbid| usable.contains(dbid));
+        self.refused.retain(|dbid, _| usable.contains(dbid));
         self.unseen = usable.into_iter().filter(|dbid| !self.seen.contains(dbid)).collect();
         Ok(())
     }
@@ -171,12 +171,12 @@ impl Launcher {
         for dbid in &refused {
             workers::want_again(*dbid);
         }
-        // A look that is under way may end soon, and leave its worker to the next.
-        if self.running.iter().any(|(dbid, worker)| worker.is_looking(*dbid)) {
-            return Ok(!refused.is_empty());
-        }
+        // A look that is under way, or has just ended, soon leaves its worker to the next.
+        let now = Instant::now();
         for dbid in &refused {
-            if self.refused.insert(*dbid) {
+            let (since, told) = self.refused.entry(*dbid).or_insert((now, false));
+            if !*told && now.duration_since(*since) >= LONG_LOOK {
+                *told = true;
                 self.warn(*dbid)?;
             }
         }

@@ -3,6 +3,7 @@
 //! does: an error in such an answer is told as a WARNING, to the client or, when the session has ended, to the log.
 
 use std::cell::{Cell, RefCell};
+use std::ffi::CStr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -55,7 +56,11 @@ pub fn collect() -> Result<()> {
         }
         if let Some(failure) = failure {
             let error = connection.error_of(&failure, Some(c"COMMIT"));
-            tell(&connection, error.message().to_bytes(), PgLogLevel::WARNING)?;
+            // Its last words are no answer: the connection is lost.
+            let is_last =
+                matches!(failure.error_field(b'V').map(CStr::to_bytes), Some(b"FATAL" | b"PANIC"));
+            let level = if is_last { PgLogLevel::LOG } else { PgLogLevel::WARNING };
+            tell(&connection, error.message().to_bytes(), level)?;
         } else if is_lost {
             // Of what was only read nothing is lost.
             let error = connection.doom_error();
