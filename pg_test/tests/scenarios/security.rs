@@ -67,8 +67,10 @@ fn somebody_else_holds_the_fence() -> Outcome {
     fleet.proxy(1).set_new_connections(NewConnections::Served);
     let mut session = fleet.session()?;
     wait_until("the reason is told", DEADLINE, || {
-        let error: String =
-            one(&mut session, "SELECT last_error FROM pg_stat_fdw_xacts WHERE server = 'shard1'")?;
+        let error: String = one(
+            &mut session,
+            "SELECT coalesce(last_error, '') FROM pg_stat_fdw_xacts WHERE server = 'shard1'",
+        )?;
         Ok(error.contains("role \"stranger\""))
     })?;
     assert_eq!(prepared_gids(fleet.shard(1))?.len(), 1);

@@ -72,11 +72,16 @@ fn two_inserts_on_two_shards_and_their_commit_take_four_waits() -> Outcome {
     let mut network = Network::start(2)?;
     let sql = "BEGIN; INSERT INTO ft1 VALUES ({}, 'x'); INSERT INTO ft2 VALUES ({}, 'x'); COMMIT";
     network.assert_waits(sql, 4)?;
-    let before: Vec<u64> = network.links.iter().map(Link::turns).collect();
-    network.session.batch_execute(&sql.replace("{}", "50000"))?;
-    let turns: Vec<u64> =
-        network.links.iter().zip(before).map(|(link, before)| link.turns() - before).collect();
-    assert_eq!(turns, [3, 3]);
+    // What is sent at once may arrive in two parts, with an answer in between: that only ever adds a turn.
+    let mut fewest = [u64::MAX; 2];
+    for attempt in 0..10 {
+        let before: Vec<u64> = network.links.iter().map(Link::turns).collect();
+        network.session.batch_execute(&sql.replace("{}", &(50_000 + attempt).to_string()))?;
+        for (fewest, (link, before)) in fewest.iter_mut().zip(network.links.iter().zip(before)) {
+            *fewest = (*fewest).min(link.turns() - before);
+        }
+    }
+    assert_eq!(fewest, [3, 3]);
     Ok(())
 }
 
