@@ -9,7 +9,7 @@ use postgres::Client;
 
 use crate::support::Outcome;
 
-const ROUND_TRIP: Duration = Duration::from_millis(20);
+const ROUND_TRIP: Duration = Duration::from_millis(40);
 
 /// Shards behind links.
 struct Network {
