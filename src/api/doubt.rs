@@ -12,6 +12,7 @@ use crate::log::decisions::{self, Row};
 use crate::log::left::started_at;
 use crate::log::registered::{self, Registered};
 use crate::log::shmem::{self, Entry, ServerStats, Status};
+use crate::log::workers::own_database;
 use crate::log::{entries, seen, stats, workers};
 use crate::protocol::gid::Gid;
 use crate::protocol::verdict::{Decision, Reason};
@@ -49,11 +50,6 @@ impl Shown {
     pub fn is_here(&self) -> bool {
         self.dbid == own_database()
     }
-}
-
-fn own_database() -> Oid {
-    // SAFETY: a plain global of this backend.
-    unsafe { pg_sys::MyDatabaseId }
 }
 
 /// All of them, those of other databases as far as shared memory tells.

@@ -7,7 +7,6 @@ use pgrx::pg_sys::Datum;
 use pgrx::prelude::*;
 
 use crate::api::doubt;
-use crate::log::shmem::Status;
 use crate::log::{entries, label_limit, labels, replication, requests, table, workers};
 use crate::pg::error::{Error, Result, SqlState, c_string, check_for_interrupts};
 use crate::pg::function::{not_on_standby, text_function};
@@ -110,13 +109,9 @@ fn look(label: &CStr) -> Result<(Known, bool)> {
         (false, true) => Known::Running,
         (false, false) => Known::Committed,
     };
-    // SAFETY: a plain global of this backend.
-    let dbid = unsafe { pg_sys::MyDatabaseId };
     // In this order: what is not to be asked for any more has an entry.
     let unconfirmed = (known == Known::Committed && doubt::is_unasked(row.xid))
-        || entries::all()
-            .iter()
-            .any(|e| e.dbid == dbid && e.xid == row.xid && e.status != Status::Free);
+        || !entries::of_transaction(row.xid).is_empty();
     Ok((known, unconfirmed))
 }
 

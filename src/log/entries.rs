@@ -298,8 +298,7 @@ pub fn all() -> Vec<Entry> {
 
 /// The entries of this database that no backend looks after.
 pub fn left() -> Vec<Entry> {
-    // SAFETY: a plain global of this process.
-    let dbid = unsafe { pg_sys::MyDatabaseId };
+    let dbid = workers::own_database();
     shmem::read(|m| {
         let table = m.entries();
         table.left().into_iter().map(|place| *table.at(place)).filter(|e| e.dbid == dbid).collect()
@@ -321,8 +320,7 @@ pub fn of(gid: &Gid) -> Option<Entry> {
 
 /// The entries of a transaction of this database.
 pub fn of_transaction(xid: pg_sys::TransactionId) -> Vec<Entry> {
-    // SAFETY: a plain global of this process.
-    let dbid = unsafe { pg_sys::MyDatabaseId };
+    let dbid = workers::own_database();
     shmem::read(|m| m.entries().of_transaction(dbid, xid))
 }
 
@@ -377,8 +375,7 @@ pub fn forget(gid: &Gid) -> bool {
 
 /// Ends all such entries of a server of this database, but not what is prepared here too; returns how many.
 pub fn forget_server(serverid: Oid) -> usize {
-    // SAFETY: a plain global of this process.
-    let dbid = unsafe { pg_sys::MyDatabaseId };
+    let dbid = workers::own_database();
     shmem::write(|m| {
         let mut table = m.entries();
         let mut places = table.left();

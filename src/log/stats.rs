@@ -9,7 +9,7 @@ use pgrx::pg_sys::{self, Oid};
 
 use crate::log::places::{Free, Link, List};
 use crate::log::shmem::{self, ERROR_LEN, Entry, ServerStats};
-use crate::log::workers;
+use crate::log::workers::{self, own_database};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, SqlState};
 use crate::pg::shared_index::{Key, SharedIndex};
@@ -121,11 +121,6 @@ impl Statistics<'_> {
             self.lists.free.give_back(self.links, place as u32);
         }
     }
-}
-
-fn own_database() -> Oid {
-    // SAFETY: a plain global of this process.
-    unsafe { pg_sys::MyDatabaseId }
 }
 
 /// The resolver has tried to settle what is on a server.

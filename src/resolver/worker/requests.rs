@@ -127,8 +127,7 @@ impl Worker {
     /// Whether nothing can be left on a participant: it has been swept clean, and nothing has been prepared there since
     /// that is not confirmed.
     fn is_clean(&self, registered: &Registered) -> bool {
-        // SAFETY: a plain global of this process.
-        let dbid = unsafe { pg_sys::MyDatabaseId };
+        let dbid = workers::own_database();
         let Registered { id, serverid, userid, .. } = *registered;
         let has_entry = entries::all()
             .iter()
