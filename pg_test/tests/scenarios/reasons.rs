@@ -83,17 +83,23 @@ fn another_process_holds_the_fence_there() -> Outcome {
     Ok(())
 }
 
-#[test]
-fn the_role_may_not_settle_it() -> Outcome {
-    let fleet = start()?;
+/// Maps to the role `app` on shard 1, which may not settle what the role `other` has prepared there; returns a superuser's
+/// session with the shard.
+fn map_to_app(fleet: &Fleet) -> anyhow::Result<Client> {
     let mut shard = fleet.shard(1).client()?;
     shard.batch_execute(
         "CREATE ROLE app LOGIN; GRANT ALL ON t TO app; CREATE ROLE other; GRANT ALL ON t TO other",
     )?;
-    let mut session = fleet.session()?;
-    session.batch_execute(
+    fleet.session()?.batch_execute(
         "ALTER USER MAPPING FOR CURRENT_USER SERVER shard1 OPTIONS (SET user 'app')",
     )?;
+    Ok(shard)
+}
+
+#[test]
+fn the_role_may_not_settle_it() -> Outcome {
+    let fleet = start()?;
+    let mut shard = map_to_app(&fleet)?;
     let gid = leave_orphan(&fleet, 1, "other", 1)?;
     stays_and_is_told(&fleet, &gid, "permission denied", || {
         Ok(shard.batch_execute("ALTER ROLE app SUPERUSER")?)
@@ -125,14 +131,7 @@ fn what_waits_for_the_application_says_so_and_is_no_failure() -> Outcome {
 #[test]
 fn a_place_that_nobody_may_reach() -> Outcome {
     let fleet = start()?;
-    let mut shard = fleet.shard(1).client()?;
-    shard.batch_execute(
-        "CREATE ROLE app LOGIN; GRANT ALL ON t TO app; CREATE ROLE other; GRANT ALL ON t TO other",
-    )?;
-    let mut session = fleet.session()?;
-    session.batch_execute(
-        "ALTER USER MAPPING FOR CURRENT_USER SERVER shard1 OPTIONS (SET user 'app')",
-    )?;
+    let mut shard = map_to_app(&fleet)?;
     // As one of a user that has gone: nobody is registered for it.
     let own = leave_orphan(&fleet, 1, "other", 1)?;
     let gid = format!("{}_{}", &own[..own.rfind('_').expect("a gid")], 4_000_000_000_u32);
