@@ -48,7 +48,7 @@ pub enum See {
 }
 
 /// Blocks of a table that are scanned at once where others wait meanwhile: a few milliseconds.
-const PART: u32 = 256;
+const PART: u32 = 32;
 
 #[derive(Clone, Copy)]
 struct Part {

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::{Oid, TransactionId};
 
@@ -24,8 +24,9 @@ use crate::resolver::worker::participant::Participant;
 const SWEEPS: usize = 128;
 const SWEEPS_ON_SERVER: usize = 16;
 
-/// How many may fail to start in one round.
-const FAILURES_IN_ROUND: usize = 32;
+/// How long one round may spend on sweeps that fail to start: others are served between many that fail at once, for
+/// example because their servers have been dropped.
+const FAILING: Duration = Duration::from_millis(10);
 
 /// How many others are tried in the place of one whose server has gone.
 const STAND_INS: usize = 16;
@@ -60,7 +61,6 @@ impl Worker {
         let owned: HashSet<Gid> = entries::owned().iter().filter_map(Entry::gid).collect();
         let left = entries::left();
         let mut addresses = Addresses::new();
-        let mut failed = 0;
         for id in due {
             if all >= SWEEPS {
                 break;
@@ -81,9 +81,7 @@ impl Worker {
                 all += 1;
                 continue;
             }
-            failed += 1;
-            // Others are served between many that fail at once, for example because their servers have been dropped.
-            if failed == FAILURES_IN_ROUND {
+            if now.elapsed() >= FAILING {
                 self.more_due = true;
                 break;
             }
