@@ -6,16 +6,22 @@
 
 use std::collections::{HashMap, HashSet};
 
-use pgrx::pg_sys::{self, Oid, TransactionId};
+use pgrx::pg_sys::{Oid, TransactionId};
 
-use crate::log::decisions::{self, Row};
-use crate::log::left::started_at;
-use crate::log::registered::{self, Registered};
-use crate::log::shmem::{self, Entry, ServerStats, Status};
-use crate::log::workers::own_database;
-use crate::log::{entries, seen, stats, workers};
+use crate::pg::globals::in_recovery;
+use crate::pg::globals::my_database;
+use crate::pg::globals::server_start;
 use crate::protocol::gid::Gid;
 use crate::protocol::verdict::{Decision, Reason};
+use crate::shared::shmem;
+use crate::shared::shmem::{Entry, ServerStats, Status};
+use crate::shared::{entries, seen, stats, workers};
+use crate::store::decisions;
+use crate::store::decisions::Row;
+use crate::store::forgotten;
+use crate::store::identity;
+use crate::store::participant_list;
+use crate::store::participant_list::ParticipantRecord;
 
 /// One participant of a transaction that is prepared there or about to be, or may be.
 pub struct Shown {
@@ -48,7 +54,7 @@ impl Shown {
 
     /// In this database.
     pub fn is_here(&self) -> bool {
-        self.dbid == own_database()
+        self.dbid == my_database()
     }
 }
 
@@ -60,7 +66,7 @@ pub fn all() -> Vec<Shown> {
     let stats = stats::all();
     let mut shown: Vec<Shown> =
         entries.iter().filter_map(|entry| of_entry(entry, &stats)).collect();
-    let list = registered::all();
+    let list = participant_list::all();
     let known: HashSet<Gid> = shown.iter().map(|s| s.gid).collect();
     shown.extend(of_table(&asked, &list, &stats).into_iter().filter(|s| !known.contains(&s.gid)));
     shown
@@ -95,9 +101,8 @@ fn last_error(dbid: Oid, serverid: Oid, stats: &[ServerStats]) -> Option<Vec<u8>
 }
 
 /// What the decision table of this database alone knows.
-fn of_table(asked: &seen::Asked, list: &[Registered], stats: &[ServerStats]) -> Vec<Shown> {
-    // SAFETY: reads a flag in shared memory.
-    let standby = unsafe { pg_sys::RecoveryInProgress() };
+fn of_table(asked: &seen::Asked, list: &[ParticipantRecord], stats: &[ServerStats]) -> Vec<Shown> {
+    let standby = in_recovery();
     let lacked = shmem::read(|m| m.shared.entries_lacked);
     // What is prepared here has entries as soon as a resolver has looked for it.
     let pending = standby || lacked || !workers::resolver_is_up();
@@ -105,9 +110,9 @@ fn of_table(asked: &seen::Asked, list: &[Registered], stats: &[ServerStats]) -> 
     if !pending && !unasked {
         return Vec::new();
     }
-    let Some(identity) = registered::known_identity() else { return Vec::new() };
-    let forgotten = registered::forgotten();
-    let by_id: HashMap<i32, &Registered> = list.iter().map(|r| (r.id, r)).collect();
+    let Some(identity) = identity::known() else { return Vec::new() };
+    let forgotten = forgotten::all();
+    let by_id: HashMap<i32, &ParticipantRecord> = list.iter().map(|r| (r.id, r)).collect();
     let mut shown = Vec::new();
     for row in decisions::all() {
         let is_pending = row.decision == Decision::InProgress;
@@ -122,16 +127,16 @@ fn of_table(asked: &seen::Asked, list: &[Registered], stats: &[ServerStats]) -> 
             } else if asked.has(*id) || forgotten.contains(&(row.nonce, *id)) {
                 continue;
             } else {
-                last_error(own_database(), registered.serverid, stats)
+                last_error(my_database(), registered.serverid, stats)
                     .unwrap_or_else(|| Reason::Unasked.text().into())
             };
             shown.push(Shown {
-                dbid: own_database(),
+                dbid: my_database(),
                 xid: row.xid,
                 gid: registered.gid(identity, row.nonce),
                 status: if is_pending { Status::Prepared } else { Status::Committing },
                 owned: false,
-                since: started_at(),
+                since: server_start(),
                 reason: Some(reason),
             });
         }
@@ -142,17 +147,16 @@ fn of_table(asked: &seen::Asked, list: &[Registered], stats: &[ServerStats]) -> 
 /// Whether a participant of a transaction that was committed before the start of this server has not been asked yet
 /// whether it has heard of it. A standby cannot tell.
 pub fn is_unasked(xid: TransactionId) -> bool {
-    // SAFETY: reads a flag in shared memory.
-    let standby = unsafe { pg_sys::RecoveryInProgress() };
+    let standby = in_recovery();
     let asked = seen::asked();
     if standby || !asked.is_older(xid) {
         return false;
     }
-    let list = registered::all();
+    let list = participant_list::all();
     if list.iter().all(|r| asked.has(r.id)) {
         return false;
     }
-    let forgotten = registered::forgotten();
+    let forgotten = forgotten::all();
     let is_left = |row: &Row| {
         row.participants.iter().any(|(id, _)| {
             list.iter().any(|r| r.id == *id)

@@ -7,12 +7,14 @@ use pgrx::pg_sys::Datum;
 use pgrx::prelude::*;
 
 use crate::api::doubt::{self, Shown};
-use crate::log::shmem::Status;
-use crate::log::{decisions, registered, requests};
 use crate::pg::error::{Error, Result, SqlState, attempt};
 use crate::pg::function::{not_on_standby, text_function};
 use crate::protocol::gid::Gid;
 use crate::protocol::verdict::Decision;
+use crate::shared::requests;
+use crate::shared::shmem::Status;
+use crate::store::identity;
+use crate::store::{decisions, participant_list};
 
 /// A text is made of its bytes, in the server's encoding, as a bytea is.
 type Resolved = (Vec<u8>, String, Option<Vec<u8>>);
@@ -47,7 +49,7 @@ fn pg_fdw_xacts_resolve(
 }
 
 fn resolve(identifier: Option<&[u8]>) -> Result<Vec<Resolved>> {
-    crate::require_preload()?;
+    crate::pg::preload::require()?;
     not_on_standby(c"pg_fdw_xacts_resolve()")?;
     let before = in_doubt_here();
     requests::resolve()?;
@@ -99,7 +101,7 @@ REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_forget(text) FROM PUBLIC;
 );
 
 fn forget(identifier: &CStr) -> Result<()> {
-    crate::require_preload()?;
+    crate::pg::preload::require()?;
     not_on_standby(c"pg_fdw_xacts_forget()")?;
     // SAFETY: looks at the session's user.
     if !unsafe { pg_sys::superuser() } {
@@ -115,7 +117,7 @@ fn forget(identifier: &CStr) -> Result<()> {
 }
 
 fn forget_transaction(gid: &Gid, identifier: &str) -> Result<()> {
-    if registered::known_identity() != Some(gid.identity) {
+    if identity::known() != Some(gid.identity) {
         return Err(Error::new(
             SqlState::UNDEFINED_OBJECT,
             format!("\"{identifier}\" is not a transaction of this database"),
@@ -158,5 +160,5 @@ fn forget_server(name: &CStr) -> Result<()> {
 /// A server that has no name any more, by its OID: pg_upgrade gives servers new ones.
 fn gone(oid: &CStr) -> Option<pg_sys::Oid> {
     let oid = pg_sys::Oid::from_u32(oid.to_str().ok()?.parse().ok()?);
-    registered::all().iter().any(|r| r.serverid == oid).then_some(oid)
+    participant_list::all().iter().any(|r| r.serverid == oid).then_some(oid)
 }

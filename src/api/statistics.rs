@@ -5,7 +5,7 @@ use pgrx::datum::TimestampWithTimeZone;
 use pgrx::prelude::*;
 
 use crate::api::doubt::{self, Shown};
-use crate::log::stats;
+use crate::shared::stats;
 
 /// One row per foreign server that has been prepared on or swept.
 #[pg_extern(sql = "
@@ -33,7 +33,7 @@ fn pg_fdw_xacts_stats() -> TableIterator<
         name!(last_error_at, Option<TimestampWithTimeZone>),
     ),
 > {
-    crate::require_preload().unwrap_or_else(|error| error.raise_in_pgrx());
+    crate::pg::preload::require().unwrap_or_else(|error| error.raise_in_pgrx());
     let in_doubt: Vec<Shown> =
         doubt::all().into_iter().filter(|s| s.is_here() && s.is_in_doubt()).collect();
     let mut servers = stats::all();

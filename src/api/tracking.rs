@@ -7,10 +7,14 @@ use pgrx::pg_sys::Datum;
 use pgrx::prelude::*;
 
 use crate::api::doubt;
-use crate::log::{entries, label_limit, labels, replication, requests, table, workers};
 use crate::pg::error::{Error, Result, SqlState, c_string, check_for_interrupts};
 use crate::pg::function::{not_on_standby, text_function};
+use crate::pg::globals::in_recovery;
+use crate::pg::globals::nest_level;
+use crate::pg::syncrep;
 use crate::protocol::label::{Known, Outcome, is_valid, outcome};
+use crate::shared::{entries, label_limit, requests, workers};
+use crate::store::{labels, table};
 
 text_function! {
     /// `pg_fdw_xacts_track(label text) returns void`: labels the current transaction. The label is written with it, so
@@ -29,11 +33,10 @@ CREATE FUNCTION pg_fdw_xacts_track(label text) RETURNS void
 );
 
 fn track(label: &CStr) -> Result<()> {
-    crate::require_preload()?;
+    crate::pg::preload::require()?;
     not_on_standby(c"pg_fdw_xacts_track()")?;
     check(label)?;
-    // SAFETY: reads the transaction's state.
-    if unsafe { pg_sys::GetCurrentTransactionNestLevel() } > 1 {
+    if nest_level() > 1 {
         return Err(Error::new(
             SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
             "cannot label a transaction inside a savepoint or an exception block",
@@ -47,7 +50,7 @@ fn track(label: &CStr) -> Result<()> {
     labels::insert(label, false)?;
     // SAFETY: sets a flag of the transaction: an outcome that was told must outlive a crash.
     unsafe { pg_sys::ForceSyncCommit() };
-    replication::require_synchronous_commit();
+    syncrep::require_synchronous_commit();
     Ok(())
 }
 
@@ -77,10 +80,9 @@ CREATE FUNCTION pg_fdw_xacts_outcome(label text) RETURNS text
 );
 
 fn ask(label: &CStr) -> Result<Outcome> {
-    crate::require_preload()?;
+    crate::pg::preload::require()?;
     check(label)?;
-    // SAFETY: reads a flag in shared memory.
-    let standby = unsafe { pg_sys::RecoveryInProgress() };
+    let standby = in_recovery();
     loop {
         let (known, unconfirmed) = look(label)?;
         if let Some(outcome) = outcome(known, standby, unconfirmed) {

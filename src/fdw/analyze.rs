@@ -11,12 +11,12 @@ use pgrx::PgLogLevel;
 use pgrx::pg_sys::{self, AcquireSampleRowsFunc, BlockNumber, HeapTuple, Relation};
 
 use crate::fdw::names::{Table, literal};
-use crate::fdw::node;
 use crate::fdw::rows::RowReader;
 use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState, boundary, c_string, check_for_interrupts};
+use crate::pg::node;
 use crate::remote::connection::{Message, fetch_command};
-use crate::xact::{Session, attach};
+use crate::xact::{Attachment, attach};
 
 /// Rows per FETCH, where no option says.
 const FETCH_SIZE: c_int = 100;
@@ -91,7 +91,7 @@ unsafe extern "C-unwind" fn sample(
 
 /// # Safety
 /// An open relation.
-unsafe fn attach_as_owner(relation: Relation, table: &Table) -> Result<Session> {
+unsafe fn attach_as_owner(relation: Relation, table: &Table) -> Result<Attachment> {
     // SAFETY: by contract.
     attach(unsafe { (*(*relation).rd_rel).relowner }, table.serverid)
 }
@@ -103,7 +103,7 @@ fn number(text: Option<&CStr>) -> Option<f64> {
 /// Runs a query through a cursor and hands on its result batch by batch. The cursor ends with the next
 /// statement or the transaction.
 fn for_each_batch(
-    session: &Session,
+    session: &Attachment,
     table: &Table,
     query: &[u8],
     mut take: impl FnMut(&PgResult) -> Result<()>,
@@ -184,7 +184,7 @@ impl Method {
     }
 
     /// Asks the participant how many rows there are, of which `target` are wanted.
-    fn plan(self, session: &Session, table: &Table, target: f64) -> Result<Plan> {
+    fn plan(self, session: &Attachment, table: &Table, target: f64) -> Result<Plan> {
         let everything = Plan { clause: String::new(), rows: None };
         if self == Self::Off {
             return Ok(everything);

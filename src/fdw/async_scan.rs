@@ -16,9 +16,9 @@ use std::rc::Rc;
 
 use pgrx::pg_sys::{self, AppendState, AsyncRequest, ForeignScanState, TupleTableSlot};
 
-use crate::fdw::raw;
 use crate::fdw::scan::Scan;
 use crate::pg::error::{Result, boundary, catch};
+use crate::pg::raw;
 
 /// `ForeignAsyncRequest`: a row if there is one at hand, else it is asked for.
 ///

@@ -6,9 +6,10 @@ use pgrx::pg_sys::{self, Relation, ResultRelInfo};
 
 use crate::fdw::modify::Modification;
 use crate::fdw::names::Table;
-use crate::fdw::{node, state};
+use crate::fdw::state;
 use crate::guc;
 use crate::pg::error::{boundary, c_string};
+use crate::pg::node;
 
 /// The protocol counts a message's parameters in 16 bits.
 const MAX_PARAMETERS: usize = 65535;

@@ -9,15 +9,16 @@ use pgrx::pg_sys::{
 
 use crate::fdw::params::Params;
 use crate::fdw::rows::{self, RowReader};
-use crate::fdw::{node, plan, state};
+use crate::fdw::{plan, state};
 use crate::libpq::PgResult;
 use crate::pg::error::{Result, boundary};
+use crate::pg::node;
 use crate::remote::connection::Message;
-use crate::xact::{Session, attach_to_write};
+use crate::xact::{Attachment, attach_to_write};
 
 /// A direct modification that has begun.
 pub struct Direct {
-    session: Session,
+    session: Attachment,
     sql: CString,
     params: Params,
     counts: bool,
@@ -74,7 +75,7 @@ pub unsafe extern "C-unwind" fn end(node: *mut ForeignScanState) {
 
 impl Direct {
     /// The session that it uses.
-    pub fn session(&self) -> &Session {
+    pub fn session(&self) -> &Attachment {
         &self.session
     }
 

@@ -13,7 +13,7 @@ use crate::fdw::scan::Scan;
 use crate::fdw::state;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::boundary;
-use crate::xact::Session;
+use crate::xact::Attachment;
 
 /// postgres_fdw's callbacks.
 #[derive(Clone, Copy)]
@@ -90,7 +90,7 @@ unsafe extern "C-unwind" fn direct(node: *mut ForeignScanState, explain: *mut Ex
 ///
 /// # Safety
 /// EXPLAIN's valid state.
-unsafe fn show(session: Option<&Session>, explain: *mut ExplainState) {
+unsafe fn show(session: Option<&Attachment>, explain: *mut ExplainState) {
     // SAFETY: by contract; labels and values are copied.
     unsafe {
         let Some(session) = session.filter(|_| (*explain).analyze && (*explain).verbose) else {

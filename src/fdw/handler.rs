@@ -7,7 +7,7 @@
 use pgrx::pg_sys::{self, Datum, FdwRoutine, Oid};
 
 use crate::fdw::{
-    analyze, async_scan, batch, direct, explain, import, insert, modify, planning, scan, stock,
+    analyze, async_scan, batch, direct, estimates, explain, import, insert, modify, scan, stock,
     truncate,
 };
 use crate::pg::error::boundary;
@@ -53,7 +53,7 @@ fn ours(stock: &FdwRoutine) -> FdwRoutine {
     let mut routine = FdwRoutine {
         type_: pg_sys::NodeTag::T_FdwRoutine,
 
-        GetForeignRelSize: planning::in_front_of(stock),
+        GetForeignRelSize: estimates::in_front_of(stock),
         GetForeignPaths: stock.GetForeignPaths,
         GetForeignPlan: stock.GetForeignPlan,
         GetForeignJoinPaths: stock.GetForeignJoinPaths,

@@ -8,9 +8,10 @@ use std::ffi::{CStr, CString};
 use pgrx::pg_sys::{self, ImportForeignSchemaStmt, ImportForeignSchemaType as ListType, List, Oid};
 
 use crate::fdw::names::{identifier, literal};
-use crate::fdw::{node, raw};
 use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState, boundary, c_string, catch};
+use crate::pg::globals::current_user;
+use crate::pg::{node, raw};
 use crate::remote::connection::Message;
 use crate::remote::options::Server;
 use crate::xact::attach;
@@ -42,7 +43,7 @@ pub unsafe extern "C-unwind" fn execute(
         let wanted = Wanted::read(statement.options)?;
         let schema = CStr::from_ptr(statement.remote_schema);
         let server = Server::read(serverid);
-        let session = attach(pg_sys::GetUserId(), serverid)?;
+        let session = attach(current_user(), serverid)?;
         let exists = c_string(
             [
                 b"SELECT FROM pg_catalog.pg_namespace WHERE nspname = ",

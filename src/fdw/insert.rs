@@ -13,8 +13,9 @@ use pgrx::pg_sys::{
 };
 
 use crate::fdw::modify::Modification;
-use crate::fdw::{modify, node, plan};
+use crate::fdw::{modify, plan};
 use crate::pg::error::{Error, Result, SqlState, boundary, catch};
+use crate::pg::node;
 
 /// `BeginForeignInsert`.
 ///

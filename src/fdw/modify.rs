@@ -12,10 +12,11 @@ use crate::fdw::batch::{Slot, Template};
 use crate::fdw::params::{Modes, Outputs, Values};
 use crate::fdw::rows::RowReader;
 use crate::fdw::statement::Statement;
-use crate::fdw::{node, plan, raw, state, volatility};
+use crate::fdw::{plan, state, volatility};
 use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState, boundary, catch};
-use crate::xact::{Session, attach_to_write};
+use crate::pg::{node, raw};
+use crate::xact::{Attachment, attach_to_write};
 
 /// Once the values of some rows have this many bytes, the rest of a batch goes with another message: a message of 1 GB
 /// is refused, and long before that larger ones gain nothing.
@@ -23,7 +24,7 @@ const MESSAGE_BYTES: usize = 1 << 20;
 
 /// The execution state of one target.
 pub struct Modification {
-    session: Session,
+    session: Attachment,
     statement: Statement,
     /// An INSERT's text for other numbers of rows than `rows`.
     template: Option<Template>,
@@ -159,7 +160,7 @@ unsafe fn modification<'a>(target: *mut ResultRelInfo) -> &'a mut Modification {
 
 impl Modification {
     /// The session that it uses.
-    pub fn session(&self) -> &Session {
+    pub fn session(&self) -> &Attachment {
         &self.session
     }
 

@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_int};
 
 use pgrx::pg_sys::{self, Oid, Relation};
 
-use crate::fdw::node;
+use crate::pg::node;
 use crate::remote::options::{self, OptionPair, Server};
 
 /// A foreign table with the options that it and its server have.

@@ -9,8 +9,8 @@ use std::ffi::{CStr, c_int};
 
 use pgrx::pg_sys::{self, Datum, MemoryContext, Oid};
 
-use crate::fdw::{node, raw};
 use crate::pg::error::{Result, catch};
+use crate::pg::{node, raw};
 
 /// Values in text form. They live in a memory context that whoever asked for them resets.
 pub type Values = Vec<Option<&'static CStr>>;

@@ -14,8 +14,8 @@ use std::ffi::{CStr, CString, c_int};
 
 use pgrx::pg_sys::{self, NodeTag};
 
-use crate::fdw::node;
 use crate::pg::error::{Error, Result, SqlState};
+use crate::pg::node;
 
 /// Column numbers: positive ones of user columns, -1 is `ctid`.
 pub type Columns = Vec<c_int>;

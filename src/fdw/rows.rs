@@ -9,9 +9,9 @@ use std::ptr::null;
 
 use pgrx::pg_sys::{self, Datum, HeapTuple, MemoryContext};
 
-use crate::fdw::{node, raw};
 use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState, catch};
+use crate::pg::{node, raw};
 
 /// What rows are read for, which is also where the names in CONTEXT come from.
 #[derive(Clone, Copy)]

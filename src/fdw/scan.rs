@@ -14,22 +14,23 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::{self, EState, ForeignScanState, HeapTuple, MemoryContext, TupleTableSlot};
 
-use crate::fdw::growth::Growth;
+use crate::fdw::fetch_size::Growth;
 use crate::fdw::params::{self, Params};
 use crate::fdw::rows::RowReader;
-use crate::fdw::{node, plan, raw, state};
+use crate::fdw::{plan, state};
 use crate::libpq::PgResult;
 use crate::pg::error::{Result, boundary, catch};
 use crate::pg::versions;
+use crate::pg::{node, raw};
 use crate::protocol::pipeline::Ticket;
 use crate::protocol::plan::Access;
 use crate::remote::cache::Cached;
 use crate::remote::connection::{Message, Opening, declare_command, fetch_command};
-use crate::xact::{Session, attach};
+use crate::xact::{Attachment, attach};
 
 /// A scan that has begun.
 pub struct Scan {
-    session: Session,
+    session: Attachment,
     /// The query, for CONTEXT.
     sql: Rc<CStr>,
     declare: Rc<CStr>,
@@ -213,7 +214,7 @@ impl Scan {
     }
 
     /// The session that it uses.
-    pub fn session(&self) -> &Session {
+    pub fn session(&self) -> &Attachment {
         &self.session
     }
 
@@ -258,7 +259,7 @@ impl Scan {
     /// The node's expression context.
     ///
     /// # Errors
-    /// Those of the parameters and of [`Session::submit`].
+    /// Those of the parameters and of [`Attachment::submit`].
     pub unsafe fn ask(&mut self, context: *mut pg_sys::ExprContext) -> Result<()> {
         if self.under_way.is_some() {
             return Ok(());

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use crate::libpq::PgResult;
 use crate::pg::error::Result;
 use crate::remote::connection::{Connection, Message};
-use crate::xact::Session;
+use crate::xact::Attachment;
 
 /// A statement that may be executed many times.
 pub struct Statement {
@@ -37,7 +37,7 @@ impl Statement {
     ///
     /// # Errors
     /// The remote's error, the lost connection, a cancel.
-    pub fn run(&mut self, session: &Session, values: &[Option<&CStr>]) -> Result<Rc<PgResult>> {
+    pub fn run(&mut self, session: &Attachment, values: &[Option<&CStr>]) -> Result<Rc<PgResult>> {
         match &self.stage {
             Stage::New => {
                 let result = session.run(&self.sql, values)?;

@@ -5,9 +5,9 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use crate::fdw::raw;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, catch};
+use crate::pg::raw;
 
 type Found = BackendLocal<Cell<Option<pg_sys::PGFunction>>>;
 

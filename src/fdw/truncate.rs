@@ -2,10 +2,12 @@
 
 use pgrx::pg_sys::{self, DropBehavior, List};
 
+use crate::fdw::estimates;
+use crate::fdw::estimates::Purpose;
 use crate::fdw::names::Table;
-use crate::fdw::node;
-use crate::fdw::planning::{self, Purpose};
 use crate::pg::error::{Error, Result, SqlState, boundary, c_string};
+use crate::pg::globals::current_user;
+use crate::pg::node;
 use crate::remote::options::parse_bool;
 use crate::xact::attach_to_write;
 
@@ -32,9 +34,8 @@ pub unsafe extern "C-unwind" fn execute(
         let list = names.join(&b", "[..]);
         let sql = c_string([b"TRUNCATE ", &list[..], identity, b" IDENTITY", dependents].concat());
         let serverid = tables.first().expect("TRUNCATE of at least one table").serverid;
-        // SAFETY: a global of the session.
-        let session = attach_to_write(unsafe { pg_sys::GetUserId() }, serverid)?;
-        planning::before(Purpose::Lock)?;
+        let session = attach_to_write(current_user(), serverid)?;
+        estimates::before(Purpose::Lock)?;
         session.run(&sql, &[])?;
         Ok(())
     })

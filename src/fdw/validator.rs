@@ -5,8 +5,9 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use crate::fdw::{node, raw, stock};
+use crate::fdw::stock;
 use crate::pg::error::{Result, boundary, catch};
+use crate::pg::{node, raw};
 use crate::remote::options::TWO_PHASE_COMMIT;
 
 /// The call convention's record of `pg_fdw_xacts_validator`.

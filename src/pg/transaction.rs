@@ -3,6 +3,7 @@
 use pgrx::pg_sys;
 
 use crate::pg::error::{Result, attempt};
+use crate::pg::syncrep;
 
 /// Runs `f` in a transaction of its own with a snapshot: commits after `Ok`, aborts after anything
 /// else. Not for backends that run a client's statements.
@@ -38,4 +39,12 @@ pub fn run<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
     // SAFETY: outside of a transaction.
     unsafe { pg_sys::pgstat_report_stat(true) };
     outcome
+}
+
+/// Has what this transaction writes outlive a crash, and a fail-over to a synchronous standby, from its commit on:
+/// whatever `synchronous_commit` says.
+pub fn make_durable() {
+    // SAFETY: sets a flag of the transaction.
+    unsafe { pg_sys::ForceSyncCommit() };
+    syncrep::require_synchronous_commit();
 }

@@ -17,9 +17,10 @@ use crate::libpq::{Conn, Flush, PgResult, Sending, Status, Transaction};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::Result;
 use crate::pg::wait_event::WaitEvent;
+use crate::protocol::fingerprint::Fingerprint;
 use crate::protocol::pipeline::{Control, Kind};
 use crate::protocol::plan::Work;
-use crate::remote::session_state::{Doom, Fingerprint, SessionState};
+use crate::remote::session_state::{Doom, SessionState};
 use crate::remote::wait::{Patience, WaitSet, Want, Woke};
 use crate::remote::{pooler, report};
 

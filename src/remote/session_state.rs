@@ -8,30 +8,11 @@ use std::rc::{Rc, Weak};
 
 use crate::libpq::PgResult;
 use crate::pg::error::c_string;
+use crate::protocol::fingerprint::Fingerprint;
 use crate::protocol::pipeline::{Control, Effect, Fifo};
 use crate::protocol::plan::{Access, Xid};
+use crate::protocol::session_lock::SessionLock;
 use crate::remote::connection::{Opening, Unanswered};
-
-/// Which server and database a connection has reached, asked in its set-up.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Fingerprint {
-    /// `system_identifier` of `pg_control_system()`.
-    pub system_identifier: u64,
-    /// `current_database()`, in ASCII ([`escaped`]).
-    pub database: CString,
-    /// `pg_is_in_recovery()`: the server only reads.
-    pub in_recovery: bool,
-}
-
-/// The advisory lock that each session holds in shared mode on the participant from before its first PREPARE
-/// on: who finds none knows that nobody can prepare any more.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SessionLock {
-    /// Stands for the identity.
-    pub key: i32,
-    /// Stands for the server's start.
-    pub incarnation: i32,
-}
 
 impl SessionLock {
     /// Takes the lock, twice, so that [`Self::check`] can give one back without letting go.
@@ -296,20 +277,6 @@ fn is_unknown_statement(failure: &PgResult) -> bool {
     };
     let own = [&b"px_xid"[..], b"px_constraints", b"px_lock "];
     is(b'C', INVALID_SQL_STATEMENT_NAME) && own.iter().any(|name| is(b'M', name))
-}
-
-/// The name of a database as [`SETUP`] asks for it: as `encode(…, 'escape')` writes its bytes. The name itself may not
-/// convert to the encoding of the database here, and an error would make the server unusable.
-pub fn escaped(name: &CStr) -> CString {
-    let mut text = Vec::new();
-    for &byte in name.to_bytes() {
-        if byte.is_ascii() {
-            text.push(byte);
-        } else {
-            text.extend(format!("\\{byte:03o}").bytes());
-        }
-    }
-    c_string(text)
 }
 
 impl Fingerprint {

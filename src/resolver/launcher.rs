@@ -14,12 +14,13 @@ use std::time::{Duration, Instant};
 
 use pgrx::{PgLogLevel, pg_sys};
 
-use crate::log::shmem::WorkerState;
-use crate::log::{seen, stats, workers};
 use crate::pg::error::{Error, Result, SqlState, boundary, c_string};
+use crate::pg::globals::my_pid;
 use crate::pg::wait_event::WaitEvent;
 use crate::pg::{latch, transaction};
 use crate::resolver::process;
+use crate::shared::shmem::WorkerState;
+use crate::shared::{seen, stats, workers};
 
 /// How long after its end a worker is started again.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
@@ -233,7 +234,7 @@ fn start(dbid: pg_sys::Oid) -> Option<Running> {
     );
     // SAFETY: the description is copied; the handle lives in TopMemoryContext, as long as we do.
     unsafe {
-        worker.bgw_notify_pid = pg_sys::MyProcPid;
+        worker.bgw_notify_pid = my_pid();
         let mut handle = null_mut();
         let context = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
         let registered = pg_sys::RegisterDynamicBackgroundWorker(&mut worker, &mut handle);

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use crate::pg::error::Result;
 use crate::protocol::gid::Identity;
 use crate::protocol::pipeline::Ticket;
-use crate::remote::{Connection, SessionLock};
+use crate::protocol::session_lock::SessionLock;
+use crate::remote::Connection;
 
 /// Takes the fence if it is free, and makes it a lease; else answers who holds it. Who holds it also holds the
 /// session lock `own`: a process that settles without the fence sees by it that another copy of the

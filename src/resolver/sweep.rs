@@ -20,10 +20,6 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys;
 
 use crate::libpq::PgResult;
-use crate::log::left::{Left, Members};
-use crate::log::registered::Registered;
-use crate::log::shmem::{Entry, Status};
-use crate::log::trusted;
 use crate::pg::error::{Error, Result, SqlState, c_string};
 use crate::pg::text;
 use crate::pg::transaction;
@@ -38,6 +34,10 @@ use crate::remote::wait::Want;
 use crate::resolver::questions;
 use crate::resolver::sweep::failure::Failure;
 use crate::resolver::sweep::settling::Settling;
+use crate::shared::left::{Left, Members};
+use crate::shared::shmem::{Entry, Status};
+use crate::store::participant_list::ParticipantRecord;
+use crate::store::trusted;
 use crate::xact::session_lock;
 
 mod concluding;
@@ -63,9 +63,9 @@ pub struct Subject {
     /// Whose transactions.
     pub identity: Identity,
     /// The participant that it is for.
-    pub participant: Registered,
+    pub participant: ParticipantRecord,
     /// As whose user it connects: this one, or another in the same place.
-    pub by: Registered,
+    pub by: ParticipantRecord,
     /// All that it asks for: this one, and others in the same place that are reached in the same way.
     pub members: Members,
     /// What backends have left here before it began.
@@ -110,7 +110,7 @@ pub struct Fenced(Established, CString);
 
 impl Fenced {
     /// Whether server and mapping still lead to it.
-    fn is_current(&self, participant: &Registered) -> Result<bool> {
+    fn is_current(&self, participant: &ParticipantRecord) -> Result<bool> {
         let Some(mapping) = Mapping::find(participant.userid, participant.serverid) else {
             return Ok(false);
         };
@@ -331,7 +331,7 @@ fn handler_is_ours(serverid: pg_sys::Oid) -> bool {
 
 /// The connection to come, with its address, or that there is nowhere to connect to.
 fn connect(
-    participant: &Registered,
+    participant: &ParticipantRecord,
     deadline: Instant,
 ) -> Result<Result<(Connecting, CString), Failure>> {
     let Some(mapping) = Mapping::find(participant.userid, participant.serverid) else {
@@ -391,7 +391,7 @@ impl Stage {
     }
 }
 
-fn place(fenced: &Fenced, participant: &Registered) -> Result<Place> {
+fn place(fenced: &Fenced, participant: &ParticipantRecord) -> Result<Place> {
     let Fenced(Established { connection, .. }, address) = fenced;
     let fingerprint = connection.fingerprint().ok_or_else(|| connection.doom_error())?;
     let is_recorded = participant.is_at(&fingerprint) && participant.is_where(address);

@@ -11,9 +11,8 @@ use std::time::Instant;
 
 use pgrx::pg_sys;
 
-use crate::log::registered::{self, Registered};
-use crate::log::{replication, seen, stats, workers};
 use crate::pg::error::{Result, boundary, c_string};
+use crate::pg::syncrep;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::{Identity, Nonce};
 use crate::protocol::ledger::Ledger;
@@ -22,6 +21,12 @@ use crate::resolver::process;
 use crate::resolver::worker::participant::Participant;
 use crate::resolver::worker::reading::Reading;
 use crate::resolver::worker::roster::Roster;
+use crate::shared::{seen, stats, workers};
+use crate::store::forgotten;
+use crate::store::identity;
+use crate::store::participant_list;
+use crate::store::participant_list::ParticipantRecord;
+use crate::store::trusted;
 
 mod participant;
 mod pending;
@@ -106,12 +111,12 @@ impl Worker {
     /// Reads the durable state; `None` where the extension is missing.
     fn start() -> Result<Option<Self>> {
         // Who is answered waits for the standbys, see `started`.
-        let (state, _) = replication::run_here(|| {
-            if !registered::extension_exists() {
+        let (state, _) = syncrep::run_here(|| {
+            if !trusted::extension_exists() {
                 return Ok(None);
             }
-            let identity = registered::identity()?;
-            Ok(Some((identity, registered::all(), registered::forgotten())))
+            let identity = identity::known_or_drawn()?;
+            Ok(Some((identity, participant_list::all(), forgotten::all())))
         })?;
         let Some((identity, list, forgotten)) = state else { return Ok(None) };
         let now = Instant::now();
@@ -124,7 +129,7 @@ impl Worker {
             forgotten: HashMap::new(),
             elsewhere: HashMap::new(),
             trying: Vec::new(),
-            started: replication::written_so_far(),
+            started: syncrep::written_so_far(),
             replicating: Vec::new(),
             reading: None,
             has_looked: false,
@@ -151,7 +156,7 @@ impl Worker {
         Ok(Some(worker))
     }
 
-    fn add(&mut self, registered: Registered, due: Option<Instant>, asked: bool) {
+    fn add(&mut self, registered: ParticipantRecord, due: Option<Instant>, asked: bool) {
         self.participants.add(Participant::new(registered, due, asked));
     }
 

@@ -11,17 +11,18 @@ use pgrx::{PgLogLevel, pg_sys};
 
 use crate::guc;
 use crate::libpq::Sending;
-use crate::log::entries;
-use crate::log::shmem::Status;
 use crate::pg::error::{Result, SqlState, attempt};
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::participant::{Event, State};
+use crate::protocol::prepared::Prepared;
 use crate::remote::cache;
 use crate::remote::connection::{CANCEL_EFFECT, CLEANUP_TIMEOUT};
-use crate::remote::together::{Outcome, Together};
+use crate::remote::round::{Outcome, Together};
 use crate::remote::wait::Patience;
+use crate::shared::entries;
+use crate::shared::shmem::Status;
 use crate::xact::inject;
-use crate::xact::participants::{self, Participant, Prepared};
+use crate::xact::participants::{self, Participant};
 use crate::xact::unconfirmed::unconfirmed;
 
 /// What postgres_fdw's warnings call the command.

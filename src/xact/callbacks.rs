@@ -6,6 +6,7 @@ use pgrx::pg_sys;
 
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{attempt, boundary, shielded};
+use crate::pg::globals::nest_level;
 use crate::xact::{abort, commit, deliveries, endings, participants, replayed, utility};
 
 static SUBTRANSACTIONS: BackendLocal<Cell<bool>> = BackendLocal::new(Cell::new(false));
@@ -95,8 +96,7 @@ unsafe extern "C-unwind" fn on_subtransaction(
     if participants::is_empty() {
         return;
     }
-    // SAFETY: reads the transaction state.
-    let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() } as u32;
+    let level = nest_level();
     match event {
         E::SUBXACT_EVENT_PRE_COMMIT_SUB => boundary(|| {
             for p in participants::all() {

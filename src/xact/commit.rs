@@ -9,22 +9,28 @@ use std::time::{Duration, Instant};
 use pgrx::{PgLogLevel, pg_sys};
 
 use crate::guc;
-use crate::log::entries::Reserved;
-use crate::log::shmem::Status;
-use crate::log::{decisions, entries, registered, replication, workers};
 use crate::pg::error::{Error, Result, SqlState, attempt, catch};
+use crate::pg::globals::clear_cancel;
+use crate::pg::globals::is_serializable;
+use crate::pg::random::random;
+use crate::pg::syncrep;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::participant::{Event, State};
 use crate::protocol::pipeline::Control;
 use crate::protocol::plan::{self, Local, Refusal, Step, Work};
-use crate::remote::SessionLock;
+use crate::protocol::session_lock::SessionLock;
 use crate::remote::cache;
 use crate::remote::connect::check_pooler;
 use crate::remote::credentials;
 use crate::remote::options::{Mapping, Server};
-use crate::remote::together::{Outcome, Together};
+use crate::remote::round::{Outcome, Together};
 use crate::remote::wait::{Patience, Woke};
+use crate::shared::entries::Reserved;
+use crate::shared::shmem::Status;
+use crate::shared::{entries, workers};
+use crate::store::trusted;
+use crate::store::decisions;
 use crate::xact::participants::{self, Participant};
 use crate::xact::unconfirmed::unconfirmed;
 use crate::xact::{deliveries, endings, inject, one_phase, reach, session_lock};
@@ -65,7 +71,7 @@ pub fn phase_one(explicit: bool) -> Result<()> {
         Local {
             // A NOTIFY that is pending has no xid yet, and can still fail.
             wrote: pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId || notifies(),
-            serializable: pg_sys::XactIsoLevel == pg_sys::XACT_SERIALIZABLE as i32,
+            serializable: is_serializable(),
             explicit,
         }
     };
@@ -111,11 +117,11 @@ fn write_down(writers: &[&Participant], deadline: Instant, timeout: Duration) ->
     if writers.is_empty() {
         return Ok(());
     }
-    registered::check_tables()?;
+    trusted::check_tables()?;
     reach::check(writers)?;
     let identity = workers::identity()?;
     hold_session_locks(writers, session_lock(identity), deadline, timeout)?;
-    let nonce = Nonce::draw(registered::random()?);
+    let nonce = Nonce::draw(random()?);
     let mut row = Vec::with_capacity(writers.len());
     let mut members = Vec::with_capacity(writers.len());
     for p in writers {
@@ -188,8 +194,7 @@ fn first_round(
     timeout: Duration,
 ) -> Result<()> {
     // With the isolation level SERIALIZABLE a reader's commit may find that what it read never was.
-    // SAFETY: a plain read of the transaction's state.
-    let serializable = unsafe { pg_sys::XactIsoLevel } == pg_sys::XACT_SERIALIZABLE as i32;
+    let serializable = is_serializable();
     let waits = serializable || !writers.is_empty();
     let (awaited, unawaited): (Vec<&Participant>, Vec<&Participant>) =
         readers.iter().partition(|p| waits || !p.connection.is_kept());
@@ -314,14 +319,13 @@ pub fn phase_two() -> Result<()> {
     for p in &all {
         cache::put_back(&p.connection);
     }
-    // SAFETY: a plain flag; a cancel that ended the wait must not hit the client's next statement.
-    unsafe { pg_sys::QueryCancelPending = 0 };
+    clear_cancel();
     outcome
 }
 
 fn deliver_commit(prepared: &[&Participant], wait: bool) -> Result<()> {
     // Where the wait for synchronous standbys was cut short, the resolver delivers when they have it.
-    if prepared.is_empty() || !replication::own_commit_is_replicated() {
+    if prepared.is_empty() || !syncrep::own_commit_is_replicated() {
         return Ok(());
     }
     if !wait {
@@ -437,16 +441,16 @@ fn refused(refusal: Refusal, active: &[&Participant]) -> Error {
 mod known {
     //! Which participants this backend knows to be on the durable list.
 
+    use crate::protocol::fingerprint::Fingerprint;
     use std::cell::RefCell;
 
     use pgrx::pg_sys::Oid;
 
-    use crate::log::{requests, workers};
     use crate::pg::backend_local::BackendLocal;
     use crate::pg::error::{Error, Result, SqlState};
     use crate::protocol::gid::Identity;
-    use crate::remote::Fingerprint;
     use crate::remote::basis::Basis;
+    use crate::shared::{requests, workers};
     use crate::xact::participants::Participant;
 
     /// The numbers belong to an identity, which an extension that was created anew does not keep, and to a

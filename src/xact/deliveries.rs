@@ -13,14 +13,14 @@ use std::time::Instant;
 use pgrx::pg_sys;
 
 use crate::guc;
-use crate::log::shmem::Status;
-use crate::log::{entries, workers};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Result, shielded};
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::participant::Event;
 use crate::protocol::pipeline::Control;
 use crate::remote::cache::Cached;
+use crate::shared::shmem::Status;
+use crate::shared::{entries, workers};
 use crate::xact::participants::Participant;
 
 /// One answer that is still to come.

@@ -6,10 +6,9 @@
 
 use std::time::{Duration, Instant};
 
-use pgrx::pg_sys;
-
 use crate::guc;
 use crate::pg::error::{Error, Result, SqlState};
+use crate::pg::globals::clear_cancel;
 use crate::pg::text;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::participant::Event;
@@ -17,7 +16,7 @@ use crate::remote::connect::connect;
 use crate::remote::connection::CANCEL_EFFECT;
 use crate::remote::options::{Mapping, Server};
 use crate::remote::report;
-use crate::remote::together::{Outcome, Together};
+use crate::remote::round::{Outcome, Together};
 use crate::remote::wait::{Patience, Woke};
 use crate::xact::participants::Participant;
 
@@ -64,8 +63,7 @@ pub fn commit(p: &Participant) -> Result<()> {
     }
     let outcome = answered.unwrap_or_else(|| ask(p));
     p.take(Event::Confirmed)?;
-    // SAFETY: a plain flag. What comes next must not turn a committed transaction into an error.
-    unsafe { pg_sys::QueryCancelPending = 0 };
+    clear_cancel();
     outcome
 }
 

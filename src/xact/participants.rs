@@ -1,18 +1,18 @@
 //! The participants of this backend's current transaction.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::ffi::CString;
 use std::rc::Rc;
 
 use pgrx::pg_sys::Oid;
 
 use crate::pg::backend_local::BackendLocal;
-use crate::pg::error::{Error, Result, SqlState, c_string};
+use crate::pg::error::{Error, Result, SqlState};
 use crate::pg::text;
 use crate::protocol::gid::Gid;
 use crate::protocol::participant::{Event, State};
+use crate::protocol::prepared::Prepared;
 use crate::remote::cache::Cached;
-use crate::xact::Session;
+use crate::xact::Attachment;
 
 /// One participant of the current transaction: a foreign server under one user mapping.
 pub struct Participant {
@@ -24,31 +24,6 @@ pub struct Participant {
     pub userid: Oid,
     state: Cell<State>,
     prepared: OnceCell<Prepared>,
-}
-
-/// What settles a prepared participant, made before PREPARE is sent.
-pub struct Prepared {
-    /// Its gid.
-    pub gid: Gid,
-    /// `PREPARE TRANSACTION 'gid'`.
-    pub prepare: CString,
-    /// `COMMIT PREPARED 'gid'`.
-    pub commit: CString,
-    /// `ROLLBACK PREPARED 'gid'`.
-    pub rollback: CString,
-}
-
-impl Prepared {
-    /// The commands for a gid. A gid is digits and underscores: it needs no quoting.
-    pub fn new(gid: Gid) -> Self {
-        let command = |verb: &str| c_string(format!("{verb} '{gid}'"));
-        Self {
-            gid,
-            prepare: command("PREPARE TRANSACTION"),
-            commit: command("COMMIT PREPARED"),
-            rollback: command("ROLLBACK PREPARED"),
-        }
-    }
 }
 
 impl Participant {
@@ -90,7 +65,7 @@ impl Participant {
     pub fn holds_exclusive_lock(&self) -> Result<bool> {
         let sql = c"SELECT FROM pg_catalog.pg_locks WHERE pid = pg_catalog.pg_backend_pid() AND \
             locktype = 'relation' AND mode = 'AccessExclusiveLock' AND granted LIMIT 1";
-        let locks = Session::of(&self.connection).run(sql, &[])?;
+        let locks = Attachment::of(&self.connection).run(sql, &[])?;
         Ok(locks.rows() > 0)
     }
 

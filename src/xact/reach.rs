@@ -8,6 +8,7 @@ use pgrx::pg_sys::{self, Oid};
 
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, check_for_interrupts};
+use crate::pg::globals::my_database;
 use crate::pg::wait_event::WaitEvent;
 use crate::pg::{latch, versions};
 use crate::remote::basis::{Seen, View};
@@ -127,8 +128,7 @@ struct MappingLock(pg_sys::LOCKTAG);
 impl MappingLock {
     fn take(p: &Participant, deadline: Instant) -> Result<Self> {
         let tag = pg_sys::LOCKTAG {
-            // SAFETY: a plain global of this backend.
-            locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
+            locktag_field1: my_database().to_u32(),
             locktag_field2: pg_sys::UserMappingRelationId.to_u32(),
             locktag_field3: p.connection.basis.mapping.to_u32(),
             locktag_field4: 0,

@@ -3,10 +3,11 @@
 
 use pgrx::pg_sys;
 
-use crate::log::shmem::Status;
-use crate::log::{decisions, entries};
 use crate::pg::error::Result;
 use crate::protocol::verdict::Decision;
+use crate::shared::entries;
+use crate::shared::shmem::Status;
+use crate::store::decisions;
 
 /// After a transaction of a background worker: leaves what it has settled to the resolver, and wakes it.
 pub fn hand_over() -> Result<()> {

@@ -15,22 +15,26 @@ use pgrx::pg_sys::Oid;
 use pgrx::{PgLogLevel, Spi, pg_sys};
 
 use crate::guc;
-use crate::log::entries::Known;
-use crate::log::shmem::Status;
-use crate::log::{decisions, entries, registered, replication, workers};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Result, SqlState, attempt, boundary, c_string, shielded};
+use crate::pg::globals::current_user;
+use crate::pg::syncrep;
 use crate::pg::text;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::{Gid, Nonce};
+use crate::protocol::prepared::Prepared;
+use crate::protocol::session_lock::SessionLock;
 use crate::protocol::verdict::Decision;
-use crate::remote::SessionLock;
 use crate::remote::cache::{self, Cached};
 use crate::remote::options::{Mapping, Server};
-use crate::remote::together::{Outcome, Together};
+use crate::remote::round::{Outcome, Together};
 use crate::remote::wait::Patience;
+use crate::shared::entries::Known;
+use crate::shared::shmem::Status;
+use crate::shared::{entries, workers};
+use crate::store::identity;
+use crate::store::{decisions, participant_list};
 use crate::xact::inject;
-use crate::xact::participants::Prepared;
 use crate::xact::session_lock;
 use crate::xact::unconfirmed::unconfirmed;
 
@@ -143,9 +147,8 @@ fn prepare_settlement(gxid: &CStr) -> Result<()> {
         return Ok(());
     }
     let Some(Pending { xid, gids, complete }) = pending(gxid)? else { return Ok(()) };
-    replication::require_synchronous_commit();
-    let (Some(identity), Some(nonce)) =
-        (registered::known_identity(), gids.first().map(|gid| gid.nonce))
+    syncrep::require_synchronous_commit();
+    let (Some(identity), Some(nonce)) = (identity::known(), gids.first().map(|gid| gid.nonce))
     else {
         return Ok(());
     };
@@ -212,8 +215,8 @@ fn pending_by_row(xid: pg_sys::TransactionId) -> Option<Pending> {
     let row = decisions::all()
         .into_iter()
         .find(|row| row.xid == xid && row.decision == Decision::InProgress)?;
-    let identity = registered::known_identity()?;
-    let gids: Vec<Gid> = row.gids(identity, &registered::all()).collect();
+    let identity = identity::known()?;
+    let gids: Vec<Gid> = row.gids(identity, &participant_list::all()).collect();
     let complete = gids.len() == row.participants.len();
     Some(Pending { xid, gids, complete })
 }
@@ -272,8 +275,8 @@ fn local_xid(gxid: &CStr) -> Result<Option<pg_sys::TransactionId>> {
             .ok()?;
         let row = table.next()?;
         let owner = row.get::<Oid>(2).ok().flatten()?;
-        // SAFETY: a global of the session, and a look-up of a role.
-        let may_settle = unsafe { owner == pg_sys::GetUserId() || pg_sys::superuser() };
+        // SAFETY: a look-up of the current role.
+        let may_settle = owner == current_user() || unsafe { pg_sys::superuser() };
         may_settle.then(|| row.get::<pg_sys::TransactionId>(1).ok().flatten()).flatten()
     });
     // SAFETY: pushed above.
@@ -303,7 +306,7 @@ fn deliver() -> Result<()> {
     }
     let mut confirmed = vec![false; members.len()];
     // A decision that a synchronous standby may still lose is the resolver's to deliver.
-    let replicated = replication::last_record_is_replicated();
+    let replicated = syncrep::last_record_is_replicated();
     let reached: Vec<(usize, &Member, &Rc<Cached>)> = members
         .iter()
         .enumerate()

@@ -2,7 +2,7 @@
 //! knows whether they still have it.
 
 use super::Connection;
-use crate::remote::session_state::SessionLock;
+use crate::protocol::session_lock::SessionLock;
 
 impl Connection {
     /// Asks for the session's advisory lock, unless this very one has been asked for. It travels with the

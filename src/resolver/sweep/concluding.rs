@@ -7,16 +7,17 @@ use pgrx::PgLogLevel;
 use super::failure::Failure;
 use super::settling::Settling;
 use super::{Fenced, Subject, Swept};
-use crate::log::entries;
-use crate::log::left::{self, Left, Members, handed_over};
-use crate::log::registered::Registered;
-use crate::log::shmem::{Entry, Status};
 use crate::pg::error::{Error, Result, SqlState};
 use crate::pg::text;
 use crate::protocol::gid::Gid;
 use crate::protocol::verdict::{Others, Place, Reason, absence};
 use crate::remote::Connection;
 use crate::resolver::questions;
+use crate::shared::entries;
+use crate::shared::left;
+use crate::shared::left::{Left, Members, handed_over};
+use crate::shared::shmem::{Entry, Status};
+use crate::store::participant_list::ParticipantRecord;
 
 impl Subject {
     /// Everything has been answered: what follows from it.
@@ -109,7 +110,7 @@ impl Subject {
 
 pub(super) fn other_server(
     Fenced(established, address): &Fenced,
-    participant: &Registered,
+    participant: &ParticipantRecord,
 ) -> Failure {
     let name = text::carried(&established.connection.server_name);
     let place = format!(

@@ -6,9 +6,11 @@ use std::collections::HashSet;
 use std::ffi::CString;
 
 use super::{Fenced, Subject};
-use crate::log::{entries, registered, replication};
 use crate::pg::error::Result;
+use crate::pg::syncrep;
 use crate::protocol::gid::Gid;
+use crate::shared::entries;
+use crate::store::participant_list;
 
 /// Where the participants are from now on, if what is listed at another address than the recorded one proves that. It is
 /// written down before anything is settled there.
@@ -25,7 +27,7 @@ pub(super) fn follow(
     }
     // All were recorded at one address: what proves it of one proves it of the others.
     let ids: HashSet<i32> = subject.members.ids().collect();
-    replication::run_here(|| registered::move_to(&ids, Some(address)))?;
+    syncrep::run_here(|| participant_list::move_to(&ids, Some(address)))?;
     Ok(Some(address.clone()))
 }
 

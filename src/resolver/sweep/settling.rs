@@ -8,18 +8,20 @@ use pgrx::{PgLogLevel, pg_sys};
 use super::concluding::other_server;
 use super::failure::Failure;
 use super::{Asked, Decisions, Fenced, Subject, answer, moving, place, send};
-use crate::log::entries;
-use crate::log::left::Left;
-use crate::log::replication;
-use crate::log::shmem::{Entry, Status};
 use crate::pg::error::{Error, Result, SqlState};
+use crate::pg::syncrep;
 use crate::pg::text;
 use crate::protocol::gid::Gid;
 use crate::protocol::pipeline::Ticket;
+use crate::protocol::prepared::Prepared;
+use crate::protocol::session_lock::SessionLock;
 use crate::protocol::verdict::{Decision, Others, Place, Reason, Verdict, settle};
-use crate::remote::{Connection, SessionLock};
+use crate::remote::Connection;
 use crate::resolver::questions;
-use crate::xact::{Prepared, session_lock};
+use crate::shared::entries;
+use crate::shared::left::Left;
+use crate::shared::shmem::{Entry, Status};
+use crate::xact::session_lock;
 
 const INSUFFICIENT_PRIVILEGE: SqlState = SqlState::new(b"42501");
 
@@ -163,7 +165,7 @@ impl Settling {
 
     /// Finds the verdicts on what is listed, and sends those that take back.
     pub(super) fn judge(&mut self, connection: &Connection, decisions: &Decisions) -> Result<()> {
-        self.decided = replication::written_so_far();
+        self.decided = syncrep::written_so_far();
         let owned: HashSet<Gid> = entries::owned().iter().filter_map(Entry::gid).collect();
         for gid in self.listed.iter().copied().collect::<Vec<Gid>>() {
             let (decision, xid) = decisions
@@ -194,7 +196,7 @@ impl Settling {
         if self.commits.is_empty() {
             return Ok(true);
         }
-        let replicated = replication::outlives_a_failover(self.decided);
+        let replicated = syncrep::outlives_a_failover(self.decided);
         if !replicated && !late {
             return Ok(false);
         }

@@ -5,11 +5,8 @@ use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
 use crate::guc;
-use crate::log::left::{self, Left};
-use crate::log::registered::{self, Registered};
-use crate::log::shmem::Entry;
-use crate::log::{seen, stats};
 use crate::pg::error::{Result, c_string};
+use crate::pg::random::random;
 use crate::pg::transaction;
 use crate::protocol::gid::Gid;
 use crate::protocol::retry;
@@ -18,10 +15,16 @@ use crate::remote::options::Server;
 use crate::resolver::sweep::failure::Failure;
 use crate::resolver::sweep::{Fenced, Sweep, Swept};
 use crate::resolver::worker::telling::{self, Told};
+use crate::shared::left;
+use crate::shared::left::Left;
+use crate::shared::shmem::Entry;
+use crate::shared::{seen, stats};
+use crate::store::participant_list;
+use crate::store::participant_list::ParticipantRecord;
 
 /// A participant on the durable list.
 pub(super) struct Participant {
-    pub(super) registered: Registered,
+    pub(super) registered: ParticipantRecord,
     /// When to sweep it; None while there is no reason to.
     pub(super) due: Option<Instant>,
     pub(super) failures: u32,
@@ -49,7 +52,7 @@ pub(super) struct Participant {
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
 impl Participant {
-    pub(super) fn new(registered: Registered, due: Option<Instant>, asked: bool) -> Self {
+    pub(super) fn new(registered: ParticipantRecord, due: Option<Instant>, asked: bool) -> Self {
         Self {
             registered,
             due,
@@ -68,7 +71,7 @@ impl Participant {
 
     /// Reads where it is written down to be.
     pub(super) fn read_address(&mut self) -> Result<()> {
-        let list = transaction::run(|| Ok(registered::all()))?;
+        let list = transaction::run(|| Ok(participant_list::all()))?;
         let written = list.into_iter().find(|r| r.id == self.registered.id);
         if let Some(written) = written.filter(|w| w.address != self.registered.address) {
             self.registered = written;
@@ -79,7 +82,10 @@ impl Participant {
 
     /// As whom to connect: itself, and after a failed attempt in turn as those in the same place too. Its user may have
     /// lost what is needed to connect, or its mapping its password.
-    pub(super) fn connect_as<'a>(&'a self, stand_ins: &'a [Registered]) -> &'a Registered {
+    pub(super) fn connect_as<'a>(
+        &'a self,
+        stand_ins: &'a [ParticipantRecord],
+    ) -> &'a ParticipantRecord {
         match self.failures as usize % (stand_ins.len() + 1) {
             0 => &self.registered,
             turn => &stand_ins[turn - 1],
@@ -222,7 +228,7 @@ impl Participant {
     pub(super) fn retry(&mut self, now: Instant) {
         let (min, max) = guc::resolver_retry();
         // Without randomness all come at the same time, which is no reason to fail.
-        let jitter = registered::random().map(u32::from_ne_bytes).unwrap_or(0);
+        let jitter = random().map(u32::from_ne_bytes).unwrap_or(0);
         let wait = retry::delay(self.failures, min, max, jitter);
         self.failures = self.failures.saturating_add(1);
         self.due = Some(now + wait);

@@ -6,11 +6,13 @@
 
 use pgrx::pg_sys;
 
-use crate::log::decisions::{self, Row};
-use crate::log::entries::{self, Reserved};
-use crate::log::shmem::Status;
 use crate::protocol::gid::Gid;
 use crate::protocol::verdict::Decision;
+use crate::shared::entries;
+use crate::shared::entries::Reserved;
+use crate::shared::shmem::Status;
+use crate::store::decisions;
+use crate::store::decisions::Row;
 
 /// Gives a participant of a transaction that is prepared here an entry, if it has none. One that runs has one, or will
 /// have.

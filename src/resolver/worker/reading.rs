@@ -6,14 +6,16 @@ use std::time::{Duration, Instant};
 
 use super::{Worker, pending};
 use crate::guc;
-use crate::log::decisions::Row;
-use crate::log::registered;
-use crate::log::shmem::{Entry, Status};
-use crate::log::{decisions, entries, labels, replication, stats, workers};
 use crate::pg::error::Result;
+use crate::pg::syncrep;
 use crate::pg::transaction;
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::verdict::Decision;
+use crate::shared::shmem::{Entry, Status};
+use crate::shared::{entries, stats, workers};
+use crate::store::decisions::Row;
+use crate::store::identity;
+use crate::store::{decisions, labels};
 
 /// How much longer than `commit_timeout` an owner may take to settle before the resolver does.
 const OWNER_GRACE: Duration = Duration::from_secs(10);
@@ -68,7 +70,7 @@ impl Worker {
                 }
             },
             Some(Reading::Forget(first, nonces)) => {
-                match replication::run_here(|| decisions::delete_part(first, &nonces))?.0 {
+                match syncrep::run_here(|| decisions::delete_part(first, &nonces))?.0 {
                     Some(next) => Some(Reading::Forget(next, nonces)),
                     None => {
                         self.confirmed.drain(..nonces.len());
@@ -81,14 +83,14 @@ impl Worker {
             }
             Some(Reading::Labels(first)) => {
                 let expire = || labels::expire_part(first, guc::track_retention());
-                Some(match replication::run_here(expire)?.0 {
+                Some(match syncrep::run_here(expire)?.0 {
                     Some(next) => Reading::Labels(next),
                     None => Reading::Traces(0),
                 })
             }
             Some(Reading::Traces(first)) => {
                 let expire = || labels::expire_traces_part(first, guc::track_retention());
-                replication::run_here(expire)?.0.map(Reading::Traces)
+                syncrep::run_here(expire)?.0.map(Reading::Traces)
             }
         };
         Ok(())
@@ -132,7 +134,7 @@ impl Worker {
     /// What a look begins with; `false`: there is nothing to look at any more.
     fn begin_look(&mut self) -> Result<bool> {
         self.next_look = Instant::now() + guc::resolver_interval();
-        if transaction::run(|| Ok(registered::known_identity()))? != Some(self.identity) {
+        if transaction::run(|| Ok(identity::known()))? != Some(self.identity) {
             // The extension has been dropped, and perhaps created again.
             workers::doubt_resolver();
             return Ok(false);

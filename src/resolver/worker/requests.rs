@@ -7,14 +7,19 @@ use std::time::{Duration, Instant};
 use pgrx::{PgLogLevel, pg_sys};
 
 use super::Worker;
-use crate::log::registered::{self, Registered};
-use crate::log::shmem::{Request, RequestKind};
-use crate::log::{decisions, entries, labels, replication, requests, workers};
 use crate::pg::error::{Error, Result, SqlState, c_string};
+use crate::pg::globals::my_database;
+use crate::pg::syncrep;
 use crate::pg::{text, transaction};
 use crate::protocol::gid::Nonce;
 use crate::protocol::verdict::Decision;
 use crate::remote::options::Server;
+use crate::shared::shmem::{Request, RequestKind};
+use crate::shared::{entries, requests, workers};
+use crate::store::forgotten;
+use crate::store::participant_list;
+use crate::store::participant_list::ParticipantRecord;
+use crate::store::{decisions, labels};
 
 /// A backend that waits until each of these participants has been tried.
 pub struct Trying {
@@ -79,7 +84,7 @@ impl Worker {
     /// Answers those whose answer the synchronous standbys have.
     pub(super) fn answer_replicated(&mut self) {
         self.replicating.retain(|r| {
-            let replicated = replication::outlives_a_failover(r.position);
+            let replicated = syncrep::outlives_a_failover(r.position);
             if replicated {
                 requests::answer(r.slot, &r.request, Some(r.answer));
             }
@@ -95,7 +100,7 @@ impl Worker {
             transaction::run(|| Ok(Server::find(wanted.serverid)))?.map(|server| server.address());
         let of_mapping = self.participants.with_mapping(wanted.serverid, wanted.userid);
         // All that is wanted, but perhaps at another address.
-        let like: Vec<Registered> = of_mapping
+        let like: Vec<ParticipantRecord> = of_mapping
             .into_iter()
             .filter_map(|id| self.participants.get(id))
             .map(|p| p.registered.clone())
@@ -115,8 +120,8 @@ impl Worker {
         if !self.has_looked {
             return Ok(None);
         }
-        let registered = Registered { id: self.participants.next_id(), ..wanted };
-        replication::run_here(|| registered::insert(&registered))?;
+        let registered = ParticipantRecord { id: self.participants.next_id(), ..wanted };
+        syncrep::run_here(|| participant_list::insert(&registered))?;
         let id = registered.id;
         self.warn_of_twin(&registered)?;
         // Something may have been left there before it was forgotten.
@@ -126,9 +131,9 @@ impl Worker {
 
     /// Whether nothing can be left on a participant: it has been swept clean, and nothing has been prepared there since
     /// that is not confirmed.
-    fn is_clean(&self, registered: &Registered) -> bool {
-        let dbid = workers::own_database();
-        let Registered { id, serverid, userid, .. } = *registered;
+    fn is_clean(&self, registered: &ParticipantRecord) -> bool {
+        let dbid = my_database();
+        let ParticipantRecord { id, serverid, userid, .. } = *registered;
         let has_entry = entries::all()
             .iter()
             .any(|e| (e.dbid, e.serverid, e.userid) == (dbid, serverid, userid));
@@ -137,10 +142,10 @@ impl Worker {
     }
 
     /// The server of a participant that is clean has another address now, or it was not known: it keeps its number.
-    fn move_to(&mut self, registered: Registered, address: Option<CString>) -> Result<i32> {
+    fn move_to(&mut self, registered: ParticipantRecord, address: Option<CString>) -> Result<i32> {
         let id = registered.id;
-        replication::run_here(|| registered::move_to(&HashSet::from([id]), address.as_deref()))?;
-        let moved = Registered { address, ..registered };
+        syncrep::run_here(|| participant_list::move_to(&HashSet::from([id]), address.as_deref()))?;
+        let moved = ParticipantRecord { address, ..registered };
         self.warn_of_twin(&moved)?;
         self.participants.change(id, |participant| {
             participant.registered = moved;
@@ -150,14 +155,15 @@ impl Worker {
     }
 
     /// Two addresses of one server, or two servers of one image: which, cannot be known.
-    fn warn_of_twin(&self, new: &Registered) -> Result<()> {
+    fn warn_of_twin(&self, new: &ParticipantRecord) -> Result<()> {
         let twin = self
             .participants
             .beside(new)
             .map(|p| &p.registered)
             .find(|r| r.id != new.id && r.address.is_some() && r.address != new.address);
         let Some(twin) = twin else { return Ok(()) };
-        let shown = |r: &Registered| r.address.as_deref().map(text::carried).unwrap_or_default();
+        let shown =
+            |r: &ParticipantRecord| r.address.as_deref().map(text::carried).unwrap_or_default();
         Error::new(
             SqlState::new(b"01000"),
             format!(
@@ -209,7 +215,7 @@ impl Worker {
     fn forget_transaction(&mut self, request: &Request) -> Result<i32> {
         let Some(nonce) = Nonce::new(request.nonce) else { return Ok(0) };
         let ids = self.participants.with_mapping(request.serverid, request.userid);
-        let (committed, _) = replication::run_here(|| {
+        let (committed, _) = syncrep::run_here(|| {
             let row = decisions::all()
                 .into_iter()
                 .find(|row| row.nonce == nonce && row.decision == Decision::Committed);
@@ -219,7 +225,7 @@ impl Worker {
                 .filter(|id| ids.contains(id))
                 .collect();
             for id in &committed {
-                registered::forget(nonce, *id)?;
+                forgotten::add(nonce, *id)?;
             }
             Ok(committed)
         })?;
@@ -239,7 +245,7 @@ impl Worker {
 
     fn forget_server(&mut self, request: &Request) -> Result<i32> {
         let ids = self.participants.on_server(request.serverid);
-        replication::run_here(|| registered::delete_server(request.serverid))?;
+        syncrep::run_here(|| participant_list::delete_server(request.serverid))?;
         for id in &ids {
             self.participants.remove(*id);
             self.ledger.remove(*id);
@@ -254,8 +260,8 @@ fn asked_still(r: &Replicating) -> bool {
     requests::waiting().iter().any(|(_, request)| request.serial == r.request.serial)
 }
 
-fn wanted(request: &Request) -> Registered {
-    Registered {
+fn wanted(request: &Request) -> ParticipantRecord {
+    ParticipantRecord {
         id: 0,
         serverid: request.serverid,
         userid: request.userid,
@@ -268,7 +274,7 @@ fn wanted(request: &Request) -> Registered {
 /// Takes a label. A transaction that is about to use it is not waited for: others wait for the resolver.
 fn take_label(request: &Request) -> bool {
     let label = c_string(&request.label[..]);
-    let taken = replication::run_here(|| {
+    let taken = syncrep::run_here(|| {
         if labels::find(&label)?.is_some() {
             return Ok(false);
         }

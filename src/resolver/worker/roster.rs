@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use pgrx::pg_sys::Oid;
 
-use crate::log::registered::Registered;
 use crate::resolver::sweep::Sweep;
 use crate::resolver::worker::participant::Participant;
+use crate::store::participant_list::ParticipantRecord;
 
 /// A database of a server, as participants are recorded. Only one session of ours can hold the fence there.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -19,8 +19,8 @@ struct Site {
 }
 
 impl Site {
-    fn of(registered: &Registered) -> Self {
-        let Registered { system_identifier, database, .. } = registered;
+    fn of(registered: &ParticipantRecord) -> Self {
+        let ParticipantRecord { system_identifier, database, .. } = registered;
         Self { system_identifier: *system_identifier, database: database.clone() }
     }
 }
@@ -203,14 +203,17 @@ impl Roster {
     }
 
     /// Those at the site of one, and itself.
-    pub(super) fn beside(&self, registered: &Registered) -> impl Iterator<Item = &Participant> {
+    pub(super) fn beside(
+        &self,
+        registered: &ParticipantRecord,
+    ) -> impl Iterator<Item = &Participant> {
         let ids =
             self.sites.get(&Site::of(registered)).into_iter().flat_map(|site| &site.participants);
         ids.filter_map(|id| self.get(*id))
     }
 
     /// Those at its site that keep the fence.
-    pub(super) fn fenced_at(&self, registered: &Registered) -> Vec<i32> {
+    pub(super) fn fenced_at(&self, registered: &ParticipantRecord) -> Vec<i32> {
         self.sites
             .get(&Site::of(registered))
             .into_iter()
@@ -220,7 +223,7 @@ impl Roster {
     }
 
     /// Whether the fence is held, or being taken, at its site.
-    pub(super) fn is_fenced(&self, registered: &Registered) -> bool {
+    pub(super) fn is_fenced(&self, registered: &ParticipantRecord) -> bool {
         let site = self.sites.get(&Site::of(registered));
         site.is_some_and(|site| !site.sweeps.is_empty() || !site.fenced.is_empty())
     }

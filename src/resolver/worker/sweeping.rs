@@ -7,11 +7,8 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys::{Oid, TransactionId};
 
 use super::Worker;
-use crate::log::left::{self, Left, Members};
-use crate::log::registered::Registered;
-use crate::log::shmem::{Entry, Status};
-use crate::log::{decisions, entries, registered, replication};
 use crate::pg::error::Result;
+use crate::pg::syncrep;
 use crate::pg::transaction;
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::verdict::{Decision, Reason};
@@ -19,6 +16,13 @@ use crate::remote::options::Server;
 use crate::resolver::sweep::failure::Failure;
 use crate::resolver::sweep::{Decisions, Open, Progress, Subject, Sweep, Swept};
 use crate::resolver::worker::participant::Participant;
+use crate::shared::entries;
+use crate::shared::left;
+use crate::shared::left::{Left, Members};
+use crate::shared::shmem::{Entry, Status};
+use crate::store::forgotten;
+use crate::store::participant_list::ParticipantRecord;
+use crate::store::decisions;
 
 /// How many sweeps run at a time, and how many of them on one server.
 const SWEEPS: usize = 128;
@@ -92,7 +96,7 @@ impl Worker {
     /// Starts to sweep a participant and those beside it; tells whether that was possible.
     fn start_sweep(
         &mut self,
-        registered: Registered,
+        registered: ParticipantRecord,
         owned: &HashSet<Gid>,
         left: &[Entry],
         addresses: &mut Addresses,
@@ -133,7 +137,7 @@ impl Worker {
         let members: Members = list.iter().collect();
         let mut left = left.to_vec();
         left.retain(|e| left::is_undelivered(e) && members.have(e));
-        let mut stand_ins: Vec<Registered> =
+        let mut stand_ins: Vec<ParticipantRecord> =
             list.into_iter().filter(|member| member.id != id).collect();
         if stand_ins.is_empty() {
             stand_ins = self.stand_ins(&registered);
@@ -156,7 +160,7 @@ impl Worker {
 
     /// The participants that one session can ask for: in one place, and reached in the same way. That two servers look the
     /// same from inside does not make them one: they may be copies.
-    fn group(&self, registered: &Registered, addresses: &mut Addresses) -> Result<Vec<i32>> {
+    fn group(&self, registered: &ParticipantRecord, addresses: &mut Addresses) -> Result<Vec<i32>> {
         let beside: Vec<(i32, Oid)> = self
             .participants
             .beside(registered)
@@ -182,7 +186,7 @@ impl Worker {
 
     /// Who else may ask for one whose server has gone, or moved: those that are recorded at the same address. The sweep
     /// looks whether they still lead there.
-    fn stand_ins(&self, registered: &Registered) -> Vec<Registered> {
+    fn stand_ins(&self, registered: &ParticipantRecord) -> Vec<ParticipantRecord> {
         self.participants
             .beside(registered)
             .filter(|p| p.registered.id != registered.id && !p.is_gone())
@@ -306,8 +310,8 @@ impl Worker {
         if heuristic.is_empty() {
             return Ok(());
         }
-        replication::run_here(|| {
-            heuristic.iter().try_for_each(|(nonce, id)| registered::forget(*nonce, *id))
+        syncrep::run_here(|| {
+            heuristic.iter().try_for_each(|(nonce, id)| forgotten::add(*nonce, *id))
         })?;
         for (nonce, id) in heuristic {
             self.forgotten.entry(*nonce).or_default().insert(*id);

@@ -1,0 +1,200 @@
+//! `pg_fdw_xacts_exec()` and `pg_fdw_xacts_query()`: any SQL, DDL included, in a participant's transaction, so that it
+//! commits with everything else or not at all.
+//!
+//! * [`admission`]: which statements of a user may run in a participant's transaction;
+//! * [`commands`]: which commands a text has, and which are refused;
+//! * [`remote`]: running them there;
+//! * [`rows`]: the rows of a query, as the caller has declared them.
+//!
+//! They are written in C's convention and not by pgrx's macros, because a command is bytes in the server's encoding,
+//! and because errors keep the CONTEXT that they have.
+
+use std::ffi::{CStr, CString};
+
+use pgrx::pg_sys::{self, Datum, Oid};
+
+use crate::fdw::estimates::{self, Purpose};
+use crate::pg::error::{Error, Result, SqlState, boundary, catch};
+use crate::pg::globals::current_user;
+use crate::pg::versions;
+use crate::protocol::plan::Access;
+use crate::remote::options::Server;
+use crate::xact::{Attachment, attach, attach_to_write, participants};
+
+mod admission;
+mod commands;
+mod remote;
+mod rows;
+
+use commands::{Command, Kind};
+
+/// The call convention's record of `pg_fdw_xacts_exec`.
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_pg_fdw_xacts_exec() -> *const pg_sys::Pg_finfo_record {
+    const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &RECORD
+}
+
+/// `pg_fdw_xacts_exec(server name, command text) returns bigint`: runs one or more commands; the rows that they have
+/// counted, together.
+///
+/// # Safety
+/// Called by PostgreSQL with these two arguments, none of them NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn pg_fdw_xacts_exec(fcinfo: pg_sys::FunctionCallInfo) -> Datum {
+    boundary(|| {
+        // SAFETY: by contract.
+        let call = unsafe { Call::read(fcinfo, c"pg_fdw_xacts_exec()")? };
+        // The rows of one command are gone before those of the next are taken.
+        // Whoever has a command executed, though it be a query, may want what its functions do. In a transaction that
+        // only reads nothing else can be meant there.
+        let access = if only_reads() { Access::Reads } else { Access::Modifies };
+        let session = call.attach()?.with(access);
+        let counts = remote::run(&session, &call.commands, |r| r.rows_affected())?;
+        Ok(Datum::from(counts.iter().sum::<u64>() as i64))
+    })
+}
+
+/// The call convention's record of `pg_fdw_xacts_query`.
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_pg_fdw_xacts_query() -> *const pg_sys::Pg_finfo_record {
+    const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &RECORD
+}
+
+/// `pg_fdw_xacts_query(server name, query text) returns setof record`: runs one command and returns its rows.
+///
+/// # Safety
+/// Called by PostgreSQL with these two arguments, none of them NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn pg_fdw_xacts_query(fcinfo: pg_sys::FunctionCallInfo) -> Datum {
+    boundary(|| {
+        // SAFETY: by contract.
+        unsafe {
+            let call = Call::read(fcinfo, c"pg_fdw_xacts_query()")?;
+            let [command] = call.commands.as_slice() else {
+                return Err(Error::new(
+                    SqlState::SYNTAX_ERROR,
+                    "pg_fdw_xacts_query() runs one command at a time",
+                )
+                .hint("Run the others with pg_fdw_xacts_exec()."));
+            };
+            let mut rows = rows::Rows::declared(fcinfo)?;
+            let session = call.attach()?;
+            match command.kind {
+                Kind::Query => rows.fetch(&session, &command.sql, call.fetch_size())?,
+                Kind::Report | Kind::Data | Kind::Utility => rows.run(&session, command)?,
+            }
+            rows.end();
+            // The rows are in the tuplestore; this value is not looked at.
+            (*fcinfo).isnull = true;
+            Ok(Datum::null())
+        }
+    })
+}
+
+/// Whether nothing but queries can have run in this transaction, or will. READ ONLY of a savepoint ends with that, and what
+/// came before it may have written.
+fn only_reads() -> bool {
+    // SAFETY: plain reads of the transaction's state.
+    unsafe {
+        pg_sys::XactReadOnly
+            && (pg_sys::RecoveryInProgress()
+                || pg_sys::GetCurrentTransactionNestLevel() == 1
+                    && pg_sys::GetTopTransactionIdIfAny() == pg_sys::InvalidTransactionId
+                    && !participants::all().iter().any(|p| p.connection.work().wrote()))
+    }
+}
+
+/// What a function was asked to do, checked.
+struct Call {
+    serverid: Oid,
+    server: Server,
+    userid: Oid,
+    commands: Vec<Command>,
+}
+
+impl Call {
+    /// Reads the arguments, and checks all that can be checked without the other server.
+    ///
+    /// # Safety
+    /// The call of a function with a name and a text, none of them NULL.
+    ///
+    /// # Errors
+    /// No such server, no right to use it, a command that is not admitted, a transaction that only reads.
+    unsafe fn read(fcinfo: pg_sys::FunctionCallInfo, function: &CStr) -> Result<Self> {
+        crate::pg::preload::require()?;
+        // SAFETY: by contract; a name is NUL-terminated, a text may be compressed.
+        let (name, text): (CString, CString) = unsafe {
+            let arguments = (*fcinfo).args.as_slice(2);
+            let name = arguments[0].value.cast_mut_ptr::<pg_sys::nameData>();
+            let text = pg_sys::text_to_cstring(arguments[1].value.cast_mut_ptr());
+            (CStr::from_ptr((*name).data.as_ptr()).to_owned(), CStr::from_ptr(text).to_owned())
+        };
+        let userid = current_user();
+        let serverid = Server::named(&name)?;
+        may_use(serverid, userid, &name)?;
+        if !crate::fdw::is_ours(serverid) {
+            return Err(foreign_handler(&name));
+        }
+        let commands = commands::read(&text, &name)?;
+        if commands.iter().any(|command| matches!(command.kind, Kind::Data | Kind::Utility)) {
+            // SAFETY: looks at the transaction; a static name.
+            unsafe { pg_sys::PreventCommandIfReadOnly(function.as_ptr()) };
+        }
+        Ok(Self { serverid, server: Server::read(serverid), userid, commands })
+    }
+
+    /// Attaches to the participant as a statement of these kinds does.
+    fn attach(&self) -> Result<Attachment> {
+        let is = |kind| self.commands.iter().any(|command| command.kind == kind);
+        let writes = is(Kind::Data) || is(Kind::Utility);
+        let attach = if writes { attach_to_write } else { attach };
+        let session = attach(self.userid, self.serverid)?;
+        if is(Kind::Utility) {
+            estimates::before(Purpose::Lock)?;
+        }
+        Ok(session)
+    }
+
+    /// How many rows a FETCH asks for: the server's option, or more than a scan does, because all are wanted.
+    fn fetch_size(&self) -> usize {
+        crate::remote::options::option(&self.server.options, c"fetch_size")
+            .and_then(|size| size.to_str().ok()?.parse().ok())
+            .unwrap_or(1000)
+    }
+}
+
+mod raw {
+    use super::pg_sys;
+    // Unguarded: called inside `catch`, which keeps the name in the ERROR in whatever encoding.
+    unsafe extern "C-unwind" {
+        pub fn aclcheck_error(
+            result: pg_sys::AclResult::Type,
+            kind: pg_sys::ObjectType::Type,
+            name: *const std::ffi::c_char,
+        );
+    }
+}
+
+/// Raises 42501 unless `userid` has USAGE on the server: with that one could make foreign tables of all that the user
+/// mapping can see there, but not run anything else.
+fn may_use(serverid: Oid, userid: Oid, name: &CStr) -> Result<()> {
+    // SAFETY: look-ups in the catalog, and raising from a frame that owns nothing.
+    unsafe {
+        let result = versions::foreign_server_usage(serverid, userid);
+        if result != pg_sys::AclResult::ACLCHECK_OK {
+            let kind = pg_sys::ObjectType::OBJECT_FOREIGN_SERVER;
+            catch(|| raw::aclcheck_error(result, kind, name.as_ptr()))?;
+        }
+    }
+    Ok(())
+}
+
+fn foreign_handler(server: &CStr) -> Error {
+    Error::new(
+        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        [b"server \"", server.to_bytes(), b"\" does not use pg_fdw_xacts"].concat(),
+    )
+    .hint("Create it with FOREIGN DATA WRAPPER pg_fdw_xacts, or give its wrapper the handler pg_fdw_xacts_handler.")
+}

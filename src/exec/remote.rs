@@ -1,0 +1,142 @@
+//! Running a user's commands in a participant's transaction, as a client of its own would find them run.
+//!
+//! The session's `search_path` is `pg_catalog`, because postgres_fdw's SQL relies on it. A user's commands find the
+//! one that their role has there, and what `SET LOCAL search_path` has made of it in this transaction, which is
+//! remembered there too, in a setting, so that savepoints take it back. All of this travels with the command.
+//!
+//! Before and behind it is asked what must not change. What no parser can see (a function, a DO block) is noticed so
+//! at once, not at COMMIT.
+
+use std::ffi::CStr;
+use std::rc::Rc;
+
+use super::commands::{Command, refusal_of};
+use crate::exec::admission::Deed;
+use crate::libpq::PgResult;
+use crate::pg::error::{Error, Result, SqlState};
+use crate::remote::connection::Message;
+use crate::xact::Attachment;
+
+const DEFAULT_PATH: &CStr = c"SET LOCAL search_path TO DEFAULT";
+
+/// The columns of [`ENTER`] and [`LEAVE`] that must be the same, in this order; the first tells the transaction from others
+/// in a form that no setting changes.
+macro_rules! state {
+    () => {
+        "pg_catalog.int8(pg_catalog.date_part('epoch', pg_catalog.transaction_timestamp()) \
+            OPERATOR(pg_catalog.*) 1000000), current_user, session_user, \
+         pg_catalog.current_setting('timezone'), pg_catalog.current_setting('datestyle'), \
+         pg_catalog.current_setting('intervalstyle'), pg_catalog.current_setting('extra_float_digits'), \
+         pg_catalog.current_setting('client_encoding'), pg_catalog.current_setting('lc_monetary'), \
+         pg_catalog.current_setting('array_nulls'), pg_catalog.current_setting('standard_conforming_strings'), \
+         pg_catalog.pg_my_temp_schema(), \
+         CASE WHEN pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.=) 0 THEN false ELSE EXISTS (\
+            SELECT FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) l.relation \
+            WHERE l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() \
+            AND c.relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) END"
+    };
+}
+
+/// What each of these columns is called when it has changed.
+const WATCHED: [(&str, Deed); 12] = [
+    ("change the role", Deed::SetFixed),
+    ("change the role", Deed::SetFixed),
+    ("set \"timezone\"", Deed::SetFixed),
+    ("set \"datestyle\"", Deed::SetFixed),
+    ("set \"intervalstyle\"", Deed::SetFixed),
+    ("set \"extra_float_digits\"", Deed::SetFixed),
+    ("set \"client_encoding\"", Deed::SetFixed),
+    ("set \"lc_monetary\"", Deed::SetFixed),
+    ("set \"array_nulls\"", Deed::SetFixed),
+    ("set \"standard_conforming_strings\"", Deed::SetFixed),
+    ("use temporary objects", Deed::Temporary),
+    ("use temporary objects", Deed::Temporary),
+];
+
+/// The state before the commands, with the `search_path` of the transaction's earlier ones.
+const ENTER: &str = concat!(
+    "SELECT ",
+    state!(),
+    ", CASE WHEN pg_catalog.length(pg_catalog.current_setting('px.search_path', true)) \
+       OPERATOR(pg_catalog.>) 0 THEN pg_catalog.set_config('search_path', \
+       pg_catalog.substr(pg_catalog.current_setting('px.search_path', true), 2), true) END\0"
+);
+
+/// The state behind them, and the `search_path` back as it must be.
+const LEAVE: &str = concat!(
+    "SELECT ",
+    state!(),
+    ", pg_catalog.set_config('px.search_path', \
+       pg_catalog.concat('=', pg_catalog.current_setting('search_path')), true), \
+       pg_catalog.set_config('search_path', 'pg_catalog', true)\0"
+);
+
+fn query(text: &'static str) -> &'static CStr {
+    CStr::from_bytes_with_nul(text.as_bytes()).expect("it ends with its only NUL")
+}
+
+/// Runs commands and returns what `keep` makes of their results, each before the next is taken: one wait for all.
+///
+/// # Errors
+/// The remote's error, the lost connection, a cancel; 0A000 where a command did what the transaction does not bear.
+pub fn run<T>(
+    session: &Attachment,
+    commands: &[Command],
+    keep: impl Fn(Rc<PgResult>) -> T,
+) -> Result<Vec<T>> {
+    let sqls: Vec<(&CStr, &CStr)> = commands.iter().map(|c| (&*c.sql, &*c.sql)).collect();
+    run_for(session, &sqls, keep)
+}
+
+/// Runs statements, each with what its failure is reported for.
+///
+/// # Errors
+/// Those of [`run`].
+pub fn run_for<T>(
+    session: &Attachment,
+    statements: &[(&CStr, &CStr)],
+    keep: impl Fn(Rc<PgResult>) -> T,
+) -> Result<Vec<T>> {
+    let (enter, leave) = (query(ENTER), query(LEAVE));
+    let (first, last) = (statements[0].1, statements[statements.len() - 1].1);
+    let mut messages = vec![Message::Query(DEFAULT_PATH, &[]), Message::Query(enter, &[])];
+    messages.extend(statements.iter().map(|(sql, _)| Message::Query(sql, &[])));
+    messages.push(Message::Query(leave, &[]));
+    session.connection().taint();
+    let mut ticket = session.submit_for(&messages, Some(first))?;
+    let mut next = |sql| {
+        let answer = session.answer(ticket, sql);
+        ticket += 1;
+        answer
+    };
+    next(first)?;
+    let before = next(first)?;
+    let results = statements.iter().map(|(_, sql)| next(sql).map(&keep)).collect::<Result<_>>()?;
+    let after = next(last)?;
+    compare(session, &before, &after)
+        .map_err(|error| error.context([b"remote SQL command: ", last.to_bytes()].concat()))?;
+    Ok(results)
+}
+
+/// Refuses what has changed between the answers to [`ENTER`] and [`LEAVE`].
+fn compare(session: &Attachment, before: &PgResult, after: &PgResult) -> Result<()> {
+    let changed = |column| before.value(0, column) != after.value(0, column);
+    let connection = session.connection();
+    if changed(0) {
+        // Nothing that is done there any more belongs to this transaction.
+        connection.doom();
+        return Err(Error::new(
+            SqlState::CONNECTION_EXCEPTION,
+            [
+                b"the transaction on server \"",
+                connection.server_name.to_bytes(),
+                b"\" was ended by a command",
+            ]
+            .concat(),
+        ));
+    }
+    match (0..WATCHED.len()).find(|n| changed(n + 1)) {
+        Some(n) => Err(refusal_of(WATCHED[n].0, WATCHED[n].1, &connection.server_name)),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,40 @@
+//! The foreign data wrapper: planning is postgres_fdw's, everything that executes is here.
+//!
+//! * [`handler`], [`validator`]: the two functions that SQL knows;
+//! * [`stock`]: what is called of postgres_fdw's library;
+//! * [`plan`]: what postgres_fdw's planner hands over, checked;
+//! * [`estimates`]: what the planner's own connections need;
+//! * [`scan`], [`modify`], [`direct`], [`insert`]: the execution callbacks, a file per kind of plan;
+//! * [`explain`]: what EXPLAIN tells of them;
+//! * [`async_scan`]: the same scans below an Append that runs many at once;
+//! * [`truncate`], [`analyze`], [`import`]: the callbacks of utility commands, with SQL of our own;
+//! * [`names`]: what tables and columns are called there, and quoting;
+//! * [`statement`]: the remote statement of a modification, and when it is prepared;
+//! * [`batch`]: how many rows an INSERT carries, and its text; [`volatility`]: whether they may go together;
+//! * [`params`], [`rows`]: values out, rows in;
+//! * [`state`]: execution state that an ERROR frees too;
+
+mod analyze;
+mod async_scan;
+mod batch;
+mod direct;
+pub mod estimates;
+mod explain;
+mod fetch_size;
+mod handler;
+mod import;
+mod insert;
+mod modify;
+mod names;
+mod params;
+mod plan;
+pub mod rows;
+mod scan;
+mod state;
+mod statement;
+mod stock;
+mod truncate;
+mod validator;
+mod volatility;
+
+pub use handler::is_ours;

@@ -1,0 +1,177 @@
+//! Commands that need a database for themselves: DROP DATABASE, ALTER DATABASE … RENAME and … SET TABLESPACE, and CREATE
+//! DATABASE with that one as its template. The resolver leaves it for as long as the command runs, if PostgreSQL is going
+//! to allow it as far as that can be told cheaply: without the resolver the first distributed commits there have to wait.
+
+use std::cell::Cell;
+use std::ffi::CStr;
+use std::time::{Duration, Instant};
+
+use pgrx::{PgList, pg_sys};
+
+use crate::hooks::drops::{Left, left_in};
+use crate::pg::backend_local::BackendLocal;
+use crate::pg::error::{Result, check_for_interrupts};
+use crate::pg::wait_event::WaitEvent;
+use crate::pg::{latch, text, versions};
+use crate::shared::workers;
+
+/// As long as PostgreSQL waits for other sessions of the database to end.
+const OTHERS_MAY_END: Duration = Duration::from_secs(5);
+
+/// The database whose resolver this session's transaction has paused.
+static PAUSED: BackendLocal<Cell<pg_sys::Oid>> = BackendLocal::new(Cell::new(pg_sys::Oid::INVALID));
+
+/// What a command wants of a database.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// To remove it; `force`: its sessions are terminated.
+    Drop { force: bool },
+    /// To change its name, inside a transaction block too.
+    Rename,
+    /// To move its files.
+    Move,
+    /// To copy it.
+    Copy,
+}
+
+/// Registers what ends a pause; called while the server loads the library.
+pub fn install() {
+    // SAFETY: the callback lives as long as the server.
+    unsafe { pg_sys::RegisterXactCallback(Some(on_transaction), std::ptr::null_mut()) };
+}
+
+/// A pause ends with the transaction: until then others are kept out by the command's lock. Nothing here raises.
+unsafe extern "C-unwind" fn on_transaction(
+    event: pg_sys::XactEvent::Type,
+    _arg: *mut std::ffi::c_void,
+) {
+    use pg_sys::XactEvent as E;
+    let ended = matches!(event, E::XACT_EVENT_COMMIT | E::XACT_EVENT_ABORT | E::XACT_EVENT_PREPARE);
+    if ended && PAUSED.get().get() != pg_sys::Oid::INVALID {
+        workers::end_pause(PAUSED.get().replace(pg_sys::Oid::INVALID));
+    }
+}
+
+/// Looks at one of these statements before it takes any lock.
+///
+/// # Safety
+/// `statement` is a valid node.
+///
+/// # Errors
+/// The database cannot be dropped while something of it may be in doubt.
+pub unsafe fn before(statement: *mut pg_sys::Node) -> Result<()> {
+    // SAFETY: the tag says which struct it is; the lists hold what the grammar puts there.
+    unsafe {
+        match (*statement).type_ {
+            pg_sys::NodeTag::T_DropdbStmt => {
+                let drop = &*statement.cast::<pg_sys::DropdbStmt>();
+                let force = option(drop.options, c"force").is_some();
+                leave(CStr::from_ptr(drop.dbname), Wanted::Drop { force })
+            }
+            pg_sys::NodeTag::T_CreatedbStmt => {
+                let create = &*statement.cast::<pg_sys::CreatedbStmt>();
+                let template = option(create.options, c"template")
+                    .filter(|option| !(**option).arg.is_null())
+                    .map_or(c"template1", |option| CStr::from_ptr(pg_sys::defGetString(option)));
+                leave(template, Wanted::Copy)
+            }
+            pg_sys::NodeTag::T_AlterDatabaseStmt => {
+                let alter = &*statement.cast::<pg_sys::AlterDatabaseStmt>();
+                match option(alter.options, c"tablespace") {
+                    Some(_) => leave(CStr::from_ptr(alter.dbname), Wanted::Move),
+                    None => Ok(()),
+                }
+            }
+            pg_sys::NodeTag::T_RenameStmt => {
+                let rename = &*statement.cast::<pg_sys::RenameStmt>();
+                if rename.renameType != pg_sys::ObjectType::OBJECT_DATABASE {
+                    return Ok(());
+                }
+                leave(CStr::from_ptr(rename.subname), Wanted::Rename)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// An option of a statement.
+///
+/// # Safety
+/// A list of options.
+unsafe fn option(list: *mut pg_sys::List, name: &CStr) -> Option<*mut pg_sys::DefElem> {
+    // SAFETY: by contract.
+    unsafe {
+        let list = PgList::<pg_sys::DefElem>::from_pg(list);
+        list.iter_ptr().find(|option| CStr::from_ptr((**option).defname) == name)
+    }
+}
+
+fn leave(name: &CStr, wanted: Wanted) -> Result<()> {
+    // SAFETY: a catalog look-up that may find nothing.
+    let dbid = unsafe { pg_sys::get_database_oid(name.as_ptr(), true) };
+    if dbid == pg_sys::Oid::INVALID || !may(dbid, wanted) {
+        return Ok(());
+    }
+    if matches!(wanted, Wanted::Drop { .. }) {
+        if left_in(dbid)? == Left::Unknown {
+            workers::await_look_at(dbid)?;
+        }
+        left_in(dbid)?.refuse(|| format!("drop database \"{}\"", text::carried(name)))?;
+    }
+    if wanted == (Wanted::Drop { force: true }) || others_end(dbid)? {
+        workers::pause(dbid);
+        PAUSED.get().set(dbid);
+    }
+    Ok(())
+}
+
+/// Whether PostgreSQL allows it to this role, here and now, as far as that is cheap to know: it refuses the rest itself.
+fn may(dbid: pg_sys::Oid, wanted: Wanted) -> bool {
+    // SAFETY: catalog look-ups for the current user, and what the session and its transaction are.
+    unsafe {
+        let owner = versions::is_database_owner(dbid, pg_sys::GetUserId());
+        let own = dbid == pg_sys::MyDatabaseId;
+        let in_block = pg_sys::IsTransactionBlock();
+        match wanted {
+            Wanted::Drop { .. } | Wanted::Move => owner && !own && !in_block,
+            Wanted::Rename => owner && !own && pg_sys::have_createdb_privilege(),
+            Wanted::Copy => {
+                (owner || is_template(dbid)) && !in_block && pg_sys::have_createdb_privilege()
+            }
+        }
+    }
+}
+
+fn is_template(dbid: pg_sys::Oid) -> bool {
+    // SAFETY: a catalog cache with one OID key; the tuple is read before it is released.
+    unsafe {
+        let cache = pg_sys::SysCacheIdentifier::DATABASEOID as i32;
+        let tuple = pg_sys::SearchSysCache1(cache, dbid.into());
+        if tuple.is_null() {
+            return false;
+        }
+        let form = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>();
+        let is_template = (*form).datistemplate;
+        pg_sys::ReleaseSysCache(tuple);
+        is_template
+    }
+}
+
+/// Waits for the other sessions of a database, as PostgreSQL would, and tells whether they have ended. While there are any
+/// the command would be refused, and they need the resolver.
+fn others_end(dbid: pg_sys::Oid) -> Result<bool> {
+    let deadline = Instant::now() + OTHERS_MAY_END;
+    loop {
+        // SAFETY: counts in shared memory, background workers apart; a plain global.
+        let others =
+            unsafe { pg_sys::CountDBConnections(dbid) - i32::from(dbid == pg_sys::MyDatabaseId) };
+        if others <= 0 {
+            return Ok(true);
+        }
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        check_for_interrupts()?;
+        latch::wait(Duration::from_millis(100), WaitEvent::Resolver);
+    }
+}

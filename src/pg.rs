@@ -1,0 +1,31 @@
+//! PostgreSQL behind safe functions: the only room that declares what pgrx does not bind.
+//!
+//! * [`error`]: PostgreSQL's ERROR as a `Result`, and back;
+//! * [`frames`], [`function`]: C functions of ours that PostgreSQL calls;
+//! * [`globals`]: its global variables;
+//! * [`raw`]: functions declared without pgrx's guard;
+//! * [`node`]: its nodes and lists; [`text`]: texts in the server's encoding;
+//! * [`versions`]: what differs between major versions;
+//! * [`transaction`]: a background worker's own transactions;
+//! * [`syncrep`]: whether something is where the synchronous standbys need it;
+//! * [`shmem_hooks`], [`shared_index`]: shared memory; [`backend_local`]: statics of one process;
+//! * [`latch`], [`wait_event`]: waiting; [`random`]: random bytes;
+//! * [`preload`]: whether the library was loaded as it must be.
+
+pub mod backend_local;
+pub mod error;
+pub mod frames;
+pub mod function;
+pub mod globals;
+pub mod latch;
+pub mod node;
+pub mod preload;
+pub mod random;
+pub mod raw;
+pub mod shared_index;
+pub mod shmem_hooks;
+pub mod syncrep;
+pub mod text;
+pub mod transaction;
+pub mod versions;
+pub mod wait_event;

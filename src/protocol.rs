@@ -1,0 +1,25 @@
+//! The protocol as plain functions over plain data: no PostgreSQL, no I/O, no unsafe.
+//!
+//! * [`fingerprint`]: which server and database a connection has reached;
+//! * [`gid`]: the identifiers given to `PREPARE TRANSACTION`;
+//! * [`pipeline`]: which answer on a connection belongs to whom;
+//! * [`label`]: what a client may be told of a transaction it has labelled;
+//! * [`ledger`]: what is decided and not confirmed, by participant;
+//! * [`participant`]: the life of one participant in a transaction;
+//! * [`plan`]: how a commit must run, given who has written;
+//! * [`prepared`]: the commands that prepare and settle a participant;
+//! * [`session_lock`]: how sessions of one coordinator know each other;
+//! * [`verdict`]: what the resolver may conclude about a prepared transaction it found;
+//! * [`retry`]: when to try again.
+
+pub mod fingerprint;
+pub mod gid;
+pub mod label;
+pub mod ledger;
+pub mod participant;
+pub mod pipeline;
+pub mod plan;
+pub mod prepared;
+pub mod retry;
+pub mod session_lock;
+pub mod verdict;

@@ -1,0 +1,73 @@
+//! How many labels each role uses, so that none fills the table for all: counted in shared memory, per
+//! `pg_fdw_xacts.track_retention`, from the start of the server.
+//!
+//! There is a counter for each remainder of a role's OID; roles that share one share the limit.
+
+use std::time::Duration;
+
+use pgrx::pg_sys;
+
+use crate::guc;
+use crate::pg::error::{Error, Result, SqlState};
+use crate::shared::shmem;
+
+const COUNTERS: usize = 4096;
+
+/// In shared memory.
+#[repr(C)]
+pub struct Counters([Counter; COUNTERS]);
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Counter {
+    /// When it was 0 last, in PostgreSQL's microseconds.
+    since: i64,
+    labels: u64,
+}
+
+impl Counter {
+    /// Counts one more, unless there are as many as allowed.
+    fn add(&mut self, now: i64, retention: Duration, limit: u64) -> bool {
+        if now - self.since > retention.as_micros() as i64 {
+            *self = Self { since: now, labels: 0 };
+        }
+        if self.labels >= limit {
+            return false;
+        }
+        self.labels += 1;
+        true
+    }
+}
+
+/// The current role is about to use a label, or to take one by asking for it.
+///
+/// # Errors
+/// 53400 when it has used as many as a role may.
+pub fn count() -> Result<()> {
+    // SAFETY: who the session acts for, and the clock.
+    let (role, superuser, now) =
+        unsafe { (pg_sys::GetUserId(), pg_sys::superuser(), pg_sys::GetCurrentTimestamp()) };
+    let Some(limit) = guc::track_limit().filter(|_| !superuser) else { return Ok(()) };
+    let (counter, retention) = (role.to_u32() as usize % COUNTERS, guc::track_retention());
+    if shmem::write(|m| m.shared.labels.0[counter].add(now, retention, limit)) {
+        return Ok(());
+    }
+    Err(Error::new(SqlState::CONFIGURATION_LIMIT_EXCEEDED, "too many labels")
+        .detail(format!("A role may use {limit} labels within \"pg_fdw_xacts.track_retention\"."))
+        .hint("Raise \"pg_fdw_xacts.track_limit\", or lower \"pg_fdw_xacts.track_retention\"."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_holds_for_the_retention() {
+        let retention = Duration::from_micros(100);
+        let mut counter = Counter { since: 0, labels: 0 };
+        let used: Vec<bool> = [1000, 1001, 1100, 1100, 1101, 1102, 1103]
+            .map(|now| counter.add(now, retention, 2))
+            .into();
+        assert_eq!(used, [true, true, false, false, true, true, false]);
+    }
+}

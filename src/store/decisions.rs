@@ -1,0 +1,138 @@
+//! The decision table: one row per distributed transaction, inserted in the local transaction before the
+//! first PREPARE is sent. The row's fate is the decision.
+//!
+//! Invariants: a row is inserted and deleted, never updated, so that a scan cannot miss it; a row is deleted
+//! only after all of its participants have confirmed and `forget_delay` has passed.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Instant;
+
+use pgrx::pg_sys::{self, Datum, TransactionId};
+
+use crate::pg::error::Result;
+use crate::pg::syncrep;
+use crate::protocol::gid::{Gid, Identity, Nonce};
+use crate::protocol::verdict::Decision;
+use crate::store::participant_list::ParticipantRecord;
+use crate::store::table;
+use crate::store::table::{See, Table, int8_array};
+
+/// A row.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Which transaction.
+    pub nonce: Nonce,
+    /// Committed, or still in progress.
+    pub decision: Decision,
+    /// The local transaction.
+    pub xid: TransactionId,
+    /// Its participants' numbers in the list of participants, with their remote xids.
+    pub participants: Vec<(i32, u64)>,
+}
+
+impl Row {
+    /// The names of its prepared transactions on the participants that `list` still knows.
+    pub fn gids<'a>(
+        &'a self,
+        identity: Identity,
+        list: &'a [ParticipantRecord],
+    ) -> impl Iterator<Item = Gid> + 'a {
+        let known =
+            self.participants.iter().filter_map(|(id, _)| list.iter().find(|r| r.id == *id));
+        known.map(move |registered| registered.gid(identity, self.nonce))
+    }
+}
+
+/// Writes the row into the current transaction, and makes its commit durable whatever
+/// `synchronous_commit` says: a transaction with an xid and no WAL of its own would commit unflushed.
+///
+/// # Errors
+/// The extension is missing here, or others keep the table locked until `deadline`.
+pub fn insert(nonce: Nonce, participants: &[(i32, u64)], deadline: Instant) -> Result<()> {
+    let table = Table::open_by(c"decision", pg_sys::RowExclusiveLock, deadline)?;
+    let numbers: Vec<i64> = participants.iter().map(|(id, _)| i64::from(*id)).collect();
+    let xids: Vec<i64> = participants.iter().map(|(_, xid)| *xid as i64).collect();
+    table.insert(&mut [
+        Datum::from(nonce.number() as i64),
+        int8_array(&numbers),
+        int8_array(&xids),
+    ]);
+    // Not kept until the end of a transaction that may be prepared here for days.
+    table.release(pg_sys::RowExclusiveLock);
+    // SAFETY: sets a flag of the transaction.
+    unsafe { pg_sys::ForceSyncCommit() };
+    syncrep::require_synchronous_commit();
+    Ok(())
+}
+
+/// Every row, also those of running and locally prepared transactions. What is not among them has
+/// aborted, or was confirmed and forgotten. Empty where the extension is missing.
+pub fn all() -> Vec<Row> {
+    let mut rows = Vec::new();
+    if let Some(table) = Table::open_if_exists(c"decision", pg_sys::AccessShareLock) {
+        table.scan(See::Dirty, |row| rows.extend(nonce(row).map(|nonce| read(row, nonce))));
+    }
+    rows
+}
+
+/// The rows of [`all`] in the part of the table that begins at a block, but those of some transactions; and where the next
+/// part begins.
+pub fn part(first: u32, leave_out: impl Fn(&Nonce) -> bool) -> (Vec<Row>, Option<u32>) {
+    let mut rows = Vec::new();
+    let Some(table) = Table::open_if_exists(c"decision", pg_sys::AccessShareLock) else {
+        return (rows, None);
+    };
+    let next = table.scan_part(See::Dirty, first, |row| {
+        rows.extend(nonce(row).filter(|n| !leave_out(n)).map(|nonce| read(row, nonce)));
+    });
+    (rows, next)
+}
+
+/// What has been decided of some transactions, with their xids: those without a row are not in it.
+pub fn of_all(wanted: &HashSet<Nonce>) -> HashMap<Nonce, (Decision, TransactionId)> {
+    let mut found = HashMap::new();
+    if let Some(table) = Table::open_if_exists(c"decision", pg_sys::AccessShareLock) {
+        table.scan(See::Dirty, |row| {
+            let nonce = nonce(row).filter(|nonce| wanted.contains(nonce));
+            found.extend(nonce.map(|nonce| (nonce, (decision(row), row.xid))));
+        });
+    }
+    found
+}
+
+fn nonce(row: &table::Row) -> Option<Nonce> {
+    Nonce::new(row.int8(0) as u64)
+}
+
+fn decision(row: &table::Row) -> Decision {
+    if row.in_progress { Decision::InProgress } else { Decision::Committed }
+}
+
+fn read(row: &table::Row, nonce: Nonce) -> Row {
+    let numbers = row.int8_array(1).into_iter().map(|id| id as i32);
+    let xids = row.int8_array(2).into_iter().map(|xid| xid as u64);
+    Row { nonce, decision: decision(row), xid: row.xid, participants: numbers.zip(xids).collect() }
+}
+
+/// What has become of the row that a local transaction has inserted, without reading it.
+pub fn of(xid: TransactionId) -> Decision {
+    // SAFETY: looks at the transactions that run or are prepared, and then at the commit log.
+    unsafe {
+        if pg_sys::TransactionIdIsInProgress(xid) {
+            Decision::InProgress
+        } else if pg_sys::TransactionIdDidCommit(xid) {
+            Decision::Committed
+        } else {
+            Decision::Absent
+        }
+    }
+}
+
+/// Deletes rows in the part of the table that begins at a block; returns where the next part begins.
+///
+/// # Errors
+/// The extension is missing here.
+pub fn delete_part(first: u32, nonces: &HashSet<Nonce>) -> Result<Option<u32>> {
+    let table = Table::open(c"decision", pg_sys::RowExclusiveLock)?;
+    Ok(table.delete_part(first, |row| nonce(row).is_some_and(|n| nonces.contains(&n))))
+}

@@ -1,0 +1,121 @@
+//! The table of labels: what became of transactions, for clients that lost the answer.
+//!
+//! A label's row is inserted by the transaction that it names, and shares its fate. A row that says "taken" is inserted
+//! by the resolver, for somebody who asked before the label was used; the unique index lets only one of the two in.
+//! Rows are inserted and deleted, never updated.
+
+use std::ffi::CStr;
+use std::time::Duration;
+
+use pgrx::pg_sys::{self, Datum, TransactionId};
+
+use crate::pg::error::{Error, Result, SqlState};
+use crate::pg::globals::now;
+use crate::protocol::label::trace;
+use crate::store::table::{Key, See, Table, text};
+
+const INDEX: &CStr = c"label_key";
+const TRACE_INDEX: &CStr = c"expired_trace";
+
+/// For how many times `track_retention` it is remembered that an expired label was there.
+const TRACES_LAST: i64 = 30;
+
+/// A row.
+pub struct Label {
+    /// The transaction that inserted it.
+    pub xid: TransactionId,
+    /// That transaction has not ended.
+    pub in_progress: bool,
+    /// It was taken.
+    pub taken: bool,
+}
+
+/// The row of a label, also of a running transaction.
+///
+/// # Errors
+/// The extension is missing here.
+pub fn find(label: &CStr) -> Result<Option<Label>> {
+    let mut found = None;
+    Table::open(c"label", pg_sys::AccessShareLock)?.find(
+        INDEX,
+        See::Dirty,
+        &Key::Text(label),
+        |row| {
+            found =
+                Some(Label { xid: row.xid, in_progress: row.in_progress, taken: row.boolean(2) });
+        },
+    )?;
+    Ok(found)
+}
+
+/// Whether a label was there that has expired.
+pub fn has_expired(label: &CStr) -> bool {
+    let trace = trace(label.to_bytes());
+    let mut found = false;
+    if let Some(table) = Table::open_if_exists(c"expired", pg_sys::AccessShareLock) {
+        let key = Key::Number(trace);
+        // The objects of 0.2.0 have no index.
+        if table.find(TRACE_INDEX, See::Committed, &key, |_| found = true).is_err() {
+            table.scan(See::Committed, |row| found |= row.int8(0) == trace);
+        }
+    }
+    found
+}
+
+/// Inserts a row into the current transaction.
+///
+/// # Errors
+/// 42710 where the label is in use, was, or is taken.
+pub fn insert(label: &CStr, taken: bool) -> Result<()> {
+    let used = || {
+        Error::new(
+            SqlState::new(b"42710"),
+            [b"label \"", label.to_bytes(), b"\" cannot be used"].concat(),
+        )
+        .detail("It has been used by another transaction, or somebody has asked for its outcome.")
+        .hint("Use a new label, for example a random UUID, for each transaction.")
+    };
+    if has_expired(label) {
+        return Err(used());
+    }
+    let table = Table::open(c"label", pg_sys::RowExclusiveLock)?;
+    let unique_violation = SqlState::new(b"23505");
+    table
+        .insert_unique(&mut [text(label), Datum::from(now()), Datum::from(taken)], INDEX)
+        .map_err(|error| if error.sqlstate() == unique_violation { used() } else { error })
+}
+
+/// Deletes what has been kept for long enough in the part of the table that begins at a block, and keeps its trace for a
+/// while; returns where the next part begins.
+///
+/// # Errors
+/// The extension is missing here.
+pub fn expire_part(first: u32, retention: Duration) -> Result<Option<u32>> {
+    let keep = retention.as_micros() as i64;
+    let now = now();
+    let mut traces = Vec::new();
+    let next = Table::open(c"label", pg_sys::RowExclusiveLock)?.delete_part(first, |row| {
+        let expired = row.int8(1) < now - keep;
+        if expired {
+            traces.push(trace(row.text(0).to_bytes()));
+        }
+        expired
+    });
+    let table = Table::open(c"expired", pg_sys::RowExclusiveLock)?;
+    for trace in traces {
+        table.insert_indexed(&mut [Datum::from(trace), Datum::from(now)], TRACE_INDEX)?;
+    }
+    Ok(next)
+}
+
+/// Deletes traces that have been kept for long enough in the part of their table that begins at a block; returns where the
+/// next part begins.
+///
+/// # Errors
+/// The extension is missing here.
+pub fn expire_traces_part(first: u32, retention: Duration) -> Result<Option<u32>> {
+    let keep = (retention.as_micros() as i64).saturating_mul(TRACES_LAST);
+    let now = now();
+    let table = Table::open(c"expired", pg_sys::RowExclusiveLock)?;
+    Ok(table.delete_part(first, |row| row.int8(1) < now.saturating_sub(keep)))
+}
