@@ -8,20 +8,14 @@ use std::collections::{HashMap, HashSet};
 
 use pgrx::pg_sys::{Oid, TransactionId};
 
-use crate::pg::globals::in_recovery;
-use crate::pg::globals::my_database;
-use crate::pg::globals::server_start;
+use crate::pg::globals::{in_recovery, my_database, server_start};
 use crate::protocol::gid::Gid;
 use crate::protocol::verdict::{Decision, Reason};
-use crate::shared::shmem;
-use crate::shared::shmem::{Entry, ServerStats, Status};
+use crate::shared::shmem::{self, Entry, ServerStats, Status};
 use crate::shared::{entries, seen, stats, workers};
-use crate::store::decisions;
-use crate::store::decisions::Row;
-use crate::store::forgotten;
-use crate::store::identity;
-use crate::store::participant_list;
-use crate::store::participant_list::ParticipantRecord;
+use crate::store::decisions::{self, Row};
+use crate::store::participant_list::{self, ParticipantRecord};
+use crate::store::{forgotten, identity};
 
 /// One participant of a transaction that is prepared there or about to be, or may be.
 pub struct Shown {

@@ -13,8 +13,7 @@ use crate::protocol::gid::Gid;
 use crate::protocol::verdict::Decision;
 use crate::shared::requests;
 use crate::shared::shmem::Status;
-use crate::store::identity;
-use crate::store::{decisions, participant_list};
+use crate::store::{decisions, identity, participant_list};
 
 /// A text is made of its bytes, in the server's encoding, as a bytea is.
 type Resolved = (Vec<u8>, String, Option<Vec<u8>>);

@@ -8,11 +8,9 @@ use std::ffi::{CStr, CString, c_char, c_void};
 
 use pgrx::pg_sys::{self, Node, NodeTag, RangeVar, VariableSetKind as Set};
 
-use crate::exec::admission;
-use crate::exec::admission::Deed;
+use crate::exec::admission::{self, Deed};
 use crate::pg::error::{Error, Result, SqlState, c_string, catch};
-use crate::pg::node;
-use crate::pg::versions;
+use crate::pg::{node, versions};
 
 mod raw {
     use super::{c_char, pg_sys};

@@ -12,8 +12,8 @@ use pgrx::pg_sys::{
     RangeTblEntry, ResultRelInfo,
 };
 
-use crate::fdw::modify::Modification;
-use crate::fdw::{modify, plan};
+use crate::fdw::modify::{self, Modification};
+use crate::fdw::plan;
 use crate::pg::error::{Error, Result, SqlState, boundary, catch};
 use crate::pg::node;
 

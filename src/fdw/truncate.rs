@@ -2,8 +2,7 @@
 
 use pgrx::pg_sys::{self, DropBehavior, List};
 
-use crate::fdw::estimates;
-use crate::fdw::estimates::Purpose;
+use crate::fdw::estimates::{self, Purpose};
 use crate::fdw::names::Table;
 use crate::pg::error::{Error, Result, SqlState, boundary, c_string};
 use crate::pg::globals::current_user;

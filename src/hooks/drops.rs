@@ -10,8 +10,7 @@ use std::ffi::CStr;
 
 use pgrx::{PgList, PgLogLevel, pg_sys};
 
-use crate::fdw::estimates;
-use crate::fdw::estimates::Purpose;
+use crate::fdw::estimates::{self, Purpose};
 use crate::hooks::{databases, second_look};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, boundary};
@@ -19,8 +18,7 @@ use crate::pg::globals::my_database;
 use crate::pg::text;
 use crate::remote::options::Server;
 use crate::shared::workers;
-use crate::store::participant_list;
-use crate::store::participant_list::ParticipantRecord;
+use crate::store::participant_list::{self, ParticipantRecord};
 use crate::store::trusted;
 use crate::xact;
 

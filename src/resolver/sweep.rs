@@ -21,16 +21,14 @@ use pgrx::pg_sys;
 
 use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState, c_string};
-use crate::pg::text;
-use crate::pg::transaction;
+use crate::pg::{text, transaction};
 use crate::protocol::gid::{Gid, Identity, Nonce};
 use crate::protocol::pipeline::Ticket;
 use crate::protocol::verdict::{Decision, Place, Reason};
-use crate::remote::Connection;
 use crate::remote::connect::{Connecting, Established, Step};
 use crate::remote::options::{Mapping, Purpose, Server};
-use crate::remote::report;
 use crate::remote::wait::Want;
+use crate::remote::{Connection, report};
 use crate::resolver::questions;
 use crate::resolver::sweep::failure::Failure;
 use crate::resolver::sweep::settling::Settling;

@@ -22,11 +22,8 @@ use crate::resolver::worker::participant::Participant;
 use crate::resolver::worker::reading::Reading;
 use crate::resolver::worker::roster::Roster;
 use crate::shared::{seen, stats, workers};
-use crate::store::forgotten;
-use crate::store::identity;
-use crate::store::participant_list;
-use crate::store::participant_list::ParticipantRecord;
-use crate::store::trusted;
+use crate::store::participant_list::{self, ParticipantRecord};
+use crate::store::{forgotten, identity, trusted};
 
 mod participant;
 mod pending;

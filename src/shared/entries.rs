@@ -7,15 +7,12 @@ use std::time::Duration;
 use pgrx::pg_sys::{self, Oid};
 
 use crate::pg::error::{Error, Result, SqlState, check_for_interrupts};
-use crate::pg::globals::my_database;
-use crate::pg::globals::my_pid;
-use crate::pg::globals::now;
+use crate::pg::globals::{my_database, my_pid, now};
 use crate::pg::latch;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::{Gid, Identity, Nonce};
 use crate::protocol::verdict::Reason;
-use crate::shared::shmem;
-use crate::shared::shmem::{Entry, Memory, Status};
+use crate::shared::shmem::{self, Entry, Memory, Status};
 use crate::shared::workers;
 
 impl Entry {

@@ -6,8 +6,7 @@ use pgrx::pg_sys::{self, Oid};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::shared_index::{Key, SharedIndex};
 use crate::protocol::gid::Gid;
-use crate::shared::places;
-use crate::shared::places::{Free, Link, List, NewHead};
+use crate::shared::places::{self, Free, Link, List, NewHead};
 use crate::shared::shmem::{Entry, Status};
 
 /// Which entries are in use.

@@ -8,10 +8,8 @@ use pgrx::pg_sys::{self, Oid};
 use crate::pg::globals::server_start;
 use crate::protocol::gid::Gid;
 use crate::protocol::verdict::Reason;
-use crate::shared::entries;
-use crate::shared::entries::Reserved;
-use crate::shared::shmem;
-use crate::shared::shmem::{Entry, Status};
+use crate::shared::entries::{self, Reserved};
+use crate::shared::shmem::{self, Entry, Status};
 use crate::store::participant_list::ParticipantRecord;
 
 /// A prepared transaction that a sweep has left.

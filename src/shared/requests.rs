@@ -7,15 +7,12 @@ use std::time::Duration;
 use pgrx::pg_sys::Oid;
 
 use crate::pg::error::{Error, Result, SqlState};
-use crate::pg::globals::my_database;
-use crate::pg::globals::my_pid;
+use crate::pg::globals::{my_database, my_pid};
 use crate::pg::versions;
 use crate::protocol::fingerprint::Fingerprint;
 use crate::protocol::gid::Nonce;
-use crate::shared::shmem;
-use crate::shared::shmem::{LABEL_LEN, Memory, NAME_LEN, Request, RequestKind, RequestState};
-use crate::shared::workers;
-use crate::shared::workers::{RESOLVER_DEADLINE, wait_for};
+use crate::shared::shmem::{self, LABEL_LEN, Memory, NAME_LEN, Request, RequestKind, RequestState};
+use crate::shared::workers::{self, RESOLVER_DEADLINE, wait_for};
 
 /// How long a backend waits while the resolver tries every server.
 const RESOLVE_DEADLINE: Duration = Duration::from_secs(60);

@@ -10,13 +10,11 @@ use pgrx::pg_sys::{self, Oid};
 use crate::guc;
 use crate::pg::backend_local::BackendLocal;
 use crate::protocol::verdict::Reason;
-use crate::shared::entry_table;
-use crate::shared::entry_table::{EntryLists, EntryTable};
+use crate::shared::entry_table::{self, EntryLists, EntryTable};
 use crate::shared::label_limit;
 use crate::shared::places::Link;
 use crate::shared::seen::Seen;
-use crate::shared::stats;
-use crate::shared::stats::{Statistics, StatsLists};
+use crate::shared::stats::{self, Statistics, StatsLists};
 
 /// Confirmed transactions that can wait until a resolver notes them; more are found by a scan.
 pub const MAX_CONFIRMED: usize = 8192;

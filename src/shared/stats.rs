@@ -9,12 +9,10 @@ use pgrx::pg_sys::{self, Oid};
 
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, SqlState};
-use crate::pg::globals::my_database;
-use crate::pg::globals::now;
+use crate::pg::globals::{my_database, now};
 use crate::pg::shared_index::{Key, SharedIndex};
 use crate::shared::places::{Free, Link, List};
-use crate::shared::shmem;
-use crate::shared::shmem::{ERROR_LEN, Entry, ServerStats};
+use crate::shared::shmem::{self, ERROR_LEN, Entry, ServerStats};
 use crate::shared::workers;
 
 /// Which places are in use.

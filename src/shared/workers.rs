@@ -6,14 +6,11 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys::{self, Oid};
 
 use crate::pg::error::{Error, Result, SqlState, check_for_interrupts};
-use crate::pg::globals::my_database;
-use crate::pg::globals::my_pid;
-use crate::pg::globals::now;
+use crate::pg::globals::{my_database, my_pid, now};
 use crate::pg::latch;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::{Identity, Nonce};
-use crate::shared::shmem;
-use crate::shared::shmem::{Confirmed, MAX_CONFIRMED, WorkerSlot, WorkerState};
+use crate::shared::shmem::{self, Confirmed, MAX_CONFIRMED, WorkerSlot, WorkerState};
 use crate::store::identity;
 
 /// How long a backend waits for its database's resolver to come up or to answer.

@@ -14,8 +14,7 @@ use crate::pg::syncrep;
 use crate::protocol::gid::{Gid, Identity, Nonce};
 use crate::protocol::verdict::Decision;
 use crate::store::participant_list::ParticipantRecord;
-use crate::store::table;
-use crate::store::table::{See, Table, int8_array};
+use crate::store::table::{self, See, Table, int8_array};
 
 /// A row.
 #[derive(Clone, Debug)]

@@ -11,8 +11,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::pg::error::Result;
 use crate::pg::transaction::make_durable;
-use crate::protocol::fingerprint::Fingerprint;
-use crate::protocol::fingerprint::escaped;
+use crate::protocol::fingerprint::{Fingerprint, escaped};
 use crate::protocol::gid::{Gid, Identity, Nonce};
 use crate::store::table::{See, Table, text};
 use crate::store::trusted;

@@ -18,9 +18,8 @@ use crate::guc;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Result, SqlState, attempt, boundary, c_string, shielded};
 use crate::pg::globals::current_user;
-use crate::pg::syncrep;
-use crate::pg::text;
 use crate::pg::wait_event::WaitEvent;
+use crate::pg::{syncrep, text};
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::prepared::Prepared;
 use crate::protocol::session_lock::SessionLock;
@@ -29,14 +28,12 @@ use crate::remote::cache::{self, Cached};
 use crate::remote::options::{Mapping, Server};
 use crate::remote::round::{Outcome, Together};
 use crate::remote::wait::Patience;
-use crate::shared::entries::Known;
+use crate::shared::entries::{self, Known};
 use crate::shared::shmem::Status;
-use crate::shared::{entries, workers};
-use crate::store::identity;
-use crate::store::{decisions, participant_list};
-use crate::xact::inject;
-use crate::xact::session_lock;
+use crate::shared::workers;
+use crate::store::{decisions, identity, participant_list};
 use crate::xact::unconfirmed::unconfirmed;
+use crate::xact::{inject, session_lock};
 
 /// What is to be delivered once PostgreSQL has settled 'gxid'.
 struct Settlement {

@@ -15,12 +15,10 @@ use crate::remote::options::Server;
 use crate::resolver::sweep::failure::Failure;
 use crate::resolver::sweep::{Fenced, Sweep, Swept};
 use crate::resolver::worker::telling::{self, Told};
-use crate::shared::left;
-use crate::shared::left::Left;
+use crate::shared::left::{self, Left};
 use crate::shared::shmem::Entry;
 use crate::shared::{seen, stats};
-use crate::store::participant_list;
-use crate::store::participant_list::ParticipantRecord;
+use crate::store::participant_list::{self, ParticipantRecord};
 
 /// A participant on the durable list.
 pub(super) struct Participant {

@@ -7,15 +7,13 @@ use std::time::{Duration, Instant};
 use super::{Worker, pending};
 use crate::guc;
 use crate::pg::error::Result;
-use crate::pg::syncrep;
-use crate::pg::transaction;
+use crate::pg::{syncrep, transaction};
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::verdict::Decision;
 use crate::shared::shmem::{Entry, Status};
 use crate::shared::{entries, stats, workers};
-use crate::store::decisions::Row;
-use crate::store::identity;
-use crate::store::{decisions, labels};
+use crate::store::decisions::{self, Row};
+use crate::store::{identity, labels};
 
 /// How much longer than `commit_timeout` an owner may take to settle before the resolver does.
 const OWNER_GRACE: Duration = Duration::from_secs(10);

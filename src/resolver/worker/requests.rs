@@ -9,17 +9,14 @@ use pgrx::{PgLogLevel, pg_sys};
 use super::Worker;
 use crate::pg::error::{Error, Result, SqlState, c_string};
 use crate::pg::globals::my_database;
-use crate::pg::syncrep;
-use crate::pg::{text, transaction};
+use crate::pg::{syncrep, text, transaction};
 use crate::protocol::gid::Nonce;
 use crate::protocol::verdict::Decision;
 use crate::remote::options::Server;
 use crate::shared::shmem::{Request, RequestKind};
 use crate::shared::{entries, requests, workers};
-use crate::store::forgotten;
-use crate::store::participant_list;
-use crate::store::participant_list::ParticipantRecord;
-use crate::store::{decisions, labels};
+use crate::store::participant_list::{self, ParticipantRecord};
+use crate::store::{decisions, forgotten, labels};
 
 /// A backend that waits until each of these participants has been tried.
 pub struct Trying {

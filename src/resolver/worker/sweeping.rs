@@ -8,8 +8,7 @@ use pgrx::pg_sys::{Oid, TransactionId};
 
 use super::Worker;
 use crate::pg::error::Result;
-use crate::pg::syncrep;
-use crate::pg::transaction;
+use crate::pg::{syncrep, transaction};
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::verdict::{Decision, Reason};
 use crate::remote::options::Server;
@@ -17,12 +16,10 @@ use crate::resolver::sweep::failure::Failure;
 use crate::resolver::sweep::{Decisions, Open, Progress, Subject, Sweep, Swept};
 use crate::resolver::worker::participant::Participant;
 use crate::shared::entries;
-use crate::shared::left;
-use crate::shared::left::{Left, Members};
+use crate::shared::left::{self, Left, Members};
 use crate::shared::shmem::{Entry, Status};
-use crate::store::forgotten;
 use crate::store::participant_list::ParticipantRecord;
-use crate::store::decisions;
+use crate::store::{decisions, forgotten};
 
 /// How many sweeps run at a time, and how many of them on one server.
 const SWEEPS: usize = 128;
