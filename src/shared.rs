@@ -3,7 +3,8 @@
 //!
 //! * [`shmem`]: what is in shared memory and the lock over it;
 //! * [`places`]: lists of places in its arrays;
-//! * [`entries`]: one entry per participant that is prepared or about to be;
+//! * [`entry`]: what is known of one participant that is prepared or about to be;
+//! * [`entries`]: all of them;
 //! * [`entry_table`]: where they are;
 //! * [`left`]: what the resolver leaves, and why;
 //! * [`seen`]: which participants have been asked since the start;
@@ -13,6 +14,7 @@
 //! * [`requests`]: what backends ask of it.
 
 pub mod entries;
+pub mod entry;
 pub mod entry_table;
 pub mod label_limit;
 pub mod left;

@@ -11,8 +11,8 @@ use crate::pg::error::{Error, Result, SqlState, attempt};
 use crate::pg::function::{not_on_standby, text_function};
 use crate::protocol::gid::Gid;
 use crate::protocol::verdict::Decision;
+use crate::shared::entry::Status;
 use crate::shared::requests;
-use crate::shared::shmem::Status;
 use crate::store::{decisions, identity, participant_list};
 
 /// A text is made of its bytes, in the server's encoding, as a bytea is.

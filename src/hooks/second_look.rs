@@ -8,7 +8,7 @@ use pgrx::pg_sys::Oid;
 use crate::pg::error::{Result, SqlState, check_for_interrupts};
 use crate::pg::latch;
 use crate::pg::wait_event::WaitEvent;
-use crate::shared::shmem::{Entry, Status};
+use crate::shared::entry::{Entry, Status};
 use crate::shared::{entries, requests, stats, workers};
 
 /// How long the resolver may take to look, here and in another database.

@@ -10,35 +10,11 @@ use crate::pg::error::{Error, Result, SqlState, check_for_interrupts};
 use crate::pg::globals::{my_database, my_pid, now};
 use crate::pg::latch;
 use crate::pg::wait_event::WaitEvent;
-use crate::protocol::gid::{Gid, Identity, Nonce};
+use crate::protocol::gid::Gid;
 use crate::protocol::verdict::Reason;
-use crate::shared::shmem::{self, Entry, Memory, Status};
+use crate::shared::entry::{Entry, Status};
+use crate::shared::shmem::{self, Memory};
 use crate::shared::workers;
-
-impl Entry {
-    /// The gid it stands for.
-    pub fn gid(&self) -> Option<Gid> {
-        Some(Gid {
-            identity: Identity::new(self.identity)?,
-            nonce: Nonce::new(self.nonce)?,
-            serverid: self.serverid.to_u32(),
-            userid: self.userid.to_u32(),
-        })
-    }
-}
-
-impl Status {
-    /// As the view shows it.
-    pub fn label(self) -> &'static str {
-        match self {
-            Status::Free => "free",
-            Status::Preparing => "preparing",
-            Status::Prepared => "prepared",
-            Status::Committing => "committing",
-            Status::Aborting => "aborting",
-        }
-    }
-}
 
 /// A participant that is about to be prepared, or is.
 #[derive(Clone, Copy, Debug)]

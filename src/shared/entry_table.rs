@@ -6,8 +6,8 @@ use pgrx::pg_sys::{self, Oid};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::shared_index::{Key, SharedIndex};
 use crate::protocol::gid::Gid;
+use crate::shared::entry::{Entry, Status};
 use crate::shared::places::{self, Free, Link, List, NewHead};
-use crate::shared::shmem::{Entry, Status};
 
 /// Which entries are in use.
 #[repr(C)]

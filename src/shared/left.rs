@@ -9,7 +9,8 @@ use crate::pg::globals::server_start;
 use crate::protocol::gid::Gid;
 use crate::protocol::verdict::Reason;
 use crate::shared::entries::{self, Reserved};
-use crate::shared::shmem::{self, Entry, Status};
+use crate::shared::entry::{Entry, Status};
+use crate::shared::shmem;
 use crate::store::participant_list::ParticipantRecord;
 
 /// A prepared transaction that a sweep has left.

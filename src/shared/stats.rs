@@ -11,8 +11,9 @@ use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, SqlState};
 use crate::pg::globals::{my_database, now};
 use crate::pg::shared_index::{Key, SharedIndex};
+use crate::shared::entry::Entry;
 use crate::shared::places::{Free, Link, List};
-use crate::shared::shmem::{self, ERROR_LEN, Entry, ServerStats};
+use crate::shared::shmem::{self, ERROR_LEN, ServerStats};
 use crate::shared::workers;
 
 /// Which places are in use.

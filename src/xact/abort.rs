@@ -20,7 +20,7 @@ use crate::remote::connection::{CANCEL_EFFECT, CLEANUP_TIMEOUT};
 use crate::remote::round::{Outcome, Together};
 use crate::remote::wait::Patience;
 use crate::shared::entries;
-use crate::shared::shmem::Status;
+use crate::shared::entry::Status;
 use crate::xact::inject;
 use crate::xact::participants::{self, Participant};
 use crate::xact::unconfirmed::unconfirmed;

@@ -25,7 +25,7 @@ use crate::remote::round::{Outcome, Together};
 use crate::remote::wait::{Patience, Woke};
 use crate::remote::{cache, credentials};
 use crate::shared::entries::{self, Reserved};
-use crate::shared::shmem::Status;
+use crate::shared::entry::Status;
 use crate::shared::workers;
 use crate::store::{decisions, trusted};
 use crate::xact::participants::{self, Participant};

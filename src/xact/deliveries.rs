@@ -19,7 +19,7 @@ use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::participant::Event;
 use crate::protocol::pipeline::Control;
 use crate::remote::cache::Cached;
-use crate::shared::shmem::Status;
+use crate::shared::entry::Status;
 use crate::shared::{entries, workers};
 use crate::xact::participants::Participant;
 

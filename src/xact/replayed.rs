@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 use crate::pg::error::Result;
 use crate::protocol::verdict::Decision;
 use crate::shared::entries;
-use crate::shared::shmem::Status;
+use crate::shared::entry::Status;
 use crate::store::decisions;
 
 /// After a transaction of a background worker: leaves what it has settled to the resolver, and wakes it.

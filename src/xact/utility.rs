@@ -29,7 +29,7 @@ use crate::remote::options::{Mapping, Server};
 use crate::remote::round::{Outcome, Together};
 use crate::remote::wait::Patience;
 use crate::shared::entries::{self, Known};
-use crate::shared::shmem::Status;
+use crate::shared::entry::Status;
 use crate::shared::workers;
 use crate::store::{decisions, identity, participant_list};
 use crate::xact::unconfirmed::unconfirmed;

@@ -14,8 +14,8 @@ use crate::protocol::verdict::{Others, Place, Reason, absence};
 use crate::remote::Connection;
 use crate::resolver::questions;
 use crate::shared::entries;
+use crate::shared::entry::{Entry, Status};
 use crate::shared::left::{self, Left, Members, handed_over};
-use crate::shared::shmem::{Entry, Status};
 use crate::store::participant_list::ParticipantRecord;
 
 impl Subject {

@@ -18,8 +18,8 @@ use crate::protocol::verdict::{Decision, Others, Place, Reason, Verdict, settle}
 use crate::remote::Connection;
 use crate::resolver::questions;
 use crate::shared::entries;
+use crate::shared::entry::{Entry, Status};
 use crate::shared::left::Left;
-use crate::shared::shmem::{Entry, Status};
 use crate::xact::session_lock;
 
 const INSUFFICIENT_PRIVILEGE: SqlState = SqlState::new(b"42501");

@@ -15,8 +15,8 @@ use crate::remote::options::Server;
 use crate::resolver::sweep::failure::Failure;
 use crate::resolver::sweep::{Fenced, Sweep, Swept};
 use crate::resolver::worker::telling::{self, Told};
+use crate::shared::entry::Entry;
 use crate::shared::left::{self, Left};
-use crate::shared::shmem::Entry;
 use crate::shared::{seen, stats};
 use crate::store::participant_list::{self, ParticipantRecord};
 

@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 use crate::protocol::gid::Gid;
 use crate::protocol::verdict::Decision;
 use crate::shared::entries::{self, Reserved};
-use crate::shared::shmem::Status;
+use crate::shared::entry::Status;
 use crate::store::decisions::{self, Row};
 
 /// Gives a participant of a transaction that is prepared here an entry, if it has none. One that runs has one, or will

@@ -10,7 +10,7 @@ use crate::pg::error::Result;
 use crate::pg::{syncrep, transaction};
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::verdict::Decision;
-use crate::shared::shmem::{Entry, Status};
+use crate::shared::entry::{Entry, Status};
 use crate::shared::{entries, stats, workers};
 use crate::store::decisions::{self, Row};
 use crate::store::{identity, labels};

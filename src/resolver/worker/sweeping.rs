@@ -16,8 +16,8 @@ use crate::resolver::sweep::failure::Failure;
 use crate::resolver::sweep::{Decisions, Open, Progress, Subject, Sweep, Swept};
 use crate::resolver::worker::participant::Participant;
 use crate::shared::entries;
+use crate::shared::entry::{Entry, Status};
 use crate::shared::left::{self, Left, Members};
-use crate::shared::shmem::{Entry, Status};
 use crate::store::participant_list::ParticipantRecord;
 use crate::store::{decisions, forgotten};
 
