@@ -16,7 +16,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use crate::fdw::estimates::{self, Purpose};
 use crate::pg::error::{Error, Result, SqlState, boundary, catch};
 use crate::pg::globals::current_user;
-use crate::pg::versions;
+use crate::pg::{globals, raw, versions};
 use crate::protocol::plan::Access;
 use crate::remote::options::Server;
 use crate::xact::{Attachment, attach, attach_to_write, participants};
@@ -96,14 +96,11 @@ pub unsafe extern "C-unwind" fn pg_fdw_xacts_query(fcinfo: pg_sys::FunctionCallI
 /// Whether nothing but queries can have run in this transaction, or will. READ ONLY of a savepoint ends with that, and what
 /// came before it may have written.
 fn only_reads() -> bool {
-    // SAFETY: plain reads of the transaction's state.
-    unsafe {
-        pg_sys::XactReadOnly
-            && (pg_sys::RecoveryInProgress()
-                || pg_sys::GetCurrentTransactionNestLevel() == 1
-                    && pg_sys::GetTopTransactionIdIfAny() == pg_sys::InvalidTransactionId
-                    && !participants::all().iter().any(|p| p.connection.work().wrote()))
-    }
+    globals::is_read_only()
+        && (globals::in_recovery()
+            || globals::nest_level() == 1
+                && !globals::has_written()
+                && !participants::all().iter().any(|p| p.connection.work().wrote()))
 }
 
 /// What a function was asked to do, checked.
@@ -162,18 +159,6 @@ impl Call {
         crate::remote::options::option(&self.server.options, c"fetch_size")
             .and_then(|size| size.to_str().ok()?.parse().ok())
             .unwrap_or(1000)
-    }
-}
-
-mod raw {
-    use super::pg_sys;
-    // Unguarded: called inside `catch`, which keeps the name in the ERROR in whatever encoding.
-    unsafe extern "C-unwind" {
-        pub fn aclcheck_error(
-            result: pg_sys::AclResult::Type,
-            kind: pg_sys::ObjectType::Type,
-            name: *const std::ffi::c_char,
-        );
     }
 }
 

@@ -18,6 +18,7 @@ pub mod frames;
 pub mod function;
 pub mod globals;
 pub mod latch;
+pub mod layout;
 pub mod node;
 pub mod preload;
 pub mod random;

@@ -10,18 +10,7 @@ use pgrx::pg_sys::{self, Node, NodeTag, RangeVar, VariableSetKind as Set};
 
 use crate::exec::admission::{self, Deed};
 use crate::pg::error::{Error, Result, SqlState, c_string, catch};
-use crate::pg::{node, versions};
-
-mod raw {
-    use super::{c_char, pg_sys};
-    // Unguarded: what it raises is caught with all it carries.
-    unsafe extern "C-unwind" {
-        pub fn raw_parser(
-            text: *const c_char,
-            mode: pg_sys::RawParseMode::Type,
-        ) -> *mut pg_sys::List;
-    }
-}
+use crate::pg::{node, raw};
 
 /// How a command can be run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -323,7 +312,7 @@ unsafe fn inspect_calls(statement: *mut Node) -> Result<Option<Found>> {
     let mut call: Option<Call> = None;
     let found = (&raw mut call).cast::<c_void>();
     // SAFETY: a tree that the parser made; the walker raises only when the tree is too deep.
-    catch(|| unsafe { versions::raw_expression_tree_walker(statement, look_at, found) })?;
+    catch(|| unsafe { raw::raw_expression_tree_walker(statement, look_at, found) })?;
     // SAFETY: a name in the tree, or of a setting.
     Ok(call.map(|call| unsafe {
         let name = CStr::from_ptr(call.name).to_bytes();
@@ -345,7 +334,7 @@ unsafe extern "C-unwind" fn look_at(node: *mut Node, found: *mut c_void) -> bool
                 return true;
             }
         }
-        versions::raw_expression_tree_walker(node, look_at, found)
+        raw::raw_expression_tree_walker(node, look_at, found)
     }
 }
 

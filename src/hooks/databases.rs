@@ -11,6 +11,7 @@ use pgrx::{PgList, pg_sys};
 use crate::hooks::drops::{Left, left_in};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Result, check_for_interrupts};
+use crate::pg::globals::my_database;
 use crate::pg::wait_event::WaitEvent;
 use crate::pg::{latch, text, versions};
 use crate::shared::workers;
@@ -130,7 +131,7 @@ fn may(dbid: pg_sys::Oid, wanted: Wanted) -> bool {
     // SAFETY: catalog look-ups for the current user, and what the session and its transaction are.
     unsafe {
         let owner = versions::is_database_owner(dbid, pg_sys::GetUserId());
-        let own = dbid == pg_sys::MyDatabaseId;
+        let own = dbid == my_database();
         let in_block = pg_sys::IsTransactionBlock();
         match wanted {
             Wanted::Drop { .. } | Wanted::Move => owner && !own && !in_block,
@@ -162,9 +163,9 @@ fn is_template(dbid: pg_sys::Oid) -> bool {
 fn others_end(dbid: pg_sys::Oid) -> Result<bool> {
     let deadline = Instant::now() + OTHERS_MAY_END;
     loop {
-        // SAFETY: counts in shared memory, background workers apart; a plain global.
-        let others =
-            unsafe { pg_sys::CountDBConnections(dbid) - i32::from(dbid == pg_sys::MyDatabaseId) };
+        // SAFETY: counts in shared memory, background workers apart.
+        let all = unsafe { pg_sys::CountDBConnections(dbid) };
+        let others = all - i32::from(dbid == my_database());
         if others <= 0 {
             return Ok(true);
         }
