@@ -45,7 +45,7 @@ pub unsafe fn addin_shmem_init_lock() -> *mut pg_sys::LWLock {
 }
 
 #[cfg(feature = "pg18")]
-pub use port::{Port, SCRAM_KEY, my_port};
+pub use port::{SCRAM_KEY, my_port};
 
 #[cfg(feature = "pg18")]
 mod port {

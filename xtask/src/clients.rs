@@ -13,6 +13,7 @@ use pg_test::client::{JDBC_VARIABLE, PROMTOOL_VARIABLE, PYTHON_VARIABLE};
 use pg_test::install::finish;
 use pg_test::pooler::PGBOUNCER_VARIABLE;
 
+use crate::names::Test;
 use crate::packages;
 use crate::workspace::Workspace;
 
@@ -34,6 +35,12 @@ pub struct Clients {
 }
 
 impl Clients {
+    /// Whether a test uses any of them.
+    pub fn are_used_by(test: &Test) -> bool {
+        let text = std::fs::read_to_string(&test.file).unwrap_or_default();
+        ["pg_test::client", "pg_test::pooler"].iter().any(|module| text.contains(module))
+    }
+
     /// Finds or installs all of it. The error says what is missing and that the tests were not run.
     pub fn provide(workspace: &Workspace) -> Result<Self> {
         Self::try_provide(workspace).context(

@@ -2,11 +2,14 @@
 
 #![allow(missing_docs, reason = "a program: its documentation is --help")]
 
+#[cfg(test)]
+mod arrows;
 mod bench;
 mod clients;
 mod deb;
 mod demo;
 mod docs;
+mod names;
 mod package;
 mod packages;
 mod pgrx;
@@ -24,6 +27,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::setup::Setup;
+use crate::suites::Selection;
 use crate::workspace::Workspace;
 
 #[derive(Parser)]
@@ -43,15 +47,30 @@ enum Command {
         #[arg(long)]
         stop: bool,
     },
-    /// Run every check and test, or only the tests whose names contain FILTER
+    /// Check formatting, lints, unit tests and the arrows between rooms: what needs no server
+    Check {
+        #[command(flatten)]
+        server: ServerChoice,
+    },
+    /// Run every check and test, or only the tests whose names contain NAME
+    ///
+    /// With NAME, only the suites that have such a test are built and run. Examples:
+    ///
+    ///   cargo xtask test fault_resolver          all tests of one file
+    ///   cargo xtask test two_writers_prepare     one test
+    ///   cargo xtask test --only checks           one suite
+    #[command(verbatim_doc_comment)]
     Test {
         #[command(flatten)]
         server: ServerChoice,
-        /// Part of the names of the tests to run; checks are then left out
-        filter: Option<String>,
+        /// Part of the names of the tests to run, modules included
+        name: Option<String>,
         /// Run only this suite (may be given several times)
-        #[arg(long, value_enum)]
+        #[arg(long, value_enum, value_name = "SUITE")]
         only: Vec<suites::Suite>,
+        /// List the names of all tests with their suites, and run none
+        #[arg(long, conflicts_with_all = ["name", "only"])]
+        list: bool,
     },
     /// Run postgres_fdw's own tests with this extension and print how many lines differ
     Upstream {
@@ -128,9 +147,14 @@ fn run(command: Command) -> Result<()> {
         Command::Demo { server, stop: false } => {
             demo::play(&Setup::prepare(workspace, server.pg_config.as_deref())?)
         }
-        Command::Test { server, filter, only } => {
+        Command::Check { server } => {
+            suites::run_check(&Setup::prepare(workspace, server.pg_config.as_deref())?)
+        }
+        Command::Test { list: true, .. } => suites::list(&workspace.root),
+        Command::Test { server, name, only, list: false } => {
+            let selection = Selection::new(&workspace.root, name, &only)?;
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
-            suites::run(&setup, filter.as_deref(), &only)
+            suites::run(&setup, &selection)
         }
         Command::Upstream { server, source, if_available } => {
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
