@@ -2,8 +2,9 @@
 //!
 //! * [`error`]: PostgreSQL's ERROR as a `Result`, and back;
 //! * [`frames`], [`function`]: C functions of ours that PostgreSQL calls;
-//! * [`globals`]: its global variables;
-//! * [`raw`]: functions declared without pgrx's guard;
+//! * [`globals`]: its variables; [`catalog`]: look-ups in its catalog;
+//! * [`raw`]: its functions and variables that pgrx does not bind, or guards;
+//! * [`layout`]: layouts and numbers copied from its sources;
 //! * [`node`]: its nodes and lists; [`text`]: texts in the server's encoding;
 //! * [`versions`]: what differs between major versions;
 //! * [`transaction`]: a background worker's own transactions;

@@ -1,5 +1,5 @@
-//! A second look: before a command is refused because of what may be in doubt, the resolver looks, and
-//! what it settles is no obstacle any more.
+//! A second look: before a command is refused because of what may be in doubt, the resolver looks,
+//! and what it settles is no obstacle any more.
 
 use std::time::{Duration, Instant};
 
@@ -53,7 +53,8 @@ pub fn finds(dbid: Oid, own: bool, concerns: impl Fn(Oid, Option<Oid>) -> bool) 
         }
         return Ok(look() != Obstacle::None);
     }
-    // The resolver of another database cannot be asked; it looks as soon as something is left to it.
+    // The resolver of another database cannot be asked; it looks as soon as something is left to
+    // it.
     let deadline = Instant::now() + LOOK;
     while look() == Obstacle::Possible && !own && Instant::now() < deadline {
         check_for_interrupts()?;
