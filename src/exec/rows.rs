@@ -128,7 +128,10 @@ impl Rows {
             SqlState::DATATYPE_MISMATCH,
             "the result of the remote query does not match the column definition list",
         )
-        .detail(format!("The result has {columns} columns, but {} are declared.", self.width));
+        .detail(format!(
+            "The number of columns is {columns} in the result and {} in the list.",
+            self.width
+        ));
         match columns {
             0 => error.hint("Run commands that return no rows with pg_fdw_xacts_exec()."),
             _ => error,
