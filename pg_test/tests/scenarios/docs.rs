@@ -1,5 +1,6 @@
-//! The book: its pages are run, and its reference is compared with a running server.
+//! The book: its pages are run, its reference is compared with a running server, and what it quotes is there.
 
+mod messages;
 mod page;
 mod pages;
 mod reference;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::docs::page::{self, Block};
+use crate::docs::page::{self, Block, Kind};
 use crate::docs::run;
 use crate::support::Outcome;
 
@@ -24,7 +24,9 @@ pages! {
     concepts_runs: "concepts.md",
     from_postgres_fdw_runs: "from-postgres-fdw.md",
     sharding_runs: "sharding.md",
+    tuning_runs: "tuning.md",
     schema_changes_run: "schema-changes.md",
+    transaction_managers_run: "transaction-managers.md",
     operating_runs: "operating.md",
     security_runs: "security.md",
     backup_runs: "backup.md",
@@ -74,6 +76,9 @@ fn every_page_of_the_book_with_a_command_is_run() -> Outcome {
 fn only_what_builds_or_installs_is_shown_and_not_run() -> Outcome {
     for (page, blocks) in all_pages()? {
         for block in blocks.iter().filter(|block| block.not_run) {
+            if block.kind == Kind::Python {
+                continue;
+            }
             for line in block.code.lines().filter(|line| !line.starts_with(['#', ' '])) {
                 let command = line.trim_start_matches("sudo ");
                 assert!(

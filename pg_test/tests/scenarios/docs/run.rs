@@ -9,7 +9,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
-use pg_test::install::{ServerUser, as_server_user};
+use pg_test::client::python;
+use pg_test::install::{ServerUser, as_server_user, finish};
 use pg_test::{Cluster, DEADLINE, Installation, StopMode, fleet, wait_until};
 
 use crate::docs::page::{self, Block, Kind};
@@ -110,6 +111,10 @@ impl Stage {
             }
             Kind::Shell => {
                 let output = self.shell(name, code)?;
+                compare(block, &output)
+            }
+            Kind::Python => {
+                let output = finish(python()?.args(["-c", &code]).env("PGUSER", "postgres"))?;
                 compare(block, &output)
             }
             Kind::Sql => {
