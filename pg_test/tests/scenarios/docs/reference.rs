@@ -114,7 +114,7 @@ fn every_function_is_in_the_reference_as_it_is() -> Outcome {
                  ARRAY[format('`%s(%s) returns %s`', proname, pg_get_function_arguments(oid),
                            pg_get_function_result(oid)),
                        CASE WHEN has_function_privilege('public', oid, 'EXECUTE') THEN 'For everyone.'
-                           ELSE 'For superusers, and whom they grant it.' END]
+                           ELSE 'For superusers, and roles that they grant it to.' END]
              FROM pg_proc o WHERE {}",
             belongs("pg_proc")
         ),
