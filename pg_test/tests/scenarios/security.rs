@@ -48,8 +48,8 @@ fn a_role_of_the_shards_that_is_no_superuser() -> Outcome {
     assert_everywhere(&fleet, 4, true)
 }
 
-/// B3. Who may connect to the shard's database can take the fence; the reason names who it is. Red on 0.2.0, which told
-/// no reason.
+/// B3. Who may connect to the shard's database can take the fence; the reason names who it is. Red on 0.2.0, which did
+/// not say who.
 #[test]
 fn somebody_else_holds_the_fence() -> Outcome {
     let fleet = Fleet::start_proxied()?;
