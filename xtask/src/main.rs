@@ -56,9 +56,9 @@ enum Command {
     ///
     /// With NAME, only the suites that have such a test are built and run. Examples:
     ///
-    ///   cargo xtask test fault_resolver          all tests of one file
-    ///   cargo xtask test two_writers_prepare     one test
-    ///   cargo xtask test --only checks           one suite
+    ///   cargo xtask test fault::resolver          all tests of one file
+    ///   cargo xtask test verdict::tests::absence  one test
+    ///   cargo xtask test --only checks            one suite
     #[command(verbatim_doc_comment)]
     Test {
         #[command(flatten)]
@@ -83,7 +83,8 @@ enum Command {
         #[arg(long, conflicts_with = "source")]
         if_available: bool,
     },
-    /// Run the bank: concurrent transfers under random faults, and check that none is lost or halved
+    /// Run the bank: concurrent transfers under random faults, and check that none is lost or
+    /// halved
     Torture {
         #[command(flatten)]
         server: ServerChoice,
@@ -94,7 +95,8 @@ enum Command {
         #[arg(long)]
         seed: Option<u64>,
     },
-    /// Measure against postgres_fdw and an application that commits in two phases itself: bench/report.md
+    /// Measure against postgres_fdw and an application that commits in two phases itself:
+    /// bench/report.md
     Bench {
         #[command(flatten)]
         server: ServerChoice,
@@ -110,14 +112,16 @@ enum Command {
     },
     /// Render the documentation to HTML: target/book
     Docs,
-    /// Build the extension, optimised, and lay out its files as for the server's directories: target/package
+    /// Build the extension, optimised, and lay out its files as for the server's directories:
+    /// target/package
     Package {
         #[command(flatten)]
         server: ServerChoice,
     },
     /// Build a Debian package for the release's own PostgreSQL
     Deb {
-        /// Install it in a clean Debian in a chroot and play its demo there; needs root, and takes some minutes
+        /// Install it in a clean Debian in a chroot and play its demo there; needs root, and takes
+        /// some minutes
         #[arg(long)]
         check: bool,
     },

@@ -1,4 +1,5 @@
-//! Which suite has a test of a given name. The sources say it, so that nothing is built to find out.
+//! Which suite has a test of a given name. The sources say it, so that nothing is built to find
+//! out.
 
 use std::path::{Path, PathBuf};
 

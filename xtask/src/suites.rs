@@ -182,8 +182,8 @@ fn unit(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     test(&mut command, tally)
 }
 
-/// Those of the extension's tests that need no server. They are built as `cargo pgrx test` builds them,
-/// so that nothing is built twice.
+/// Those of the extension's tests that need no server. They are built as `cargo pgrx test` builds
+/// them, so that nothing is built twice.
 fn extension_units(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     heading("unit tests of the extension");
     let features = format!("{} pg_test", setup.feature());
@@ -223,8 +223,8 @@ fn extension(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<(
     test(command.args(filter), tally)
 }
 
-/// Runs the tests on real clusters in `pg_test/tests/<name>`, with the extension built with `features`, and with
-/// other people's `clients` where there are tests of them.
+/// Runs the tests on real clusters in `pg_test/tests/<name>`, with the extension built with
+/// `features`, and with other people's `clients` where there are tests of them.
 fn clusters(
     setup: &Setup,
     name: &str,
