@@ -1,6 +1,6 @@
 //! PostgreSQL behind safe functions: the only room that declares what pgrx does not bind.
 //!
-//! * [`error`]: PostgreSQL's ERROR as a `Result`, and back;
+//! * [`error`]: PostgreSQL's ERROR as a `Result`, and back; [`debug`]: messages at DEBUG1;
 //! * [`frames`], [`function`]: C functions of ours that PostgreSQL calls;
 //! * [`globals`]: its global variables;
 //! * [`raw`]: functions declared without pgrx's guard;
@@ -13,6 +13,7 @@
 //! * [`preload`]: whether the library was loaded as it must be.
 
 pub mod backend_local;
+pub mod debug;
 pub mod error;
 pub mod frames;
 pub mod function;

@@ -9,8 +9,6 @@ use crate::protocol::verdict::Reason;
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Status {
-    /// Unused entry.
-    Free,
     /// PREPARE was or will be sent.
     Preparing,
     /// PREPARE was confirmed; not decided.
@@ -21,16 +19,66 @@ pub enum Status {
     Aborting,
 }
 
+impl Status {
+    /// As the view shows it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Preparing => "preparing",
+            Self::Prepared => "prepared",
+            Self::Committing => "committing",
+            Self::Aborting => "aborting",
+        }
+    }
+
+    /// Whether the outcome is decided and has to be delivered.
+    pub fn is_decided(self) -> bool {
+        matches!(self, Self::Committing | Self::Aborting)
+    }
+}
+
+/// Who settles a participant.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Owner {
+    /// The backend with this process id.
+    Backend(i32),
+    /// The resolver. Where the status is Prepared, it waits for the application's 'gxid'.
+    Resolver,
+}
+
 /// One participant that is prepared or about to be.
+///
+/// The life of an entry:
+///
+/// 1. `entries::reserve` makes the entries of a transaction before its decision row is written and
+///    before the first PREPARE is sent: Preparing, owned by the backend.
+/// 2. From then on each step of the owner's state machine (`protocol::participant::State`) is written
+///    to the entry by `entries::follow`; `entry_change` says what each step means for it. Nobody else
+///    changes an entry that a living backend owns, but for 5.
+/// 3. The participant confirms PREPARE: Prepared.
+/// 4. The decision: Committing or Aborting, still owned by the backend, which delivers it. Its
+///    confirmation ends the entry.
+/// 5. An entry comes to the resolver when its owner
+///    a. could not have the outcome confirmed: Committing or Aborting (`entries::follow`);
+///    b. has prepared the local transaction under the application's 'gxid': Prepared;
+///    c. has died, or has not delivered the decision in time (`entries::reap`);
+///    d. goes on without waiting for the answer, and somebody else needs the room
+///    (`entries::reserve`).
+/// 6. From there a session that settles 'gxid' may take it back (`Change::Claim`), which leads to 4.
+/// 7. The resolver ends the entry when the participant has confirmed the outcome, or is found to have
+///    nothing prepared; an operator can give it up. Each end names its reason (`entry_change::Why`).
+///
+/// The resolver makes entries too: for what was prepared before the start of this server, whether it
+/// waits for 'gxid' (`entries::adopt`) or could not be settled (`left::note`). They begin at 5.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Entry {
     /// What the view shows.
     pub status: Status,
-    /// The backend that settles it, 0 where the resolver does.
-    pub owner: i32,
-    /// The server process on the participant that ran PREPARE; 0 if it was prepared before this server's
-    /// start.
+    /// Who settles it.
+    pub owner: Owner,
+    /// The server process on the participant that ran PREPARE; 0 if it was prepared before this
+    /// server's start.
     pub remote_pid: i32,
     /// When it was made, and then when it was decided, in PostgreSQL's microseconds.
     pub since: i64,
@@ -46,7 +94,7 @@ pub struct Entry {
     pub identity: u64,
     /// The transaction's nonce.
     pub nonce: u64,
-    /// The participant's number on the list.
+    /// The participant's number on the list; 0 where it is not on it any more.
     pub participant: i32,
     /// The transaction's xid there; 0 where it is not known.
     pub remote_xid: u64,
@@ -68,17 +116,14 @@ impl Entry {
             userid: self.userid.to_u32(),
         })
     }
-}
 
-impl Status {
-    /// As the view shows it.
-    pub fn label(self) -> &'static str {
-        match self {
-            Status::Free => "free",
-            Status::Preparing => "preparing",
-            Status::Prepared => "prepared",
-            Status::Committing => "committing",
-            Status::Aborting => "aborting",
-        }
+    /// Whether no backend settles it.
+    pub fn is_left(&self) -> bool {
+        self.owner == Owner::Resolver
+    }
+
+    /// Whether the resolver has to deliver an outcome.
+    pub fn is_for_the_resolver(&self) -> bool {
+        self.is_left() && self.status.is_decided()
     }
 }

@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{attempt, boundary, shielded};
 use crate::pg::globals::nest_level;
-use crate::xact::{abort, commit, deliveries, endings, participants, replayed, utility};
+use crate::xact::{abort, deliveries, endings, gxid, participants, phase_one, phase_two, replayed};
 
 static SUBTRANSACTIONS: BackendLocal<Cell<bool>> = BackendLocal::new(Cell::new(false));
 
@@ -57,7 +57,7 @@ unsafe extern "C-unwind" fn on_transaction(
     }
     if event == E::XACT_EVENT_ABORT {
         shielded("after a prepared transaction was not settled", || {
-            utility::abandon();
+            gxid::abandon();
             Ok(())
         });
     }
@@ -69,12 +69,12 @@ unsafe extern "C-unwind" fn on_transaction(
     }
     match event {
         // An ERROR here is an ordinary abort.
-        E::XACT_EVENT_PRE_COMMIT => boundary(|| commit::phase_one(false)),
-        E::XACT_EVENT_PRE_PREPARE => boundary(|| commit::phase_one(true)),
+        E::XACT_EVENT_PRE_COMMIT => boundary(|| phase_one::phase_one(false)),
+        E::XACT_EVENT_PRE_PREPARE => boundary(|| phase_one::phase_one(true)),
         // An ERROR here would be a PANIC, with the transaction committed.
-        E::XACT_EVENT_COMMIT => shielded("after the commit decision", commit::phase_two),
+        E::XACT_EVENT_COMMIT => shielded("after the commit decision", phase_two::phase_two),
         // An ERROR here would mark a validly prepared transaction aborted.
-        E::XACT_EVENT_PREPARE => shielded("after PREPARE TRANSACTION", commit::detach),
+        E::XACT_EVENT_PREPARE => shielded("after PREPARE TRANSACTION", phase_two::detach),
         // An ERROR here would come back here.
         E::XACT_EVENT_ABORT => {
             shielded("in abort", abort::roll_back);

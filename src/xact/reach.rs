@@ -13,6 +13,7 @@ use crate::pg::wait_event::WaitEvent;
 use crate::pg::{latch, versions};
 use crate::remote::basis::{Seen, View};
 use crate::remote::options::Mapping;
+use crate::xact::branch::Member;
 use crate::xact::participants::Participant;
 
 /// How often it is looked whether a mapping's lock is free.

@@ -97,6 +97,7 @@ mod fdw_subtransactions;
 mod fdw_switch;
 mod fdw_utility;
 mod fdw_values;
+mod follow_one_gid;
 mod harness;
 mod large_table;
 mod limits;
