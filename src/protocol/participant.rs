@@ -9,8 +9,9 @@
 //! CommittingOnePhase  RollingBack     Settled        Aborting        LeftToCommit
 //! ```
 //!
-//! `Prepared` becomes `Waiting` when the application has prepared the local transaction under its own
-//! 'gxid'; COMMIT PREPARED and ROLLBACK PREPARED of that 'gxid' go on from there, in any session.
+//! `Prepared` becomes `Waiting` when the application has prepared the local transaction under its
+//! own 'gxid'; COMMIT PREPARED and ROLLBACK PREPARED of that 'gxid' go on from there, in any
+//! session.
 //!
 //! From `Preparing` on, the participant no longer decides the outcome by itself: the local decision
 //! does, and what cannot be confirmed is left to the resolver, never dropped.
@@ -53,11 +54,13 @@ pub enum State {
     Committing,
     /// Decided: `ROLLBACK PREPARED` has to be delivered.
     Aborting,
-    /// `ROLLBACK` has to be delivered. Nothing was prepared, so the end of the connection does as well.
+    /// `ROLLBACK` has to be delivered. Nothing was prepared, so the end of the connection does as
+    /// well.
     RollingBack,
     /// Nothing is left there.
     Settled,
-    /// `COMMIT` of a participant that has only read was sent; the connection takes the answer later.
+    /// `COMMIT` of a participant that has only read was sent; the connection takes the answer
+    /// later.
     ReaderUnawaited,
     /// `COMMIT PREPARED` was sent with `commit_wait = off`; the connection takes the answer later.
     CommitUnawaited,
@@ -84,7 +87,8 @@ pub enum Event {
     PrepareConfirmed,
     /// It answered PREPARE with an error or another tag: it has rolled back by itself.
     PrepareRefused,
-    /// It did not execute PREPARE, because a command before it failed: its transaction is still open.
+    /// It did not execute PREPARE, because a command before it failed: its transaction is still
+    /// open.
     PrepareSkipped,
     /// The local transaction, or 'gxid', is durably committed.
     DecidedCommit,
@@ -304,7 +308,8 @@ pub mod tests {
         }
     }
 
-    /// The owner goes on without an answer only where the outcome is decided or there is none to decide.
+    /// The owner goes on without an answer only where the outcome is decided or there is none to
+    /// decide.
     #[test]
     fn no_prepare_goes_unawaited() {
         for (s, e, _) in transitions() {

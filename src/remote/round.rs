@@ -1,4 +1,5 @@
-//! A round: commands that are sent on many connections at once, and their answers, gathered together.
+//! A round: commands that are sent on many connections at once, and their answers, gathered
+//! together.
 
 use std::cell::RefCell;
 use std::ffi::CStr;
@@ -9,8 +10,8 @@ use crate::libpq::PgResult;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::Result;
 use crate::pg::wait_event::WaitEvent;
+use crate::protocol::gid::Command;
 use crate::protocol::pipeline::{Answer, Ticket};
-use crate::protocol::prepared::Command;
 use crate::remote::connection::Connection;
 use crate::remote::wait::{Patience, WaitSet, Woke};
 
@@ -46,8 +47,9 @@ struct SetOf {
     set: WaitSet,
 }
 
-/// The set of the last round. Those who prepare together also commit together, and mostly do so in the
-/// next transaction again. Using it again is faster, and cannot fail after the decision as making one can.
+/// The set of the last round. Those who prepare together also commit together, and mostly do so in
+/// the next transaction again. Using it again is faster, and cannot fail after the decision as
+/// making one can.
 static LAST: BackendLocal<RefCell<Option<SetOf>>> = BackendLocal::new(RefCell::new(None));
 
 impl<'a, M: Copy> Round<'a, M> {
@@ -83,8 +85,8 @@ impl<'a, M: Copy> Round<'a, M> {
         ticket.is_some()
     }
 
-    /// Waits until every command is answered, and hands each reply to `on` as it comes. What has not
-    /// been answered at the end of the wait can be waited for again.
+    /// Waits until every command is answered, and hands each reply to `on` as it comes. What has
+    /// not been answered at the end of the wait can be waited for again.
     ///
     /// # Errors
     /// A cancel, under [`Patience::Interruptible`]; those of `on`, which end the wait.

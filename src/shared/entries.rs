@@ -1,5 +1,6 @@
-//! One entry per participant that is prepared or about to be, in all databases: what the view shows,
-//! and how a backend tells the resolver what it leaves behind. An entry's life is told at [`Entry`].
+//! One entry per participant that is prepared or about to be, in all databases: what the view
+//! shows, and how a backend tells the resolver what it leaves behind. An entry's life is told at
+//! [`Entry`].
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -34,9 +35,9 @@ pub struct Reserved {
 /// How long a transaction that finds no free entry waits for others to be settled.
 const ROOM: Duration = Duration::from_secs(5);
 
-/// Takes an entry for each participant, all or none. Where there are too few, those of sessions that
-/// have gone on without waiting for an answer are left to the resolvers, which find out what became
-/// of them.
+/// Takes an entry for each participant, all or none. Where there are too few, those of sessions
+/// that have gone on without waiting for an answer are left to the resolvers, which find out what
+/// became of them.
 ///
 /// # Errors
 /// 53400 when there are not enough; a cancel.
@@ -67,8 +68,8 @@ pub fn reserve(members: &[Reserved], xid: pg_sys::TransactionId) -> Result<()> {
     Ok(())
 }
 
-/// Leaves to the resolvers the entries whose answers idle sessions have not read; tells whether there
-/// may be room soon.
+/// Leaves to the resolvers the entries whose answers idle sessions have not read; tells whether
+/// there may be room soon.
 fn make_room() -> bool {
     let now = now();
     let (databases, soon) = shmem::write(|m| {
@@ -161,8 +162,8 @@ fn end_at(m: &mut Memory<'_>, place: usize, why: Why) -> bool {
     true
 }
 
-/// Ends what an operator gives up with a server of this database, but not what is prepared here too;
-/// returns how many.
+/// Ends what an operator gives up with a server of this database, but not what is prepared here
+/// too; returns how many.
 pub fn end_server(serverid: Oid) -> usize {
     let dbid = my_database();
     shmem::write(|m| {
@@ -176,7 +177,8 @@ pub fn end_server(serverid: Oid) -> usize {
     })
 }
 
-/// The application's 'gxid' that an entry waits for has been settled without a session's delivering it.
+/// The application's 'gxid' that an entry waits for has been settled without a session's delivering
+/// it.
 pub fn note_decided(gid: &Gid, outcome: Outcome) {
     let now = now();
     change(gid, |entry| {
@@ -218,8 +220,8 @@ pub(super) fn new_entry(
     }
 }
 
-/// Adds an entry for what the resolver found in the decision table, of a transaction that is prepared
-/// here with so many participants, unless there is one.
+/// Adds an entry for what the resolver found in the decision table, of a transaction that is
+/// prepared here with so many participants, unless there is one.
 pub fn adopt(member: &Reserved, xid: pg_sys::TransactionId, participants: usize) {
     let entry = new_entry(member, xid, participants, Status::Prepared);
     shmem::write(|m| {
@@ -241,8 +243,8 @@ pub enum Known {
     Unknown,
 }
 
-/// What the entries tell of a transaction of this database that is prepared here; `of` finds its xid,
-/// and is only called if there is something to look for.
+/// What the entries tell of a transaction of this database that is prepared here; `of` finds its
+/// xid, and is only called if there is something to look for.
 ///
 /// # Errors
 /// Those of `of`.
@@ -305,8 +307,8 @@ pub fn owned() -> Vec<Entry> {
     })
 }
 
-/// Takes over the entries of backends that have gone without settling them, or have not settled them
-/// within `limit` of the decision. The resolver finds out what became of their transactions.
+/// Takes over the entries of backends that have gone without settling them, or have not settled
+/// them within `limit` of the decision. The resolver finds out what became of their transactions.
 pub fn reap(limit: Duration) {
     let owner = |entry: &Entry| match entry.owner {
         Owner::Backend(pid) => Some(pid),

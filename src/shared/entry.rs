@@ -52,24 +52,25 @@ pub enum Owner {
 ///
 /// 1. `entries::reserve` makes the entries of a transaction before its decision row is written and
 ///    before the first PREPARE is sent: Preparing, owned by the backend.
-/// 2. From then on each step of the owner's state machine (`protocol::participant::State`) is written
-///    to the entry by `entries::follow`; `entry_change` says what each step means for it. Nobody else
-///    changes an entry that a living backend owns, but for 5.
+/// 2. From then on the entry follows each step of the owner's state machine
+///    (`protocol::participant::State`): `entry_change` says what a step means for it, and
+///    `entries::follow` writes it. Nobody else changes an entry that a backend owns, but for 5.
 /// 3. The participant confirms PREPARE: Prepared.
 /// 4. The decision: Committing or Aborting, still owned by the backend, which delivers it. Its
 ///    confirmation ends the entry.
 /// 5. An entry comes to the resolver when its owner
-///    a. could not have the outcome confirmed: Committing or Aborting (`entries::follow`);
-///    b. has prepared the local transaction under the application's 'gxid': Prepared;
-///    c. has died, or has not delivered the decision in time (`entries::reap`);
-///    d. goes on without waiting for the answer, and somebody else needs the room
-///    (`entries::reserve`).
-/// 6. From there a session that settles 'gxid' may take it back (`Change::Claim`), which leads to 4.
-/// 7. The resolver ends the entry when the participant has confirmed the outcome, or is found to have
-///    nothing prepared; an operator can give it up. Each end names its reason (`entry_change::Why`).
+///    * could not have the outcome confirmed: Committing or Aborting (`entries::follow`);
+///    * has prepared the local transaction under the application's 'gxid': Prepared;
+///    * has died, or has not delivered the decision in time (`entries::reap`);
+///    * goes on without waiting for the answer, and a transaction that finds no free entry needs the
+///      room (`entries::reserve`).
+/// 6. From there a session that settles 'gxid' may take it back (`Change::Claim`): 4 again.
+/// 7. The resolver ends the entry when the participant has confirmed the outcome, or is found to
+///    have nothing prepared; an operator can give it up. Every end names its reason
+///    (`entry_change::Why`).
 ///
-/// The resolver makes entries too: for what was prepared before the start of this server, whether it
-/// waits for 'gxid' (`entries::adopt`) or could not be settled (`left::note`). They begin at 5.
+/// The resolver makes entries too: for what was prepared before the start of this server, whether
+/// it waits for 'gxid' (`entries::adopt`) or could not be settled (`left::note`). They begin at 5.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Entry {
@@ -98,7 +99,8 @@ pub struct Entry {
     pub participant: i32,
     /// The transaction's xid there; 0 where it is not known.
     pub remote_xid: u64,
-    /// How many participants the transaction has; each has an entry, or had one until it was settled.
+    /// How many participants the transaction has; each has an entry, or had one until it was
+    /// settled.
     pub participants: u32,
     /// COMMIT PREPARED is on its way, and the owner goes on without waiting for the answer.
     pub unawaited: bool,

@@ -1,5 +1,5 @@
-//! How an entry follows its participant: what each transition of the owner's state machine changes in
-//! shared memory, and why an entry may end.
+//! How an entry follows its participant: what each transition of the owner's state machine changes
+//! in shared memory, and why an entry may end.
 
 use crate::protocol::participant::State;
 use crate::protocol::verdict::Reason;

@@ -1,6 +1,6 @@
-//! Where entries are: each is found by its gid and by its local transaction, and is on one of two lists,
-//! of those that a backend settles or of those that are left to the resolver. Nothing here costs time in
-//! proportion to the number of places.
+//! Where entries are: each is found by its gid and by its local transaction, and is on one of two
+//! lists, of those that a backend settles or of those that are left to the resolver. Nothing here
+//! costs time in proportion to the number of places.
 
 use pgrx::pg_sys::{self, Oid};
 

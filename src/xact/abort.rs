@@ -1,8 +1,9 @@
 //! The abort of the local transaction: everybody rolls back. Runs where nothing may raise.
 //!
-//! Where PREPARE was sent, `ROLLBACK PREPARED` follows it on the same connection, so that its answer is
-//! definite even if the answer to PREPARE has not come. A PREPARE that takes long is cancelled first, and
-//! waited for only as long as a cancel takes. What cannot be confirmed is left to the resolver.
+//! Where PREPARE was sent, `ROLLBACK PREPARED` follows it on the same connection, so that its
+//! answer is definite even if the answer to PREPARE has not come. A PREPARE that takes long is
+//! cancelled first, and waited for only as long as a cancel takes. What cannot be confirmed is left
+//! to the resolver.
 
 use std::ffi::CStr;
 use std::time::Instant;
@@ -13,8 +14,8 @@ use crate::guc;
 use crate::libpq::Sending;
 use crate::pg::error::{Result, SqlState, attempt};
 use crate::pg::wait_event::WaitEvent;
+use crate::protocol::gid::Command;
 use crate::protocol::participant::{Event, Outcome, State};
-use crate::protocol::prepared::Command;
 use crate::remote::cache;
 use crate::remote::connection::{CANCEL_EFFECT, CLEANUP_TIMEOUT};
 use crate::remote::round::{Reply, Round};
@@ -65,8 +66,8 @@ fn tell(ending: &[&Participant]) -> Result<()> {
     if ending.is_empty() {
         return Ok(());
     }
-    // A backend that is being terminated sends and does not wait. The request is pending, or has been
-    // taken up by the FATAL error that ends the process and so aborts.
+    // A backend that is being terminated sends and does not wait. The request is pending, or has
+    // been taken up by the FATAL error that ends the process and so aborts.
     // SAFETY: plain flags.
     let dying = unsafe { pg_sys::ProcDiePending != 0 || pg_sys::proc_exit_inprogress };
     let is_preparing = |p: &Participant| {
@@ -119,9 +120,9 @@ fn send_rollback<'a>(round: &mut Round<'a, &'a Participant>, p: &'a Participant)
 fn is_gone(p: &Participant, reply: &Reply) -> Result<bool> {
     Ok(match (reply, p.state()) {
         (Reply::Done, _) | (Reply::OtherTag(_), State::RollingBack) => true,
-        // PREPARE was answered before it on this connection: there is nothing to roll back. Or PREPARE
-        // was not executed: the transaction that is still open ends with the connection, which is not
-        // used again.
+        // PREPARE was answered before it on this connection: there is nothing to roll back. Or
+        // PREPARE was not executed: the transaction that is still open ends with the connection,
+        // which is not used again.
         (Reply::Refused(failure), State::Aborting) => {
             SqlState::parse(failure.error_field(b'C')) == SqlState::UNDEFINED_OBJECT
                 || p.connection.has_skipped_prepare()

@@ -1,5 +1,5 @@
-//! One participant's part of a distributed transaction: its gid and its state. [`Member::apply`] is the
-//! only way to move the state, and keeps the entry in shared memory in step with it.
+//! One participant's part of a distributed transaction: its gid and its state. [`Member::apply`] is
+//! the only way to move the state, and keeps the entry in shared memory in step with it.
 
 use std::cell::{Cell, OnceCell};
 use std::fmt::Display;
@@ -8,9 +8,8 @@ use std::rc::Rc;
 use crate::pg::debug::debug;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::pg::text;
-use crate::protocol::gid::Gid;
+use crate::protocol::gid::{Gid, Prepared};
 use crate::protocol::participant::{Event, State};
-use crate::protocol::prepared::Prepared;
 use crate::remote::cache::Cached;
 use crate::shared::entries;
 use crate::shared::entry_change::Change;
@@ -66,8 +65,8 @@ pub trait Member {
     /// Moves it, and has its entry follow.
     ///
     /// # Errors
-    /// XX000: the state does not allow the event, which is a bug. Neither state nor entry is changed,
-    /// so that nothing prepared is forgotten.
+    /// XX000: the state does not allow the event, which is a bug. Neither state nor entry is
+    /// changed, so that nothing prepared is forgotten.
     fn apply(&self, event: Event) -> Result<()> {
         let was = self.state();
         let now = was

@@ -1,10 +1,11 @@
-//! Commits that were delivered without waiting for their answer (`pg_fdw_xacts.commit_wait = off`): the
-//! decision is made, `COMMIT PREPARED` is on the wire, and the answer is read when the session next uses
-//! the connection, before anything else that comes on it.
+//! Commits that were delivered without waiting for their answer (`pg_fdw_xacts.commit_wait = off`):
+//! the decision is made, `COMMIT PREPARED` is on the wire, and the answer is read when the session
+//! next uses the connection, before anything else that comes on it.
 //!
-//! Until then the transaction's entries say `committing` and belong to this backend. They are left to the
-//! resolver if the backend does not confirm them within the time that every owner has, or ends before it
-//! has read the answers (`entries::reap`); at once if somebody else needs the room (`entries::reserve`).
+//! Until then the transaction's entries say `committing` and belong to this backend. They are left
+//! to the resolver if the backend does not confirm them within the time that every owner has, or
+//! ends before it has read the answers (`entries::reap`); at once if somebody else needs the room
+//! (`entries::reserve`).
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -77,9 +78,9 @@ pub fn send(prepared: &[&Rc<Participant>]) -> Result<()> {
     Ok(())
 }
 
-/// Waits for the commits that are on their way, on other connections, to the server that `connection`
-/// leads to: what is sent on `connection` is not queued behind them, and would not see them. A new
-/// connection may lead anywhere.
+/// Waits for the commits that are on their way, on other connections, to the server that
+/// `connection` leads to: what is sent on `connection` is not queued behind them, and would not see
+/// them. A new connection may lead anywhere.
 ///
 /// # Errors
 /// A cancel.
@@ -108,8 +109,8 @@ pub fn pass(connection: &Rc<Cached>) -> Result<()> {
     collect()
 }
 
-/// Reads the answers that have come, without waiting. What cannot be answered any more is left to the
-/// resolver.
+/// Reads the answers that have come, without waiting. What cannot be answered any more is left to
+/// the resolver.
 ///
 /// # Errors
 /// A participant's state does not allow it, which is a bug.

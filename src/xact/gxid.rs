@@ -1,10 +1,10 @@
-//! `COMMIT PREPARED 'gxid'` and `ROLLBACK PREPARED 'gxid'` by the application: what the resolver would do
-//! by itself, done at once.
+//! `COMMIT PREPARED 'gxid'` and `ROLLBACK PREPARED 'gxid'` by the application: what the resolver
+//! would do by itself, done at once.
 //!
-//! Order: ask whether this user may settle it; find its participants and connect to them, while errors
-//! are harmless; let PostgreSQL settle 'gxid', which is the decision; deliver it where nothing can raise.
-//! The connections are made under the mappings of those who wrote: a user who may not settle it gets
-//! none, and if PostgreSQL fails, none stays.
+//! Order: ask whether this user may settle it; find its participants and connect to them, while
+//! errors are harmless; let PostgreSQL settle 'gxid', which is the decision; deliver it where
+//! nothing can raise. The connections are made under the mappings of those who wrote: a user who
+//! may not settle it gets none, and if PostgreSQL fails, none stays.
 
 use std::cell::RefCell;
 use std::ffi::CStr;
@@ -127,8 +127,8 @@ struct Pending {
     complete: bool,
 }
 
-/// The participants of 'gxid', if it has any. Usually shared memory knows them; otherwise the decision
-/// table is read from end to end.
+/// The participants of 'gxid', if it has any. Usually shared memory knows them; otherwise the
+/// decision table is read from end to end.
 fn pending(gxid: &CStr) -> Result<Option<Pending>> {
     let mut found = None;
     let known = entries::prepared_here(|| {
@@ -153,10 +153,10 @@ fn pending_by_row(xid: pg_sys::TransactionId) -> Option<Pending> {
     Some(Pending { xid, gids, complete })
 }
 
-/// 'gxid' may have been copied here with the whole server, and still be pending in the original. Lets go
-/// of every participant where sessions of another copy are found, or which does not answer: the resolver
-/// goes on there, under its fence. Our own session takes its lock before it looks, so that of two copies
-/// at least one finds the other.
+/// 'gxid' may have been copied here with the whole server, and still be pending in the original.
+/// Lets go of every participant where sessions of another copy are found, or which does not answer:
+/// the resolver goes on there, under its fence. Our own session takes its lock before it looks, so
+/// that of two copies at least one finds the other.
 fn let_go_of_copied(members: &mut [Waiting], lock: SessionLock, deadline: Instant) -> Result<()> {
     let question = c_string(format!(
         "SELECT FROM pg_catalog.pg_locks \
@@ -188,8 +188,8 @@ fn let_go_of_copied(members: &mut [Waiting], lock: SessionLock, deadline: Instan
     Ok(())
 }
 
-/// The local transaction that is prepared under 'gxid' in this database, if this user may settle it.
-/// PostgreSQL refuses other users with its own error.
+/// The local transaction that is prepared under 'gxid' in this database, if this user may settle
+/// it. PostgreSQL refuses other users with its own error.
 fn local_xid(gxid: &CStr) -> Result<Option<pg_sys::TransactionId>> {
     // SAFETY: the catalog snapshot is pushed and popped around the query.
     unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
@@ -217,16 +217,17 @@ fn local_xid(gxid: &CStr) -> Result<Option<pg_sys::TransactionId>> {
     Ok(found)
 }
 
-/// PostgreSQL has settled 'gxid': tells the participants, and leaves to the resolver those that do not
-/// confirm it.
+/// PostgreSQL has settled 'gxid': tells the participants, and leaves to the resolver those that do
+/// not confirm it.
 ///
 /// # Errors
 /// A bug of ours, or what was raised in delivering; everything is done all the same.
 pub fn deliver() -> Result<()> {
     let Some(settlement) = PENDING.get().borrow_mut().take() else { return Ok(()) };
     let Settlement { xid, nonce, members, complete } = settlement;
-    // While we connected, another session may have settled it, and the name may have been used again. So
-    // what has become of the local transaction, and with it of its row, tells what is true.
+    // While we connected, another session may have settled it, and the name may have been used
+    // again. So what has become of the local transaction, and with it of its row, tells what is
+    // true.
     let outcome = match attempt(|| Ok(decisions::of(xid)))? {
         Decision::Committed => Outcome::Commit,
         Decision::Absent => Outcome::Abort,

@@ -1,8 +1,8 @@
 //! The numbers of participants on the durable list, which a decision row consists of.
 //!
-//! This crosses to another process: the list is written by the resolver alone, in a transaction of its
-//! own, because a participant must be on it before the transaction that names it commits. A backend
-//! asks once per participant, waits for the answer, and remembers the number.
+//! This crosses to another process: the list is written by the resolver alone, in a transaction of
+//! its own, because a participant must be on it before the transaction that names it commits. A
+//! backend asks once per participant, waits for the answer, and remembers the number.
 
 use std::cell::RefCell;
 
@@ -16,14 +16,15 @@ use crate::remote::basis::Basis;
 use crate::shared::{requests, workers};
 use crate::xact::participants::Participant;
 
-/// What a number belongs to: an identity, which changes when the extension is created anew; a generation
-/// of the list; the participant; and where its server is said to be, which the resolver notes.
+/// What a number belongs to: an identity, which changes when the extension is created anew; a
+/// generation of the list; the participant; and where its server is said to be, which the resolver
+/// notes.
 type Key = (Identity, u64, Oid, Oid, Fingerprint, Basis);
 
 static KNOWN: BackendLocal<RefCell<Vec<(Key, i32)>>> = BackendLocal::new(RefCell::new(Vec::new()));
 
-/// A participant's number on the list. If this backend does not know it, it is asked of the resolver,
-/// which adds the participant if it is not there.
+/// A participant's number on the list. If this backend does not know it, it is asked of the
+/// resolver, which adds the participant if it is not there.
 ///
 /// # Errors
 /// The resolver cannot add it, or does not answer in time; a cancel.

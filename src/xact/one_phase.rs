@@ -1,9 +1,9 @@
 //! Committing a participant in one phase: its own answer is the outcome.
 //!
-//! Once COMMIT is sent, only its answer or the deadline ends the wait. A cancel, a termination or a limit
-//! of the statement is passed on to the participant, whose answer then says whether it had committed
-//! before. When the answer is lost, a new connection asks the participant what became of the
-//! transaction, by its xid.
+//! Once COMMIT is sent, only its answer or the deadline ends the wait. A cancel, a termination or a
+//! limit of the statement is passed on to the participant, whose answer then says whether it had
+//! committed before. When the answer is lost, a new connection asks the participant what became of
+//! the transaction, by its xid.
 
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,8 @@ use crate::pg::error::{Error, Result, SqlState};
 use crate::pg::globals::clear_cancel;
 use crate::pg::text;
 use crate::pg::wait_event::WaitEvent;
+use crate::protocol::gid::Command;
 use crate::protocol::participant::Event;
-use crate::protocol::prepared::Command;
 use crate::remote::connect::connect;
 use crate::remote::connection::CANCEL_EFFECT;
 use crate::remote::options::{Mapping, Server};

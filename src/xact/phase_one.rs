@@ -1,9 +1,9 @@
 //! Before the local decision: readers commit, writers prepare, a sole writer commits in one phase.
 //!
-//! The decision row is written before the first PREPARE is sent, so that a gid found on a participant
-//! without a row is one of an aborted transaction. All writers have prepared before the local commit,
-//! which is the decision. A participant that commits in one phase does so after all others have
-//! prepared.
+//! The decision row is written before the first PREPARE is sent, so that a gid found on a
+//! participant without a row is one of an aborted transaction. All writers have prepared before the
+//! local commit, which is the decision. A participant that commits in one phase does so after all
+//! others have prepared.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -15,10 +15,10 @@ use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState, catch};
 use crate::pg::globals::is_serializable;
 use crate::pg::wait_event::WaitEvent;
+use crate::protocol::gid::Command;
 use crate::protocol::participant::{Event, State};
 use crate::protocol::pipeline::Control;
 use crate::protocol::plan::{self, Local, Step, Work};
-use crate::protocol::prepared::Command;
 use crate::remote::credentials;
 use crate::remote::round::{Reply, Round};
 use crate::remote::wait::{Patience, Woke};
@@ -28,8 +28,8 @@ use crate::xact::refusals::{late, lost_its_lock, lost_its_work, refused, rolled_
 use crate::xact::write_down::write_down;
 use crate::xact::{endings, one_phase};
 
-/// Brings every participant as far as it goes without the decision. `explicit`: the transaction ends
-/// with the application's PREPARE TRANSACTION.
+/// Brings every participant as far as it goes without the decision. `explicit`: the transaction
+/// ends with the application's PREPARE TRANSACTION.
 ///
 /// # Errors
 /// Anything that keeps a participant from following; the transaction then aborts everywhere.
@@ -51,13 +51,15 @@ pub fn phase_one(explicit: bool) -> Result<()> {
         active.iter().zip(&steps).filter(|(_, s)| **s == wanted).map(|(p, _)| *p).collect()
     };
     let (readers, writers) = (of(Step::CommitReader), of(Step::Prepare));
-    // Functions and triggers of a participant may have written where nothing here could know before.
+    // Functions and triggers of a participant may have written where nothing here could know
+    // before.
     if let Some(p) = writers.iter().find(|p| p.connection.is_session_only()) {
         return Err(credentials::cannot_settle(&p.connection.server_name));
     }
     write_down(&writers, deadline, timeout)?;
-    // A reader's commit is waited for where that takes no longer, or where the connection will not be
-    // there to take the answer: a view of the participant's may have written elsewhere, and fail there.
+    // A reader's commit is waited for where that takes no longer, or where the connection will not
+    // be there to take the answer: a view of the participant's may have written elsewhere, and fail
+    // there.
     let waits = local.serializable || !writers.is_empty();
     let (awaited, unawaited): (Vec<&Participant>, Vec<&Participant>) =
         readers.iter().partition(|p| waits || !p.connection.is_kept());
@@ -69,8 +71,8 @@ pub fn phase_one(explicit: bool) -> Result<()> {
     Ok(())
 }
 
-/// Waits for the last answers of the transaction, which tell who has written; returns the participants
-/// on which a remote transaction is open.
+/// Waits for the last answers of the transaction, which tell who has written; returns the
+/// participants on which a remote transaction is open.
 fn hear_of_writes(
     all: &[Rc<Participant>],
     deadline: Instant,
@@ -79,7 +81,8 @@ fn hear_of_writes(
     for p in all {
         p.connection.seal();
     }
-    // The question for the xid may have failed with the statement before it: then it is asked again.
+    // The question for the xid may have failed with the statement before it: then it is asked
+    // again.
     for _ in 0..2 {
         for p in all {
             p.connection.ask_if_written();
@@ -110,15 +113,16 @@ unsafe extern "C" {
     static max_prepared_xacts: i32;
 }
 
-/// Whether the local transaction has changed something. A pending NOTIFY has no xid yet, and can still
-/// fail.
+/// Whether the local transaction has changed something. A pending NOTIFY has no xid yet, and can
+/// still fail.
 fn wrote_locally() -> bool {
     // SAFETY: reads the transaction's state.
     let xid = unsafe { pg_sys::GetTopTransactionIdIfAny() };
     xid != pg_sys::InvalidTransactionId || notifies()
 }
 
-/// Whether the transaction has executed NOTIFY or LISTEN: PostgreSQL tells by refusing to prepare it.
+/// Whether the transaction has executed NOTIFY or LISTEN: PostgreSQL tells by refusing to prepare
+/// it.
 fn notifies() -> bool {
     unsafe extern "C-unwind" {
         fn AtPrepare_Notify();

@@ -15,8 +15,8 @@ use crate::xact::branch::Member;
 use crate::xact::participants::{self, Participant};
 use crate::xact::{deliveries, inject, settle};
 
-/// The local transaction has committed: delivers that. Whoever does not confirm it in time is left to
-/// the resolver.
+/// The local transaction has committed: delivers that. Whoever does not confirm it in time is left
+/// to the resolver.
 ///
 /// # Errors
 /// A bug of ours, or what was raised in delivering; everything is done all the same.
@@ -43,7 +43,8 @@ pub fn phase_two() -> Result<()> {
 }
 
 fn deliver(prepared: &[&Rc<Participant>], waits: bool) -> Result<()> {
-    // Where the wait for synchronous standbys was cut short, the resolver delivers when they have it.
+    // Where the wait for synchronous standbys was cut short, the resolver delivers when they have
+    // it.
     if prepared.is_empty() || !syncrep::own_commit_is_replicated() {
         return Ok(());
     }
@@ -55,8 +56,8 @@ fn deliver(prepared: &[&Rc<Participant>], waits: bool) -> Result<()> {
     Ok(())
 }
 
-/// The local transaction is prepared under the application's 'gxid': this session has nothing more to
-/// do with it.
+/// The local transaction is prepared under the application's 'gxid': this session has nothing more
+/// to do with it.
 ///
 /// # Errors
 /// A bug of ours; everything is done all the same.

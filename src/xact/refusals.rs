@@ -8,8 +8,8 @@ use crate::protocol::plan::Refusal;
 use crate::xact::branch::Member;
 use crate::xact::participants::Participant;
 
-/// A participant could not follow, for this cause. The transaction is definitely rolled back, so the
-/// error is never of class 08, which would leave the outcome open to the client.
+/// A participant could not follow, for this cause. The transaction is definitely rolled back, so
+/// the error is never of class 08, which would leave the outcome open to the client.
 pub fn rolled_back(p: &Participant, cause: Error) -> Error {
     const CLASS_08: i32 = SqlState::CONNECTION_FAILURE.class();
     // Class 57: the server was shut down or terminated the session.

@@ -1,6 +1,6 @@
-//! COMMIT PREPARED and ROLLBACK PREPARED that no session has run: a subscription with `two_phase` replays
-//! them, and its worker settles the local transaction without a statement that could be seen. The
-//! participants are left to the resolver.
+//! COMMIT PREPARED and ROLLBACK PREPARED that no session has run: a subscription with `two_phase`
+//! replays them, and its worker settles the local transaction without a statement that could be
+//! seen. The participants are left to the resolver.
 
 use pgrx::pg_sys;
 
@@ -12,7 +12,8 @@ use crate::shared::entry::Status;
 use crate::shared::{entries, workers};
 use crate::store::decisions;
 
-/// After a transaction of a background worker: leaves what it has settled to the resolver, and wakes it.
+/// After a transaction of a background worker: leaves what it has settled to the resolver, and
+/// wakes it.
 pub fn hand_over() -> Result<()> {
     // SAFETY: plain globals of this process.
     let (is_worker, dbid) = unsafe { (!pg_sys::MyBgworkerEntry.is_null(), pg_sys::MyDatabaseId) };

@@ -1,5 +1,5 @@
-//! Delivering the outcome to participants: the same for COMMIT, for ROLLBACK, and for COMMIT PREPARED
-//! and ROLLBACK PREPARED of 'gxid'. Runs where nothing may raise.
+//! Delivering the outcome to participants: the same for COMMIT, for ROLLBACK, and for COMMIT
+//! PREPARED and ROLLBACK PREPARED of 'gxid'. Runs where nothing may raise.
 
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,8 @@ use crate::remote::wait::Patience;
 use crate::xact::branch::Member;
 use crate::xact::inject;
 
-/// Delivers an outcome to those whose connection is there, and moves those that confirm it. The others
-/// stay as they are, for [`leave_unconfirmed`].
+/// Delivers an outcome to those whose connection is there, and moves those that confirm it. The
+/// others stay as they are, for [`leave_unconfirmed`].
 ///
 /// # Errors
 /// A state does not allow the step, which is a bug.

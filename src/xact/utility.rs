@@ -1,5 +1,5 @@
-//! The hook on utility statements: looks at each before it runs, and delivers what COMMIT PREPARED and
-//! ROLLBACK PREPARED have decided.
+//! The hook on utility statements: looks at each before it runs, and delivers what COMMIT PREPARED
+//! and ROLLBACK PREPARED have decided.
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_char};
@@ -15,7 +15,7 @@ static PREVIOUS: BackendLocal<Cell<pg_sys::ProcessUtility_hook_type>> =
 
 mod raw {
     use super::pg_sys;
-    // Unguarded: an ERROR of the statement passes through our frame, which owns nothing.
+    // Without pgrx's guard: an ERROR of the statement passes through our frame, which owns nothing.
     unsafe extern "C-unwind" {
         pub fn standard_ProcessUtility(
             pstmt: *mut pg_sys::PlannedStmt,
@@ -30,12 +30,13 @@ mod raw {
     }
 }
 
-/// Looks at a statement before it runs.
+/// Called with each statement before it runs.
 pub type Look = unsafe fn(*mut pg_sys::Node) -> Result<()>;
 
 static BEFORE: BackendLocal<Cell<Option<Look>>> = BackendLocal::new(Cell::new(None));
 
-/// Installs the hook; called while the server loads the library. `before` looks at each statement first.
+/// Installs the hook; called while the server loads the library. `before` looks at each statement
+/// first.
 pub fn install(before: Look) {
     BEFORE.get().set(Some(before));
     // SAFETY: single-threaded start-up.

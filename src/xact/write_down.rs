@@ -62,8 +62,9 @@ pub fn write_down(writers: &[&Participant], deadline: Instant, timeout: Duration
     Ok(())
 }
 
-/// Each session holds its advisory lock before PREPARE is sent: if the resolver finds no such lock, it
-/// may conclude that no PREPARE can arrive any more. Usually it was taken with the first statement.
+/// Each session holds its advisory lock before PREPARE is sent: if the resolver finds no such lock,
+/// it may conclude that no PREPARE can arrive any more. Usually it was taken with the first
+/// statement.
 fn hold_session_locks(
     writers: &[&Participant],
     lock: SessionLock,

@@ -2,6 +2,7 @@
 //! protocol: grepping for the gid follows one participant through its transaction.
 
 use pg_test::log::Mark;
+use pg_test::oracle::assert_usable;
 use pg_test::{Fault, Fleet, Point};
 use postgres::Client;
 
@@ -15,8 +16,19 @@ fn start() -> anyhow::Result<(Fleet, Client)> {
     Ok((fleet, session))
 }
 
-/// The gid that was prepared on shard 1 since `mark`.
+/// The first gid that was given to shard 1 since `mark`.
 fn gid_on_shard_1(fleet: &Fleet, mark: Mark) -> anyhow::Result<String> {
+    let log = fleet.coordinator.log().since(mark)?;
+    let reserved = |line: &str| {
+        let (_, rest) = line.split_once("DEBUG:  '")?;
+        let (gid, rest) = rest.split_once("' on server ")?;
+        (rest == "\"shard1\": gid reserved").then(|| gid.to_owned())
+    };
+    Ok(log.lines().find_map(reserved).expect("no gid was reserved"))
+}
+
+/// The gid that shard 1 was asked to prepare since `mark`, from its own log.
+fn prepared_there(fleet: &Fleet, mark: Mark) -> anyhow::Result<String> {
     let statements = fleet.shard(1).log().statements_since(mark)?;
     let gid = gid_of(&statements, "PREPARE TRANSACTION");
     Ok(format!("px_{}_{}_{}", gid.n, gid.serverid, gid.userid))
@@ -45,22 +57,23 @@ fn a_commit_is_followed_from_the_gid_to_its_confirmation() -> Outcome {
     let (here, there) = (fleet.coordinator.log().mark()?, fleet.shard(1).log().mark()?);
     begin_everywhere(&mut session, 1)?;
     session.batch_execute("COMMIT")?;
-    let gid = gid_on_shard_1(&fleet, there)?;
+    let gid = gid_on_shard_1(&fleet, here)?;
     let expected = prepared_and(&["decided to commit", "sent COMMIT PREPARED", "confirmed"]);
     assert_eq!(steps(&fleet, here, &gid)?, expected);
+    assert_eq!(prepared_there(&fleet, there)?, gid);
     assert_everywhere(&fleet, 1, true)
 }
 
 #[test]
 fn what_is_not_confirmed_is_followed_to_the_resolver() -> Outcome {
     let (fleet, mut session) = start()?;
-    let (here, there) = (fleet.coordinator.log().mark()?, fleet.shard(1).log().mark()?);
+    let here = fleet.coordinator.log().mark()?;
     begin_everywhere(&mut session, 1)?;
     let hit = fleet.proxy(1).inject(Fault::cut(Point::Statement, "COMMIT PREPARED"));
     session.batch_execute("COMMIT")?;
     hit.wait()?;
     assert_recovered(&fleet, 1, true)?;
-    let gid = gid_on_shard_1(&fleet, there)?;
+    let gid = gid_on_shard_1(&fleet, here)?;
     let expected = prepared_and(&[
         "decided to commit",
         "sent COMMIT PREPARED",
@@ -76,12 +89,14 @@ fn what_is_not_confirmed_is_followed_to_the_resolver() -> Outcome {
 #[test]
 fn an_abort_is_followed_to_its_confirmation() -> Outcome {
     let (fleet, mut session) = start()?;
-    let (here, there) = (fleet.coordinator.log().mark()?, fleet.shard(1).log().mark()?);
+    let here = fleet.coordinator.log().mark()?;
     begin_everywhere(&mut session, 1)?;
     let hit = fleet.proxy(2).inject(Fault::cut(Point::Statement, "PREPARE TRANSACTION"));
     assert!(session.batch_execute("COMMIT").is_err(), "shard 2 cannot have prepared");
     hit.wait()?;
-    let gid = gid_on_shard_1(&fleet, there)?;
+    // The error comes before the end of the abort.
+    assert_usable(&mut session);
+    let gid = gid_on_shard_1(&fleet, here)?;
     let mut told = steps(&fleet, here, &gid)?;
     // Its answer to PREPARE may be read before or after shard 2 is found to be lost.
     told.retain(|step| step != "prepared");
@@ -98,11 +113,11 @@ fn settling_gxid_goes_on_where_its_preparation_has_ended() -> Outcome {
         [("COMMIT PREPARED", "decided to commit"), ("ROLLBACK PREPARED", "decided to roll back")]
     {
         let (fleet, mut session) = start()?;
-        let (here, there) = (fleet.coordinator.log().mark()?, fleet.shard(1).log().mark()?);
+        let here = fleet.coordinator.log().mark()?;
         begin_everywhere(&mut session, 1)?;
         session.batch_execute("PREPARE TRANSACTION 'gxid'")?;
         session.batch_execute(&format!("{command} 'gxid'"))?;
-        let gid = gid_on_shard_1(&fleet, there)?;
+        let gid = gid_on_shard_1(&fleet, here)?;
         let sent = format!("sent {command}");
         let expected = prepared_and(&[
             "left to COMMIT PREPARED or ROLLBACK PREPARED here",
@@ -123,7 +138,7 @@ fn without_debug1_no_gid_is_logged() -> Outcome {
     let (here, there) = (fleet.coordinator.log().mark()?, fleet.shard(1).log().mark()?);
     begin_everywhere(&mut session, 1)?;
     session.batch_execute("COMMIT")?;
-    let gid = gid_on_shard_1(&fleet, there)?;
+    let gid = prepared_there(&fleet, there)?;
     let log = fleet.coordinator.log().since(here)?;
     assert!(!log.contains(&gid), "{gid} in {log}");
     Ok(())
