@@ -8,11 +8,12 @@
 use std::ffi::CStr;
 use std::time::Instant;
 
-use pgrx::{PgLogLevel, pg_sys};
+use pgrx::PgLogLevel;
 
 use crate::guc;
 use crate::libpq::Sending;
 use crate::pg::error::{Result, SqlState, attempt};
+use crate::pg::globals;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::Command;
 use crate::protocol::participant::{Event, Outcome, State};
@@ -68,8 +69,7 @@ fn tell(ending: &[&Participant]) -> Result<()> {
     }
     // A backend that is being terminated sends and does not wait. The request is pending, or has
     // been taken up by the FATAL error that ends the process and so aborts.
-    // SAFETY: plain flags.
-    let dying = unsafe { pg_sys::ProcDiePending != 0 || pg_sys::proc_exit_inprogress };
+    let dying = globals::is_termination_pending() || globals::is_exiting();
     let is_preparing = |p: &Participant| {
         p.connection.pump();
         p.state() == State::Aborting && p.connection.is_at_work()

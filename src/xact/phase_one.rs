@@ -8,12 +8,11 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use pgrx::pg_sys;
-
 use crate::guc;
 use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState, catch};
-use crate::pg::globals::is_serializable;
+use crate::pg::globals::{has_written, is_serializable, max_prepared_transactions};
+use crate::pg::raw;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::Command;
 use crate::protocol::participant::{Event, State};
@@ -43,8 +42,7 @@ pub fn phase_one(explicit: bool) -> Result<()> {
     let steps = plan::plan(guc::two_phase_commit(), local, &works)
         .map_err(|refusal| refused(refusal, &active))?;
     // PostgreSQL refuses below, with its own error and hint: nobody needs to prepare for that.
-    // SAFETY: a plain global.
-    if explicit && unsafe { max_prepared_xacts } == 0 {
+    if explicit && max_prepared_transactions() == 0 {
         return Ok(());
     }
     let of = |wanted: Step| -> Vec<&Participant> {
@@ -108,27 +106,17 @@ fn hear_of_writes(
     Ok(active)
 }
 
-unsafe extern "C" {
-    /// `max_prepared_transactions` (`twophase.c`).
-    static max_prepared_xacts: i32;
-}
-
 /// Whether the local transaction has changed something. A pending NOTIFY has no xid yet, and can
 /// still fail.
 fn wrote_locally() -> bool {
-    // SAFETY: reads the transaction's state.
-    let xid = unsafe { pg_sys::GetTopTransactionIdIfAny() };
-    xid != pg_sys::InvalidTransactionId || notifies()
+    has_written() || notifies()
 }
 
 /// Whether the transaction has executed NOTIFY or LISTEN: PostgreSQL tells by refusing to prepare
 /// it.
 fn notifies() -> bool {
-    unsafe extern "C-unwind" {
-        fn AtPrepare_Notify();
-    }
     // SAFETY: only looks, and raises if there is something.
-    catch(|| unsafe { AtPrepare_Notify() }).is_err()
+    catch(|| unsafe { raw::AtPrepare_Notify() }).is_err()
 }
 
 /// Commits readers without waiting for their answers.

@@ -8,27 +8,11 @@ use pgrx::pg_sys;
 
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Result, boundary, shielded};
+use crate::pg::raw;
 use crate::xact::gxid;
 
 static PREVIOUS: BackendLocal<Cell<pg_sys::ProcessUtility_hook_type>> =
     BackendLocal::new(Cell::new(None));
-
-mod raw {
-    use super::pg_sys;
-    // Without pgrx's guard: an ERROR of the statement passes through our frame, which owns nothing.
-    unsafe extern "C-unwind" {
-        pub fn standard_ProcessUtility(
-            pstmt: *mut pg_sys::PlannedStmt,
-            query: *const std::ffi::c_char,
-            read_only_tree: bool,
-            context: pg_sys::ProcessUtilityContext::Type,
-            params: pg_sys::ParamListInfo,
-            environment: *mut pg_sys::QueryEnvironment,
-            destination: *mut pg_sys::DestReceiver,
-            completion: *mut pg_sys::QueryCompletion,
-        );
-    }
-}
 
 /// Called with each statement before it runs.
 pub type Look = unsafe fn(*mut pg_sys::Node) -> Result<()>;
