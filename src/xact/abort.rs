@@ -80,9 +80,7 @@ fn tell(ending: &[&Participant]) -> Result<()> {
     let mut round = Round::new();
     for p in others {
         match p.state() {
-            State::Aborting => {
-                settle::send(&mut round, p, Outcome::Abort);
-            }
+            State::Aborting => settle::send(&mut round, p, Outcome::Abort),
             _ => send_rollback(&mut round, p)?,
         }
     }

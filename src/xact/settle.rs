@@ -32,18 +32,15 @@ pub fn deliver<M: Member>(members: &[&M], outcome: Outcome, point: &str) -> Resu
     })
 }
 
-/// Sends `COMMIT PREPARED` or `ROLLBACK PREPARED` to one member of a round; `false` if it cannot be
-/// sent.
-pub fn send<'a, M: Member>(round: &mut Round<'a, &'a M>, member: &'a M, outcome: Outcome) -> bool {
+/// Sends `COMMIT PREPARED` or `ROLLBACK PREPARED` to one member of a round.
+pub fn send<'a, M: Member>(round: &mut Round<'a, &'a M>, member: &'a M, outcome: Outcome) {
     let (Some(connection), Some(prepared)) = (member.connection(), member.prepared()) else {
-        return false;
+        return;
     };
     let command = prepared.settling(outcome);
-    let sent = round.send(member, connection, command);
-    if sent {
+    if round.send(member, connection, command) {
         member.log_step(&prepared.gid, format_args!("sent {}", command.tag.to_string_lossy()));
     }
-    sent
 }
 
 /// Waits for the answers, and moves those members whose reply says that the outcome is there.
