@@ -34,7 +34,7 @@ pub fn finds(dbid: Oid, own: bool, concerns: impl Fn(Oid, Option<Oid>) -> bool) 
             .into_iter()
             .filter(|e| e.dbid == dbid && concerns(e.serverid, Some(e.userid)))
             .collect();
-        if entries.iter().any(|e| e.owner != 0 || e.status == Status::Prepared) {
+        if entries.iter().any(|e| !e.is_left() || e.status == Status::Prepared) {
             return Obstacle::Certain;
         }
         let unswept = || stats::may_be_unswept(dbid, |serverid| concerns(serverid, None));
