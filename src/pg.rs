@@ -13,6 +13,7 @@
 //! * [`preload`]: whether the library was loaded as it must be.
 
 pub mod backend_local;
+pub mod debug;
 pub mod error;
 pub mod frames;
 pub mod function;

@@ -27,6 +27,6 @@ mod replayed;
 mod unconfirmed;
 pub mod utility;
 
-pub use attachment::{Attachment, attach, attach_to_write, on_long_wait, session_lock};
+pub use attachment::{Attachment, attach, attach_to_write, on_long_wait};
 pub use callbacks::collect_deliveries;
 pub use reach::note_dropped_mapping;

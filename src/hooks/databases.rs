@@ -13,7 +13,7 @@ use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Result, check_for_interrupts};
 use crate::pg::wait_event::WaitEvent;
 use crate::pg::{latch, text, versions};
-use crate::shared::workers;
+use crate::shared::resolvers;
 
 /// As long as PostgreSQL waits for other sessions of the database to end.
 const OTHERS_MAY_END: Duration = Duration::from_secs(5);
@@ -48,7 +48,7 @@ unsafe extern "C-unwind" fn on_transaction(
     use pg_sys::XactEvent as E;
     let ended = matches!(event, E::XACT_EVENT_COMMIT | E::XACT_EVENT_ABORT | E::XACT_EVENT_PREPARE);
     if ended && PAUSED.get().get() != pg_sys::Oid::INVALID {
-        workers::end_pause(PAUSED.get().replace(pg_sys::Oid::INVALID));
+        resolvers::end_pause(PAUSED.get().replace(pg_sys::Oid::INVALID));
     }
 }
 
@@ -114,12 +114,12 @@ fn leave(name: &CStr, wanted: Wanted) -> Result<()> {
     }
     if matches!(wanted, Wanted::Drop { .. }) {
         if left_in(dbid)? == Left::Unknown {
-            workers::await_look_at(dbid)?;
+            resolvers::await_look_at(dbid)?;
         }
         left_in(dbid)?.refuse(|| format!("drop database \"{}\"", text::carried(name)))?;
     }
     if wanted == (Wanted::Drop { force: true }) || others_end(dbid)? {
-        workers::pause(dbid);
+        resolvers::pause(dbid);
         PAUSED.get().set(dbid);
     }
     Ok(())

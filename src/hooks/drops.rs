@@ -17,7 +17,7 @@ use crate::pg::error::{Error, Result, SqlState, boundary};
 use crate::pg::globals::my_database;
 use crate::pg::text;
 use crate::remote::options::Server;
-use crate::shared::workers;
+use crate::shared::resolvers;
 use crate::store::participant_list::{self, ParticipantRecord};
 use crate::store::trusted;
 use crate::xact;
@@ -216,10 +216,10 @@ fn left_on(serverid: pg_sys::Oid, userid: Option<pg_sys::Oid>) -> Result<Left> {
 /// The same of this database's participants that `which` picks, as far as shared memory, which a start of the server
 /// empties, does not show it: by the durable list.
 fn left_by_list(which: impl Fn(&ParticipantRecord) -> bool) -> Left {
-    if workers::resolver_is_up() || !participant_list::listed().iter().any(which) {
+    if resolvers::is_up() || !participant_list::listed().iter().any(which) {
         Left::Nothing
     } else {
-        workers::wake_resolver(my_database());
+        resolvers::wake(my_database());
         Left::Unknown
     }
 }
@@ -372,5 +372,5 @@ pub(super) fn left_in(dbid: pg_sys::Oid) -> Result<Left> {
         return Ok(left_by_list(|_| true));
     }
     // Only its own sessions can read the list of another database.
-    Ok(if workers::has_been_looked_at(dbid) { Left::Nothing } else { Left::Unknown })
+    Ok(if resolvers::has_been_looked_at(dbid) { Left::Nothing } else { Left::Unknown })
 }

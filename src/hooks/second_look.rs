@@ -9,7 +9,7 @@ use crate::pg::error::{Result, SqlState, check_for_interrupts};
 use crate::pg::latch;
 use crate::pg::wait_event::WaitEvent;
 use crate::shared::entry::{Entry, Status};
-use crate::shared::{entries, requests, stats, workers};
+use crate::shared::{entries, requests, resolvers, stats};
 
 /// How long the resolver may take to look, here and in another database.
 const LOOK: Duration = Duration::from_secs(2);
@@ -37,7 +37,7 @@ pub fn finds(dbid: Oid, own: bool, concerns: impl Fn(Oid, Option<Oid>) -> bool) 
         if entries.iter().any(|e| e.owner != 0 || e.status == Status::Prepared) {
             return Left::Certainly;
         }
-        let unswept = || stats::may_be_unswept(dbid, |serverid| concerns(serverid, None));
+        let unswept = || stats::may_be_unsettled(dbid, |serverid| concerns(serverid, None));
         if !entries.is_empty() || unswept() { Left::Perhaps } else { Left::Nothing }
     };
     match look() {
@@ -45,7 +45,7 @@ pub fn finds(dbid: Oid, own: bool, concerns: impl Fn(Oid, Option<Oid>) -> bool) 
         Left::Certainly => return Ok(true),
         Left::Perhaps => {}
     }
-    if own && workers::resolver_is_up() {
+    if own && resolvers::is_up() {
         match requests::resolve_within(LOOK) {
             Err(error) if error.sqlstate() == SqlState::QUERY_CANCELED => return Err(error),
             // It is at another participant still; what it has published so far tells.

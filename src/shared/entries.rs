@@ -13,8 +13,8 @@ use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::Gid;
 use crate::protocol::verdict::Reason;
 use crate::shared::entry::{Entry, Status};
+use crate::shared::resolvers;
 use crate::shared::shmem::{self, Memory};
-use crate::shared::workers;
 
 /// A participant that is about to be prepared, or is.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +85,7 @@ fn make_room() -> bool {
         (databases, now - m.shared.room_made_at < ROOM.as_micros() as i64)
     });
     for dbid in databases {
-        workers::wake_resolver(dbid);
+        resolvers::wake(dbid);
     }
     soon
 }
@@ -185,7 +185,7 @@ pub fn hand_over(gid: &Gid, status: Status) {
         Some(table.at(place).dbid)
     });
     if let Some(dbid) = dbid {
-        workers::wake_resolver(dbid);
+        resolvers::wake(dbid);
     }
 }
 
@@ -248,7 +248,7 @@ pub enum Known {
 pub fn prepared_here(of: impl FnOnce() -> Result<Option<pg_sys::TransactionId>>) -> Result<Known> {
     let (none_open, lacked) = shmem::read(|m| (m.entries().open() == 0, m.shared.entries_lacked));
     // A resolver that is up has made entries for all that was prepared before the start of this server.
-    let complete = !lacked && workers::resolver_is_up();
+    let complete = !lacked && resolvers::is_up();
     if none_open && complete {
         return Ok(Known::Local);
     }

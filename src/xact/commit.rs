@@ -26,11 +26,12 @@ use crate::remote::wait::{Patience, Woke};
 use crate::remote::{cache, credentials};
 use crate::shared::entries::{self, Reserved};
 use crate::shared::entry::Status;
-use crate::shared::workers;
+use crate::shared::incarnation::session_lock;
+use crate::shared::{confirmed, resolvers};
 use crate::store::{decisions, trusted};
 use crate::xact::participants::{self, Participant};
 use crate::xact::unconfirmed::unconfirmed;
-use crate::xact::{deliveries, endings, inject, one_phase, reach, session_lock};
+use crate::xact::{deliveries, endings, inject, one_phase, reach};
 
 /// Before the decision: readers commit, writers prepare, a sole writer commits. `explicit`: the application's
 /// PREPARE TRANSACTION.
@@ -116,7 +117,7 @@ fn write_down(writers: &[&Participant], deadline: Instant, timeout: Duration) ->
     }
     trusted::check_tables()?;
     reach::check(writers)?;
-    let identity = workers::identity()?;
+    let identity = resolvers::identity()?;
     hold_session_locks(writers, session_lock(identity), deadline, timeout)?;
     let nonce = Nonce::draw(random()?);
     let mut row = Vec::with_capacity(writers.len());
@@ -311,7 +312,7 @@ pub fn phase_two() -> Result<()> {
     }
     let all_settled = prepared.iter().all(|p| p.state() == State::Settled);
     if let (true, Some(settle)) = (all_settled, prepared.first().and_then(|p| p.prepared())) {
-        workers::confirmed(settle.gid.nonce);
+        confirmed::add(settle.gid.nonce);
     }
     for p in &all {
         cache::put_back(&p.connection);
@@ -447,7 +448,7 @@ mod known {
     use crate::pg::error::{Error, Result, SqlState};
     use crate::protocol::gid::Identity;
     use crate::remote::basis::Basis;
-    use crate::shared::{requests, workers};
+    use crate::shared::{requests, resolvers};
     use crate::xact::participants::Participant;
 
     /// The numbers belong to an identity, which an extension that was created anew does not keep, and to a
@@ -465,7 +466,7 @@ mod known {
         fingerprint: &Fingerprint,
     ) -> Result<i32> {
         let (serverid, userid) = (p.serverid, p.userid);
-        let generation = workers::generation();
+        let generation = resolvers::generation();
         let known = KNOWN.get().borrow().iter().find_map(|((i, g, s, u, f, basis), id)| {
             let is_it = (*i, *g, *s, *u) == (identity, generation, serverid, userid)
                 && f == fingerprint

@@ -20,7 +20,7 @@ use crate::protocol::participant::Event;
 use crate::protocol::pipeline::Control;
 use crate::remote::cache::Cached;
 use crate::shared::entry::Status;
-use crate::shared::{entries, workers};
+use crate::shared::{confirmed, entries};
 use crate::xact::participants::Participant;
 
 /// One answer that is still to come.
@@ -124,7 +124,7 @@ pub fn collect() -> Result<()> {
                 let left = delivery.transaction.unconfirmed.get() - 1;
                 delivery.transaction.unconfirmed.set(left);
                 if left == 0 {
-                    workers::confirmed(delivery.transaction.nonce);
+                    confirmed::add(delivery.transaction.nonce);
                 }
             }
             Some(false) => entries::hand_over(&delivery.gid, Status::Committing),

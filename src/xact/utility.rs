@@ -28,12 +28,13 @@ use crate::remote::cache::{self, Cached};
 use crate::remote::options::{Mapping, Server};
 use crate::remote::round::{Outcome, Together};
 use crate::remote::wait::Patience;
+use crate::shared::confirmed;
 use crate::shared::entries::{self, Known};
 use crate::shared::entry::Status;
-use crate::shared::workers;
+use crate::shared::incarnation::session_lock;
 use crate::store::{decisions, identity, participant_list};
+use crate::xact::inject;
 use crate::xact::unconfirmed::unconfirmed;
-use crate::xact::{inject, session_lock};
 
 /// What is to be delivered once PostgreSQL has settled 'gxid'.
 struct Settlement {
@@ -222,13 +223,7 @@ fn pending_by_row(xid: pg_sys::TransactionId) -> Option<Pending> {
 /// participant that sees sessions of another copy, or cannot say: the resolver goes on there, with the fence.
 /// Ours are seen by the other copy from before we look, so that not both of us find nobody.
 fn let_go_of_copied(members: &mut [Member], lock: SessionLock, deadline: Instant) -> Result<()> {
-    let question = c_string(format!(
-        "SELECT FROM pg_catalog.pg_locks \
-         WHERE locktype = 'advisory' AND objsubid = 2 AND classid = {}::oid AND objid <> {}::oid \
-         AND database = (SELECT oid FROM pg_catalog.pg_database \
-                         WHERE datname = pg_catalog.current_database())",
-        lock.key as u32, lock.incarnation as u32
-    ));
+    let question = c_string(lock.other_incarnations());
     let asked: Vec<_> = members
         .iter()
         .map(|member| {
@@ -244,7 +239,7 @@ fn let_go_of_copied(members: &mut [Member], lock: SessionLock, deadline: Instant
         };
         let alone = connection.drain(deadline, Patience::Interruptible)?
             && connection.holds(lock)
-            && connection.answer(ticket, None).is_ok_and(|strangers| strangers.rows() == 0);
+            && connection.answer(ticket, None).is_ok_and(|others| others.rows() == 0);
         if !alone && let Some(connection) = member.connection.take() {
             cache::put_back(&connection);
         }
@@ -334,7 +329,7 @@ fn deliver() -> Result<()> {
         let _ = unconfirmed(&member.server, &member.prepared.gid, commit).log(PgLogLevel::WARNING);
     }
     if commit && complete && confirmed.iter().all(|c| *c) {
-        workers::confirmed(nonce);
+        confirmed::add(nonce);
     }
     for (_, _, connection) in reached {
         cache::put_back(connection);

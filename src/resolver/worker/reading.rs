@@ -1,8 +1,10 @@
-//! What the resolver reads: what backends have left in shared memory, and its tables, a part in each round, so that
-//! whoever asks something meanwhile is answered.
+//! What the resolver reads: what backends have left in shared memory, and its tables. It reads a
+//! part of a table in each round, and answers backends in between.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
+
+use pgrx::pg_sys::TransactionId;
 
 use super::{Worker, pending};
 use crate::guc;
@@ -10,53 +12,57 @@ use crate::pg::error::Result;
 use crate::pg::{syncrep, transaction};
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::verdict::Decision;
+use crate::resolver::sweep::Decisions;
 use crate::shared::entry::{Entry, Status};
-use crate::shared::{entries, stats, workers};
+use crate::shared::{entries, resolvers, stats};
 use crate::store::decisions::{self, Row};
 use crate::store::{identity, labels};
 
-/// How much longer than `commit_timeout` an owner may take to settle before the resolver does.
+/// How much longer than `commit_timeout` an owner may take to settle before the resolver takes
+/// over.
 const OWNER_GRACE: Duration = Duration::from_secs(10);
 
-/// How often is looked for such owners: with the defaults, what they have left is settled within half a minute.
+/// How often the resolver looks for such owners. With the default settings, what they have left is
+/// settled within half a minute.
 const REAP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A table that is being read through; the number is the block where the next part begins.
+/// A table that is being read; the number is the block where the next part begins.
 pub(super) enum Reading {
-    /// For what nobody has told.
+    /// The decision table, for what the resolver was not told.
     Look(u32),
-    /// To delete decisions.
+    /// The decision table, to delete these decisions.
     Forget(u32, HashSet<Nonce>),
-    /// To delete labels.
+    /// The table of labels, to delete those that have expired.
     Labels(u32),
-    /// To delete what is left of labels.
+    /// The table of traces of labels, to delete those that have expired.
     Traces(u32),
 }
 
-/// How often decisions whose time has come are deleted: that reads through the whole table, which grows with the delay.
+/// How often decisions are deleted: that reads the whole table, which is larger the longer the
+/// delay.
 fn forget_interval(delay: Duration) -> Duration {
     (delay / 10).clamp(Duration::from_secs(1), Duration::from_secs(30))
 }
 
-/// The same of labels.
+/// How often labels are deleted.
 fn expiry_interval(retention: Duration) -> Duration {
     (retention / 10).clamp(Duration::from_secs(1), Duration::from_secs(3600))
 }
 
 impl Worker {
-    /// When there is something to read again.
+    /// When there is something to read next.
     pub(super) fn next_reading(&self) -> Instant {
         if self.reading.is_some() {
             return Instant::now();
         }
         let next = self.next_look.min(self.next_expiry);
-        match self.confirmed.front() {
+        match self.to_delete.front() {
             Some((since, _)) => next.min((*since + guc::forget_delay()).max(self.next_forget)),
             None => next,
         }
     }
 
-    /// Reads the next part of what is being read, or begins what is due.
+    /// Reads the next part of the table that is being read, or begins with one that is due.
     pub(super) fn read_on(&mut self) -> Result<()> {
         self.reading = match self.reading.take() {
             None => self.next_table()?,
@@ -71,9 +77,9 @@ impl Worker {
                 match syncrep::run_here(|| decisions::delete_part(first, &nonces))?.0 {
                     Some(next) => Some(Reading::Forget(next, nonces)),
                     None => {
-                        self.confirmed.drain(..nonces.len());
+                        self.to_delete.drain(..nonces.len());
                         for nonce in nonces {
-                            self.settled.remove(&nonce);
+                            self.confirmed.remove(&nonce);
                         }
                         None
                     }
@@ -100,7 +106,7 @@ impl Worker {
             return Ok(self.begin_look()?.then_some(Reading::Look(0)));
         }
         let delay = guc::forget_delay();
-        let due = self.confirmed.iter().take_while(|(since, _)| *since + delay <= now);
+        let due = self.to_delete.iter().take_while(|(since, _)| *since + delay <= now);
         if now >= self.next_forget {
             let nonces: HashSet<Nonce> = due.map(|(_, nonce)| *nonce).collect();
             if !nonces.is_empty() {
@@ -115,8 +121,7 @@ impl Worker {
         Ok(None)
     }
 
-    /// Looks through the decision table for what nobody has told, without answering anybody meanwhile: where somebody asks
-    /// for it.
+    /// Reads the whole decision table at once, for a backend that waits for it.
     pub(super) fn look_at_all(&mut self) -> Result<()> {
         if !self.begin_look()? {
             return Ok(());
@@ -129,12 +134,13 @@ impl Worker {
         Ok(())
     }
 
-    /// What a look begins with; `false`: there is nothing to look at any more.
+    /// Prepares to read the whole decision table; `false` if the extension no longer exists, or is
+    /// another one.
     fn begin_look(&mut self) -> Result<bool> {
         self.next_look = Instant::now() + guc::resolver_interval();
         if transaction::run(|| Ok(identity::known()))? != Some(self.identity) {
-            // The extension has been dropped, and perhaps created again.
-            workers::doubt_resolver();
+            // It was dropped, and perhaps created again.
+            resolvers::doubt();
             return Ok(false);
         }
         self.next_reap = Instant::now();
@@ -146,8 +152,8 @@ impl Worker {
         Ok(true)
     }
 
-    /// Takes over what owners have not settled in time, or could not: an idle session does not read what became of the
-    /// commit that it did not wait for.
+    /// Takes over what owners have not settled in time, or could not: an idle session does not read
+    /// the answer to a COMMIT PREPARED that it did not wait for.
     pub(super) fn reap(&mut self) {
         let now = Instant::now();
         if now >= self.next_reap {
@@ -156,18 +162,19 @@ impl Worker {
         }
     }
 
-    /// Notes what is in a part of the decision table and not known yet; returns where the next part begins.
+    /// Takes in what a part of the decision table says and the resolver does not know yet; returns
+    /// where the next part begins.
     fn look_at_part(&mut self, first: u32) -> Result<Option<u32>> {
-        let known = |nonce: &Nonce| self.settled.contains(nonce) || self.ledger.has(*nonce);
+        let known = |nonce: &Nonce| self.confirmed.contains(nonce) || self.ledger.has(*nonce);
         let (rows, next) = transaction::run(|| Ok(decisions::part(first, known)))?;
-        // Who has confirmed since is not left to be asked.
+        // Those that were confirmed meanwhile have nothing left to ask for.
         self.note_confirmed();
         let owned = owned_transactions();
         for row in rows {
             for (id, _) in &row.participants {
                 self.participants.note_id(*id);
             }
-            if !owned.contains(&row.nonce) && !self.settled.contains(&row.nonce) {
+            if !owned.contains(&row.nonce) && !self.confirmed.contains(&row.nonce) {
                 self.note_row(&row);
             }
         }
@@ -177,12 +184,12 @@ impl Worker {
     fn note_row(&mut self, row: &Row) {
         let open = row.participants.iter().filter(|(id, _)| !self.is_forgotten(row.nonce, *id));
         if row.decision == Decision::Committed {
-            // Nobody knows yet whether they have heard. Most have: they are not shown, and take no entry that a running
-            // transaction may need.
+            // Whether it was delivered is unknown; most were, so it takes no shared entry from
+            // running transactions.
             let open: Vec<(i32, u64)> = open.copied().collect();
             return self.ledger.add(row.nonce, row.xid.into_inner(), open);
         }
-        // Nobody owns it, so it is prepared here: it waits for the application.
+        // No backend runs it, so it is prepared here and waits for the application.
         for member in open {
             if let Some(participant) = self.participants.get(member.0) {
                 let gid = participant.registered.gid(self.identity, row.nonce);
@@ -200,18 +207,44 @@ impl Worker {
         }
         self.left_seen = None;
         self.note_handed_over();
-        workers::report_look();
+        resolvers::report_look();
     }
 
-    /// Something may be left on a participant: has it swept soon.
+    /// What was decided of what is listed. The table is read only for transactions that are neither
+    /// known to be committed nor prepared here under the application's 'gxid'.
+    pub(super) fn decisions<'a>(&self, listed: impl Iterator<Item = &'a Gid>) -> Result<Decisions> {
+        let mut found = Decisions::new();
+        let mut wanted = HashSet::new();
+        for gid in listed {
+            if let Some(xid) = self.ledger.xid(gid.nonce) {
+                found.insert(gid.nonce, (Decision::Committed, TransactionId::from(xid)));
+                continue;
+            }
+            let pending = entries::of(gid).filter(|e| e.status == Status::Prepared);
+            match pending.map(|entry| (decisions::of(entry.xid), entry.xid)) {
+                Some((Decision::Absent, _)) | None => {
+                    wanted.insert(gid.nonce);
+                }
+                Some(known) => {
+                    found.insert(gid.nonce, known);
+                }
+            }
+        }
+        if !wanted.is_empty() {
+            found.extend(transaction::run(|| Ok(decisions::of_all(&wanted)))?);
+        }
+        Ok(found)
+    }
+
+    /// Something may be left on a participant: it is swept soon.
     pub(super) fn has_work(&mut self, id: i32) {
         self.participants.change(id, |participant| {
-            participant.unswept = true;
+            participant.unsettled = true;
             participant.make_due();
         });
     }
 
-    /// Makes participants due that a backend has left something on, if any has since the last time.
+    /// Has the participants swept on which backends have left something since the last time.
     pub(super) fn note_handed_over(&mut self) {
         let changes = entries::left_changes();
         if self.left_seen.replace(changes) == Some(changes) {
@@ -224,21 +257,22 @@ impl Worker {
                 entry.participant = 0;
             }
             match entry.status {
-                Status::Committing if self.settled.contains(&gid.nonce) => entries::remove(&gid),
+                Status::Committing if self.confirmed.contains(&gid.nonce) => entries::remove(&gid),
                 Status::Committing => {
                     self.note_committed(&gid, &entry);
                     self.note_work(&entry);
                 }
                 Status::Aborting => self.note_work(&entry),
-                // It waits for the application; the fence is kept meanwhile: a physical copy of this server, which knows
-                // nothing of it, would roll it back.
+                // It waits for the application. Meanwhile this server must hold the fence there: a
+                // physical copy of it that does not know the transaction would roll it back.
                 Status::Prepared => self.guard(&entry),
                 Status::Free | Status::Preparing => {}
             }
         }
     }
 
-    /// A committed transaction has been left by its owner. Of its participants those without an entry have confirmed.
+    /// The owner of a committed transaction has left it to the resolver. Its participants without
+    /// an entry have confirmed.
     fn note_committed(&mut self, gid: &Gid, entry: &Entry) {
         if self.ledger.has(gid.nonce) {
             return;
@@ -260,7 +294,7 @@ impl Worker {
         }
     }
 
-    /// The participants on which an entry's transaction is.
+    /// The participants that an entry may be of.
     fn whose(&self, entry: &Entry) -> Vec<i32> {
         match entry.participant {
             0 => self.participants.with_mapping(entry.serverid, entry.userid),
@@ -268,6 +302,7 @@ impl Worker {
         }
     }
 
+    /// Has the fence taken where an entry's transaction is prepared.
     fn guard(&mut self, entry: &Entry) {
         for id in self.whose(entry) {
             if self
@@ -281,7 +316,7 @@ impl Worker {
     }
 }
 
-/// The transactions that a living backend looks after.
+/// The transactions that a backend settles.
 fn owned_transactions() -> HashSet<Nonce> {
     entries::owned().iter().filter_map(|e| Nonce::new(e.nonce)).collect()
 }
