@@ -13,12 +13,14 @@
 //! * [`preload`]: whether the library was loaded as it must be.
 
 pub mod backend_local;
+pub mod catalog;
 pub mod debug;
 pub mod error;
 pub mod frames;
 pub mod function;
 pub mod globals;
 pub mod latch;
+pub mod layout;
 pub mod node;
 pub mod preload;
 pub mod random;

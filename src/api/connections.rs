@@ -71,7 +71,7 @@ fn server_name(serverid: pg_sys::Oid) -> Option<Vec<u8>> {
 /// The user of a mapping, if it exists; "public" if the mapping is for PUBLIC.
 #[cfg(feature = "pg18")]
 fn user_name(mapping: pg_sys::Oid) -> Option<Vec<u8>> {
-    let (user, _) = super::drops::mapping(mapping)?;
+    let (user, _) = crate::pg::catalog::user_mapping(mapping)?;
     if user == pg_sys::Oid::INVALID {
         return Some(b"public".to_vec());
     }

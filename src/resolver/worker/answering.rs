@@ -9,7 +9,7 @@ use pgrx::pg_sys::{self, Oid};
 
 use super::Worker;
 use crate::pg::error::{Error, Result, SqlState};
-use crate::pg::globals::my_database;
+use crate::pg::globals::{last_commit_end, my_database};
 use crate::pg::{syncrep, text, transaction};
 use crate::protocol::gid::Nonce;
 use crate::protocol::verdict::Decision;
@@ -72,8 +72,7 @@ impl Worker {
                 Ok(answer) => {
                     // What the answer rests on was written before this point, by this request or by
                     // an earlier one.
-                    // SAFETY: a plain global: the end of the last commit record.
-                    let position = unsafe { pg_sys::XactLastCommitEnd }.max(self.started);
+                    let position = last_commit_end().max(self.started);
                     self.replicating.push(Replicating { request, answer, position });
                 }
                 Err(error) => {

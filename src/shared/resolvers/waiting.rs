@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use pgrx::pg_sys::{self, Oid};
+use pgrx::pg_sys::Oid;
 
 use super::{State, doubt, has_been_looked_at, read_slot, wake};
 use crate::pg::error::{Error, Result, SqlState, check_for_interrupts};
-use crate::pg::globals::my_database;
+use crate::pg::globals::{in_recovery, is_single_user, my_database};
 use crate::pg::latch;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::Identity;
@@ -56,9 +56,7 @@ pub fn identity() -> Result<Identity> {
 
 /// Fails where there never is a resolver, so that nobody waits for one.
 fn can_have_resolver() -> Result<()> {
-    // SAFETY: reads a flag in shared memory, and a plain global.
-    let (standby, alone) = unsafe { (pg_sys::RecoveryInProgress(), !pg_sys::IsUnderPostmaster) };
-    let (sqlstate, place) = match (standby, alone) {
+    let (sqlstate, place) = match (in_recovery(), is_single_user()) {
         (true, _) => (SqlState::READ_ONLY_SQL_TRANSACTION, "on a standby"),
         (_, true) => (SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "in single-user mode"),
         (false, false) => return Ok(()),

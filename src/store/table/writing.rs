@@ -8,24 +8,8 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use super::scanning::Part;
 use super::{Row, See, Table};
 use crate::pg::error::{Result, catch};
+use crate::pg::raw;
 use crate::store::trusted;
-
-mod raw {
-    use super::{Datum, pg_sys};
-    // Without pgrx's guard: called inside `catch`, which keeps every field of the ERROR.
-    unsafe extern "C-unwind" {
-        pub fn index_insert(
-            index: pg_sys::Relation,
-            values: *mut Datum,
-            nulls: *mut bool,
-            place: pg_sys::ItemPointer,
-            heap: pg_sys::Relation,
-            check: pg_sys::IndexUniqueCheck::Type,
-            unchanged: bool,
-            info: *mut pg_sys::IndexInfo,
-        ) -> bool;
-    }
-}
 
 /// A bigint[] as a value to insert.
 pub fn int8_array(numbers: &[i64]) -> Datum {

@@ -59,22 +59,9 @@ fn beside_gxid(fleet: &Fleet, other: &mut Client) -> Outcome {
 }
 
 #[test]
-fn two_databases_of_one_coordinator() -> Outcome {
+fn two_databases_of_one_coordinator_leave_each_other_s_transactions_alone() -> Outcome {
     let fleet = Fleet::start_proxied()?;
-    fleet.session()?.batch_execute("CREATE DATABASE other")?;
-    let mut other = fleet.coordinator.client_for("other", "postgres")?;
-    other
-        .batch_execute("CREATE EXTENSION pg_fdw_xacts CASCADE; CREATE TABLE lt (id int, v text)")?;
-    for number in [1, 2] {
-        let port = fleet.port_of_shard(number);
-        other.batch_execute(&format!(
-            "CREATE SERVER shard{number} FOREIGN DATA WRAPPER pg_fdw_xacts
-                 OPTIONS (host '127.0.0.1', port '{port}', dbname 'postgres');
-             CREATE USER MAPPING FOR CURRENT_USER SERVER shard{number} OPTIONS (user 'postgres');
-             CREATE FOREIGN TABLE ft{number} (id int, v text) SERVER shard{number}
-                 OPTIONS (table_name 't')"
-        ))?;
-    }
+    let mut other = fleet.connect_database("other")?;
     beside_gxid(&fleet, &mut other)?;
     assert_ne!(identity(&mut other)?, identity(&mut fleet.session()?)?);
     Ok(())

@@ -57,11 +57,7 @@ fn somebody_else_holds_the_fence() -> Outcome {
     let identity: i64 = one(&mut session, "SELECT identity FROM fdw_xacts.identity")?;
     fleet.shard(1).client()?.batch_execute("CREATE ROLE stranger LOGIN")?;
     begin_everywhere(&mut session, 2)?;
-    let (commit, hit) = commit_held_at(&fleet, session, 1, Point::Statement, "COMMIT PREPARED")?;
-    fleet.proxy(1).set_new_connections(NewConnections::Refused);
-    fleet.proxy(1).cut_all();
-    hit.release();
-    commit.join().1?;
+    fleet.commit_undelivered(session, 1)?;
     let mut stranger = fleet.shard(1).client_for("postgres", "stranger")?;
     stranger.batch_execute(&format!("SELECT pg_advisory_lock({identity})"))?;
     fleet.proxy(1).set_new_connections(NewConnections::Served);

@@ -15,19 +15,8 @@ const SOON: Duration = Duration::from_secs(5);
 /// A second database, `other`, with a resolver and tables on both shards.
 fn start() -> anyhow::Result<(Fleet, Client)> {
     let fleet = Fleet::start()?;
-    let mut session = fleet.session()?;
-    session.batch_execute("CREATE DATABASE other; ")?;
-    let mut other = fleet.coordinator.client_for("other", "postgres")?;
-    other.batch_execute("CREATE EXTENSION pg_fdw_xacts CASCADE")?;
-    for number in [1, 2] {
-        let port = fleet.port_of_shard(number);
-        other.batch_execute(&format!(
-            "CREATE SERVER shard{number} FOREIGN DATA WRAPPER pg_fdw_xacts
-                 OPTIONS (host '127.0.0.1', port '{port}', dbname 'postgres');
-             CREATE USER MAPPING FOR CURRENT_USER SERVER shard{number} OPTIONS (user 'postgres');
-             CREATE FOREIGN TABLE ft{number} (id int) SERVER shard{number} OPTIONS (table_name 't')"
-        ))?;
-    }
+    let session = fleet.session()?;
+    let mut other = fleet.connect_database("other")?;
     commit(&mut other, 1)?;
     Ok((fleet, session))
 }

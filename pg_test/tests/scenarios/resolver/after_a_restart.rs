@@ -20,12 +20,7 @@ fn what_was_decided_and_is_not_delivered_is_shown_after_a_restart() -> Outcome {
         let mut session = fleet.session()?;
         begin_everywhere(&mut session, 1)?;
         session.batch_execute("SELECT pg_fdw_xacts_track('x')")?;
-        let (commit, hit) =
-            commit_held_at(&fleet, session, 1, Point::Statement, "COMMIT PREPARED")?;
-        fleet.proxy(1).set_new_connections(NewConnections::Refused);
-        fleet.proxy(1).cut_all();
-        hit.release();
-        commit.join().1?;
+        fleet.commit_undelivered(session, 1)?;
         let gid = prepared_gids(fleet.shard(1))?.remove(0);
         let outcome = "SELECT pg_fdw_xacts_outcome('x')";
         assert_eq!(one::<String>(&mut fleet.session()?, outcome)?, "committing");
@@ -214,14 +209,7 @@ fn what_was_given_up_keeps_nobody_from_dropping_the_extension() -> Outcome {
             ("pg_fdw_xacts.resolver_retry_max", "30min"),
         ])?;
         fleet.coordinator.reload()?;
-        let mut session = fleet.session()?;
-        begin_everywhere(&mut session, 1)?;
-        let (commit, hit) =
-            commit_held_at(&fleet, session, 1, Point::Statement, "COMMIT PREPARED")?;
-        fleet.proxy(1).set_new_connections(NewConnections::Refused);
-        fleet.proxy(1).cut_all();
-        hit.release();
-        commit.join().1?;
+        fleet.in_doubt(1)?;
         let mut session = fleet.session()?;
         expect_error(session.batch_execute("DROP EXTENSION pg_fdw_xacts CASCADE"), "55006");
         if server {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use pg_test::{Cluster, Fleet};
 use postgres::Client;
 
-use crate::docs_page;
+use crate::docs::page;
 use crate::support::Outcome;
 
 const PAGE: &str = "reference.md";
@@ -73,7 +73,7 @@ fn setting_line(row: &postgres::Row) -> String {
 
 #[test]
 fn every_setting_is_in_the_reference_as_it_is() -> Outcome {
-    let page = docs_page::text(PAGE)?;
+    let page = page::text(PAGE)?;
     let fleet = Fleet::start()?;
     let rows = fleet.session()?.query(
         "SELECT name, unit, boot_val, min_val, max_val, enumvals, context FROM pg_settings
@@ -105,7 +105,7 @@ fn belongs(catalog: &str) -> String {
 
 #[test]
 fn every_function_is_in_the_reference_as_it_is() -> Outcome {
-    let page = docs_page::text(PAGE)?;
+    let page = page::text(PAGE)?;
     let fleet = Fleet::start()?;
     let found = objects(
         &mut fleet.session()?,
@@ -114,7 +114,7 @@ fn every_function_is_in_the_reference_as_it_is() -> Outcome {
                  ARRAY[format('`%s(%s) returns %s`', proname, pg_get_function_arguments(oid),
                            pg_get_function_result(oid)),
                        CASE WHEN has_function_privilege('public', oid, 'EXECUTE') THEN 'For everyone.'
-                           ELSE 'For superusers, and whom they grant it.' END]
+                           ELSE 'For superusers, and roles that they grant it to.' END]
              FROM pg_proc o WHERE {}",
             belongs("pg_proc")
         ),
@@ -129,7 +129,7 @@ fn every_function_is_in_the_reference_as_it_is() -> Outcome {
 
 #[test]
 fn every_view_and_table_is_in_the_reference_with_its_columns() -> Outcome {
-    let page = docs_page::text(PAGE)?;
+    let page = page::text(PAGE)?;
     let fleet = Fleet::start()?;
     for (title, kind) in [("Views", 'v'), ("Tables", 'r')] {
         let found = objects(
@@ -154,7 +154,7 @@ fn every_view_and_table_is_in_the_reference_with_its_columns() -> Outcome {
 
 #[test]
 fn the_server_options_of_the_reference_are_of_our_own() -> Outcome {
-    let page = docs_page::text(PAGE)?;
+    let page = page::text(PAGE)?;
     let fleet = Fleet::start()?;
     let mut session = fleet.session()?;
     session.batch_execute("CREATE SERVER stock FOREIGN DATA WRAPPER postgres_fdw")?;
@@ -182,12 +182,12 @@ fn nothing_is_mentioned_anywhere_that_does_not_exist() -> Outcome {
     let exists = known_names(&fleet.coordinator)?;
     let mut pages = vec![(
         "README.md".to_owned(),
-        std::fs::read_to_string(docs_page::directory().join("../../README.md"))?,
+        std::fs::read_to_string(page::directory().join("../../README.md"))?,
     )];
-    for entry in std::fs::read_dir(docs_page::directory())? {
+    for entry in std::fs::read_dir(page::directory())? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         if name.ends_with(".md") {
-            pages.push((name.clone(), docs_page::text(&name)?));
+            pages.push((name.clone(), page::text(&name)?));
         }
     }
     for (page, text) in pages {

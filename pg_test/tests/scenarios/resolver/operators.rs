@@ -2,26 +2,10 @@
 //! still needed.
 
 use pg_test::oracle::{assert_settled, expect_error, one, prepared_gids};
-use pg_test::proxy::NewConnections;
-use pg_test::{DEADLINE, Fleet, Point, wait_until};
+use pg_test::{DEADLINE, Fleet, wait_until};
 use postgres::Client;
 
-use crate::support::{
-    Outcome, assert_everywhere, begin_everywhere, commit_held_at, session_with_notices,
-};
-
-/// Commits row `id` everywhere, but shard 1 does not hear of the decision and cannot be reached any more.
-fn leave_in_doubt(fleet: &Fleet, id: i32) -> anyhow::Result<Client> {
-    let mut session = fleet.session()?;
-    begin_everywhere(&mut session, id)?;
-    let (commit, hit) = commit_held_at(fleet, session, 1, Point::Statement, "COMMIT PREPARED")?;
-    fleet.proxy(1).set_new_connections(NewConnections::Refused);
-    fleet.proxy(1).cut_all();
-    hit.release();
-    let (session, result) = commit.join();
-    result?;
-    Ok(session)
-}
+use crate::support::{Outcome, assert_everywhere, begin_everywhere, session_with_notices};
 
 fn resolve(session: &mut Client) -> anyhow::Result<Vec<(String, String)>> {
     let rows = session.query("SELECT * FROM pg_fdw_xacts_resolve()", &[])?;
@@ -31,7 +15,7 @@ fn resolve(session: &mut Client) -> anyhow::Result<Vec<(String, String)>> {
 #[test]
 fn resolve_tries_now_and_tells_what_happened() -> Outcome {
     let fleet = Fleet::start_proxied()?;
-    let mut session = leave_in_doubt(&fleet, 1)?;
+    let mut session = fleet.in_doubt(1)?;
     let gid = prepared_gids(fleet.shard(1))?.remove(0);
     assert_eq!(resolve(&mut session)?, [(gid.clone(), "in doubt".to_owned())]);
     let failures: i64 =
@@ -46,7 +30,7 @@ fn resolve_tries_now_and_tells_what_happened() -> Outcome {
     );
     assert_eq!((status.as_str(), in_doubt), ("committing", 1));
 
-    fleet.proxy(1).set_new_connections(NewConnections::Served);
+    fleet.reconnect(1);
     resolve(&mut session)?;
     // No waiting: the call returns when everything has been tried.
     assert_eq!(prepared_gids(fleet.shard(1))?, Vec::<String>::new());
@@ -64,7 +48,7 @@ fn resolve_tries_now_and_tells_what_happened() -> Outcome {
 #[test]
 fn what_is_forgotten_is_delivered_if_it_is_ever_seen_again() -> Outcome {
     let mut fleet = Fleet::start_proxied()?;
-    let mut session = leave_in_doubt(&fleet, 1)?;
+    let mut session = fleet.in_doubt(1)?;
     let gid = prepared_gids(fleet.shard(1))?.remove(0);
     session.batch_execute("CREATE ROLE bob LOGIN")?;
     let mut bob = fleet.coordinator.client_for("postgres", "bob")?;
@@ -79,7 +63,7 @@ fn what_is_forgotten_is_delivered_if_it_is_ever_seen_again() -> Outcome {
     fleet.coordinator.configure(&[("pg_fdw_xacts.forget_delay", "0")])?;
     fleet.coordinator.kill9()?;
     fleet.coordinator.start()?;
-    fleet.proxy(1).set_new_connections(NewConnections::Served);
+    fleet.reconnect(1);
     assert_settled(&fleet);
     assert_everywhere(&fleet, 1, true)
 }
@@ -87,7 +71,7 @@ fn what_is_forgotten_is_delivered_if_it_is_ever_seen_again() -> Outcome {
 #[test]
 fn a_server_that_will_never_come_back_can_be_given_up_and_dropped() -> Outcome {
     let fleet = Fleet::start_proxied()?;
-    let mut session = leave_in_doubt(&fleet, 1)?;
+    let mut session = fleet.in_doubt(1)?;
     expect_error(session.batch_execute("DROP SERVER shard1 CASCADE"), "55006");
     session.batch_execute("SELECT pg_fdw_xacts_forget('shard1')")?;
     session.batch_execute("DROP SERVER shard1 CASCADE")?;

@@ -14,6 +14,8 @@ pub enum Kind {
     Sql,
     /// Command lines.
     Shell,
+    /// A program, run with the packages of the clients that the tests try.
+    Python,
     /// Lines of `postgresql.conf`.
     Settings,
 }
@@ -76,13 +78,14 @@ pub fn blocks(text: &str) -> Result<Vec<Block>> {
         let kind = match words.next().unwrap_or_default() {
             "sql" => Kind::Sql,
             "sh" => Kind::Shell,
+            "python" => Kind::Python,
             "ini" => Kind::Settings,
             "output" if follows => {
                 blocks.last_mut().context("an output of nothing")?.output = Some(code);
                 follows = false;
                 continue;
             }
-            "text" | "sequence" => continue,
+            "text" | "sequence" | "java" => continue,
             other => bail!("line {}: what is a block '{other}'?", index + 1),
         };
         let mut block = Block {

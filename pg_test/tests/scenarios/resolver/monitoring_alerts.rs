@@ -10,12 +10,12 @@ use pg_test::client::promtool;
 use pg_test::install::finish;
 use pg_test::oracle::{one, prepared_gids, wait_for_attempts};
 use pg_test::proxy::NewConnections;
-use pg_test::{DEADLINE, Fleet, FleetOptions, Point, StopMode, wait_until};
+use pg_test::{DEADLINE, Fleet, FleetOptions, StopMode, wait_until};
 use postgres::Client;
 
 use crate::doubt::{leave_orphan, resolve, told};
-use crate::monitoring::{queries, rows};
-use crate::support::{Outcome, assert_commits, begin_everywhere, commit_held_at};
+use crate::resolver::monitoring::{queries, rows};
+use crate::support::{Outcome, assert_commits, begin_everywhere};
 
 /// A series and its value at one time.
 type Samples = BTreeMap<String, f64>;
@@ -135,13 +135,7 @@ fn the_rules_are_well_formed_and_silent_when_nothing_is_wrong() -> Outcome {
 #[test]
 fn what_is_in_doubt_on_a_lost_server_is_told_before_and_after_a_restart() -> Outcome {
     let mut fleet = Fleet::start_proxied()?;
-    let mut session = fleet.session()?;
-    begin_everywhere(&mut session, 1)?;
-    let (commit, hit) = commit_held_at(&fleet, session, 1, Point::Statement, "COMMIT PREPARED")?;
-    fleet.proxy(1).set_new_connections(NewConnections::Refused);
-    fleet.proxy(1).cut_all();
-    hit.release();
-    commit.join().1?;
+    fleet.in_doubt(1)?;
     let in_doubt = ("PgFdwXactsInDoubt", "shard1");
     let for_long = ("PgFdwXactsInDoubtForLong", "shard1");
     let fails = ("PgFdwXactsServerFails", "shard1");
@@ -222,13 +216,7 @@ fn what_waits_for_the_application_is_told_and_is_no_failure_of_a_server() -> Out
 #[test]
 fn a_decided_commit_that_was_undone_is_told() -> Outcome {
     let fleet = Fleet::start_proxied()?;
-    let mut session = fleet.session()?;
-    begin_everywhere(&mut session, 1)?;
-    let (commit, hit) = commit_held_at(&fleet, session, 1, Point::Statement, "COMMIT PREPARED")?;
-    fleet.proxy(1).set_new_connections(NewConnections::Refused);
-    fleet.proxy(1).cut_all();
-    hit.release();
-    commit.join().1?;
+    fleet.in_doubt(1)?;
     let before = samples(&mut fleet.session()?)?;
     let gid = prepared_gids(fleet.shard(1))?.remove(0);
     fleet.shard(1).client()?.batch_execute(&format!("ROLLBACK PREPARED '{gid}'"))?;

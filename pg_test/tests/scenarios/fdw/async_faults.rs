@@ -3,7 +3,7 @@
 use pg_test::oracle::{assert_settled, expect_error, one};
 use pg_test::{DEADLINE, Fault, Fleet, Point, wait_until};
 
-use crate::fdw_async::{ROWS, all, proxied, sorted, started};
+use crate::fdw::async_scan::{ROWS, all, proxied, sorted, started};
 use crate::support::{Outcome, in_background};
 
 /// A view in place of `r<number>` that fails at one row.

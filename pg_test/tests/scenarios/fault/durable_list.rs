@@ -3,23 +3,14 @@
 
 use pg_test::oracle::{assert_settled, expect_error, one, prepared_gids};
 use pg_test::proxy::NewConnections;
-use pg_test::{DEADLINE, Fleet, Point, wait_until};
+use pg_test::{DEADLINE, Fleet, wait_until};
 
-use crate::support::{
-    Outcome, assert_commits, assert_everywhere, begin_everywhere, commit_held_at,
-    session_with_notices, start,
-};
+use crate::support::{Outcome, assert_commits, assert_everywhere, session_with_notices, start};
 
 /// Row `id` is committed everywhere, shard 1 has not heard of it, and the coordinator is down.
 fn crashed_with_something_in_doubt(id: i32) -> anyhow::Result<Fleet> {
     let mut fleet = Fleet::start_proxied()?;
-    let mut session = fleet.session()?;
-    begin_everywhere(&mut session, id)?;
-    let (commit, hit) = commit_held_at(&fleet, session, 1, Point::Statement, "COMMIT PREPARED")?;
-    fleet.proxy(1).set_new_connections(NewConnections::Refused);
-    fleet.proxy(1).cut_all();
-    hit.release();
-    commit.join().1?;
+    fleet.in_doubt(id)?;
     fleet.coordinator.kill9()?;
     Ok(fleet)
 }

@@ -7,10 +7,10 @@ use anyhow::{Context, Result};
 use pg_test::install::finish;
 use pg_test::oracle::{assert_settled, expect_error, one, prepared_gids};
 use pg_test::proxy::NewConnections;
-use pg_test::{DEADLINE, Fleet, Installation, Point, wait_until};
+use pg_test::{DEADLINE, Fleet, Installation, wait_until};
 use postgres::Client;
 
-use crate::support::{Outcome, assert_everywhere, begin_everywhere, commit_held_at, statuses};
+use crate::support::{Outcome, assert_everywhere, begin_everywhere, statuses};
 
 /// The version before this one; its objects are in `sql/previous`.
 const PREVIOUS: &str = "0.2.0";
@@ -38,16 +38,7 @@ fn downgrade(fleet: &Fleet) -> Result<Client> {
     session.batch_execute("SELECT * FROM pg_fdw_xacts_resolve()")?;
     session.batch_execute("DROP EXTENSION pg_fdw_xacts CASCADE")?;
     session.batch_execute(&format!("CREATE EXTENSION pg_fdw_xacts VERSION '{PREVIOUS}'"))?;
-    for number in [1, 2] {
-        session.batch_execute(&format!(
-            "CREATE SERVER shard{number} FOREIGN DATA WRAPPER pg_fdw_xacts
-                 OPTIONS (host '127.0.0.1', port '{}', dbname 'postgres');
-             CREATE USER MAPPING FOR CURRENT_USER SERVER shard{number} OPTIONS (user 'postgres');
-             CREATE FOREIGN TABLE ft{number} (id int NOT NULL, v text) SERVER shard{number}
-                 OPTIONS (table_name 't')",
-            fleet.port_of_shard(number)
-        ))?;
-    }
+    fleet.connect_shards(&mut session)?;
     Ok(session)
 }
 
@@ -104,12 +95,7 @@ fn an_upgrade_with_transactions_in_doubt_and_pending_loses_none() -> Outcome {
     begin_everywhere(&mut session, 1)?;
     session.batch_execute("PREPARE TRANSACTION 'gxid'")?;
     begin_everywhere(&mut session, 2)?;
-    let (commit, hit) = commit_held_at(&fleet, session, 1, Point::Statement, "COMMIT PREPARED")?;
-    fleet.proxy(1).set_new_connections(NewConnections::Refused);
-    fleet.proxy(1).cut_all();
-    hit.release();
-    let (_, result) = commit.join();
-    result?;
+    fleet.commit_undelivered(session, 1)?;
     assert_eq!(prepared_gids(fleet.shard(1))?.len(), 2);
     // The library is this version's already: it works with the objects of the version before.
     let in_doubt: i64 =
@@ -150,13 +136,7 @@ fn renumber_servers(fleet: &mut Fleet) -> Result<Vec<String>> {
 #[test]
 fn what_is_in_doubt_survives_that_servers_get_new_oids() -> Outcome {
     let mut fleet = Fleet::start_proxied()?;
-    let mut session = fleet.session()?;
-    begin_everywhere(&mut session, 1)?;
-    let (commit, hit) = commit_held_at(&fleet, session, 1, Point::Statement, "COMMIT PREPARED")?;
-    fleet.proxy(1).set_new_connections(NewConnections::Refused);
-    fleet.proxy(1).cut_all();
-    hit.release();
-    commit.join().1?;
+    fleet.in_doubt(1)?;
     let old = renumber_servers(&mut fleet)?;
     fleet.proxy(1).set_new_connections(NewConnections::Served);
 

@@ -23,17 +23,6 @@ fn forgetful() -> FleetOptions {
     }
 }
 
-/// Row `id` is decided to commit; shard 1 has prepared it and cannot be reached.
-fn decided_and_away(fleet: &Fleet, id: i32) -> Outcome {
-    let mut session = fleet.session()?;
-    begin_everywhere(&mut session, id)?;
-    let hit = fleet.proxy(1).inject(Fault::cut(Point::Statement, "COMMIT PREPARED"));
-    fleet.proxy(1).set_new_connections(NewConnections::Refused);
-    session.batch_execute("COMMIT")?;
-    hit.wait()?;
-    Ok(())
-}
-
 /// The gid that shard 1 has prepared.
 fn only_gid(fleet: &Fleet) -> anyhow::Result<String> {
     let mut gids = prepared_gids(fleet.shard(1))?;
@@ -44,11 +33,11 @@ fn only_gid(fleet: &Fleet) -> anyhow::Result<String> {
 #[test]
 fn a_rollback_by_hand_after_the_decision_is_a_heuristic_outcome() -> Outcome {
     let fleet = Fleet::start_proxied()?;
-    decided_and_away(&fleet, 1)?;
+    fleet.in_doubt(1)?;
     let gid = only_gid(&fleet)?;
     fleet.shard(1).client()?.batch_execute(&format!("ROLLBACK PREPARED '{gid}'"))?;
     let mark = fleet.coordinator.log().mark()?;
-    fleet.proxy(1).set_new_connections(NewConnections::Served);
+    fleet.reconnect(1);
     wait_until("it is counted", DEADLINE, || Ok(statistic(&fleet, 1, "heuristic")? == 1))?;
     let log = fleet.coordinator.log().since(mark)?;
     let report = log
@@ -61,16 +50,16 @@ fn a_rollback_by_hand_after_the_decision_is_a_heuristic_outcome() -> Outcome {
     assert_eq!(fleet.ids_on_shard(1)?, []);
     assert_eq!(statistic(&fleet, 2, "heuristic")?, 0);
     // Reported once, not in every round.
-    wait_for_attempts_after(&fleet)?;
+    let_the_resolver_come_again(&fleet)?;
     assert_eq!(statistic(&fleet, 1, "heuristic")?, 1);
     Ok(())
 }
 
 /// Something else is delivered to shard 1, so that the resolver has been there again.
-fn wait_for_attempts_after(fleet: &Fleet) -> Outcome {
+fn let_the_resolver_come_again(fleet: &Fleet) -> Outcome {
     let before = statistic(fleet, 1, "attempts")?;
-    decided_and_away(fleet, 100)?;
-    fleet.proxy(1).set_new_connections(NewConnections::Served);
+    fleet.in_doubt(100)?;
+    fleet.reconnect(1);
     assert_settled(fleet);
     assert!(statistic(fleet, 1, "attempts")? > before);
     Ok(())
@@ -79,10 +68,10 @@ fn wait_for_attempts_after(fleet: &Fleet) -> Outcome {
 #[test]
 fn a_commit_by_hand_after_the_decision_is_no_heuristic_outcome() -> Outcome {
     let fleet = Fleet::start_proxied()?;
-    decided_and_away(&fleet, 1)?;
+    fleet.in_doubt(1)?;
     let gid = only_gid(&fleet)?;
     fleet.shard(1).client()?.batch_execute(&format!("COMMIT PREPARED '{gid}'"))?;
-    fleet.proxy(1).set_new_connections(NewConnections::Served);
+    fleet.reconnect(1);
     assert_recovered(&fleet, 1, true)?;
     assert_eq!(statistic(&fleet, 1, "heuristic")?, 0);
     Ok(())
@@ -92,7 +81,7 @@ fn a_commit_by_hand_after_the_decision_is_no_heuristic_outcome() -> Outcome {
 #[test]
 fn what_others_have_prepared_is_left_alone() -> Outcome {
     let fleet = Fleet::start_proxied()?;
-    decided_and_away(&fleet, 1)?;
+    fleet.in_doubt(1)?;
     let ours = only_gid(&fleet)?;
     let parts = Gid::parse(&ours);
     let (identity, nonce) = parts.n.split_at(20);
@@ -112,7 +101,7 @@ fn what_others_have_prepared_is_left_alone() -> Outcome {
             "BEGIN; SELECT pg_current_xact_id(); PREPARE TRANSACTION '{gid}'"
         ))?;
     }
-    fleet.proxy(1).set_new_connections(NewConnections::Served);
+    fleet.reconnect(1);
     wait_until("ours is settled", DEADLINE, || {
         Ok(!prepared_gids(fleet.shard(1))?.contains(&ours) && statuses(&fleet, 1)?.is_empty())
     })?;
@@ -129,7 +118,7 @@ fn a_server_whose_address_is_changed_and_changed_back_is_settled() -> Outcome {
     for committed in [true, false] {
         let fleet = Fleet::start_with(&forgetful())?;
         if committed {
-            decided_and_away(&fleet, 1)?;
+            fleet.in_doubt(1)?;
         } else {
             let mut session = fleet.session()?;
             begin_everywhere(&mut session, 1)?;
@@ -152,7 +141,7 @@ fn a_server_whose_address_is_changed_and_changed_back_is_settled() -> Outcome {
         })?;
         wait_for_attempts(&fleet, 1, 2)?;
         assert_eq!(statuses(&fleet, 1)?.len(), 1, "the wrong server was believed");
-        fleet.proxy(1).set_new_connections(NewConnections::Served);
+        fleet.reconnect(1);
         point_at(fleet.port_of_shard(1))?;
         assert_recovered(&fleet, 1, committed)?;
         assert_eq!(statistic(&fleet, 1, "heuristic")?, 0);
@@ -174,11 +163,11 @@ fn a_wrong_password_for_a_while_delays_and_loses_nothing() -> Outcome {
         "ALTER USER MAPPING FOR CURRENT_USER SERVER shard1
              OPTIONS (SET user 'app', ADD password 'right')",
     )?;
-    decided_and_away(&fleet, 1)?;
+    fleet.in_doubt(1)?;
     session.batch_execute(
         "ALTER USER MAPPING FOR CURRENT_USER SERVER shard1 OPTIONS (SET password 'wrong')",
     )?;
-    fleet.proxy(1).set_new_connections(NewConnections::Served);
+    fleet.reconnect(1);
     wait_until("the password is refused", DEADLINE, || {
         let sql = "SELECT coalesce((SELECT last_error FROM pg_stat_fdw_xacts
                        WHERE server = 'shard1'), '')";
@@ -255,7 +244,7 @@ fn ten_thousand_in_doubt_are_settled_within_ten_seconds() -> Outcome {
         shard: vec![("max_prepared_transactions", "10100")],
         ..FleetOptions::default()
     })?;
-    decided_and_away(&fleet, 1)?;
+    fleet.in_doubt(1)?;
     let real = Gid::parse(&only_gid(&fleet)?);
     let identity = &real.n[..20];
     let mut shard = fleet.shard(1).client()?;
@@ -280,7 +269,7 @@ fn ten_thousand_in_doubt_are_settled_within_ten_seconds() -> Outcome {
     ))?;
     assert_eq!(prepared_gids(fleet.shard(1))?.len(), COUNT as usize + 1);
     let back = Instant::now();
-    fleet.proxy(1).set_new_connections(NewConnections::Served);
+    fleet.reconnect(1);
     settled_within(&fleet, Duration::from_secs(10))?;
     eprintln!("{COUNT} in-doubt transactions settled in {:?}", back.elapsed());
     let wrong: i64 = one(&mut shard, "SELECT count(*) FROM many WHERE id % 2 = 0")?;

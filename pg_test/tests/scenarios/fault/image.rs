@@ -37,25 +37,13 @@ fn point_shard_1_to(fleet: &Fleet, port: u16) -> Outcome {
     Ok(())
 }
 
-/// Row `id` is committed, and shard 1 has not heard of it and cannot be reached.
-fn leave_in_doubt(fleet: &Fleet, id: i32) -> Outcome {
-    let mut session = fleet.session()?;
-    begin_everywhere(&mut session, id)?;
-    let (commit, hit) = commit_held_at(fleet, session, 1, Point::Statement, "COMMIT PREPARED")?;
-    fleet.proxy(1).set_new_connections(NewConnections::Refused);
-    fleet.proxy(1).cut_all();
-    hit.release();
-    commit.join().1?;
-    Ok(())
-}
-
 /// Red on 0.2.0: a heuristic outcome was reported, the decision deleted, and shard 1 rolled back when it was seen again.
 #[test]
 fn a_commit_is_not_looked_for_on_another_server_of_the_same_image() -> Outcome {
     let fleet = start()?;
     assert_commits(&fleet, &mut fleet.session()?, 9)?;
     let twin = twin_of_shard_1(&fleet)?;
-    leave_in_doubt(&fleet, 1)?;
+    fleet.in_doubt(1)?;
     point_shard_1_to(&fleet, twin.port())?;
     wait_for_attempts(&fleet, 1, 3)?;
     let error: String = one(
@@ -136,7 +124,7 @@ fn a_server_that_moves_while_nothing_is_in_doubt() -> Outcome {
 fn a_standby_that_takes_over_at_another_address() -> Outcome {
     let mut fleet = start()?;
     assert_commits(&fleet, &mut fleet.session()?, 9)?;
-    leave_in_doubt(&fleet, 1)?;
+    fleet.in_doubt(1)?;
     let mut standby = Cluster::standby_of(fleet.shard(1), "shard1-standby")?;
     standby.start()?;
     fleet.shard_mut(1).kill9()?;
@@ -163,7 +151,7 @@ fn a_standby_that_takes_over_at_another_address() -> Outcome {
 #[test]
 fn the_decision_of_a_heuristic_outcome_is_kept() -> Outcome {
     let mut fleet = start()?;
-    leave_in_doubt(&fleet, 1)?;
+    fleet.in_doubt(1)?;
     let gid = prepared_gids(fleet.shard(1))?.remove(0);
     let mut shard = fleet.shard(1).client()?;
     shard.batch_execute(&format!("ROLLBACK PREPARED '{gid}'"))?;

@@ -4,7 +4,7 @@
 use pg_test::Fleet;
 use pg_test::oracle::{assert_settled, expect_error, one};
 
-use crate::side_by_side::{TERMINATE, both, same_answers};
+use crate::fdw::side_by_side::{TERMINATE, both, same_answers};
 use crate::support::Outcome;
 
 #[test]

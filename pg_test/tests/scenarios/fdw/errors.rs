@@ -66,7 +66,7 @@ fn an_error_while_fetching_names_the_query() -> Outcome {
 }
 
 #[test]
-fn a_missing_remote_table() -> Outcome {
+fn a_table_that_is_missing_on_the_shard_is_the_shard_s_error() -> Outcome {
     let fleet = Fleet::start()?;
     let mut session = fleet.session()?;
     session.batch_execute("CREATE FOREIGN TABLE nowhere (id int) SERVER shard1")?;

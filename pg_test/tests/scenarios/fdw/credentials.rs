@@ -4,7 +4,7 @@ use pg_test::oracle::{assert_settled, assert_usable, expect_error, one};
 use pg_test::{Cluster, Fleet};
 use postgres::{Client, NoTls};
 
-use crate::side_by_side::{BOTH, Side, both, report, row, same_answers_of};
+use crate::fdw::side_by_side::{BOTH, Side, both, report, row, same_answers_of};
 use crate::support::Outcome;
 
 /// Has a server ask `app` for a password; it trusts everybody else.

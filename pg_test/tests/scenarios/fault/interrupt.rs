@@ -5,12 +5,12 @@
 use std::time::{Duration, Instant};
 
 use pg_test::oracle::{assert_settled, assert_usable, expect_error, expect_terminated, one};
-use pg_test::{DEADLINE, Fault, Fleet, Point, wait_until};
+use pg_test::{Fault, Fleet, Point};
 use postgres::Client;
 
 use crate::support::{
-    Outcome, assert_commits, assert_recovered, assert_warned, begin_everywhere, commit_held_at,
-    in_background, session_with_notices,
+    Outcome, assert_commits, assert_interruptible, assert_recovered, assert_warned,
+    begin_everywhere, commit_held_at, in_background, session_with_notices, signal,
 };
 
 /// Far less than `commit_timeout`, which is 10 s: what ends sooner has not waited for it.
@@ -18,36 +18,6 @@ const AT_ONCE: Duration = Duration::from_secs(5);
 
 fn pid(session: &mut Client) -> anyhow::Result<i32> {
     one(session, "SELECT pg_backend_pid()")
-}
-
-/// Calls `function` for backend `pid`.
-fn signal(fleet: &Fleet, function: &str, pid: i32) -> Outcome {
-    let done: bool = one(&mut fleet.session()?, &format!("SELECT {function}({pid})"))?;
-    assert!(done, "{function}({pid})");
-    Ok(())
-}
-
-/// The backend can be cancelled and terminated; a hold-off count gone wrong would prevent both for ever.
-fn assert_interruptible(fleet: &Fleet, mut session: Client) -> Outcome {
-    let pid = pid(&mut session)?;
-    let asleep = |fleet: &Fleet| {
-        wait_until("the session sleeps", DEADLINE, || {
-            let sql = format!(
-                "SELECT wait_event IS NOT DISTINCT FROM 'PgSleep' FROM pg_stat_activity WHERE pid = {pid}"
-            );
-            one::<bool>(&mut fleet.session()?, &sql)
-        })
-    };
-    let sleep = in_background(session, "SELECT pg_sleep(60)");
-    asleep(fleet)?;
-    signal(fleet, "pg_cancel_backend", pid)?;
-    let (session, result) = sleep.join();
-    expect_error(result, "57014");
-    let sleep = in_background(session, "SELECT pg_sleep(60)");
-    asleep(fleet)?;
-    signal(fleet, "pg_terminate_backend", pid)?;
-    expect_terminated(sleep.join().1);
-    Ok(())
 }
 
 #[test]

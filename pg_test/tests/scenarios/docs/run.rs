@@ -9,10 +9,11 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
-use pg_test::install::{ServerUser, as_server_user};
+use pg_test::client::python;
+use pg_test::install::{ServerUser, as_server_user, finish};
 use pg_test::{Cluster, DEADLINE, Installation, StopMode, fleet, wait_until};
 
-use crate::docs_page::{self, Block, Kind};
+use crate::docs::page::{self, Block, Kind};
 
 /// The coordinator's resolver looks often, so that a test need not wait as long as an operator does.
 const COORDINATOR_SETTINGS: &[(&str, &str)] = &[
@@ -33,16 +34,16 @@ struct Stage {
 /// Runs all blocks of `page`, and before them those of the pages it builds upon.
 pub fn run(page: &str) -> Result<()> {
     let mut pages = vec![page.to_owned()];
-    let mut texts = vec![docs_page::text(page)?];
-    while let Some(before) = docs_page::runs_after(texts.last().expect("not empty")) {
+    let mut texts = vec![page::text(page)?];
+    while let Some(before) = page::runs_after(texts.last().expect("not empty")) {
         let before = before.to_owned();
-        texts.push(docs_page::text(&before)?);
+        texts.push(page::text(&before)?);
         pages.push(before);
     }
     let mut stage =
         Stage::with_shards(texts.iter().map(|text| shards_named(text)).max().unwrap_or(0))?;
     for (page, text) in pages.iter().zip(&texts).rev() {
-        for block in docs_page::blocks(text)? {
+        for block in page::blocks(text)? {
             let start = Instant::now();
             stage
                 .run(&block)
@@ -88,7 +89,7 @@ impl Stage {
         }
         let ports =
             self.servers.iter().map(|(name, server)| (name.clone(), server.port())).collect();
-        let code = docs_page::substitute(&block.code, &ports)?;
+        let code = page::substitute(&block.code, &ports)?;
         block.on.iter().try_for_each(|name| self.run_on(name, block, &code))
     }
 
@@ -110,6 +111,10 @@ impl Stage {
             }
             Kind::Shell => {
                 let output = self.shell(name, code)?;
+                compare(block, &output)
+            }
+            Kind::Python => {
+                let output = finish(python()?.args(["-c", &code]).env("PGUSER", "postgres"))?;
                 compare(block, &output)
             }
             Kind::Sql => {
@@ -175,7 +180,7 @@ impl Stage {
 /// What has come out, against what the page shows; where it shows nothing, there must be no error.
 fn compare(block: &Block, real: &str) -> Result<()> {
     match &block.output {
-        Some(shown) if docs_page::matches(shown, real) => Ok(()),
+        Some(shown) if page::matches(shown, real) => Ok(()),
         Some(shown) => bail!("the page shows\n{shown}\nbut it is\n{real}"),
         None => match real.lines().find(|line| {
             ["ERROR:", "FATAL:", "PANIC:", "invalid command"].iter().any(|word| line.contains(word))
