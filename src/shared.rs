@@ -3,6 +3,7 @@
 //!
 //! * [`shmem`]: its arrays, and the lock over them; [`places`]: lists of places in arrays;
 //! * [`entry`]: what is known of one participant that is prepared or about to be;
+//! * [`entry_change`]: how it follows its participant, and why it may end;
 //! * [`entries`]: all of them; [`entry_table`]: where they are;
 //! * [`left`]: what the resolver has left, and why;
 //! * [`seen`]: which participants have been asked since the start;
@@ -16,6 +17,7 @@
 pub mod confirmed;
 pub mod entries;
 pub mod entry;
+pub mod entry_change;
 pub mod entry_table;
 pub mod incarnation;
 pub mod label_limit;

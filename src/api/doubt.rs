@@ -71,9 +71,9 @@ pub fn all() -> Vec<Shown> {
 }
 
 fn of_entry(entry: &Entry, stats: &[ServerStats]) -> Option<Shown> {
-    let reason = match (entry.owner, entry.status) {
-        (0, Status::Prepared) => Some(Reason::Undecided.text().into()),
-        (0, Status::Committing | Status::Aborting) => Some(match entry.reason {
+    let reason = match (entry.is_left(), entry.status) {
+        (true, Status::Prepared) => Some(Reason::Undecided.text().into()),
+        (true, Status::Committing | Status::Aborting) => Some(match entry.reason {
             // What the server has answered, or why it was not reached, is more precise.
             Reason::Unreached | Reason::Refused | Reason::Gone => {
                 last_error(entry.dbid, entry.serverid, stats)
@@ -88,7 +88,7 @@ fn of_entry(entry: &Entry, stats: &[ServerStats]) -> Option<Shown> {
         xid: entry.xid,
         gid: entry.gid()?,
         status: entry.status,
-        owned: entry.owner != 0,
+        owned: !entry.is_left(),
         since: entry.since,
         reason,
     })

@@ -12,14 +12,15 @@ use super::{Decisions, Fenced, Subject, Swept};
 use crate::pg::debug::debug;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::pg::{syncrep, text};
-use crate::protocol::gid::{Gid, Nonce};
+use crate::protocol::gid::{Command, Gid, Nonce, Prepared};
+use crate::protocol::participant::Outcome;
 use crate::protocol::pipeline::Ticket;
-use crate::protocol::prepared::Prepared;
 use crate::protocol::verdict::{Decision, Others, Place, Reason, Verdict, judge, judge_absence};
 use crate::remote::Connection;
 use crate::shared::entries;
 use crate::shared::entry::{Entry, Status};
-use crate::shared::left::{self, Left, Members, handed_over};
+use crate::shared::entry_change::Why;
+use crate::shared::left::{Left, Members, handed_over};
 
 const INSUFFICIENT_PRIVILEGE: SqlState = SqlState::new(b"42501");
 
@@ -134,7 +135,7 @@ impl Settling {
                 }
                 Verdict::Rollback => {
                     self.trace(|| format!("verdict on '{gid}': roll back, it has no decision"));
-                    self.send(listed, false)?;
+                    self.send(listed, Outcome::Abort)?;
                 }
                 Verdict::Leave(reason) => {
                     let status = match decision {
@@ -166,22 +167,18 @@ impl Settling {
                 Verdict::Leave(reason) => {
                     self.leave(listed.gid, Status::Committing, listed.xid, reason);
                 }
-                _ => self.send(listed, true)?,
+                _ => self.send(listed, Outcome::Commit)?,
             }
         }
         Ok(true)
     }
 
-    fn send(&mut self, listed: Listed, commit: bool) -> Result<()> {
+    fn send(&mut self, listed: Listed, outcome: Outcome) -> Result<()> {
         let prepared = Prepared::new(listed.gid);
-        let (command, tag) = if commit {
-            (prepared.commit, c"COMMIT PREPARED")
-        } else {
-            (prepared.rollback, c"ROLLBACK PREPARED")
-        };
+        let &Command { ref sql, tag } = prepared.settling(outcome);
         let connection = self.connection();
-        let ticket = connection.send_alone(&command).ok_or_else(|| connection.doom_error())?;
-        self.trace(|| format!("sent {}", command.to_string_lossy()));
+        let ticket = connection.send_alone(sql).ok_or_else(|| connection.doom_error())?;
+        self.trace(|| format!("sent {}", sql.to_string_lossy()));
         self.sent.push(Sent { listed, tag, ticket });
         Ok(())
     }
@@ -195,7 +192,7 @@ impl Settling {
                 Some(Ok(Ok(result))) if result.command_tag() == tag => {
                     self.resolved += 1;
                     // Even if its user mapping no longer exists.
-                    entries::forget(&gid);
+                    entries::end(&gid, Why::Resolved);
                     let (tag, server) = (tag.to_string_lossy(), self.server());
                     Error::new(
                         SqlState(0),
@@ -228,7 +225,7 @@ impl Settling {
         let more = self.conclude_handed_over(&gone);
         // What was listed before and is not any more, of no participant on the list, has ended.
         for gid in self.subject.listed_before.iter().filter(|gid| !self.left.contains_key(gid)) {
-            left::end_of_nobodys(gid);
+            entries::end(gid, Why::GoneUnlisted);
         }
         if self.seen.place != Place::Recorded {
             return Err(failure::other_server(&self.fenced, &self.subject.participant));
@@ -321,7 +318,7 @@ impl Settling {
             match reason {
                 None => {
                     self.trace(|| format!("'{gid}' is not prepared any more"));
-                    entries::remove(&gid);
+                    entries::end(&gid, Why::Gone);
                 }
                 Some(reason) => self.leave(gid, entry.status, entry.xid, reason),
             }

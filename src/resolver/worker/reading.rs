@@ -14,6 +14,7 @@ use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::verdict::Decision;
 use crate::resolver::sweep::Decisions;
 use crate::shared::entry::{Entry, Status};
+use crate::shared::entry_change::Why;
 use crate::shared::{entries, resolvers, stats};
 use crate::store::decisions::{self, Row};
 use crate::store::{identity, labels};
@@ -257,7 +258,9 @@ impl Worker {
                 entry.participant = 0;
             }
             match entry.status {
-                Status::Committing if self.confirmed.contains(&gid.nonce) => entries::remove(&gid),
+                Status::Committing if self.confirmed.contains(&gid.nonce) => {
+                    entries::end(&gid, Why::Gone);
+                }
                 Status::Committing => {
                     self.note_committed(&gid, &entry);
                     self.note_work(&entry);
@@ -266,7 +269,7 @@ impl Worker {
                 // It waits for the application. Meanwhile this server must hold the fence there: a
                 // physical copy of it that does not know the transaction would roll it back.
                 Status::Prepared => self.guard(&entry),
-                Status::Free | Status::Preparing => {}
+                Status::Preparing => {}
             }
         }
     }

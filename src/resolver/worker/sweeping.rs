@@ -158,7 +158,7 @@ impl Worker {
         }
         let members: Members = list.iter().collect();
         let mut handed_over = left.to_vec();
-        handed_over.retain(|e| left::is_undelivered(e) && members.have(e));
+        handed_over.retain(|e| e.status.is_decided() && members.have(e));
         let mut stand_ins = list;
         stand_ins.retain(|member| member.id != participant.id);
         if stand_ins.is_empty() {

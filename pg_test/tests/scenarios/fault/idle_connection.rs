@@ -53,8 +53,8 @@ fn a_transaction_that_has_only_just_begun_begins_anew() -> Outcome {
     Ok(())
 }
 
-/// What is executed before PREPARE is prepared in the new session, too. Red before: `prepared statement "px_lock …" does
-/// not exist` at COMMIT, where the session that ended had prepared something before.
+/// E20. What is executed before PREPARE is prepared in the new session, too, also where the session that ended had
+/// prepared it before. Red on 0.2.0: 08006.
 #[test]
 fn a_transaction_that_has_begun_anew_can_prepare() -> Outcome {
     let fleet = Fleet::start_proxied()?;
@@ -72,7 +72,7 @@ fn a_transaction_that_has_begun_anew_can_prepare() -> Outcome {
     Ok(())
 }
 
-/// E20, by asynchronous scans.
+/// E20, by asynchronous scans. Red on 0.2.0: 08006.
 #[test]
 fn asynchronous_scans_begin_anew() -> Outcome {
     let fleet = Fleet::start_proxied()?;
