@@ -250,8 +250,8 @@ mod tests {
         }
     }
 
-    /// Another copy of this coordinator may have the row that is absent here; it cannot undo a commit
-    /// that is on record here.
+    /// Another copy of this coordinator may have the row that is absent here; it cannot undo a
+    /// commit that is on record here.
     #[test]
     fn another_incarnation_keeps_a_rollback_back_and_no_commit() {
         for (place, others, decision) in cases().filter(|(_, others, _)| others.other_incarnations)

@@ -45,7 +45,8 @@ pub fn register() {
 pub extern "C-unwind" fn pg_fdw_xacts_launcher_main(_argument: pg_sys::Datum) {
     boundary(|| {
         process::take_signals();
-        // SAFETY: no database: only shared catalogs are read.
+        // SAFETY: called once in a new background worker. Without a database, only shared catalogs
+        // can be read.
         unsafe {
             pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0)
         };

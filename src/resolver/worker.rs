@@ -9,8 +9,8 @@
 //! has passed.
 //!
 //! * [`answering`]: does what backends ask for;
-//! * [`reading`]: reads what backends have left, and the tables;
-//! * [`sweeping`]: starts sweeps, and acts on their results;
+//! * [`sweeping`]: takes in what backends have left, and starts sweeps; [`results`]: what follows;
+//! * [`reading`]: reads the tables;
 //! * [`participant`]: one participant, and when to sweep it; [`roster`]: all of them;
 //! * [`pending`]: what is prepared here under the application's 'gxid';
 //! * [`telling`]: what the log says of what is left.
@@ -40,6 +40,7 @@ mod answering;
 mod participant;
 mod pending;
 mod reading;
+mod results;
 mod roster;
 mod sweeping;
 mod telling;

@@ -91,9 +91,9 @@ impl<T> Array<T> {
     /// Sets all bytes to 0.
     ///
     /// # Safety
-    /// That is a value of `T`, and nobody else is attached yet.
+    /// Zero bytes are a value of `T`, and no other process is attached yet.
     unsafe fn clear(&self) {
-        // SAFETY: as long as it was made.
+        // SAFETY: by contract; the array has that many elements.
         unsafe { std::ptr::write_bytes(self.first.get(), 0, self.len.get()) }
     }
 
@@ -187,7 +187,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // SAFETY: held by us.
+        // SAFETY: taken by `acquire`.
         unsafe { pg_sys::LWLockRelease(self.0) }
     }
 }

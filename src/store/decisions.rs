@@ -1,6 +1,6 @@
 //! The decision table: one row per distributed transaction, inserted by the local transaction
-//! before the first PREPARE is sent. If the row is committed, so is the transaction on every
-//! participant.
+//! before the first PREPARE is sent. The row is the decision: if it is committed, every participant
+//! commits, and if it is not, every participant rolls back.
 //!
 //! Invariants: a row is inserted and deleted, never updated, so that a scan cannot miss it; a row
 //! is deleted only after all of its participants have confirmed and `forget_delay` has passed.
@@ -17,7 +17,7 @@ use crate::protocol::verdict::Decision;
 use crate::store::participant_list::ParticipantRecord;
 use crate::store::table::{self, See, Table, int8_array};
 
-/// A row.
+/// A row of the decision table.
 #[derive(Clone, Debug)]
 pub struct Row {
     /// The transaction.

@@ -26,9 +26,8 @@ pub fn known() -> Option<Identity> {
     found
 }
 
-/// Whether this identity is stored in this database. What was read is kept for the OID of the
-/// table: it changes when the extension is dropped and created again, and else the identity never
-/// does.
+/// Whether this identity is stored in this database. The answer is cached as long as the table
+/// keeps its OID: the identity changes only when the extension is dropped and created again.
 pub fn is_stored(identity: Identity) -> bool {
     static READ: BackendLocal<Cell<Option<(Oid, Identity)>>> = BackendLocal::new(Cell::new(None));
     let Some(table) = Table::oid(c"identity") else { return false };
@@ -55,7 +54,7 @@ pub fn known_or_drawn() -> Result<Identity> {
     for copied in [c"decision", c"participant", c"forgotten"] {
         Table::open(copied, pg_sys::RowExclusiveLock)?.delete(|_| true);
     }
-    // SAFETY: in a transaction; what it reads from here on is without the deleted rows.
+    // SAFETY: in a transaction. From here on it does not see the deleted rows.
     unsafe { pg_sys::CommandCounterIncrement() };
     let identity = Identity::draw(random()?);
     table.insert(&mut [Datum::from(dbid), Datum::from(identity.number() as i64)]);

@@ -22,7 +22,7 @@ const TRACE_INDEX: &CStr = c"expired_trace";
 /// An expired label leaves a trace, which is kept for this many times `track_retention`.
 const TRACES_LAST: i64 = 30;
 
-/// A row.
+/// A row of the table of labels.
 pub struct Label {
     /// The transaction that inserted it.
     pub xid: TransactionId,

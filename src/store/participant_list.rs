@@ -1,6 +1,6 @@
 //! The durable list of every participant that ever prepared. Only the resolver writes it.
 //!
-//! After a crash nothing tells of an aborted transaction but this list: each participant on it may
+//! After a crash, this list is the only record of aborted transactions: each participant on it may
 //! hold something prepared until it has been swept.
 
 use std::collections::HashSet;

@@ -109,7 +109,7 @@ impl Observation {
             .collect();
         for gid in &listed {
             let server = &connection.server_name;
-            debug(|| format!("found '{gid}' prepared (server \"{}\")", text::carried(server)));
+            debug(|| format!("'{gid}' on server \"{}\": found prepared", text::carried(server)));
         }
         let moved = moving::follow(fenced, subject, &listed)?;
         let place = if moved.is_some() { Place::Recorded } else { place };

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
+use std::fmt::Display;
 
 use pgrx::{PgLogLevel, pg_sys};
 
@@ -101,13 +102,13 @@ impl Settling {
         text::carried(&self.connection().server_name)
     }
 
-    /// Logs a step at DEBUG1, with the server.
-    fn trace(&self, step: impl FnOnce() -> String) {
-        debug(|| format!("{} (server \"{}\")", step(), self.server()));
+    /// Logs a step of the protocol at DEBUG1, with the gid.
+    fn log_step(&self, gid: &Gid, step: impl Display) {
+        debug(|| format!("'{gid}' on server \"{}\": {step}", self.server()));
     }
 
     fn leave(&mut self, gid: Gid, status: Status, xid: pg_sys::TransactionId, reason: Reason) {
-        self.trace(|| format!("left '{gid}' in doubt: {}", reason.text()));
+        self.log_step(&gid, format_args!("left in doubt: {}", reason.text()));
         let listed = self.seen.listed.contains(&gid);
         self.left.insert(gid, Left { gid, status, xid, reason, listed });
     }
@@ -130,11 +131,11 @@ impl Settling {
             let listed = Listed { gid, xid };
             match judge(self.seen.place, others, decision) {
                 Verdict::Commit => {
-                    self.trace(|| format!("verdict on '{gid}': commit, its decision is committed"));
+                    self.log_step(&gid, "verdict: commit, its decision is committed");
                     self.commits.push(listed);
                 }
                 Verdict::Rollback => {
-                    self.trace(|| format!("verdict on '{gid}': roll back, it has no decision"));
+                    self.log_step(&gid, "verdict: roll back, it has no decision");
                     self.send(listed, Outcome::Abort)?;
                 }
                 Verdict::Leave(reason) => {
@@ -178,7 +179,7 @@ impl Settling {
         let &Command { ref sql, tag } = prepared.settling(outcome);
         let connection = self.connection();
         let ticket = connection.send_alone(sql).ok_or_else(|| connection.doom_error())?;
-        self.trace(|| format!("sent {}", sql.to_string_lossy()));
+        self.log_step(&listed.gid, format_args!("sent {}", tag.to_string_lossy()));
         self.sent.push(Sent { listed, tag, ticket });
         Ok(())
     }
@@ -270,7 +271,7 @@ impl Settling {
                     // Without a status it is too old for the server to know, and must be assumed to
                     // be delivered.
                     Some("committed") | None => {
-                        self.trace(|| format!("'{gid}' was committed before"));
+                        self.log_step(&gid, "was committed before");
                     }
                     Some("in progress") => {
                         self.leave(gid, Status::Committing, open.xid, Reason::Unlisted);
@@ -317,7 +318,7 @@ impl Settling {
             };
             match reason {
                 None => {
-                    self.trace(|| format!("'{gid}' is not prepared any more"));
+                    self.log_step(&gid, "not prepared any more");
                     entries::end(&gid, Why::Gone);
                 }
                 Some(reason) => self.leave(gid, entry.status, entry.xid, reason),

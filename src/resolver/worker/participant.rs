@@ -215,7 +215,7 @@ impl Participant {
             left.extend(undelivered());
         }
         for gid in &left {
-            debug(|| format!("left '{gid}' in doubt: {}", reason.text()));
+            debug(|| format!("'{gid}': left in doubt: {}", reason.text()));
         }
         let left: Vec<(Gid, Reason)> = left.into_iter().map(|gid| (gid, reason)).collect();
         if !left.is_empty() {
@@ -225,16 +225,6 @@ impl Participant {
             self.told.about(&server, &left, Some(&error))?;
         }
         self.told.failed(&error, left.is_empty())
-    }
-
-    /// Has it swept soon, unless a sweep is under way or the last one has failed: then it is
-    /// retried when the delay has passed. Does not wait for the time at which the fence is to be
-    /// renewed.
-    pub(super) fn make_due(&mut self) {
-        if self.sweep.is_none() && (self.failures == 0 || self.due.is_none()) {
-            let now = Instant::now();
-            self.due = Some(self.due.map_or(now, |due| due.min(now)));
-        }
     }
 
     /// Has it swept again after a delay that grows with each failure.

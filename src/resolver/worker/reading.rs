@@ -1,20 +1,15 @@
-//! What the resolver reads: what backends have left in shared memory, and its tables. It reads a
-//! part of a table in each round, and answers backends in between.
+//! Reading the tables. The resolver reads a part of a table in each round, and answers backends in
+//! between.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
-
-use pgrx::pg_sys::TransactionId;
 
 use super::{Worker, pending};
 use crate::guc;
 use crate::pg::error::Result;
 use crate::pg::{syncrep, transaction};
-use crate::protocol::gid::{Gid, Nonce};
+use crate::protocol::gid::Nonce;
 use crate::protocol::verdict::Decision;
-use crate::resolver::sweep::Decisions;
-use crate::shared::entry::{Entry, Status};
-use crate::shared::entry_change::Why;
 use crate::shared::{entries, resolvers, stats};
 use crate::store::decisions::{self, Row};
 use crate::store::{identity, labels};
@@ -209,113 +204,6 @@ impl Worker {
         self.left_seen = None;
         self.note_handed_over();
         resolvers::report_look();
-    }
-
-    /// What was decided of what is listed. The table is read only for transactions that are neither
-    /// known to be committed nor prepared here under the application's 'gxid'.
-    pub(super) fn decisions<'a>(&self, listed: impl Iterator<Item = &'a Gid>) -> Result<Decisions> {
-        let mut found = Decisions::new();
-        let mut wanted = HashSet::new();
-        for gid in listed {
-            if let Some(xid) = self.ledger.xid(gid.nonce) {
-                found.insert(gid.nonce, (Decision::Committed, TransactionId::from(xid)));
-                continue;
-            }
-            let pending = entries::of(gid).filter(|e| e.status == Status::Prepared);
-            match pending.map(|entry| (decisions::of(entry.xid), entry.xid)) {
-                Some((Decision::Absent, _)) | None => {
-                    wanted.insert(gid.nonce);
-                }
-                Some(known) => {
-                    found.insert(gid.nonce, known);
-                }
-            }
-        }
-        if !wanted.is_empty() {
-            found.extend(transaction::run(|| Ok(decisions::of_all(&wanted)))?);
-        }
-        Ok(found)
-    }
-
-    /// Something may be left on a participant: it is swept soon.
-    pub(super) fn has_work(&mut self, id: i32) {
-        self.participants.change(id, |participant| {
-            participant.unsettled = true;
-            participant.make_due();
-        });
-    }
-
-    /// Has the participants swept on which backends have left something since the last time.
-    pub(super) fn note_handed_over(&mut self) {
-        let changes = entries::left_changes();
-        if self.left_seen.replace(changes) == Some(changes) {
-            return;
-        }
-        for mut entry in entries::left() {
-            let Some(gid) = entry.gid() else { continue };
-            if entry.participant != 0 && !self.participants.has(entry.participant) {
-                entries::release(&gid);
-                entry.participant = 0;
-            }
-            match entry.status {
-                Status::Committing if self.confirmed.contains(&gid.nonce) => {
-                    entries::end(&gid, Why::Gone);
-                }
-                Status::Committing => {
-                    self.note_committed(&gid, &entry);
-                    self.note_work(&entry);
-                }
-                Status::Aborting => self.note_work(&entry),
-                // It waits for the application. Meanwhile this server must hold the fence there: a
-                // physical copy of it that does not know the transaction would roll it back.
-                Status::Prepared => self.guard(&entry),
-                Status::Preparing => {}
-            }
-        }
-    }
-
-    /// The owner of a committed transaction has left it to the resolver. Its participants without
-    /// an entry have confirmed.
-    fn note_committed(&mut self, gid: &Gid, entry: &Entry) {
-        if self.ledger.has(gid.nonce) {
-            return;
-        }
-        let all = entries::of_transaction(entry.xid);
-        let of_it = all.iter().filter(|e| e.nonce == entry.nonce && e.participant != 0);
-        let open: Vec<(i32, u64)> = of_it
-            .map(|e| (e.participant, e.remote_xid))
-            .filter(|(id, _)| !self.is_forgotten(gid.nonce, *id))
-            .collect();
-        if !open.is_empty() {
-            self.ledger.add(gid.nonce, entry.xid.into_inner(), open);
-        }
-    }
-
-    fn note_work(&mut self, entry: &Entry) {
-        for id in self.whose(entry) {
-            self.has_work(id);
-        }
-    }
-
-    /// The participants that an entry may be of.
-    fn whose(&self, entry: &Entry) -> Vec<i32> {
-        match entry.participant {
-            0 => self.participants.with_mapping(entry.serverid, entry.userid),
-            id => vec![id],
-        }
-    }
-
-    /// Has the fence taken where an entry's transaction is prepared.
-    fn guard(&mut self, entry: &Entry) {
-        for id in self.whose(entry) {
-            if self
-                .participants
-                .get(id)
-                .is_some_and(|p| !self.participants.is_fenced(&p.registered))
-            {
-                self.participants.change(id, |participant| participant.make_due());
-            }
-        }
     }
 }
 

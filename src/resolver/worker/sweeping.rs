@@ -1,4 +1,5 @@
-//! Which participants are swept now, and with which others; and what follows from the results.
+//! Which participants have to be swept because backends have left something on them, and which are
+//! swept now, together with which others.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
@@ -8,17 +9,16 @@ use pgrx::pg_sys::{Oid, TransactionId};
 
 use super::Worker;
 use crate::pg::error::Result;
-use crate::pg::{syncrep, transaction};
-use crate::protocol::gid::{Gid, Nonce};
-use crate::protocol::verdict::Reason;
+use crate::pg::transaction;
+use crate::protocol::gid::Gid;
+use crate::protocol::verdict::Decision;
 use crate::remote::options::Server;
-use crate::resolver::sweep::failure::Failure;
-use crate::resolver::sweep::{Open, Progress, Subject, Sweep, Swept};
-use crate::resolver::worker::participant::Participant;
+use crate::resolver::sweep::{Decisions, Open, Progress, Subject, Sweep};
 use crate::shared::entries;
-use crate::shared::entry::Entry;
-use crate::shared::left::{self, Left, Members};
-use crate::store::forgotten;
+use crate::shared::entry::{Entry, Status};
+use crate::shared::entry_change::Why;
+use crate::shared::left::Members;
+use crate::store::decisions;
 use crate::store::participant_list::ParticipantRecord;
 
 /// How many sweeps run at a time.
@@ -45,6 +45,97 @@ fn address(serverid: Oid) -> Option<CString> {
 }
 
 impl Worker {
+    /// Something may be left on a participant: it is swept soon.
+    pub(super) fn has_work(&mut self, id: i32) {
+        self.participants.change(id, |participant| participant.unsettled = true);
+        self.make_due(id);
+    }
+
+    /// Has a participant swept soon, unless a sweep is under way or the last one has failed: then
+    /// it is retried when the delay has passed. Does not wait for the time at which the fence is to
+    /// be renewed.
+    pub(super) fn make_due(&mut self, id: i32) {
+        self.participants.change(id, |p| {
+            if p.sweep.is_none() && (p.failures == 0 || p.due.is_none()) {
+                let now = Instant::now();
+                p.due = Some(p.due.map_or(now, |due| due.min(now)));
+            }
+        });
+    }
+
+    /// Has the participants swept on which backends have left something since the last time.
+    pub(super) fn note_handed_over(&mut self) {
+        let changes = entries::left_changes();
+        if self.left_seen.replace(changes) == Some(changes) {
+            return;
+        }
+        for mut entry in entries::left() {
+            let Some(gid) = entry.gid() else { continue };
+            if entry.participant != 0 && !self.participants.has(entry.participant) {
+                entries::release(&gid);
+                entry.participant = 0;
+            }
+            match entry.status {
+                Status::Committing if self.confirmed.contains(&gid.nonce) => {
+                    entries::end(&gid, Why::Gone);
+                }
+                Status::Committing => {
+                    self.note_committed(&gid, &entry);
+                    self.note_work(&entry);
+                }
+                Status::Aborting => self.note_work(&entry),
+                // It waits for the application. Meanwhile this server must hold the fence there: a
+                // physical copy of it that does not know the transaction would roll it back.
+                Status::Prepared => self.guard(&entry),
+                Status::Preparing => {}
+            }
+        }
+    }
+
+    /// The owner of a committed transaction has left it to the resolver. Its participants without
+    /// an entry have confirmed.
+    fn note_committed(&mut self, gid: &Gid, entry: &Entry) {
+        if self.ledger.has(gid.nonce) {
+            return;
+        }
+        let all = entries::of_transaction(entry.xid);
+        let of_it = all.iter().filter(|e| e.nonce == entry.nonce && e.participant != 0);
+        let open: Vec<(i32, u64)> = of_it
+            .map(|e| (e.participant, e.remote_xid))
+            .filter(|(id, _)| !self.is_forgotten(gid.nonce, *id))
+            .collect();
+        if !open.is_empty() {
+            self.ledger.add(gid.nonce, entry.xid.into_inner(), open);
+        }
+    }
+
+    fn note_work(&mut self, entry: &Entry) {
+        for id in self.whose(entry) {
+            self.has_work(id);
+        }
+    }
+
+    /// The participants that an entry may be of.
+    fn whose(&self, entry: &Entry) -> Vec<i32> {
+        match entry.participant {
+            0 => self.participants.with_mapping(entry.serverid, entry.userid),
+            id => vec![id],
+        }
+    }
+
+    /// Has the fence taken where an entry's transaction is prepared.
+    fn guard(&mut self, entry: &Entry) {
+        for id in self.whose(entry) {
+            if self
+                .participants
+                .get(id)
+                .is_some_and(|p| !self.participants.is_fenced(&p.registered))
+            {
+                self.make_due(id);
+            }
+        }
+    }
+
     /// Starts the sweeps that are due; those that cannot be started now are started in a later
     /// round.
     pub(super) fn start_sweeps(&mut self) -> Result<()> {
@@ -237,148 +328,29 @@ impl Worker {
         Ok(())
     }
 
-    fn progressed(&mut self, id: i32, progress: Result<Progress, Failure>) -> Result<()> {
-        match progress {
-            Ok(Progress::Waits(sweep) | Progress::Listed(sweep)) => {
-                self.participants.change(id, |p| p.sweep = Some(sweep));
-                Ok(())
+    /// What was decided of what is listed. The table is read only for transactions that are neither
+    /// known to be committed nor prepared here under the application's 'gxid'.
+    fn decisions<'a>(&self, listed: impl Iterator<Item = &'a Gid>) -> Result<Decisions> {
+        let mut found = Decisions::new();
+        let mut wanted = HashSet::new();
+        for gid in listed {
+            if let Some(xid) = self.ledger.xid(gid.nonce) {
+                found.insert(gid.nonce, (Decision::Committed, TransactionId::from(xid)));
+                continue;
             }
-            Ok(Progress::Done(swept)) => self.swept(id, *swept),
-            Err(failure) => self.failed(id, failure),
-        }
-    }
-
-    fn swept(&mut self, id: i32, swept: Swept) -> Result<()> {
-        let members = swept.members.clone();
-        let noted = left::note(&members, &swept.left);
-        let elsewhere = self.of_others(id, &swept.left);
-        let delivered = swept.delivered.clone();
-        self.keep_heuristic(&swept.heuristic)?;
-        if let Some(address) = &swept.moved {
-            for member in members.ids() {
-                self.participants.change(member, |p| p.registered.address = Some(address.clone()));
-            }
-        }
-        self.swept_beside(id, &swept, noted)?;
-        self.participants.change(id, |p| p.swept(swept, noted, &elsewhere)).transpose()?;
-        self.tried(id);
-        for (nonce, id) in &delivered {
-            if self.ledger.confirmed_by(*nonce, *id) {
-                self.all_confirmed(*nonce);
-            }
-        }
-        // There was more than one sweep asks for, or more has become known since it began.
-        if !delivered.is_empty() {
-            for member in members.ids() {
-                if self.ledger.open_at(member).next().is_some() {
-                    self.has_work(member);
+            let pending = entries::of(gid).filter(|e| e.status == Status::Prepared);
+            match pending.map(|entry| (decisions::of(entry.xid), entry.xid)) {
+                Some((Decision::Absent, _)) | None => {
+                    wanted.insert(gid.nonce);
+                }
+                Some(known) => {
+                    found.insert(gid.nonce, known);
                 }
             }
         }
-        self.note_asked_by_others(id);
-        // Something may have been handed over during the sweep.
-        self.left_seen = None;
-        self.note_handed_over();
-        Ok(())
-    }
-
-    /// Takes in the result of a sweep for the other participants that it asked for.
-    fn swept_beside(&mut self, id: i32, swept: &Swept, noted: bool) -> Result<()> {
-        let left = swept.left.iter().filter(|l| l.reason != Reason::Undecided);
-        let left: HashSet<i32> = left.filter_map(|l| swept.members.of(&l.gid)).collect();
-        for member in swept.members.ids().filter(|member| *member != id) {
-            let left = swept.other_incarnations || left.contains(&member);
-            let beside = |p: &mut Participant| {
-                let is_due = p.due.is_some();
-                p.swept_beside(&swept.server, noted, left).map(|()| is_due)
-            };
-            let is_due = self.participants.change(member, beside).transpose()?.unwrap_or(false);
-            // One that has become due again is still to be tried.
-            if !is_due {
-                self.tried(member);
-            }
+        if !wanted.is_empty() {
+            found.extend(transaction::run(|| Ok(decisions::of_all(&wanted)))?);
         }
-        Ok(())
-    }
-
-    /// Keeps the decisions of heuristic outcomes for ever: what has gone from a participant without
-    /// us may come back, after a restore, or on a copy of the server.
-    fn keep_heuristic(&mut self, heuristic: &[(Nonce, i32)]) -> Result<()> {
-        if heuristic.is_empty() {
-            return Ok(());
-        }
-        syncrep::run_here(|| {
-            heuristic.iter().try_for_each(|(nonce, id)| forgotten::add(*nonce, *id))
-        })?;
-        for (nonce, id) in heuristic {
-            self.forgotten.entry(*nonce).or_default().insert(*id);
-        }
-        Ok(())
-    }
-
-    fn failed(&mut self, id: i32, failure: Failure) -> Result<()> {
-        self.tried(id);
-        let is_elsewhere = failure.reason == Reason::OtherServer;
-        let Self { participants, ledger, identity, .. } = self;
-        let fail = |p: &mut Participant| {
-            let registered = p.registered.clone();
-            let undelivered = || {
-                let open = ledger.open_at(id);
-                open.map(|(nonce, _)| registered.gid(*identity, nonce)).collect()
-            };
-            p.failed(failure, ledger.count_at(id), undelivered)?;
-            // An earlier sweep may have recorded that it moved, and failed then.
-            if is_elsewhere { p.read_address() } else { Ok(()) }
-        };
-        participants.change(id, fail).transpose()?;
-        self.note_asked_by_others(id);
-        // The other participants that it was to ask for are tried with their own user mappings.
-        let Some(registered) = self.participants.get(id).map(|p| p.registered.clone()) else {
-            return Ok(());
-        };
-        let others: Vec<i32> = self
-            .participants
-            .beside(&registered)
-            .filter(|p| p.due.is_none() && p.sweep.is_none())
-            .filter(|p| p.unsettled || self.is_awaited(p.registered.id))
-            .map(|p| p.registered.id)
-            .collect();
-        for other in others {
-            self.participants.change(other, |p| match p.failures {
-                0 => p.make_due(),
-                _ => p.retry(Instant::now()),
-            });
-        }
-        Ok(())
-    }
-
-    /// A participant whose server or user mapping no longer exists counts as asked once another one
-    /// at the same site was.
-    fn note_asked_by_others(&mut self, id: i32) {
-        let Some(participant) = self.participants.get(id) else { return };
-        let beside = || self.participants.beside(&participant.registered);
-        if !beside().any(Participant::is_asked) {
-            return;
-        }
-        let gone: Vec<i32> =
-            beside().filter(|p| p.cannot_be_asked()).map(|p| p.registered.id).collect();
-        for id in gone {
-            self.participants.change(id, Participant::note_asked);
-        }
-    }
-
-    /// What the role of one user mapping may not settle and another participant's may, which has
-    /// prepared it: that participant is swept next.
-    fn of_others(&mut self, id: i32, left: &[Left]) -> HashSet<Gid> {
-        let mut elsewhere = HashSet::new();
-        for gid in left.iter().filter(|l| l.reason == Reason::NotAllowed).map(|l| l.gid) {
-            for other in self.participants.with_mapping(gid.serverid.into(), gid.userid.into()) {
-                if other != id {
-                    elsewhere.insert(gid);
-                    self.has_work(other);
-                }
-            }
-        }
-        elsewhere
+        Ok(found)
     }
 }

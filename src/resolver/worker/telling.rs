@@ -13,7 +13,7 @@ use crate::protocol::gid::Gid;
 use crate::protocol::verdict::Reason;
 use crate::resolver::sweep::Swept;
 
-/// So many transactions that are left for one reason get a line each; more get one line together.
+/// Up to this many transactions that are left for one reason get a line each; more share one line.
 const LINES: usize = 10;
 
 /// What the log was told of one participant.
