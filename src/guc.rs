@@ -29,6 +29,7 @@ static MAX_FOREIGN_XACTS: GucSetting<i32> = GucSetting::<i32>::new(1000);
 static MAX_SERVERS: GucSetting<i32> = GucSetting::<i32>::new(1000);
 static TRACK_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(10_000_000);
 static TRACK_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(86_400);
+static LOG_REMOTE_COMMANDS: GucSetting<bool> = GucSetting::<bool>::new(false);
 static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(200);
 static RESOLVER_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
 static RESOLVER_RETRY_MIN: GucSetting<i32> = GucSetting::<i32>::new(200);
@@ -60,6 +61,14 @@ pub fn define() {
         c"off: it returns when the transaction is committed here and on its way to them. Other sessions may see it on one server and not yet on another.",
         &COMMIT_WAIT,
         GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"pg_fdw_xacts.log_remote_commands",
+        c"Whether each command that is sent to a foreign server is logged.",
+        c"With the server's name and, once it is known, the gid of the transaction; without the values of parameters. New connections and cancel requests are logged too.",
+        &LOG_REMOTE_COMMANDS,
+        GucContext::Suset,
         GucFlags::default(),
     );
     for int in [
@@ -197,6 +206,11 @@ pub fn two_phase_commit() -> Mode {
 /// Whether COMMIT waits for the participants' confirmation.
 pub fn commit_wait() -> bool {
     COMMIT_WAIT.get()
+}
+
+/// Whether commands to participants are logged.
+pub fn log_remote_commands() -> bool {
+    LOG_REMOTE_COMMANDS.get()
 }
 
 /// The deadline of phase one, from its beginning.

@@ -11,7 +11,6 @@ pub mod options;
 pub mod pooler;
 pub mod report;
 pub mod round;
-pub mod session_state;
 pub mod wait;
 
 pub use connection::Connection;

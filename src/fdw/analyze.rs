@@ -43,7 +43,7 @@ pub unsafe extern "C-unwind" fn size(
             ]
             .concat(),
         );
-        let result = session.run(&sql, &[])?;
+        let result = session.run(sql, &[])?;
         *pages = number(result.value(0, 0)).map_or(0, |pages| pages as BlockNumber);
         *function = Some(sample);
         Ok(true)
@@ -110,21 +110,22 @@ fn for_each_batch(
 ) -> Result<()> {
     let size = fetch_size(table);
     let cursor = session.connection().new_cursor();
-    let declare = c_string([format!("DECLARE c{cursor} CURSOR FOR ").as_bytes(), query].concat());
-    let fetch = fetch_command(cursor, size as usize);
-    let ticket = session.submit(&[Message::Query(&declare, &[]), Message::Query(&fetch, &[])])?;
-    session.connection().cursor_opened(cursor);
-    session.answer(ticket, &declare)?;
+    let declare = [format!("DECLARE c{cursor} CURSOR FOR ").as_bytes(), query].concat();
+    let declare: Rc<CStr> = c_string(declare).into();
+    let fetch: Rc<CStr> = fetch_command(cursor, size as usize).into();
     // An error while fetching is reported for the query.
-    let mut batch: Rc<PgResult> = session.answer(ticket + 1, &declare)?;
+    let both = [(Message::Query(&declare, &[]), &declare), (Message::Query(&fetch, &[]), &declare)];
+    let asked = session.submit_all(&both)?;
+    session.connection().cursor_opened(cursor);
+    session.wait(&asked[0])?;
+    let mut batch: Rc<PgResult> = session.wait(&asked[1])?;
     loop {
         check_for_interrupts()?;
         take(&batch)?;
         if batch.rows() < size as usize {
             break;
         }
-        let ticket = session.submit(&[Message::FetchMore(&fetch)])?;
-        batch = session.answer(ticket, &declare)?;
+        batch = session.wait(&session.fetch_more(&fetch, &declare)?)?;
     }
     session.connection().close_cursor(cursor)
 }
@@ -197,7 +198,7 @@ impl Method {
             ]
             .concat(),
         );
-        let result = session.run(&sql, &[])?;
+        let result = session.run(sql, &[])?;
         // -1 where it has never been analyzed.
         let rows = number(result.value(0, 0)).unwrap_or(-1.0);
         let can_sample =

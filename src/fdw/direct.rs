@@ -1,6 +1,6 @@
 //! Direct modifications: an UPDATE or DELETE that one remote command does.
 
-use std::ffi::{CString, c_int};
+use std::ffi::{CStr, c_int};
 use std::rc::Rc;
 
 use pgrx::pg_sys::{
@@ -13,13 +13,12 @@ use crate::fdw::{plan, state};
 use crate::libpq::PgResult;
 use crate::pg::error::{Result, boundary};
 use crate::pg::node;
-use crate::remote::connection::Message;
 use crate::xact::{Attachment, attach_to_write};
 
 /// A direct modification that has begun.
 pub struct Direct {
     session: Attachment,
-    sql: CString,
+    sql: Rc<CStr>,
     params: Params,
     counts: bool,
     returning: Option<RowReader>,
@@ -109,7 +108,7 @@ impl Direct {
             };
             Ok(Self {
                 session,
-                sql: plan.sql,
+                sql: plan.sql.into(),
                 params: Params::new((*foreign).fdw_exprs, node.cast()),
                 counts: plan.counts,
                 returning,
@@ -179,8 +178,7 @@ impl Direct {
     unsafe fn run(&mut self, context: *mut pg_sys::ExprContext) -> Result<Rc<PgResult>> {
         // SAFETY: the node's expression context.
         let params = unsafe { self.params.evaluate(context)? };
-        let ticket = self.session.submit(&[Message::Query(&self.sql, params)])?;
-        let result = self.session.answer(ticket, &self.sql)?;
+        let result = self.session.run(Rc::clone(&self.sql), params)?;
         self.result = Some(Rc::clone(&result));
         Ok(result)
     }

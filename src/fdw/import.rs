@@ -4,6 +4,7 @@
 //! qualified. Every server that can take part (14 and later) knows partitions and generated columns.
 
 use std::ffi::{CStr, CString};
+use std::rc::Rc;
 
 use pgrx::pg_sys::{self, ImportForeignSchemaStmt, ImportForeignSchemaType as ListType, List, Oid};
 
@@ -44,17 +45,20 @@ pub unsafe extern "C-unwind" fn execute(
         let schema = CStr::from_ptr(statement.remote_schema);
         let server = Server::read(serverid);
         let session = attach(current_user(), serverid)?;
-        let exists = c_string(
+        let exists: Rc<CStr> = c_string(
             [
                 b"SELECT FROM pg_catalog.pg_namespace WHERE nspname = ",
                 &literal(schema.to_bytes())[..],
             ]
             .concat(),
-        );
-        let definitions = definitions(statement, schema);
-        let ticket =
-            session.submit(&[Message::Query(&exists, &[]), Message::Query(&definitions, &[])])?;
-        if session.answer(ticket, &exists)?.rows() == 0 {
+        )
+        .into();
+        let definitions: Rc<CStr> = definitions(statement, schema).into();
+        let asked = session.submit_all(&[
+            (Message::Query(&exists, &[]), &exists),
+            (Message::Query(&definitions, &[]), &definitions),
+        ])?;
+        if session.wait(&asked[0])?.rows() == 0 {
             return Err(Error::new(
                 SqlState::FDW_SCHEMA_NOT_FOUND,
                 [
@@ -67,7 +71,7 @@ pub unsafe extern "C-unwind" fn execute(
                 .concat(),
             ));
         }
-        let result = session.answer(ticket + 1, &definitions)?;
+        let result = session.wait(&asked[1])?;
         let mut commands = std::ptr::null_mut();
         for command in wanted.commands(&result, schema, &server.name) {
             commands = pg_sys::lappend(commands, pg_sys::pstrdup(command.as_ptr()).cast());

@@ -8,23 +8,22 @@
 //!  Rows are converted a batch at a time, into a memory context of their own.
 //! At most one FETCH of a scan is under way at any time, and at most one batch is in memory besides.
 
-use std::ffi::{CStr, CString, c_int};
+use std::ffi::{CStr, c_int};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::{self, EState, ForeignScanState, HeapTuple, MemoryContext, TupleTableSlot};
 
-use crate::fdw::fetch_size::Growth;
+use crate::fdw::fetch_size::FetchSize;
 use crate::fdw::params::{self, Params};
 use crate::fdw::rows::RowReader;
 use crate::fdw::{plan, state};
 use crate::libpq::PgResult;
 use crate::pg::error::{Result, boundary, catch};
-use crate::pg::{node, raw, versions};
-use crate::protocol::pipeline::Ticket;
+use crate::pg::{node, raw};
 use crate::protocol::plan::Access;
 use crate::remote::cache::Cached;
-use crate::remote::connection::{Message, Opening, declare_command, fetch_command};
+use crate::remote::connection::{Asked, Opening, declare_command, fetch_command};
 use crate::xact::{Attachment, attach};
 
 /// A scan that has begun.
@@ -33,9 +32,9 @@ pub struct Scan {
     /// The query, for CONTEXT.
     sql: Rc<CStr>,
     declare: Rc<CStr>,
-    fetch: CString,
-    /// What `fetch` asks for.
-    growth: Growth,
+    fetch: Rc<CStr>,
+    /// How many rows `fetch` asks for.
+    fetch_size: FetchSize,
     /// The cursor's number on the connection.
     cursor: u32,
     /// Its DECLARE, once it is known. Before it has been asked for rows, it may still have to be sent.
@@ -55,17 +54,15 @@ pub struct Scan {
     /// The FETCH under way.
     under_way: Option<UnderWay>,
     /// The last FETCH that was sent without waiting for its answer.
-    last_asked: Option<Ticket>,
+    last_asked: Option<Asked>,
     /// An Append asks for rows and is told when they have come, so nothing here waits for them.
     is_async: bool,
 }
 
 /// A FETCH that was sent, and the DECLARE that went before it as long as it is not answered.
 struct UnderWay {
-    declare: Option<Ticket>,
-    fetch: Ticket,
-    /// DECLARE had been sent before: it is named where the connection is found lost, as if it had gone with this FETCH.
-    opened_before: bool,
+    declare: Option<Asked>,
+    fetch: Asked,
     since: Instant,
 }
 
@@ -119,7 +116,7 @@ pub unsafe extern "C-unwind" fn rescan(node: *mut ForeignScanState) {
         let scan: &mut Scan = state::get((*node).fdw_state).expect("a scan that has begun");
         // What else may have changed is only looked at here.
         let changed = !(*node).ss.ps.chgParam.is_null() && !scan.is_fixed;
-        if scan.is_open && (changed || scan.growth.batches() > 1) {
+        if scan.is_open && (changed || scan.fetch_size.batches() > 1) {
             scan.close()?;
         }
         scan.next = 0;
@@ -136,9 +133,9 @@ pub unsafe extern "C-unwind" fn end(node: *mut ForeignScanState) {
     // SAFETY: as in `iterate`; the state is NULL in EXPLAIN.
     boundary(|| unsafe {
         let Some(mut scan) = state::take::<Scan>((*node).fdw_state) else { return Ok(()) };
-        scan.abandon();
-        if let Some(ticket) = scan.last_asked {
-            scan.session.connection().settle(ticket, &scan.sql)?;
+        scan.discard();
+        if let Some(asked) = &scan.last_asked {
+            scan.session.connection().wait_discarded(asked)?;
         }
         scan.close()
     })
@@ -168,11 +165,11 @@ impl Scan {
             };
             Ok(Self {
                 declare,
-                fetch: fetch_command(cursor, plan.fetch_size),
+                fetch: fetch_command(cursor, plan.fetch_size).into(),
                 sql,
                 opening,
-                // Rows that nobody comes to want are read, but not locked.
-                growth: Growth::new(plan.fetch_size, only_reads((*node).ss.ps.state)),
+                // Rows that are fetched but never returned may be read there, but not locked.
+                fetch_size: FetchSize::new(plan.fetch_size, only_reads((*node).ss.ps.state)),
                 cursor,
                 is_open: false,
                 is_fixed,
@@ -196,7 +193,7 @@ impl Scan {
     fn announce(&self) -> Result<()> {
         let Some(opening) = &self.opening else { return Ok(()) };
         if begins_cursor() {
-            self.session.submit_behind(opening, &[], &self.declare)?;
+            self.session.open(opening)?;
         } else {
             self.session.connection().announce(opening);
         }
@@ -220,7 +217,7 @@ impl Scan {
     /// An Append is going to sleep until the FETCH under way is answered.
     pub fn note_wait(&self) {
         if let Some(under_way) = &self.under_way {
-            self.session.note_wait(under_way.fetch);
+            self.session.note_wait(&under_way.fetch);
         }
     }
 
@@ -243,12 +240,11 @@ impl Scan {
     unsafe fn fetch(&mut self, context: *mut pg_sys::ExprContext) -> Result<()> {
         // SAFETY: the node's expression context.
         unsafe { self.ask(context)? };
-        let Some(mut under_way) = self.under_way.take() else { return Ok(()) };
-        if let Some(declare) = under_way.declare.take() {
-            self.session.answer_to(declare, &self.declare, &self.sql)?;
+        let Some(under_way) = self.under_way.take() else { return Ok(()) };
+        if let Some(declare) = &under_way.declare {
+            self.session.wait(declare)?;
         }
-        let told = if under_way.opened_before { &*self.declare } else { &*self.fetch };
-        let result = self.session.answer_to(under_way.fetch, told, &self.sql)?;
+        let result = self.session.wait(&under_way.fetch)?;
         self.load(&result, under_way.since.elapsed())
     }
 
@@ -263,11 +259,8 @@ impl Scan {
         if self.under_way.is_some() {
             return Ok(());
         }
-        let under_way = if self.is_open {
-            let fetch = Message::FetchMore(&self.fetch);
-            let told = if versions::LOSS_NAMES_COMMAND { &*self.fetch } else { &*self.sql };
-            let fetch = self.session.submit_ahead(&[fetch], told, &self.sql)?;
-            UnderWay { declare: None, fetch, opened_before: false, since: Instant::now() }
+        let (declare, fetch) = if self.is_open {
+            (None, self.session.fetch_more(&self.fetch, &self.sql)?)
         } else {
             let opening = match self.opening.take() {
                 Some(opening) => opening,
@@ -279,19 +272,17 @@ impl Scan {
                     Rc::new(opening)
                 }
             };
-            let opened_before = opening.sent.get().is_some();
-            let fetch = [Message::Query(&self.fetch, &[])];
-            let fetch = self.session.submit_behind(&opening, &fetch, &self.declare)?;
-            let declare = opening.sent.get();
+            let fetch = self.session.fetch_first(&opening, &self.fetch)?;
+            let declare = opening.asked();
             self.opening = Some(opening);
             self.is_open = true;
-            UnderWay { declare, fetch, opened_before, since: Instant::now() }
+            (declare, fetch)
         };
         if self.is_async {
-            self.last_asked = Some(under_way.fetch);
+            self.last_asked = Some(fetch.clone());
         }
-        self.growth.ask();
-        self.under_way = Some(under_way);
+        self.fetch_size.ask();
+        self.under_way = Some(UnderWay { declare, fetch, since: Instant::now() });
         Ok(())
     }
 
@@ -301,16 +292,13 @@ impl Scan {
     /// The remote's, reported for the query and not for the FETCH; the lost connection; an input function's.
     pub fn take_batch(&mut self) -> Result<bool> {
         let Some(under_way) = &mut self.under_way else { return Ok(false) };
-        if let Some(declare) = under_way.declare {
-            if self.session.answer_if_read(declare, &self.declare, &self.sql)?.is_none() {
+        if let Some(declare) = &under_way.declare {
+            if self.session.poll(declare)?.is_none() {
                 return Ok(false);
             }
             under_way.declare = None;
         }
-        let told = if under_way.opened_before { &*self.declare } else { &*self.fetch };
-        let Some(result) = self.session.answer_if_read(under_way.fetch, told, &self.sql)? else {
-            return Ok(false);
-        };
+        let Some(result) = self.session.poll(&under_way.fetch)? else { return Ok(false) };
         let took = under_way.since.elapsed();
         self.under_way = None;
         self.load(&result, took)?;
@@ -328,35 +316,34 @@ impl Scan {
             catch(|| raw::MemoryContextReset(batch))?;
             self.reader.read(result, 0..result.rows(), batch, &mut self.tuples)?;
         }
-        self.at_end = result.rows() < self.growth.size();
-        if !self.at_end && self.growth.came(took, result.memory()) {
-            self.fetch = fetch_command(self.cursor, self.growth.size());
+        self.at_end = result.rows() < self.fetch_size.rows();
+        if !self.at_end && self.fetch_size.came(took, result.memory()) {
+            self.fetch = fetch_command(self.cursor, self.fetch_size.rows()).into();
         }
         Ok(())
     }
 
     /// Nobody wants what was asked any more.
-    fn abandon(&mut self) {
-        if let Some(ticket) = self.opening.as_ref().and_then(|opening| opening.sent.get()) {
-            self.session.connection().abandon(ticket);
+    fn discard(&mut self) {
+        let connection = self.session.connection();
+        if let Some(declare) = self.opening.as_ref().and_then(|opening| opening.asked()) {
+            connection.discard(&declare);
         }
-        if let Some(UnderWay { declare, fetch, .. }) = self.under_way.take() {
-            for ticket in declare.into_iter().chain([fetch]) {
-                self.session.connection().abandon(ticket);
-            }
+        if let Some(UnderWay { fetch, .. }) = self.under_way.take() {
+            connection.discard(&fetch);
         }
     }
 
     /// Forgets the cursor, its rows and what was asked; CLOSE travels with the next statement.
     fn close(&mut self) -> Result<()> {
-        self.abandon();
+        self.discard();
         self.opening = None;
         let was_asked = std::mem::take(&mut self.is_open);
         self.tuples.clear();
         self.next = 0;
         self.at_end = false;
-        if self.growth.restart() {
-            self.fetch = fetch_command(self.cursor, self.growth.size());
+        if self.fetch_size.restart() {
+            self.fetch = fetch_command(self.cursor, self.fetch_size.rows()).into();
         }
         let connection = self.session.connection();
         // Who has asked for nothing need not be told that the connection is lost.

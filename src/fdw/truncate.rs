@@ -35,7 +35,7 @@ pub unsafe extern "C-unwind" fn execute(
         let serverid = tables.first().expect("TRUNCATE of at least one table").serverid;
         let session = attach_to_write(current_user(), serverid)?;
         estimates::before(Purpose::Lock)?;
-        session.run(&sql, &[])?;
+        session.run(sql, &[])?;
         Ok(())
     })
 }

@@ -10,7 +10,6 @@ use super::{Cancel, PgResult};
 #[derive(Debug)]
 pub struct Conn {
     raw: Cell<NonNull<pq_sys::PGconn>>,
-    parsed: Cell<u64>,
     /// What [`Conn::listen_for_end`] listens to; libpq knows its place.
     ended_idle: RefCell<Box<Cell<bool>>>,
 }
@@ -84,11 +83,7 @@ impl Conn {
         values.push(null());
         // SAFETY: two NULL-terminated arrays of the same length that outlive the call.
         let raw = unsafe { pq_sys::PQconnectStartParams(keywords.as_ptr(), values.as_ptr(), 0) };
-        NonNull::new(raw).map(|raw| Self {
-            raw: Cell::new(raw),
-            parsed: Cell::new(0),
-            ended_idle: RefCell::default(),
-        })
+        NonNull::new(raw).map(|raw| Self { raw: Cell::new(raw), ended_idle: RefCell::default() })
     }
 
     fn raw(&self) -> *mut pq_sys::PGconn {
@@ -98,7 +93,6 @@ impl Conn {
     /// Exchanges what two are connected to. No text of either may be held.
     pub fn swap(&self, other: &Self) {
         self.raw.swap(&other.raw);
-        self.parsed.swap(&other.parsed);
         self.ended_idle.swap(&other.ended_idle);
     }
 
@@ -172,15 +166,8 @@ impl Conn {
         }
     }
 
-    /// How many statements have been queued by [`Conn::send_query`]. The server keeps the last of them under the empty
-    /// name.
-    pub fn parsed(&self) -> u64 {
-        self.parsed.get()
-    }
-
     /// Queues a statement with text parameters, parsed anew.
     pub fn send_query(&self, sql: &CStr, params: &[Option<&CStr>]) -> bool {
-        self.parsed.set(self.parsed.get() + 1);
         let values = pointers(params);
         // SAFETY: as many values as told; libpq copies before it returns.
         unsafe {

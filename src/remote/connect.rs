@@ -11,7 +11,7 @@ use crate::remote::connection::Connection;
 use crate::remote::credentials::{self, Credentials, Used};
 use crate::remote::options::{self, Mapping, OptionPair, Purpose, Server};
 use crate::remote::pooler;
-use crate::remote::wait::{Want, Woke, socket_once};
+use crate::remote::wait::{Interest, WaitEnd, socket_once};
 
 /// A place among the backend's file descriptors for libpq's socket.
 struct ExternalFd;
@@ -122,13 +122,13 @@ impl Connecting {
     }
 
     /// The socket to wait for, which may change with each step.
-    pub fn want(&self) -> Want {
-        Want { socket: self.conn.socket(), write: self.next == Polling::Writing }
+    pub fn want(&self) -> Interest {
+        Interest { socket: self.conn.socket(), write: self.next == Polling::Writing }
     }
 
     /// Whether the socket is ready for the next step. libpq waits without a limit when asked too early.
     pub fn is_ready(&self) -> bool {
-        let Want { socket, write } = self.want();
+        let Interest { socket, write } = self.want();
         let events = if write { libc::POLLOUT } else { libc::POLLIN };
         let mut poll = libc::pollfd { fd: socket, events, revents: 0 };
         // SAFETY: one valid pollfd, no wait.
@@ -208,8 +208,8 @@ fn connect_once(
 ) -> Result<Established> {
     let mut connecting = Connecting::start(server, mapping, Purpose::Session, deadline)?;
     loop {
-        let Want { socket, write } = connecting.want();
-        if socket_once(socket, write, connecting.deadline())? == Woke::Deadline {
+        let Interest { socket, write } = connecting.want();
+        if socket_once(socket, write, connecting.deadline())? == WaitEnd::Deadline {
             return Err(connecting.timed_out());
         }
         // It may have been the latch.

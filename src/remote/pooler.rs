@@ -20,7 +20,7 @@ use std::ffi::{CStr, c_int};
 use std::time::{Duration, Instant};
 
 use crate::pg::error::{Error, Result, SqlState, c_string};
-use crate::remote::connection::Connection;
+use crate::remote::connection::{Asked, Connection};
 use crate::remote::report;
 
 /// The largest number of a process: Linux gives none above, other systems stay far below.
@@ -97,7 +97,7 @@ fn ask(connection: &Connection, sql: &CStr, deadline: Option<Instant>) -> Result
     let Some(ticket) = connection.send_alone(sql) else {
         return Ok(Err(connection.doom_error()));
     };
-    match connection.answer_by(ticket, Some(sql), Some(sql), deadline) {
+    match connection.wait_until(&Asked::of(ticket, sql), deadline) {
         Ok(Some(_)) => Ok(Ok(())),
         Ok(None) => Err(report::lost(c"the server did not answer in time")),
         Err(error) if error.sqlstate() == SqlState::QUERY_CANCELED => Err(error),

@@ -6,7 +6,7 @@ use crate::pg::error::Result;
 use crate::protocol::gid::Identity;
 use crate::protocol::pipeline::Ticket;
 use crate::protocol::session_lock::SessionLock;
-use crate::remote::Connection;
+use crate::remote::connection::{Asked, Connection};
 
 /// Takes the fence if it is free, and makes it a lease; else answers who holds it. Who holds it also holds the
 /// session lock `own`: a process that settles without the fence sees by it that another copy of the
@@ -67,7 +67,7 @@ pub fn status(xids: &[u64]) -> String {
 /// # Errors
 /// The question failed: then nothing is known.
 pub fn read_status(connection: &Connection, ticket: Ticket) -> Result<HashMap<u64, String>> {
-    let answer = connection.answer(ticket, Some(c"pg_xact_status"))?;
+    let answer = connection.wait(&Asked::of(ticket, c"pg_xact_status"))?;
     Ok((0..answer.rows())
         .filter_map(|row| {
             let xid = answer.value(row, 0)?.to_str().ok()?.parse().ok()?;

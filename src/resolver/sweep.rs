@@ -370,7 +370,7 @@ fn send(connection: &Connection, sql: &str) -> Result<Ticket> {
 
 /// An answer that has come.
 fn answer(connection: &Connection, ticket: Ticket, sql: &CStr) -> Result<Rc<PgResult>> {
-    connection.answer(ticket, Some(sql))
+    connection.wait(&crate::remote::connection::Asked::of(ticket, sql))
 }
 
 impl Stage {

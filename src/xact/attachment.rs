@@ -17,7 +17,7 @@ use crate::protocol::pipeline::Ticket;
 use crate::protocol::plan::{Access, Mode};
 use crate::protocol::session_lock::SessionLock;
 use crate::remote::cache::{self, Cached};
-use crate::remote::connection::{Connection, Isolation, Manner, Message, Opening};
+use crate::remote::connection::{Asked, Connection, Isolation, Manner, Message, Opening, if_lost};
 use crate::remote::credentials;
 use crate::remote::options::Mapping;
 use crate::shared::workers;
@@ -27,7 +27,7 @@ use crate::xact::{callbacks, deliveries, endings, participants};
 /// attached at: a cursor that is first fetched inside a later savepoint must not be declared inside it.
 pub struct Attachment {
     connection: Rc<Cached>,
-    /// Whose mapping it was attached with; invalid where nothing of the transaction can be new.
+    /// Whose mapping it was attached with; invalid where the transaction has not just begun.
     userid: Oid,
     /// It becomes the parent's level when its subtransaction commits.
     level: Rc<Cell<u32>>,
@@ -37,7 +37,7 @@ pub struct Attachment {
     sent: Cell<Ticket>,
     /// The last statement whose answer, or that of another of its segment, was waited for.
     waited_for: Cell<Ticket>,
-    /// How many segments were waited for.
+    /// How many segments have been waited for.
     waits: Cell<u64>,
 }
 
@@ -83,12 +83,12 @@ pub fn attach(userid: Oid, serverid: Oid) -> Result<Attachment> {
     Ok(session)
 }
 
-/// What is done when an answer has not come within `deadlock_timeout`.
+/// Called when an answer has not come within `deadlock_timeout`.
 pub type LongWait = fn() -> Result<()>;
 
 static LONG_WAIT: BackendLocal<Cell<Option<LongWait>>> = BackendLocal::new(Cell::new(None));
 
-/// Sets it.
+/// Registers what to do when an answer takes longer than `deadlock_timeout`.
 pub fn on_long_wait(what: LongWait) {
     LONG_WAIT.get().set(Some(what));
 }
@@ -109,7 +109,7 @@ pub fn attach_to_write(userid: Oid, serverid: Oid) -> Result<Attachment> {
     Ok(session.with(Access::Modifies))
 }
 
-/// The advisory lock that this server's sessions of an identity hold on participants.
+/// The advisory lock that this server's sessions hold on participants, for this identity.
 pub fn session_lock(identity: Identity) -> SessionLock {
     SessionLock { key: identity.session_key(), incarnation: workers::incarnation() }
 }
@@ -130,7 +130,7 @@ impl Attachment {
         }
     }
 
-    /// The same for statements that may do so much.
+    /// The same for statements that may do this.
     pub fn with(self, access: Access) -> Self {
         Self { access, ..self }
     }
@@ -140,46 +140,30 @@ impl Attachment {
         &self.connection
     }
 
-    /// The same, for those who keep it longer than they may refer to the session.
+    /// The same, to keep it longer than the attachment is borrowed.
     pub fn shared_connection(&self) -> Rc<Cached> {
         Rc::clone(&self.connection)
     }
 
-    /// Sends statements as one segment without waiting; their tickets are consecutive.
+    /// Sends one statement without waiting. `sql` is named as CONTEXT of its errors.
     ///
     /// # Errors
     /// The connection is lost or doomed, or the transaction is ending.
-    pub fn submit(&self, messages: &[Message]) -> Result<Ticket> {
-        let sql = match messages.first() {
-            Some(Message::Query(sql, _) | Message::Prepare(_, sql) | Message::FetchMore(sql)) => {
-                Some(*sql)
-            }
-            Some(Message::Execute(..)) | None => None,
-        };
-        self.submit_for(messages, sql)
+    pub fn submit(&self, message: Message, sql: &Rc<CStr>) -> Result<Asked> {
+        let ticket = self.send(&[message], sql, sql, None)?;
+        Ok(Asked::about(ticket, sql, sql))
     }
 
-    /// Sends statements as [`Attachment::submit`] does, with another CONTEXT than the first of them where the connection is
-    /// lost.
+    /// Sends statements as one segment without waiting, each with what is named as CONTEXT of its errors.
     ///
     /// # Errors
     /// Those of [`Attachment::submit`].
-    pub fn submit_for(&self, messages: &[Message], sql: Option<&CStr>) -> Result<Ticket> {
-        self.send(messages, sql, None, None)
-    }
-
-    /// Sends statements as [`Attachment::submit_for`] does, of which the answers will be asked for later. Others may be
-    /// sent behind them meanwhile: what fails because of them is reported as the failure of `query`.
-    ///
-    /// # Errors
-    /// Those of [`Attachment::submit`].
-    pub fn submit_ahead(
-        &self,
-        messages: &[Message],
-        sql: &CStr,
-        query: &Rc<CStr>,
-    ) -> Result<Ticket> {
-        self.send(messages, Some(sql), Some(query), None)
+    pub fn submit_all(&self, statements: &[(Message, &Rc<CStr>)]) -> Result<Vec<Asked>> {
+        let Some((_, first)) = statements.first() else { return Ok(Vec::new()) };
+        let messages: Vec<Message> = statements.iter().map(|(message, _)| *message).collect();
+        let ticket = self.send(&messages, first, first, None)?;
+        let tickets = (ticket..).zip(statements);
+        Ok(tickets.map(|(ticket, (_, sql))| Asked::about(ticket, sql, sql)).collect())
     }
 
     /// A cursor for `query`, which this session will open.
@@ -201,34 +185,55 @@ impl Attachment {
         }
     }
 
-    /// Sends statements about a cursor as [`Attachment::submit_ahead`] does; behind its DECLARE, if that was not sent.
+    /// Opens a cursor now, unless that was done.
     ///
     /// # Errors
     /// Those of [`Attachment::submit`].
-    pub fn submit_behind(
-        &self,
-        opening: &Rc<Opening>,
-        messages: &[Message],
-        sql: &CStr,
-    ) -> Result<Ticket> {
-        self.send(messages, Some(sql), Some(&opening.query), Some(opening))
+    pub fn open(&self, opening: &Rc<Opening>) -> Result<()> {
+        self.send(&[], &opening.declare, &opening.query, Some(opening)).map(drop)
     }
 
+    /// Sends the first FETCH from a cursor, behind its DECLARE if that was not sent. Other statements may be sent before
+    /// the answer is taken: what fails because of this one is reported as a failure of the cursor's query.
+    ///
+    /// # Errors
+    /// Those of [`Attachment::submit`].
+    pub fn fetch_first(&self, opening: &Rc<Opening>, fetch: &Rc<CStr>) -> Result<Asked> {
+        // If the connection is found lost, a DECLARE that was sent before is named as if it had gone with this FETCH.
+        let command = if opening.sent.get().is_some() { &opening.declare } else { fetch };
+        let message = Message::Query(fetch, &[]);
+        let ticket = self.send(&[message], &opening.declare, &opening.query, Some(opening))?;
+        Ok(Asked::about(ticket, command, &opening.query))
+    }
+
+    /// Sends a further FETCH from a cursor for `query`, as [`Attachment::fetch_first`] does.
+    ///
+    /// # Errors
+    /// Those of [`Attachment::submit`].
+    pub fn fetch_more(&self, fetch: &Rc<CStr>, query: &Rc<CStr>) -> Result<Asked> {
+        let message = Message::FetchMore(fetch);
+        let ticket = self.send(&[message], if_lost(fetch, query), query, None)?;
+        Ok(Asked::about(ticket, fetch, query))
+    }
+
+    /// Sends messages as one segment and returns the ticket of the first. `if_lost` is named as CONTEXT if the connection
+    /// is lost, `query` by those that fail because these messages have failed.
     fn send(
         &self,
         messages: &[Message],
-        sql: Option<&CStr>,
-        query: Option<&Rc<CStr>>,
+        if_lost: &CStr,
+        query: &Rc<CStr>,
         opening: Option<&Rc<Opening>>,
     ) -> Result<Ticket> {
         let serializable = is_serializable();
         let isolation =
             if serializable { Isolation::Serializable } else { Isolation::RepeatableRead };
-        // A cursor may be fetched in a later savepoint than its own, which takes back what fails there.
+        // A cursor may be fetched in a later savepoint than its own. What fails there is rolled back to that savepoint.
         let level = self.level.get().max(nest_level());
         let (owner, access) = (self.level.get(), self.access);
+        let query = Some(query);
         let manner = Manner { isolation, owner, level, access, opening, query };
-        let submit = || self.connection.submit(manner, messages, sql);
+        let submit = || self.connection.submit(manner, messages, if_lost);
         let first = match submit() {
             Err(_) if self.begin_anew()? => submit()?,
             sent => sent?,
@@ -239,48 +244,44 @@ impl Attachment {
         Ok(first)
     }
 
-    /// Waits for the answer to a statement; `sql` becomes CONTEXT of its failure.
+    /// A statement's answer if it has been read.
     ///
     /// # Errors
     /// The remote's error, the lost connection, a cancel.
-    pub fn answer(&self, ticket: Ticket, sql: &CStr) -> Result<Rc<PgResult>> {
-        self.answer_to(ticket, sql, sql)
+    pub fn poll(&self, asked: &Asked) -> Result<Option<Rc<PgResult>>> {
+        match self.connection.poll(asked) {
+            Err(_) if self.begin_anew()? => Ok(None),
+            polled => polled,
+        }
     }
 
-    /// Waits for the answer to `sent`, a command about a cursor for `sql`, which becomes CONTEXT of its failure.
+    /// Waits for a statement's answer.
     ///
     /// # Errors
-    /// Those of [`Attachment::answer`].
-    pub fn answer_to(&self, ticket: Ticket, sent: &CStr, sql: &CStr) -> Result<Rc<PgResult>> {
-        if self.connection.is_due(ticket) {
-            self.note_wait(ticket);
+    /// Those of [`Attachment::poll`].
+    pub fn wait(&self, asked: &Asked) -> Result<Rc<PgResult>> {
+        if self.connection.is_due(asked.ticket()) {
+            self.note_wait(asked);
         }
-        let (sent, sql) = (Some(sent), Some(sql));
         // SAFETY: a plain global, in milliseconds, at least 1.
         let soon =
             Instant::now() + Duration::from_millis(unsafe { pg_sys::DeadlockTimeout } as u64);
-        if let Some(result) = self.answer_by(ticket, sent, sql, Some(soon))? {
+        if let Some(result) = self.wait_until(asked, Some(soon))? {
             return Ok(result);
         }
         if let Some(act) = LONG_WAIT.get().get() {
             act()?;
         }
         loop {
-            if let Some(result) = self.answer_by(ticket, sent, sql, None)? {
+            if let Some(result) = self.wait_until(asked, None)? {
                 return Ok(result);
             }
         }
     }
 
-    fn answer_by(
-        &self,
-        ticket: Ticket,
-        sent: Option<&CStr>,
-        sql: Option<&CStr>,
-        deadline: Option<Instant>,
-    ) -> Result<Option<Rc<PgResult>>> {
-        match self.connection.answer_by(ticket, sent, sql, deadline) {
-            Err(_) if self.begin_anew()? => self.connection.answer_by(ticket, sent, sql, deadline),
+    fn wait_until(&self, asked: &Asked, deadline: Option<Instant>) -> Result<Option<Rc<PgResult>>> {
+        match self.connection.wait_until(asked, deadline) {
+            Err(_) if self.begin_anew()? => self.connection.wait_until(asked, deadline),
             answered => answered,
         }
     }
@@ -293,42 +294,26 @@ impl Attachment {
         cache::begin_anew(&self.connection, self.userid)
     }
 
-    /// A statement's answer is waited for, here or together with other connections. What travelled with it comes with
-    /// it.
-    pub fn note_wait(&self, ticket: Ticket) {
-        if ticket > self.waited_for.get() {
+    /// A statement's answer is waited for, here or together with other connections. The answers to everything in its
+    /// segment come with it.
+    pub fn note_wait(&self, asked: &Asked) {
+        if asked.ticket() > self.waited_for.get() {
             self.waited_for.set(self.sent.get());
             self.waits.set(self.waits.get() + 1);
         }
     }
 
-    /// For how many round trips to the participant this session was waited.
+    /// How many round trips to the participant this session has waited for.
     pub fn waits(&self) -> u64 {
         self.waits.get()
-    }
-
-    /// The answer as [`Attachment::answer_to`] gives it, if it has been read.
-    ///
-    /// # Errors
-    /// Those of [`Attachment::answer`].
-    pub fn answer_if_read(
-        &self,
-        ticket: Ticket,
-        sent: &CStr,
-        sql: &CStr,
-    ) -> Result<Option<Rc<PgResult>>> {
-        match self.connection.answer_if_read(ticket, Some(sent), Some(sql)) {
-            Err(_) if self.begin_anew()? => Ok(None),
-            answered => answered,
-        }
     }
 
     /// Runs one statement: sends it and waits for its answer.
     ///
     /// # Errors
-    /// Those of [`Attachment::submit`] and [`Attachment::answer`].
-    pub fn run(&self, sql: &CStr, params: &[Option<&CStr>]) -> Result<Rc<PgResult>> {
-        let ticket = self.submit(&[Message::Query(sql, params)])?;
-        self.answer(ticket, sql)
+    /// Those of [`Attachment::submit`] and [`Attachment::wait`].
+    pub fn run(&self, sql: impl Into<Rc<CStr>>, params: &[Option<&CStr>]) -> Result<Rc<PgResult>> {
+        let sql = sql.into();
+        self.wait(&self.submit(Message::Query(&sql, params), &sql)?)
     }
 }

@@ -13,7 +13,7 @@ use crate::pg::text;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::participant::Event;
 use crate::remote::connect::connect;
-use crate::remote::connection::CANCEL_EFFECT;
+use crate::remote::connection::{Asked, CANCEL_EFFECT};
 use crate::remote::options::{Mapping, Server};
 use crate::remote::report;
 use crate::remote::round::{Outcome, Together};
@@ -115,7 +115,7 @@ fn status(p: &Participant) -> Result<String> {
         if fresh.fingerprint().as_ref() != Some(&before) {
             return Err(report::lost(c"Another server answers at its address."));
         }
-        let answer = fresh.answer(ticket, Some(&question))?;
+        let answer = fresh.wait(&Asked::of(ticket, &*question))?;
         let status = answer
             .value(0, 0)
             .map_or_else(|| "unknown".into(), |v| v.to_string_lossy().into_owned());

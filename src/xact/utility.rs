@@ -25,6 +25,7 @@ use crate::protocol::prepared::Prepared;
 use crate::protocol::session_lock::SessionLock;
 use crate::protocol::verdict::Decision;
 use crate::remote::cache::{self, Cached};
+use crate::remote::connection::Asked;
 use crate::remote::options::{Mapping, Server};
 use crate::remote::round::{Outcome, Together};
 use crate::remote::wait::Patience;
@@ -244,7 +245,9 @@ fn let_go_of_copied(members: &mut [Member], lock: SessionLock, deadline: Instant
         };
         let alone = connection.drain(deadline, Patience::Interruptible)?
             && connection.holds(lock)
-            && connection.answer(ticket, None).is_ok_and(|strangers| strangers.rows() == 0);
+            && connection
+                .wait(&Asked::of(ticket, &*question))
+                .is_ok_and(|strangers| strangers.rows() == 0);
         if !alone && let Some(connection) = member.connection.take() {
             cache::put_back(&connection);
         }
