@@ -1,4 +1,4 @@
-//! Every setting, with its unit, range and description.
+//! The settings, each with its unit, range and description.
 
 use std::ffi::CStr;
 use std::time::Duration;

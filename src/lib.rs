@@ -36,7 +36,7 @@ pub extern "C-unwind" fn _PG_init() {
             xact::callbacks::install();
             xact::utility::install(hooks::drops::before_utility);
             hooks::drops::install();
-            fdw::estimates::install();
+            fdw::estimates::watch_handlers();
             xact::on_long_wait(fdw::estimates::on_long_wait);
             resolver::launcher::register();
         }

@@ -1,8 +1,8 @@
 //! ANALYZE: the size of the remote table, and a random sample of its rows.
 //!
-//! The rows come through a cursor and the sample is drawn here, in the memory of the sample and one batch. From
-//! 16 on the option `analyze_sampling` has the participant draw first, so that fewer rows travel; how many
-//! there are in all is then what its own statistics say.
+//! The rows come through a cursor and the sample is drawn here, which needs memory for the sample and one batch. From 16
+//! on, with the option `analyze_sampling`, the participant draws a sample first, so that fewer rows travel; the total
+//! number of rows is then taken from its own statistics.
 
 use std::ffi::{CStr, c_int};
 use std::rc::Rc;
@@ -50,8 +50,8 @@ pub unsafe extern "C-unwind" fn size(
     })
 }
 
-/// Fills `rows` with at most `target` rows of the table, which live in the current memory context, and returns
-/// how many they are. PostgreSQL calls it for each partition too.
+/// Fills `rows` with at most `target` rows of the table, which live in the current memory context, and returns their
+/// number. PostgreSQL calls it for each partition, too.
 unsafe extern "C-unwind" fn sample(
     relation: Relation,
     level: c_int,
@@ -100,8 +100,8 @@ fn number(text: Option<&CStr>) -> Option<f64> {
     text?.to_str().ok()?.parse().ok()
 }
 
-/// Runs a query through a cursor and hands on its result batch by batch. The cursor ends with the next
-/// statement or the transaction.
+/// Runs a query through a cursor and passes its result on batch by batch. The cursor is closed before the next
+/// statement, or by the end of the transaction.
 fn for_each_batch(
     session: &Attachment,
     table: &Table,
@@ -139,7 +139,7 @@ fn fetch_size(table: &Table) -> c_int {
     size.max(1)
 }
 
-/// Tells what was done, at the level that ANALYZE wants.
+/// Reports the result, at the level that ANALYZE asks for.
 unsafe fn report(relation: Relation, level: c_int, total: f64, kept: c_int) -> Result<()> {
     // SAFETY: an open relation.
     let name = unsafe { node::relation_name(relation) };
@@ -153,23 +153,23 @@ unsafe fn report(relation: Relation, level: c_int, total: f64, kept: c_int) -> R
 enum Method {
     /// All rows travel.
     Off,
-    /// Whichever of the others the remote relation can do.
+    /// Whichever of the others the remote relation supports.
     Auto,
     Random,
     System,
     Bernoulli,
 }
 
-/// How rows are asked for.
+/// How rows are requested.
 struct Plan {
     /// What follows the table in FROM.
     clause: String,
-    /// How many rows there are, if it is not by counting what comes.
+    /// The total number of rows, unless the rows that come are counted.
     rows: Option<f64>,
 }
 
 impl Method {
-    /// 15 has no such option, and reads everything.
+    /// PostgreSQL 15 has no such option and reads all rows.
     const DEFAULT: Self = if cfg!(feature = "pg15") { Self::Off } else { Self::Auto };
 
     fn read(table: &Table) -> Self {
@@ -184,7 +184,7 @@ impl Method {
         }
     }
 
-    /// Asks the participant how many rows there are, of which `target` are wanted.
+    /// Chooses how to request `target` rows, by how many the participant says there are.
     fn plan(self, session: &Attachment, table: &Table, target: f64) -> Result<Plan> {
         let everything = Plan { clause: String::new(), rows: None };
         if self == Self::Off {
@@ -209,8 +209,8 @@ impl Method {
         Ok(Plan { clause: self.clause(target / rows, can_sample), rows: Some(rows) })
     }
 
-    /// The clause that lets a row come with probability `fraction`. A method that was asked for by name is used
-    /// even where it will be refused.
+    /// The clause that selects each row with probability `fraction`. A method that was requested by name is used even
+    /// where it will be refused.
     fn clause(self, fraction: f64, can_sample: bool) -> String {
         let percent = 100.0 * fraction;
         match self {
@@ -235,7 +235,7 @@ struct Sampled {
 }
 
 impl Sampled {
-    /// Takes rows that have come. Those that are not kept are not even converted.
+    /// Adds rows that have come. Those that are not kept are not converted.
     fn add(&mut self, result: &PgResult) -> Result<()> {
         for row in 0..result.rows() {
             let Some(place) = self.reservoir.next() else { continue };
@@ -255,15 +255,15 @@ impl Sampled {
     }
 }
 
-/// Which rows of an unknown number are kept, so that each has the same chance: the first ones all, then one in
-/// place of a random other (Vitter's algorithm, as ANALYZE of a local table).
+/// Chooses which of an unknown number of rows are kept, so that each has the same chance: all of the first ones, then
+/// now and then one in place of a random other (Vitter's algorithm, as in ANALYZE of a local table).
 struct Reservoir {
     state: pg_sys::ReservoirStateData,
     target: c_int,
     kept: c_int,
-    /// Rows that have come.
+    /// How many rows have come.
     seen: f64,
-    /// Rows to pass over before the next is kept; negative when that has to be drawn.
+    /// How many rows to skip before the next is kept; negative when that has to be drawn.
     skip: f64,
 }
 
@@ -313,7 +313,7 @@ mod tests {
     fn auto_samples_tables_and_filters_what_cannot_be_sampled() {
         assert_eq!(Method::Auto.clause(0.25, true), " TABLESAMPLE BERNOULLI(25.000000)");
         assert_eq!(Method::Auto.clause(0.25, false), " WHERE pg_catalog.random() < 0.250000");
-        // Who asks for a method by name gets it, or the participant's error.
+        // A method that is requested by name is used, or is the participant's error.
         assert_eq!(Method::System.clause(1.0 / 3.0, false), " TABLESAMPLE SYSTEM(33.333333)");
         assert_eq!(Method::Off.clause(0.25, true), "");
     }

@@ -1,4 +1,4 @@
-//! Direct modifications: an UPDATE or DELETE that one remote command does.
+//! Direct modifications: an UPDATE or DELETE that runs as one remote command.
 
 use std::ffi::{CStr, c_int};
 use std::rc::Rc;
@@ -22,7 +22,7 @@ pub struct Direct {
     params: Params,
     counts: bool,
     returning: Option<RowReader>,
-    /// For RETURNING of a join: how the target's row comes out of the joined one.
+    /// For RETURNING of a join: how to get the target's row from the joined one.
     target: Option<Target>,
     /// The command's result, once it has run.
     result: Option<Rc<PgResult>>,
@@ -30,7 +30,7 @@ pub struct Direct {
     tuple: Vec<HeapTuple>,
 }
 
-/// `BeginDirectModify`: attaches to the participant. It is not called under EvalPlanQual.
+/// `BeginDirectModify`: attaches to the participant. EvalPlanQual does not call it.
 ///
 /// # Safety
 /// Called by the executor.
@@ -184,9 +184,9 @@ impl Direct {
     }
 }
 
-/// The target's row inside of a joined row.
+/// Where the target's row is inside a joined row.
 struct Target {
-    /// For each column of the target, where the joined row has it.
+    /// For each column of the target, its position in the joined row.
     columns: Vec<Option<usize>>,
     ctid: Option<usize>,
 }

@@ -1,7 +1,7 @@
 //! IMPORT FOREIGN SCHEMA: reads the definitions of remote tables, and writes CREATE FOREIGN TABLE for them.
 //!
-//! The participant has `search_path` set to `pg_catalog`, so types and functions of any other schema come
-//! qualified. Every server that can take part (14 and later) knows partitions and generated columns.
+//! The participant's `search_path` is `pg_catalog`, so types and functions of any other schema are qualified. Every server
+//! that can take part (14 and later) has partitions and generated columns.
 
 use std::ffi::{CStr, CString};
 use std::rc::Rc;
@@ -29,8 +29,8 @@ mod column {
     pub const COLLATION_SCHEMA: usize = 7;
 }
 
-/// `ImportForeignSchema`: the commands, as C strings. PostgreSQL leaves out those for tables that the statement
-/// does not want.
+/// `ImportForeignSchema`: the commands, as C strings. PostgreSQL leaves out those for tables that the statement does not
+/// name.
 ///
 /// # Safety
 /// Called by IMPORT FOREIGN SCHEMA.
@@ -80,8 +80,7 @@ pub unsafe extern "C-unwind" fn execute(
     })
 }
 
-/// The query for the columns of all tables that may be wanted: a row per column, or one with NULLs for a table
-/// without columns.
+/// The query for the columns of the tables: a row per column, or one with NULLs for a table without columns.
 ///
 /// # Safety
 /// A valid statement.
@@ -99,7 +98,7 @@ unsafe fn definitions(statement: &ImportForeignSchemaStmt, schema: &CStr) -> CSt
         WHERE c.relkind IN ('r', 'v', 'f', 'm', 'p') AND n.nspname = "
         .to_vec();
     sql.extend(literal(schema.to_bytes()));
-    // The root of a partitioned table stands for all its rows; who wants a partition names it.
+    // The root of a partitioned table stands for all its rows; a partition is imported only by its name.
     if statement.list_type != ListType::FDW_IMPORT_SCHEMA_LIMIT_TO {
         sql.extend(b" AND NOT c.relispartition");
     }
@@ -120,7 +119,7 @@ unsafe fn definitions(statement: &ImportForeignSchemaStmt, schema: &CStr) -> CSt
     c_string(sql)
 }
 
-/// What is imported of a column beside its name and type: the options of the statement.
+/// What is imported of a column besides its name and type, by the options of the statement.
 struct Wanted {
     collate: bool,
     default: bool,
@@ -185,8 +184,8 @@ impl Wanted {
             .collect()
     }
 
-    /// One column's definition; `None` for the row of a table without columns. The remote name stays with the
-    /// column when it is renamed here.
+    /// One column's definition; `None` for the row of a table without columns. It has the remote name as an option, which
+    /// stays when the column is renamed here.
     fn column(&self, result: &PgResult, row: usize) -> Option<Vec<u8>> {
         let name = result.value(row, column::NAME)?;
         let type_name = result.value(row, column::TYPE)?.to_bytes();
@@ -213,7 +212,7 @@ impl Wanted {
             (b"", Some(default)) if self.default => {
                 definition.extend([b" DEFAULT ", default].concat());
             }
-            // Only stored ones can be columns of a foreign table.
+            // Only stored generated columns can be columns of a foreign table.
             (b"s", Some(expression)) if self.generated => {
                 definition.extend([b" GENERATED ALWAYS AS (", expression, b") STORED"].concat());
             }

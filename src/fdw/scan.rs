@@ -1,12 +1,12 @@
 //! Scans: a cursor on the participant, fetched batch by batch.
 //!
-//! DECLARE and the first FETCH travel together, so a scan that fits into one batch costs one wait; CLOSE waits
-//! for the next statement. A scan shows what was there when its statement began: whatever writes on
-//! the participant before the first FETCH has DECLARE sent before itself. That of a cursor is sent when the cursor is
-//! declared. One with parameters whose values other nodes compute is opened at the first FETCH.
+//! DECLARE and the first FETCH travel together, so a scan that fits into one batch costs one wait; CLOSE travels with the
+//! next statement. A scan shows the rows that were there when its statement began: whatever writes on the participant
+//! before the first FETCH has DECLARE sent first. For a user's cursor it is sent when the cursor is declared. A scan whose
+//! parameters are computed by other nodes is opened with the first FETCH.
 //!
-//!  Rows are converted a batch at a time, into a memory context of their own.
-//! At most one FETCH of a scan is under way at any time, and at most one batch is in memory besides.
+//! Rows are converted a batch at a time, into a memory context of their own. At most one FETCH of a scan is under way at
+//! any time, and besides it at most one batch is in memory.
 
 use std::ffi::{CStr, c_int};
 use std::rc::Rc;
@@ -37,15 +37,15 @@ pub struct Scan {
     fetch_size: FetchSize,
     /// The cursor's number on the connection.
     cursor: u32,
-    /// Its DECLARE, once it is known. Before it has been asked for rows, it may still have to be sent.
+    /// Its DECLARE, once its parameters are known. It may still have to be sent until rows are asked for.
     opening: Option<Rc<Opening>>,
-    /// It has been asked for rows.
+    /// Rows have been asked for.
     is_open: bool,
-    /// Its parameters have the same values as long as its statement runs.
+    /// Its parameters keep their values as long as the statement runs.
     is_fixed: bool,
     params: Params,
     reader: RowReader,
-    /// The batch at hand; its tuples live in `batch`.
+    /// The current batch; its tuples live in `batch`.
     tuples: Vec<HeapTuple>,
     next: usize,
     batch: MemoryContext,
@@ -55,11 +55,11 @@ pub struct Scan {
     under_way: Option<UnderWay>,
     /// The last FETCH that was sent without waiting for its answer.
     last_asked: Option<Asked>,
-    /// An Append asks for rows and is told when they have come, so nothing here waits for them.
+    /// An Append asks for rows and is notified when they have come, so the scan does not wait for them.
     is_async: bool,
 }
 
-/// A FETCH that was sent, and the DECLARE that went before it as long as it is not answered.
+/// A FETCH that was sent, and the DECLARE before it, as long as that is not answered.
 struct UnderWay {
     declare: Option<Asked>,
     fetch: Asked,
@@ -105,8 +105,8 @@ pub unsafe extern "C-unwind" fn iterate(node: *mut ForeignScanState) -> *mut Tup
     })
 }
 
-/// `ReScanForeignScan`: starts again, from memory where the first batch is still there, or still to come, and
-/// no parameter has changed. What was asked of another cursor is not waited for.
+/// `ReScanForeignScan`: starts again. If no parameter has changed and the first batch is in memory or still to come, it
+/// is used again. Otherwise the cursor is closed, and a FETCH under way is not waited for.
 ///
 /// # Safety
 /// Called by the executor.
@@ -114,7 +114,7 @@ pub unsafe extern "C-unwind" fn rescan(node: *mut ForeignScanState) {
     // SAFETY: as in `iterate`.
     boundary(|| unsafe {
         let scan: &mut Scan = state::get((*node).fdw_state).expect("a scan that has begun");
-        // What else may have changed is only looked at here.
+        // Whatever else may have changed is only used here.
         let changed = !(*node).ss.ps.chgParam.is_null() && !scan.is_fixed;
         if scan.is_open && (changed || scan.fetch_size.batches() > 1) {
             scan.close()?;
@@ -124,8 +124,8 @@ pub unsafe extern "C-unwind" fn rescan(node: *mut ForeignScanState) {
     })
 }
 
-/// `EndForeignScan`. A FETCH under way is waited for, as long as it takes: while the transaction ends time is
-/// short, and its failure would have no statement to be reported for.
+/// `EndForeignScan`. A FETCH under way is waited for, however long it takes: COMMIT has little time, and could not tell
+/// which statement has failed.
 ///
 /// # Safety
 /// Called by the executor.
@@ -156,7 +156,7 @@ impl Scan {
             let is_fixed = params::are_external((*foreign).fdw_exprs);
             let declare: Rc<CStr> = declare_command(cursor, plan.sql.as_bytes()).into();
             let sql: Rc<CStr> = plan.sql.into();
-            // What EvalPlanQual begins is mostly not executed.
+            // EvalPlanQual begins many scans that it does not execute.
             let opening = if is_fixed && (*(*node).ss.ps.state).es_epq_active.is_null() {
                 let params = params.evaluate((*node).ss.ps.ps_ExprContext)?;
                 Some(Rc::new(session.opening(cursor, &declare, params, &sql)))
@@ -181,15 +181,15 @@ impl Scan {
                 at_end: false,
                 under_way: None,
                 last_asked: None,
-                // The node's, not the plan's: EvalPlanQual runs the same plan without an asynchronous Append.
+                // The node's flag, not the plan's: EvalPlanQual runs the same plan without an asynchronous Append.
                 is_async: (*node).ss.ps.async_capable,
                 session,
             })
         }
     }
 
-    /// Has the cursor opened before anything is written that it must not show: at once, where it is one of the user's
-    /// that is being declared.
+    /// Makes sure that the cursor is opened before anything is written that it must not show. If it is for a cursor that
+    /// the user declares, it is opened at once.
     fn announce(&self) -> Result<()> {
         let Some(opening) = &self.opening else { return Ok(()) };
         if begins_cursor() {
@@ -214,7 +214,7 @@ impl Scan {
         &self.session
     }
 
-    /// An Append is going to sleep until the FETCH under way is answered.
+    /// An Append is about to sleep until the FETCH under way is answered.
     pub fn note_wait(&self) {
         if let Some(under_way) = &self.under_way {
             self.session.note_wait(&under_way.fetch);
@@ -226,12 +226,12 @@ impl Scan {
         self.session.shared_connection()
     }
 
-    /// Whether the batch at hand has rows left.
+    /// Whether the current batch has rows left.
     pub fn has_rows(&self) -> bool {
         self.next < self.tuples.len()
     }
 
-    /// Whether there is nothing to fetch behind the batch at hand.
+    /// Whether there are no rows after the current batch.
     pub fn is_at_end(&self) -> bool {
         self.at_end
     }
@@ -248,7 +248,7 @@ impl Scan {
         self.load(&result, under_way.since.elapsed())
     }
 
-    /// Asks for the next batch, unless that has been done, and opens the cursor if need be.
+    /// Asks for the next batch, unless that has been done, and opens the cursor if necessary.
     ///
     /// # Safety
     /// The node's expression context.
@@ -286,7 +286,7 @@ impl Scan {
         Ok(())
     }
 
-    /// Takes the batch that was asked for if the connection has read it; whether it has.
+    /// Takes the batch that was asked for if the connection has read it. Returns whether it has.
     ///
     /// # Errors
     /// The remote's, reported for the query and not for the FETCH; the lost connection; an input function's.
@@ -305,12 +305,12 @@ impl Scan {
         Ok(true)
     }
 
-    /// Converts a batch, in place of the one at hand; it took so long to come.
+    /// Converts a batch, which replaces the current one and took this long to come.
     fn load(&mut self, result: &PgResult, took: Duration) -> Result<()> {
         self.tuples.clear();
         self.next = 0;
-        // SAFETY: no slot reads the old batch any more: the executor asks for the next row. The batch
-        // context is a child of the query context, as all that the reader refers to.
+        // SAFETY: no slot reads the old batch any more: the executor asks for the next row. The batch context is a
+        // child of the query context, as is everything that the reader refers to.
         unsafe {
             let batch = self.batch;
             catch(|| raw::MemoryContextReset(batch))?;
@@ -323,7 +323,7 @@ impl Scan {
         Ok(())
     }
 
-    /// Nobody wants what was asked any more.
+    /// Nobody will ask for the answers to DECLARE and FETCH any more.
     fn discard(&mut self) {
         let connection = self.session.connection();
         if let Some(declare) = self.opening.as_ref().and_then(|opening| opening.asked()) {
@@ -334,7 +334,7 @@ impl Scan {
         }
     }
 
-    /// Forgets the cursor, its rows and what was asked; CLOSE travels with the next statement.
+    /// Forgets the cursor, its rows and what is under way; CLOSE travels with the next statement.
     fn close(&mut self) -> Result<()> {
         self.discard();
         self.opening = None;
@@ -346,7 +346,7 @@ impl Scan {
             self.fetch = fetch_command(self.cursor, self.fetch_size.rows()).into();
         }
         let connection = self.session.connection();
-        // Who has asked for nothing need not be told that the connection is lost.
+        // A scan that has asked for nothing does not report that the connection is lost.
         if was_asked || !connection.is_doomed() {
             connection.close_cursor(self.cursor)
         } else {
@@ -355,7 +355,7 @@ impl Scan {
     }
 }
 
-/// Whether what begins is the query of a portal with a name: a cursor, which may be fetched at any later time.
+/// Whether the query of a named portal begins: a cursor, from which rows may be fetched at any later time.
 fn begins_cursor() -> bool {
     // SAFETY: NULL or the portal that runs or begins, with a name that ends with a NUL.
     unsafe {
@@ -365,7 +365,7 @@ fn begins_cursor() -> bool {
     }
 }
 
-/// Whether a query only reads from its foreign tables, or inserts into others: what it scans is not locked there.
+/// Whether a query only reads the foreign tables that it scans, so that it locks no rows there.
 ///
 /// # Safety
 /// The state of a query that has been planned.

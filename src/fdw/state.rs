@@ -1,8 +1,8 @@
 //! Execution state that a memory context owns.
 //!
-//! After an ERROR no End callback runs: the executor's query context is just thrown away. So the state
-//! sits in that context with a reset callback that runs its destructor. The context is freed before or after
-//! the transaction callbacks ran, so a destructor here must not count on either.
+//! After an ERROR no End callback runs: the executor's query context is just freed. So the state is kept in that context
+//! with a reset callback that runs its destructor. The context is freed before or after the transaction callbacks, so a
+//! destructor must not depend on the order.
 
 use std::ffi::c_void;
 

@@ -10,7 +10,7 @@ use std::ffi::CStr;
 
 use pgrx::{PgList, PgLogLevel, pg_sys};
 
-use crate::fdw::estimates::{self, Purpose};
+use crate::fdw::estimates::{self, Before};
 use crate::hooks::{databases, second_look};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, boundary};
@@ -61,7 +61,7 @@ unsafe extern "C-unwind" fn on_access(
 fn before_drop(class: pg_sys::Oid, object: pg_sys::Oid) -> Result<()> {
     match class {
         pg_sys::ForeignServerRelationId => {
-            estimates::note_switch();
+            estimates::note_changed_handler();
             left_on(object, None)?.refuse(|| {
                 let name = Server::find(object).map(|s| s.name).unwrap_or_default();
                 format!("drop server \"{}\"", text::carried(&name))
@@ -97,7 +97,7 @@ fn after_alter(class: pg_sys::Oid) -> Result<()> {
     if class == pg_sys::ForeignDataWrapperRelationId {
         // SAFETY: only queues messages, inside a command that changes a catalog.
         unsafe { pg_sys::CacheInvalidateRelcacheAll() };
-        estimates::note_switch();
+        estimates::note_changed_handler();
     }
     Ok(())
 }
@@ -281,7 +281,7 @@ pub unsafe fn before_utility(statement: *mut pg_sys::Node) -> Result<()> {
                 let prepares = transaction.kind == pg_sys::TransactionStmtKind::TRANS_STMT_PREPARE;
                 // One that has failed is rolled back by it.
                 if prepares && !pg_sys::IsAbortedTransactionBlockState() {
-                    estimates::before(Purpose::Prepare)?;
+                    estimates::end_planner_transactions(Before::Prepare)?;
                 }
                 Ok(())
             }

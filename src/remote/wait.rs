@@ -1,5 +1,5 @@
-//! Waiting for participants' sockets through PostgreSQL's latch, so that cancel, termination, a deadline
-//! and many connections work together.
+//! Waiting for participants' sockets through PostgreSQL's latch, so that cancel, termination, a deadline and many
+//! connections work together.
 
 use std::ffi::{c_int, c_long};
 use std::time::Instant;
@@ -42,7 +42,7 @@ pub struct Interest {
     pub write: bool,
 }
 
-/// A set of sockets to wait for, with the latch and the postmaster's death.
+/// A set of sockets to wait for, together with the latch and the postmaster's death.
 pub struct WaitSet {
     set: *mut pg_sys::WaitEventSet,
     members: Vec<Member>,
@@ -75,7 +75,7 @@ impl WaitSet {
                 pg_sys::MyLatch,
                 std::ptr::null_mut(),
             );
-            // In single-user mode there is none to watch.
+            // In single-user mode there is no postmaster.
             if pg_sys::IsUnderPostmaster {
                 pg_sys::AddWaitEventToSet(
                     set,
@@ -197,7 +197,7 @@ impl Drop for WaitSet {
     }
 }
 
-/// Waits once for one socket that may change between calls, as it does while connecting.
+/// Waits once for one socket, which may change between calls while a connection is being made.
 ///
 /// # Errors
 /// A cancel.

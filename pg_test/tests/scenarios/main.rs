@@ -43,6 +43,7 @@ mod after_a_restart;
 mod bad_input;
 mod bank;
 mod clients;
+mod command_log;
 mod commit;
 mod commit_wait;
 mod costs;
