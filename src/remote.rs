@@ -1,6 +1,7 @@
 //! Connections to participants. How a transaction ends is decided elsewhere.
 //!
-//! * [`options`], [`credentials`], [`app_name`]: what a connection is made with; [`basis`]: the catalog rows behind that;
+//! * [`options`], [`credentials`], [`app_name`]: what a connection is made with; [`basis`]: the
+//!   catalog rows behind that;
 //! * [`connect`]: making one without blocking; [`pooler`]: whether its server process stays ours;
 //! * [`connection`]: the pipelined session with its transaction; [`report`]: its errors;
 //! * [`cache`]: the connections of this backend;

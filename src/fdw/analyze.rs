@@ -1,8 +1,9 @@
 //! ANALYZE: the size of the remote table, and a random sample of its rows.
 //!
-//! The rows come through a cursor and the sample is drawn here, which needs memory for the sample and one batch. From 16
-//! on, with the option `analyze_sampling`, the participant draws a sample first, so that fewer rows travel; the total
-//! number of rows is then taken from its own statistics.
+//! The rows come through a cursor and the sample is drawn here, which needs memory for the sample
+//! and one batch. From 16 on, with the option `analyze_sampling`, the participant draws a sample
+//! first, so that fewer rows travel; the total number of rows is then taken from its own
+//! statistics.
 
 use std::ffi::{CStr, c_int};
 use std::rc::Rc;
@@ -21,8 +22,8 @@ use crate::xact::{Attachment, attach};
 /// Rows per FETCH, where no option says.
 const FETCH_SIZE: c_int = 100;
 
-/// `AnalyzeForeignTable`: how many pages the table has, counted in pages of this server, and which function
-/// samples it. Access is as the table's owner, whoever runs ANALYZE.
+/// `AnalyzeForeignTable`: how many pages the table has, counted in pages of this server, and which
+/// function samples it. Access is as the table's owner, whoever runs ANALYZE.
 ///
 /// # Safety
 /// Called by ANALYZE with an open foreign table.
@@ -50,8 +51,8 @@ pub unsafe extern "C-unwind" fn size(
     })
 }
 
-/// Fills `rows` with at most `target` rows of the table, which live in the current memory context, and returns their
-/// number. PostgreSQL calls it for each partition, too.
+/// Fills `rows` with at most `target` rows of the table, which live in the current memory context,
+/// and returns their number. PostgreSQL calls it for each partition, too.
 unsafe extern "C-unwind" fn sample(
     relation: Relation,
     level: c_int,
@@ -100,8 +101,8 @@ fn number(text: Option<&CStr>) -> Option<f64> {
     text?.to_str().ok()?.parse().ok()
 }
 
-/// Runs a query through a cursor and passes its result on batch by batch. The cursor is closed before the next
-/// statement, or by the end of the transaction.
+/// Runs a query through a cursor and passes its result on batch by batch. The cursor is closed
+/// before the next statement, or by the end of the transaction.
 fn for_each_batch(
     session: &Attachment,
     table: &Table,
@@ -209,8 +210,8 @@ impl Method {
         Ok(Plan { clause: self.clause(target / rows, can_sample), rows: Some(rows) })
     }
 
-    /// The clause that selects each row with probability `fraction`. A method that was requested by name is used even
-    /// where it will be refused.
+    /// The clause that selects each row with probability `fraction`. A method that was requested by
+    /// name is used even where it will be refused.
     fn clause(self, fraction: f64, can_sample: bool) -> String {
         let percent = 100.0 * fraction;
         match self {
@@ -240,8 +241,8 @@ impl Sampled {
         for row in 0..result.rows() {
             let Some(place) = self.reservoir.next() else { continue };
             self.tuple.clear();
-            // SAFETY: the relation, the context and `rows` outlive the sample, and a place lies inside of `rows`.
-            // Each place that was given before holds a row of ours.
+            // SAFETY: the relation, the context and `rows` outlive the sample, and a place lies
+            // inside of `rows`. Each place that was given before holds a row of ours.
             unsafe {
                 self.reader.read(result, row..row + 1, self.context, &mut self.tuple)?;
                 let at = self.rows.add(place.index);
@@ -255,8 +256,9 @@ impl Sampled {
     }
 }
 
-/// Chooses which of an unknown number of rows are kept, so that each has the same chance: all of the first ones, then
-/// now and then one in place of a random other (Vitter's algorithm, as in ANALYZE of a local table).
+/// Chooses which of an unknown number of rows are kept, so that each has the same chance: all of
+/// the first ones, then now and then one in place of a random other (Vitter's algorithm, as in
+/// ANALYZE of a local table).
 struct Reservoir {
     state: pg_sys::ReservoirStateData,
     target: c_int,

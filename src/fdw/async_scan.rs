@@ -1,14 +1,16 @@
 //! Asynchronous scans: an Append asks many for rows at once, and takes them as they come.
 //!
-//! An Append asks its scans for rows (`ForeignAsyncRequest`), sleeps until one of their sockets is readable, and notifies
-//! the scan whose socket it is (`ForeignAsyncNotify`). Before it sleeps, each scan that owes it a row adds its socket
-//! (`ForeignAsyncConfigureWait`). The Append sleeps on sockets alone and does not know what has been read already, so:
-//! * A scan whose rows have been read delivers them instead of adding its socket, and sets the latch, so that the Append
-//!   does not sleep on the others.
-//! * Of the scans on one connection the first adds the socket and reads for all of them, because a set takes a socket
-//!   only once. Whoever else reads before the Append sleeps sets the latch, too
+//! An Append asks its scans for rows (`ForeignAsyncRequest`), sleeps until one of their sockets is
+//! readable, and notifies the scan whose socket it is (`ForeignAsyncNotify`). Before it sleeps,
+//! each scan that owes it a row adds its socket (`ForeignAsyncConfigureWait`). The Append sleeps on
+//! sockets alone and does not know what has been read already, so:
+//! * A scan whose rows have been read delivers them instead of adding its socket, and sets the
+//!   latch, so that the Append does not sleep on the others.
+//! * Of the scans on one connection the first adds the socket and reads for all of them, because a
+//!   set takes a socket only once. Whoever else reads before the Append sleeps sets the latch, too
 //!   ([`crate::remote::connection::Connection::watch`]).
-//! * Everything is sent before the Append sleeps, because it does not wait until a socket can be written.
+//! * Everything is sent before the Append sleeps, because it does not wait until a socket can be
+//!   written.
 //!
 //! All scans on one connection are asked at once, too: their answers come one after the other.
 
@@ -29,7 +31,8 @@ pub unsafe extern "C-unwind" fn request(request: *mut AsyncRequest) {
     boundary(|| unsafe { produce(request) })
 }
 
-/// `ForeignAsyncConfigureWait`: delivers a row that has come meanwhile, or adds the socket to the Append's set.
+/// `ForeignAsyncConfigureWait`: delivers a row that has come meanwhile, or adds the socket to the
+/// Append's set.
 ///
 /// # Safety
 /// Called by the executor.
@@ -81,7 +84,8 @@ pub unsafe extern "C-unwind" fn notify(request: *mut AsyncRequest) {
     })
 }
 
-/// Completes the request with the next row or the end of the scan, or asks for the next batch and leaves it pending.
+/// Completes the request with the next row or the end of the scan, or asks for the next batch and
+/// leaves it pending.
 unsafe fn produce(request: *mut AsyncRequest) -> Result<()> {
     // SAFETY: a request for a scan of ours. No reference to the scan lives while the node runs.
     unsafe {
@@ -109,8 +113,8 @@ unsafe fn produce(request: *mut AsyncRequest) -> Result<()> {
     }
 }
 
-/// Runs the scan's node, which filters and projects; NULL at the end of the batch. The executor counts the
-/// rows of asynchronous nodes itself, so the node is run without its instrumentation.
+/// Runs the scan's node, which filters and projects; NULL at the end of the batch. The executor
+/// counts the rows of asynchronous nodes itself, so the node is run without its instrumentation.
 unsafe fn next_row(request: *mut AsyncRequest) -> Result<*mut TupleTableSlot> {
     // SAFETY: an initialised node.
     unsafe {
@@ -124,7 +128,8 @@ unsafe fn next_row(request: *mut AsyncRequest) -> Result<*mut TupleTableSlot> {
 
 /// Delivers a completed request from a callback after which the executor does not.
 unsafe fn respond(request: *mut AsyncRequest) -> Result<()> {
-    // SAFETY: a complete request; its response allocates in the executor's memory context, which is current.
+    // SAFETY: a complete request; its response allocates in the executor's memory context, which is
+    // current.
     unsafe {
         (*request).callback_pending = false;
         catch(|| raw::ExecAsyncResponse(request))?;
@@ -138,10 +143,11 @@ unsafe fn respond(request: *mut AsyncRequest) -> Result<()> {
     Ok(())
 }
 
-/// Whether an earlier scan of the same Append waits on the same connection: that one has added the socket.
+/// Whether an earlier scan of the same Append waits on the same connection: that one has added the
+/// socket.
 unsafe fn is_read_for(this: *mut AsyncRequest) -> bool {
-    // SAFETY: the array has an entry for each child, NULL for those that are not asynchronous. The state of
-    // another wrapper's scan is not looked at.
+    // SAFETY: the array has an entry for each child, NULL for those that are not asynchronous. The
+    // state of another wrapper's scan is not looked at.
     unsafe {
         let append: *const AppendState = (*this).requestor.cast();
         let connection = Scan::of(scan_node(this)).connection();

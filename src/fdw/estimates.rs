@@ -1,15 +1,17 @@
-//! `use_remote_estimate`: postgres_fdw's planner asks servers for estimates, on connections of its own. This module
-//! keeps their transactions and ours, which belong to one backend, from waiting for each other for ever.
+//! `use_remote_estimate`: postgres_fdw's planner asks servers for estimates, on connections of its
+//! own. This module keeps their transactions and ours, which belong to one backend, from waiting
+//! for each other for ever.
 //!
-//! * Before a query is planned: the planner's session would wait for a table that ours has locked exclusively. The query
-//!   is refused ([`check_may_estimate`]).
-//! * After it: the planner's session keeps its locks, although it only reads. Its transaction is ended before TRUNCATE
-//!   and PREPARE TRANSACTION ([`end_planner_transactions`]), and when an answer takes long ([`on_long_wait`]).
+//! * Before a query is planned: the planner's session would wait for a table that ours has locked
+//!   exclusively. The query is refused ([`check_may_estimate`]).
+//! * After it: the planner's session keeps its locks, although it only reads. Its transaction is
+//!   ended before TRUNCATE and PREPARE TRANSACTION ([`end_planner_transactions`]), and when an
+//!   answer takes long ([`on_long_wait`]).
 //!
-//! postgres_fdw itself ends it, as it does before each commit. Its callback has no name outside of its library, so it is
-//! looked up in PostgreSQL's list of callbacks. If that list ever looks different, or if other servers of this database
-//! still use postgres_fdw's handler (whose writes would be committed), the callback is not called, and the statement is
-//! refused instead.
+//! postgres_fdw itself ends it, as it does before each commit. Its callback has no name outside of
+//! its library, so it is looked up in PostgreSQL's list of callbacks. If that list ever looks
+//! different, or if other servers of this database still use postgres_fdw's handler (whose writes
+//! would be committed), the callback is not called, and the statement is refused instead.
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_void};
@@ -38,8 +40,8 @@ static STOCK: BackendLocal<Cell<pg_sys::GetForeignRelSize_function>> =
 /// The transaction in which the planner uses sessions of its own.
 static ESTIMATED: BackendLocal<Cell<LocalTransactionId>> = BackendLocal::new(Cell::new(0));
 
-/// The transaction in which a handler was changed or a server was dropped: since then the catalog does not tell whose
-/// handler has written.
+/// The transaction in which a handler was changed or a server was dropped: since then the catalog
+/// does not tell whose handler has written.
 static SWITCHED: BackendLocal<Cell<LocalTransactionId>> = BackendLocal::new(Cell::new(0));
 
 /// `GetForeignRelSize`, the first callback that plans a table, in front of postgres_fdw's own.
@@ -63,7 +65,8 @@ unsafe extern "C-unwind" fn rel_size(
 
 /// Refuses to plan a foreign table with remote estimates that would wait for our own locks.
 fn check_may_estimate(table: Oid) -> Result<()> {
-    // SAFETY: a foreign table that is being planned; the catalog's entries live in this call's memory.
+    // SAFETY: a foreign table that is being planned; the catalog's entries live in this call's
+    // memory.
     let (serverid, of_table) = unsafe {
         let table = &*pg_sys::GetForeignTable(table);
         (table.serverid, options::read_list(table.options))
@@ -118,7 +121,8 @@ fn refused_estimates(table: Oid, server: &CStr) -> Error {
     ))
 }
 
-/// Makes every session notice when another one changes a handler; called while the server loads the library.
+/// Makes every session notice when another one changes a handler; called while the server loads the
+/// library.
 pub fn watch_handlers() {
     let cache = pg_sys::SysCacheIdentifier::FOREIGNDATAWRAPPEROID as i32;
     // SAFETY: the callback lives as long as the server and raises nothing.
@@ -160,7 +164,8 @@ pub fn end_planner_transactions(before: Before) -> Result<()> {
         .hint("Switch postgres_fdw to pg_fdw_xacts_handler, or set use_remote_estimate to false."))
 }
 
-/// Ends the planner's transactions because an answer takes long, which may be waiting for their locks.
+/// Ends the planner's transactions because an answer takes long, which may be waiting for their
+/// locks.
 ///
 /// # Errors
 /// The remote's error in ending the planner's transactions.
@@ -173,19 +178,21 @@ fn try_end() -> Result<bool> {
     if ESTIMATED.get().get() != versions::local_transaction() {
         return Ok(true);
     }
-    // The catalog is read first, because reading it takes note of handlers that other sessions have changed.
+    // The catalog is read first, because reading it takes note of handlers that other sessions have
+    // changed.
     if is_stock_in_use()? || SWITCHED.get().get() == versions::local_transaction() {
         return Ok(false);
     }
     let Some((callback, argument)) = stock_callback()? else { return Ok(false) };
-    // SAFETY: postgres_fdw's callback of transactions with its argument. Before commit it commits its remote
-    // transactions, which have only read, and forgets that there were any.
+    // SAFETY: postgres_fdw's callback of transactions with its argument. Before commit it commits
+    // its remote transactions, which have only read, and forgets that there were any.
     catch(|| unsafe { callback(pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT, argument) })?;
     ESTIMATED.get().set(0);
     Ok(true)
 }
 
-/// Whether a server of this database has postgres_fdw's own handler: it may have written in this transaction.
+/// Whether a server of this database has postgres_fdw's own handler: it may have written in this
+/// transaction.
 fn is_stock_in_use() -> Result<bool> {
     let stock = stock::routine()?;
     let mut wrappers = std::collections::HashSet::new();
@@ -219,7 +226,8 @@ fn is_stock_in_use() -> Result<bool> {
 
 type Callback = unsafe extern "C-unwind" fn(pg_sys::XactEvent::Type, *mut c_void);
 
-/// An element of PostgreSQL's list of callbacks (`XactCallbackItem` in `xact.c`, the same from 15 to 18).
+/// An element of PostgreSQL's list of callbacks (`XactCallbackItem` in `xact.c`, the same from 15
+/// to 18).
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Item {
@@ -230,8 +238,9 @@ struct Item {
 
 /// postgres_fdw's callback of transactions, `None` where the list does not look as expected.
 ///
-/// Registering a callback puts an element at the head of the list, allocated in `TopMemoryContext`. The allocator reuses
-/// memory of that size that was freed just before, so the element's address is known; that it is there is checked.
+/// Registering a callback puts an element at the head of the list, allocated in `TopMemoryContext`.
+/// The allocator reuses memory of that size that was freed just before, so the element's address is
+/// known; that it is there is checked.
 fn stock_callback() -> Result<Option<(Callback, *mut c_void)>> {
     static FOUND: BackendLocal<Cell<Option<(Callback, *mut c_void)>>> =
         BackendLocal::new(Cell::new(None));
@@ -241,8 +250,8 @@ fn stock_callback() -> Result<Option<(Callback, *mut c_void)>> {
     unsafe extern "C-unwind" fn marker(_: pg_sys::XactEvent::Type, _: *mut c_void) {}
     let library = library_of(STOCK.get().get().map(|f| f as *const c_void));
     let argument = (&raw const FOUND).cast_mut().cast::<c_void>();
-    // SAFETY: memory of TopMemoryContext stays mapped when it is freed; every element is looked at only after the
-    // first has been found to be ours, and the list only changes on this thread.
+    // SAFETY: memory of TopMemoryContext stays mapped when it is freed; every element is looked at
+    // only after the first has been found to be ours, and the list only changes on this thread.
     unsafe {
         let place: *const Item =
             pg_sys::MemoryContextAlloc(pg_sys::TopMemoryContext, size_of::<Item>()).cast();

@@ -1,5 +1,5 @@
-//! EXPLAIN: what postgres_fdw prints, and with ANALYZE and VERBOSE together the server and how many round trips were
-//! waited for.
+//! EXPLAIN: what postgres_fdw prints, and with ANALYZE and VERBOSE together the server and how many
+//! round trips were waited for.
 
 use std::cell::Cell;
 use std::ffi::c_int;
@@ -86,8 +86,8 @@ unsafe extern "C-unwind" fn direct(node: *mut ForeignScanState, explain: *mut Ex
     });
 }
 
-/// Prints what is known after the execution. Without ANALYZE and VERBOSE together, EXPLAIN stays as postgres_fdw prints
-/// it.
+/// Prints what is known after the execution. Without ANALYZE and VERBOSE together, EXPLAIN stays as
+/// postgres_fdw prints it.
 ///
 /// # Safety
 /// EXPLAIN's valid state.

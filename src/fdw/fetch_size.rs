@@ -1,14 +1,14 @@
-//! How many rows a scan asks for at once: what the option `fetch_size` says, and somewhat more in a long scan, because
-//! each FETCH costs a round trip.
+//! How many rows a scan asks for at once: what the option `fetch_size` says, and somewhat more in a
+//! long scan, because each FETCH costs a round trip.
 
 use std::time::Duration;
 
-/// A scan is long after this many batches; ending it early then makes the participant read at most about twice what was
-/// needed.
+/// A scan is long after this many batches; ending it early then makes the participant read at most
+/// about twice what was needed.
 const LONG: u32 = 8;
 
-/// A batch grows to at most this multiple of `fetch_size`; if later rows are much wider or slower, one batch may exceed
-/// the intended bound by this factor.
+/// A batch grows to at most this multiple of `fetch_size`; if later rows are much wider or slower,
+/// one batch may exceed the intended bound by this factor.
 const MOST: usize = 4;
 
 /// A batch that takes longer than this gains nothing from fewer round trips.
@@ -29,7 +29,8 @@ pub struct FetchSize {
 }
 
 impl FetchSize {
-    /// For a scan that begins with `fetch_size` rows. Without `may_grow` all batches have that size.
+    /// For a scan that begins with `fetch_size` rows. Without `may_grow` all batches have that
+    /// size.
     pub fn new(fetch_size: usize, may_grow: bool) -> Self {
         Self { first: fetch_size, rows: fetch_size, batches: 0, may_grow }
     }
@@ -49,8 +50,8 @@ impl FetchSize {
         self.batches += 1;
     }
 
-    /// A full batch of `bytes` has come, this long after it was asked for. Returns whether the next is to have another
-    /// size.
+    /// A full batch of `bytes` has come, this long after it was asked for. Returns whether the next
+    /// is to have another size.
     pub fn came(&mut self, after: Duration, bytes: usize) -> bool {
         let rows = self.rows;
         let fits = after < QUICK && bytes <= LARGE;

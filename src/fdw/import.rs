@@ -1,7 +1,8 @@
-//! IMPORT FOREIGN SCHEMA: reads the definitions of remote tables, and writes CREATE FOREIGN TABLE for them.
+//! IMPORT FOREIGN SCHEMA: reads the definitions of remote tables, and writes CREATE FOREIGN TABLE
+//! for them.
 //!
-//! The participant's `search_path` is `pg_catalog`, so types and functions of any other schema are qualified. Every server
-//! that can take part (14 and later) has partitions and generated columns.
+//! The participant's `search_path` is `pg_catalog`, so types and functions of any other schema are
+//! qualified. Every server that can take part (14 and later) has partitions and generated columns.
 
 use std::ffi::{CStr, CString};
 use std::rc::Rc;
@@ -29,8 +30,8 @@ mod column {
     pub const COLLATION_SCHEMA: usize = 7;
 }
 
-/// `ImportForeignSchema`: the commands, as C strings. PostgreSQL leaves out those for tables that the statement does not
-/// name.
+/// `ImportForeignSchema`: the commands, as C strings. PostgreSQL leaves out those for tables that
+/// the statement does not name.
 ///
 /// # Safety
 /// Called by IMPORT FOREIGN SCHEMA.
@@ -80,7 +81,8 @@ pub unsafe extern "C-unwind" fn execute(
     })
 }
 
-/// The query for the columns of the tables: a row per column, or one with NULLs for a table without columns.
+/// The query for the columns of the tables: a row per column, or one with NULLs for a table without
+/// columns.
 ///
 /// # Safety
 /// A valid statement.
@@ -98,7 +100,8 @@ unsafe fn definitions(statement: &ImportForeignSchemaStmt, schema: &CStr) -> CSt
         WHERE c.relkind IN ('r', 'v', 'f', 'm', 'p') AND n.nspname = "
         .to_vec();
     sql.extend(literal(schema.to_bytes()));
-    // The root of a partitioned table stands for all its rows; a partition is imported only by its name.
+    // The root of a partitioned table stands for all its rows; a partition is imported only by its
+    // name.
     if statement.list_type != ListType::FDW_IMPORT_SCHEMA_LIMIT_TO {
         sql.extend(b" AND NOT c.relispartition");
     }
@@ -184,8 +187,8 @@ impl Wanted {
             .collect()
     }
 
-    /// One column's definition; `None` for the row of a table without columns. It has the remote name as an option, which
-    /// stays when the column is renamed here.
+    /// One column's definition; `None` for the row of a table without columns. It has the remote
+    /// name as an option, which stays when the column is renamed here.
     fn column(&self, result: &PgResult, row: usize) -> Option<Vec<u8>> {
         let name = result.value(row, column::NAME)?;
         let type_name = result.value(row, column::TYPE)?.to_bytes();

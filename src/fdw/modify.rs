@@ -18,8 +18,8 @@ use crate::pg::error::{Error, Result, SqlState, boundary, catch};
 use crate::pg::{node, raw};
 use crate::xact::{Attachment, attach_to_write};
 
-/// When the values of some rows have this many bytes, the rest of a batch is sent with another message: a message of
-/// 1 GB is refused, and long before that larger ones gain nothing.
+/// When the values of some rows have this many bytes, the rest of a batch is sent with another
+/// message: a message of 1 GB is refused, and long before that larger ones gain nothing.
 const MESSAGE_BYTES: usize = 1 << 20;
 
 /// The execution state of one target.
@@ -33,14 +33,16 @@ pub struct Modification {
     last_rows: usize,
     /// Whether the rows of an INSERT may depend on those inserted before.
     volatile_source: bool,
-    /// The column of the plan's rows that identifies the row, for UPDATE and DELETE; it is the first parameter.
+    /// The column of the plan's rows that identifies the row, for UPDATE and DELETE; it is the
+    /// first parameter.
     ctid: Option<i16>,
     /// The other parameters, as columns of the new row.
     columns: Vec<i16>,
     outputs: Outputs,
     values: Values,
     reader: Option<RowReader>,
-    /// Texts of parameters, and memory that converting them leaves behind; reset for each execution.
+    /// Texts of parameters, and memory that converting them leaves behind; reset for each
+    /// execution.
     scratch: MemoryContext,
 }
 
@@ -95,8 +97,8 @@ pub unsafe extern "C-unwind" fn insert(
     boundary(|| unsafe { one(target, slot, None) })
 }
 
-/// `ExecForeignBatchInsert`: inserts many rows with one statement; `count` becomes the number that the participant
-/// reports.
+/// `ExecForeignBatchInsert`: inserts many rows with one statement; `count` becomes the number that
+/// the participant reports.
 ///
 /// # Safety
 /// Called by the executor.
@@ -165,8 +167,8 @@ impl Modification {
         &self.session
     }
 
-    /// Makes the state of a target and puts it there. `entry` stands for the target in the range table, `source` is the
-    /// plan that the rows come from, NULL in COPY.
+    /// Makes the state of a target and puts it there. `entry` stands for the target in the range
+    /// table, `source` is the plan that the rows come from, NULL in COPY.
     ///
     /// # Safety
     /// Valid nodes of a running executor.
@@ -236,8 +238,8 @@ impl Modification {
         self.outputs.len()
     }
 
-    /// Executes the statement for these rows and returns how many were affected. With RETURNING there is one row at a
-    /// time, and the returned row goes into its slot.
+    /// Executes the statement for these rows and returns how many were affected. With RETURNING
+    /// there is one row at a time, and the returned row goes into its slot.
     ///
     /// # Safety
     /// Valid slots; `plan_slot` for UPDATE and DELETE.
@@ -279,8 +281,8 @@ impl Modification {
         Ok(affected)
     }
 
-    /// Executes the statement for this many rows. Row counts alternate when wide rows split a batch; only a count seen
-    /// twice in a row is worth preparing.
+    /// Executes the statement for this many rows. Row counts alternate when wide rows split a
+    /// batch; only a count seen twice in a row is worth preparing.
     fn run(&mut self, rows: usize) -> Result<Rc<PgResult>> {
         let comes_again = std::mem::replace(&mut self.last_rows, rows) == rows;
         if rows != self.rows
@@ -297,7 +299,8 @@ impl Modification {
         self.statement.run(&self.session, &self.values)
     }
 
-    /// Fills `values` with the parameters of as many of the first rows as fit into a message, and returns their number.
+    /// Fills `values` with the parameters of as many of the first rows as fit into a message, and
+    /// returns their number.
     unsafe fn evaluate(
         &mut self,
         slots: &[*mut TupleTableSlot],
@@ -306,8 +309,9 @@ impl Modification {
         self.values.clear();
         self.values.reserve(self.outputs.len() * slots.len());
         let first_column = usize::from(self.ctid.is_some());
-        // SAFETY: valid slots with these columns, checked at the start; `values` has room for all, so
-        // nothing in here allocates for Rust. The texts stay until the next execution resets them.
+        // SAFETY: valid slots with these columns, checked at the start; `values` has room for all,
+        // so nothing in here allocates for Rust. The texts stay until the next execution resets
+        // them.
         let evaluated = catch(|| unsafe {
             raw::MemoryContextReset(self.scratch);
             let before = raw::switch_to(self.scratch);

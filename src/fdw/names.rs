@@ -1,5 +1,6 @@
-//! The remote names of foreign tables and their columns: the name in an option, or else the local one. They are used only
-//! in SQL that postgres_fdw's planner does not write: TRUNCATE, ANALYZE, IMPORT FOREIGN SCHEMA.
+//! The remote names of foreign tables and their columns: the name in an option, or else the local
+//! one. They are used only in SQL that postgres_fdw's planner does not write: TRUNCATE, ANALYZE,
+//! IMPORT FOREIGN SCHEMA.
 
 use std::ffi::{CStr, c_int};
 
@@ -55,8 +56,8 @@ impl Table {
         [&identifier(schema), &b"."[..], &identifier(name)].concat()
     }
 
-    /// The columns as a SELECT list, and the number of each column in it. For a table without columns these are `NULL` and
-    /// no number.
+    /// The columns as a SELECT list, and the number of each column in it. For a table without
+    /// columns these are `NULL` and no number.
     pub fn select_list(&self) -> (Vec<u8>, Vec<c_int>) {
         let mut names = Vec::new();
         let mut columns = Vec::new();
@@ -86,8 +87,8 @@ pub fn identifier(name: &CStr) -> Vec<u8> {
     unsafe { CStr::from_ptr(pg_sys::quote_identifier(name.as_ptr())) }.to_bytes().to_vec()
 }
 
-/// A string literal for SQL. With backslashes it has the form `E''`, which does not depend on the participant's
-/// `standard_conforming_strings`.
+/// A string literal for SQL. With backslashes it has the form `E''`, which does not depend on the
+/// participant's `standard_conforming_strings`.
 pub fn literal(text: &[u8]) -> Vec<u8> {
     let mut quoted = Vec::with_capacity(text.len() + 3);
     if text.contains(&b'\\') {

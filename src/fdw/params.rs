@@ -1,9 +1,9 @@
-//! Values that are sent: parameters as text that a participant reads in the same way, whatever this session's settings
-//! are.
+//! Values that are sent: parameters as text that a participant reads in the same way, whatever this
+//! session's settings are.
 //!
-//! While output functions run, DateStyle, IntervalStyle, extra_float_digits and search_path have the values that the
-//! participant's session was set up with. To change them costs more than the output itself, so it is done only for types
-//! that need it.
+//! While output functions run, DateStyle, IntervalStyle, extra_float_digits and search_path have
+//! the values that the participant's session was set up with. To change them costs more than the
+//! output itself, so it is done only for types that need it.
 
 use std::ffi::{CStr, c_int};
 
@@ -57,8 +57,8 @@ impl Outputs {
     /// # Safety
     /// Inside `catch`, `n` less than [`Outputs::len`], and the value not NULL.
     pub unsafe fn text(&mut self, n: usize, value: Datum) -> &'static CStr {
-        // SAFETY: by contract; an output function returns a C string. The lifetime is that of the memory
-        // context, which callers of this module keep to.
+        // SAFETY: by contract; an output function returns a C string. The lifetime is that of the
+        // memory context, which callers of this module keep to.
         unsafe {
             CStr::from_ptr(raw::OutputFunctionCall(self.functions.as_mut_ptr().add(n), value))
         }
@@ -110,8 +110,8 @@ impl Params {
         if self.expressions.is_empty() {
             return Ok(&self.values);
         }
-        // SAFETY: by contract; the vectors have the capacity, so nothing is allocated inside. The expressions run with
-        // the user's settings, their output functions do not.
+        // SAFETY: by contract; the vectors have the capacity, so nothing is allocated inside. The
+        // expressions run with the user's settings, their output functions do not.
         catch(|| unsafe {
             let before = raw::switch_to((*context).ecxt_per_tuple_memory);
             for &expression in &self.expressions {
@@ -129,7 +129,8 @@ impl Params {
     }
 }
 
-/// Whether all of these expressions are external parameters of the statement, whose values are known when it begins.
+/// Whether all of these expressions are external parameters of the statement, whose values are
+/// known when it begins.
 ///
 /// # Safety
 /// NIL or a valid list of expressions.
@@ -154,8 +155,8 @@ pub struct Modes {
 }
 
 impl Modes {
-    /// What a type needs. A type that is not known, such as a domain, a composite or an extension's type, may contain
-    /// anything.
+    /// What a type needs. A type that is not known, such as a domain, a composite or an extension's
+    /// type, may contain anything.
     fn of(oid: Oid) -> Self {
         match oid {
             pg_sys::BOOLOID

@@ -6,8 +6,9 @@
 //! | modification | SQL, target columns, end of the first VALUES row (-1: no INSERT), RETURNING?, retrieved columns |
 //! | direct modification | SQL, RETURNING?, retrieved columns, does it count rows? |
 //!
-//! The layout has been the same from 15 to 18. Each tag and length is checked, and an unknown layout is an error. A direct
-//! modification and a join scan both have four items; the caller knows from the plan's operation which of them it has.
+//! The layout has been the same from 15 to 18. Each tag and length is checked, and an unknown
+//! layout is an error. A direct modification and a join scan both have four items; the caller knows
+//! from the plan's operation which of them it has.
 
 use std::ffi::{CStr, CString, c_int};
 
@@ -161,8 +162,8 @@ impl Scan {
     }
 }
 
-/// Whether a query of postgres_fdw's ends with a locking clause. A text constant that looks like one would end with a
-/// quote.
+/// Whether a query of postgres_fdw's ends with a locking clause. A text constant that looks like
+/// one would end with a quote.
 fn locks_rows(sql: &[u8]) -> bool {
     // In a join it names the table by its alias, `r` and a number.
     let without_digits = sql.trim_ascii_end();

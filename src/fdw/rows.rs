@@ -1,7 +1,7 @@
 //! Rows that are received: from a result's text to heap tuples.
 //!
-//! The error of an input function gets a line of CONTEXT that names the column, as in postgres_fdw. No catalog is read for
-//! it, because the transaction has already failed by then.
+//! The error of an input function gets a line of CONTEXT that names the column, as in postgres_fdw.
+//! No catalog is read for it, because the transaction has already failed by then.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ops::Range;
@@ -41,8 +41,8 @@ impl RowReader {
     /// For the tuples of a scan, which may be of a join or an aggregate.
     ///
     /// # Safety
-    /// A valid scan state being initialised, with the executor's query context current; `scratch` outlives the
-    /// reader.
+    /// A valid scan state being initialised, with the executor's query context current; `scratch`
+    /// outlives the reader.
     ///
     /// # Errors
     /// A column that the tuples do not have.
@@ -157,9 +157,9 @@ impl RowReader {
             arg: location.cast(),
         };
         let callback = &raw mut callback;
-        // SAFETY: by contract. Callback and location outlive the call, and `catch` takes the callback off
-        // the stack after an ERROR. The vectors have their room, so nothing in here allocates for Rust, and
-        // column numbers are inside the descriptor (checked by `new`).
+        // SAFETY: by contract. Callback and location outlive the call, and `catch` takes the
+        // callback off the stack after an ERROR. The vectors have their room, so nothing in here
+        // allocates for Rust, and column numbers are inside the descriptor (checked by `new`).
         catch(|| unsafe {
             (*callback).previous = pg_sys::error_context_stack;
             pg_sys::error_context_stack = callback;
@@ -182,7 +182,8 @@ impl RowReader {
         })
     }
 
-    /// Fills `values` and `nulls` from one row; returns the row's `ctid`, NULL if it was not retrieved.
+    /// Fills `values` and `nulls` from one row; returns the row's `ctid`, NULL if it was not
+    /// retrieved.
     ///
     /// # Safety
     /// Inside `catch`, in the scratch context.
@@ -195,8 +196,8 @@ impl RowReader {
         let mut ctid = null();
         for (at, &column) in self.retrieved.iter().enumerate() {
             let text = result.value(row, at).map_or(null(), CStr::as_ptr).cast_mut();
-            // SAFETY: as in `read`. The input function runs for NULL too, because a domain may refuse it. System columns
-            // other than `ctid` have no meaning here.
+            // SAFETY: as in `read`. The input function runs for NULL too, because a domain may
+            // refuse it. System columns other than `ctid` have no meaning here.
             unsafe {
                 (*location).column = column;
                 if column > 0 {
@@ -224,8 +225,9 @@ impl RowReader {
     }
 }
 
-/// Gives a formed tuple its system columns. `ctid` is stored in both places: it is read from `t_self`, but a tuple that
-/// becomes a composite value and a tuple again (EvalPlanQual) only keeps `t_ctid`.
+/// Gives a formed tuple its system columns. `ctid` is stored in both places: it is read from
+/// `t_self`, but a tuple that becomes a composite value and a tuple again (EvalPlanQual) only keeps
+/// `t_ctid`.
 ///
 /// # Safety
 /// A tuple that was just formed; a valid `ctid` or NULL.
@@ -240,7 +242,8 @@ unsafe fn stamp(tuple: HeapTuple, ctid: *const pg_sys::ItemPointerData) {
     }
 }
 
-/// Sets xmin, xmax and cmin to invalid values. `heap_form_tuple` leaves the fields of a composite value in their place.
+/// Sets xmin, xmax and cmin to invalid values. `heap_form_tuple` leaves the fields of a composite
+/// value in their place.
 ///
 /// # Safety
 /// A tuple that was formed by `heap_form_tuple` and is referred to nowhere else.
@@ -260,8 +263,8 @@ fn mismatch() -> Error {
     Error::new(SqlState::INTERNAL_ERROR, "remote query result does not match the foreign table")
 }
 
-/// The descriptor of a join's slot, with the row type of its table for each whole-row reference. The slot has it as an
-/// anonymous record, whose text could not be read.
+/// The descriptor of a join's slot, with the row type of its table for each whole-row reference.
+/// The slot has it as an anonymous record, whose text could not be read.
 unsafe fn with_row_types(
     node: *mut pg_sys::ForeignScanState,
     descriptor: pg_sys::TupleDesc,
@@ -288,8 +291,8 @@ unsafe fn with_row_types(
     }
 }
 
-/// The relation and column of an entry of a target list (counted from 0); `None` if the entry is another expression. It
-/// reads nodes only.
+/// The relation and column of an entry of a target list (counted from 0); `None` if the entry is
+/// another expression. It reads nodes only.
 ///
 /// # Safety
 /// A valid list of `TargetEntry`.
@@ -312,7 +315,8 @@ struct Location {
     column: c_int,
 }
 
-/// The callback that adds the line of CONTEXT. It owns nothing, so an out-of-memory ERROR may jump over it.
+/// The callback that adds the line of CONTEXT. It owns nothing, so an out-of-memory ERROR may jump
+/// over it.
 unsafe extern "C-unwind" fn conversion_context(location: *mut c_void) {
     // SAFETY: the location that was pushed with the callback; formats fit their arguments.
     unsafe {

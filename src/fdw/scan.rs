@@ -1,12 +1,13 @@
 //! Scans: a cursor on the participant, fetched batch by batch.
 //!
-//! DECLARE and the first FETCH travel together, so a scan that fits into one batch costs one wait; CLOSE travels with the
-//! next statement. A scan shows the rows that were there when its statement began: whatever writes on the participant
-//! before the first FETCH has DECLARE sent first. For a user's cursor it is sent when the cursor is declared. A scan whose
-//! parameters are computed by other nodes is opened with the first FETCH.
+//! DECLARE and the first FETCH travel together, so a scan that fits into one batch costs one wait;
+//! CLOSE travels with the next statement. A scan shows the rows that were there when its statement
+//! began: whatever writes on the participant before the first FETCH has DECLARE sent first. For a
+//! user's cursor it is sent when the cursor is declared. A scan whose parameters are computed by
+//! other nodes is opened with the first FETCH.
 //!
-//! Rows are converted a batch at a time, into a memory context of their own. At most one FETCH of a scan is under way at
-//! any time, and besides it at most one batch is in memory.
+//! Rows are converted a batch at a time, into a memory context of their own. At most one FETCH of a
+//! scan is under way at any time, and besides it at most one batch is in memory.
 
 use std::ffi::{CStr, c_int};
 use std::rc::Rc;
@@ -37,7 +38,8 @@ pub struct Scan {
     fetch_size: FetchSize,
     /// The cursor's number on the connection.
     cursor: u32,
-    /// Its DECLARE, once its parameters are known. It may still have to be sent until rows are asked for.
+    /// Its DECLARE, once its parameters are known. It may still have to be sent until rows are
+    /// asked for.
     opening: Option<Rc<Opening>>,
     /// Rows have been asked for.
     is_open: bool,
@@ -55,7 +57,8 @@ pub struct Scan {
     under_way: Option<UnderWay>,
     /// The last FETCH that was sent without waiting for its answer.
     last_asked: Option<Asked>,
-    /// An Append asks for rows and is notified when they have come, so the scan does not wait for them.
+    /// An Append asks for rows and is notified when they have come, so the scan does not wait for
+    /// them.
     is_async: bool,
 }
 
@@ -105,8 +108,9 @@ pub unsafe extern "C-unwind" fn iterate(node: *mut ForeignScanState) -> *mut Tup
     })
 }
 
-/// `ReScanForeignScan`: starts again. If no parameter has changed and the first batch is in memory or still to come, it
-/// is used again. Otherwise the cursor is closed, and a FETCH under way is not waited for.
+/// `ReScanForeignScan`: starts again. If no parameter has changed and the first batch is in memory
+/// or still to come, it is used again. Otherwise the cursor is closed, and a FETCH under way is not
+/// waited for.
 ///
 /// # Safety
 /// Called by the executor.
@@ -124,8 +128,8 @@ pub unsafe extern "C-unwind" fn rescan(node: *mut ForeignScanState) {
     })
 }
 
-/// `EndForeignScan`. A FETCH under way is waited for, however long it takes: COMMIT has little time, and could not tell
-/// which statement has failed.
+/// `EndForeignScan`. A FETCH under way is waited for, however long it takes: COMMIT has little
+/// time, and could not tell which statement has failed.
 ///
 /// # Safety
 /// Called by the executor.
@@ -181,15 +185,16 @@ impl Scan {
                 at_end: false,
                 under_way: None,
                 last_asked: None,
-                // The node's flag, not the plan's: EvalPlanQual runs the same plan without an asynchronous Append.
+                // The node's flag, not the plan's: EvalPlanQual runs the same plan without an
+                // asynchronous Append.
                 is_async: (*node).ss.ps.async_capable,
                 session,
             })
         }
     }
 
-    /// Makes sure that the cursor is opened before anything is written that it must not show. If it is for a cursor that
-    /// the user declares, it is opened at once.
+    /// Makes sure that the cursor is opened before anything is written that it must not show. If it
+    /// is for a cursor that the user declares, it is opened at once.
     fn announce(&self) -> Result<()> {
         let Some(opening) = &self.opening else { return Ok(()) };
         if begins_cursor() {
@@ -289,7 +294,8 @@ impl Scan {
     /// Takes the batch that was asked for if the connection has read it. Returns whether it has.
     ///
     /// # Errors
-    /// The remote's, reported for the query and not for the FETCH; the lost connection; an input function's.
+    /// The remote's, reported for the query and not for the FETCH; the lost connection; an input
+    /// function's.
     pub fn take_batch(&mut self) -> Result<bool> {
         let Some(under_way) = &mut self.under_way else { return Ok(false) };
         if let Some(declare) = &under_way.declare {
@@ -309,8 +315,9 @@ impl Scan {
     fn load(&mut self, result: &PgResult, took: Duration) -> Result<()> {
         self.tuples.clear();
         self.next = 0;
-        // SAFETY: no slot reads the old batch any more: the executor asks for the next row. The batch context is a
-        // child of the query context, as is everything that the reader refers to.
+        // SAFETY: no slot reads the old batch any more: the executor asks for the next row. The
+        // batch context is a child of the query context, as is everything that the reader refers
+        // to.
         unsafe {
             let batch = self.batch;
             catch(|| raw::MemoryContextReset(batch))?;
@@ -355,7 +362,8 @@ impl Scan {
     }
 }
 
-/// Whether the query of a named portal begins: a cursor, from which rows may be fetched at any later time.
+/// Whether the query of a named portal begins: a cursor, from which rows may be fetched at any
+/// later time.
 fn begins_cursor() -> bool {
     // SAFETY: NULL or the portal that runs or begins, with a name that ends with a NUL.
     unsafe {

@@ -1,5 +1,5 @@
-//! The remote statement of a modification. The first execution sends its text; the second prepares it in the same
-//! segment, so that no execution costs more than one wait.
+//! The remote statement of a modification. The first execution sends its text; the second prepares
+//! it in the same segment, so that no execution costs more than one wait.
 
 use std::ffi::{CStr, CString};
 use std::rc::Rc;
@@ -61,8 +61,8 @@ impl Statement {
         }
     }
 
-    /// Has it deallocated after the transaction. A failed PREPARE leaves nothing behind; one whose answer was not waited
-    /// for may leave a statement whose name is not used again.
+    /// Has it deallocated after the transaction. A failed PREPARE leaves nothing behind; one whose
+    /// answer was not waited for may leave a statement whose name is not used again.
     pub fn deallocate(&mut self, connection: &Connection) {
         if let Stage::Prepared(name) = std::mem::replace(&mut self.stage, Stage::Once) {
             connection.deallocate(&name);

@@ -11,8 +11,8 @@ use crate::pg::raw;
 
 type Found = BackendLocal<Cell<Option<pg_sys::PGFunction>>>;
 
-/// A function of postgres_fdw's library, which is never unloaded. It is looked up once, because that takes system
-/// calls.
+/// A function of postgres_fdw's library, which is never unloaded. It is looked up once, because
+/// that takes system calls.
 fn function(name: &CStr, found: &Found) -> pg_sys::PGFunction {
     if let Some(function) = found.get().get() {
         return function;

@@ -1,4 +1,5 @@
-//! TRUNCATE: one remote command for all tables of a server, in the remote transaction like any other write.
+//! TRUNCATE: one remote command for all tables of a server, in the remote transaction like any
+//! other write.
 
 use pgrx::pg_sys::{self, DropBehavior, List};
 
@@ -10,7 +11,8 @@ use crate::pg::node;
 use crate::remote::options::parse_bool;
 use crate::xact::attach_to_write;
 
-/// `ExecForeignTruncate`: called once per server, with all its tables that the command names or includes.
+/// `ExecForeignTruncate`: called once per server, with all its tables that the command names or
+/// includes.
 ///
 /// # Safety
 /// Called by TRUNCATE with a list of open foreign tables of one server.

@@ -1,15 +1,15 @@
 //! Whether the rows that a statement inserts may depend on the rows that it has already inserted.
 //!
-//! A volatile function in the source of an INSERT may read the target. If rows are sent one by one, it finds the rows
-//! before its own there; if they are sent in batches, it does not. Unless batches were asked for, such rows are sent one by
-//! one.
+//! A volatile function in the source of an INSERT may read the target. If rows are sent one by one,
+//! it finds the rows before its own there; if they are sent in batches, it does not. Unless batches
+//! were asked for, such rows are sent one by one.
 
 use pgrx::pg_sys::{self, EState, List, NodeTag, Plan};
 
 use crate::pg::node;
 
-/// Whether a volatile function other than `nextval` is evaluated below `plan`, or may be: for unknown kinds of nodes it
-/// is assumed.
+/// Whether a volatile function other than `nextval` is evaluated below `plan`, or may be: for
+/// unknown kinds of nodes it is assumed.
 ///
 /// # Safety
 /// A valid plan of the statement that `estate` runs.
@@ -49,8 +49,8 @@ unsafe fn plan_is_volatile(plan: *const Plan) -> bool {
                 list_is_volatile(scan.fdw_exprs) || list_is_volatile(scan.fdw_recheck_quals)
             }
             NodeTag::T_NestLoop | NodeTag::T_MergeJoin | NodeTag::T_HashJoin => {
-                // All three begin with the struct of a join. Their other clauses have operators that indexes and
-                // hashing use, which are not volatile.
+                // All three begin with the struct of a join. Their other clauses have operators
+                // that indexes and hashing use, which are not volatile.
                 list_is_volatile((*plan.cast::<pg_sys::Join>()).joinqual)
             }
             NodeTag::T_Limit => {

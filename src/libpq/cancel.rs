@@ -1,12 +1,13 @@
 //! Cancelling a running command, within a deadline.
 //!
-//! libpq before 17 has only `PQcancel`, which connects and waits for the server without any limit: a host that does not
-//! answer would block the backend for ever, with interrupts off. So a child process sends the request (`PQcancel` may be
-//! called even from a signal handler, libpq documentation, "Canceling Queries in Progress"), and is killed when it takes
-//! too long.
+//! libpq before 17 has only `PQcancel`, which connects and waits for the server without any limit:
+//! a host that does not answer would block the backend for ever, with interrupts off. So a child
+//! process sends the request (`PQcancel` may be called even from a signal handler, libpq
+//! documentation, "Canceling Queries in Progress"), and is killed when it takes too long.
 //!
-//! The postmaster cancels a backend with a signal to it and then one to its process group, which reaches the child. From
-//! 17 on PostgreSQL's handlers end a child that does not expect them, so its signals stay blocked.
+//! The postmaster cancels a backend with a signal to it and then one to its process group, which
+//! reaches the child. From 17 on PostgreSQL's handlers end a child that does not expect them, so
+//! its signals stay blocked.
 
 use std::ffi::{c_char, c_int};
 use std::ptr::NonNull;
@@ -23,8 +24,8 @@ impl Cancel {
 
     /// Starts to send the request; `None` if that is not possible.
     pub fn start(&self) -> Option<Sending> {
-        // SAFETY: the child calls PQcancel and `_exit`, nothing that shares state with the parent: no
-        // destructor, no exit handler, no memory of PostgreSQL.
+        // SAFETY: the child calls PQcancel and `_exit`, nothing that shares state with the parent:
+        // no destructor, no exit handler, no memory of PostgreSQL.
         match unsafe { fork_with_signals_blocked() } {
             0 => {
                 let mut message = [0 as c_char; 256];
@@ -73,7 +74,8 @@ impl Drop for Sending {
 unsafe fn fork_with_signals_blocked() -> libc::pid_t {
     let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     let mut before = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: each set is filled before it is read; a valid request cannot fail. The rest by contract.
+    // SAFETY: each set is filled before it is read; a valid request cannot fail. The rest by
+    // contract.
     unsafe {
         libc::sigfillset(all.as_mut_ptr());
         libc::sigprocmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
@@ -87,7 +89,8 @@ unsafe fn fork_with_signals_blocked() -> libc::pid_t {
 
 /// Waits for the child, kills it when the deadline has come, and returns whether it was successful.
 fn wait_for(child: libc::pid_t, deadline: Instant) -> bool {
-    // SAFETY: our own child, not waited for yet, so its pid cannot have been given to another process.
+    // SAFETY: our own child, not waited for yet, so its pid cannot have been given to another
+    // process.
     unsafe {
         let handle = libc::syscall(libc::SYS_pidfd_open, child, 0) as c_int;
         let ended = handle >= 0

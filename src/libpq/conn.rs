@@ -53,7 +53,8 @@ pub enum Transaction {
     Unknown,
 }
 
-/// Every connection option of this libpq with its display character: `'D'` marks those that users do not set.
+/// Every connection option of this libpq with its display character: `'D'` marks those that users
+/// do not set.
 pub fn connection_options() -> Vec<(CString, char)> {
     let mut options = Vec::new();
     // SAFETY: the array ends with a NULL keyword and is freed once.
@@ -234,7 +235,8 @@ impl Conn {
         unsafe { pq_sys::PQisBusy(self.raw()) == 1 }
     }
 
-    /// The next result; `None` ends the results of a command. Call it only when not [`Conn::is_busy`].
+    /// The next result; `None` ends the results of a command. Call it only when not
+    /// [`Conn::is_busy`].
     pub fn result(&self) -> Option<PgResult> {
         // SAFETY: the result is ours to free.
         PgResult::from_raw(unsafe { pq_sys::PQgetResult(self.raw()) })
@@ -247,11 +249,11 @@ impl Conn {
         poll.fd < 0 || unsafe { libc::poll(&mut poll, 1, 0) } != 0
     }
 
-    /// Whether the other end hung up or sent something unasked while the connection was idle. Reads what has arrived,
-    /// never waits.
+    /// Whether the other end hung up or sent something unasked while the connection was idle. Reads
+    /// what has arrived, never waits.
     pub fn hung_up(&self) -> bool {
-        // A shutdown arrives as an error message followed by the end of the stream, and each read takes one of them:
-        // hence the loop.
+        // A shutdown arrives as an error message followed by the end of the stream, and each read
+        // takes one of them: hence the loop.
         for _ in 0..8 {
             let mut poll = libc::pollfd { fd: self.socket(), events: libc::POLLIN, revents: 0 };
             // SAFETY: one valid pollfd, no wait.
@@ -279,7 +281,8 @@ impl Conn {
         self.is_bad() || poll.fd < 0 || polled < 0 || poll.revents & ended != 0
     }
 
-    /// From now on the server's unasked messages are not logged, but noted for [`Conn::ended_idle`].
+    /// From now on the server's unasked messages are not logged, but noted for
+    /// [`Conn::ended_idle`].
     pub fn listen_for_end(&self) {
         const IDLE_SESSION_TIMEOUT: &[u8] = b"57P05";
         unsafe extern "C" fn listen(ended: *mut c_void, said: *const pq_sys::PGresult) {
@@ -296,10 +299,11 @@ impl Conn {
         unsafe { pq_sys::PQsetNoticeReceiver(self.raw(), Some(listen), ended.cast_mut().cast()) };
     }
 
-    /// Whether the server has said, unasked and after [`Conn::listen_for_end`], that the session was idle for too long.
-    /// Only what has been read counts.
+    /// Whether the server has said, unasked and after [`Conn::listen_for_end`], that the session
+    /// was idle for too long. Only what has been read counts.
     pub fn ended_idle(&self) -> bool {
-        // libpq handles unasked messages when no command is under way, which it notices when it is asked for a result.
+        // libpq handles unasked messages when no command is under way, which it notices when it is
+        // asked for a result.
         if !self.is_busy() && self.result().is_none() {
             self.is_busy();
         }

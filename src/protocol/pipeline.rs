@@ -1,8 +1,9 @@
 //! Which answer on a pipelined connection belongs to whom.
 //!
-//! A server answers in the order in which it was asked. [`Fifo`] remembers what was asked and assigns each answer to its
-//! owner. Commands travel in *segments*, each ended by a `Sync`: when a command fails, the server skips the rest of its
-//! segment, and the skipped commands fail with the same error.
+//! A server answers in the order in which it was asked. [`Fifo`] remembers what was asked and
+//! assigns each answer to its owner. Commands travel in *segments*, each ended by a `Sync`: when a
+//! command fails, the server skips the rest of its segment, and the skipped commands fail with the
+//! same error.
 //!
 //! It is generic over the result type, so that it can be tested without a connection.
 
@@ -111,8 +112,8 @@ impl<R> Default for Fifo<R> {
 }
 
 impl<R> Fifo<R> {
-    /// A statement whose owner is at this nesting level was queued; its answer can be asked for by the ticket. `query` is
-    /// for [`Fifo::failure_before`].
+    /// A statement whose owner is at this nesting level was queued; its answer can be asked for by
+    /// the ticket. `query` is for [`Fifo::failure_before`].
     pub fn statement(&mut self, level: u32, query: Option<&Rc<CStr>>) -> Ticket {
         let ticket = self.next;
         self.next += 1;
@@ -136,7 +137,8 @@ impl<R> Fifo<R> {
         self.expected.is_empty()
     }
 
-    /// Whether all commands that are still to be answered end transactions, so that another may begin after them.
+    /// Whether all commands that are still to be answered end transactions, so that another may
+    /// begin after them.
     pub fn is_ending(&self) -> bool {
         self.failure.is_none()
             && self.expected.iter().all(|expected| {
@@ -221,18 +223,22 @@ impl<R> Fifo<R> {
         expected.any(|expected| matches!(expected, Expected::Statement(_) | Expected::Abandoned))
     }
 
-    /// The earliest failure before a statement that nobody has taken yet, with its query: the reason why the transaction
-    /// had failed when the statement was executed.
+    /// The earliest failure before a statement that nobody has taken yet, with its query: the
+    /// reason why the transaction had failed when the statement was executed.
     pub fn failure_before(&self, ticket: Ticket) -> Option<(Rc<R>, Option<Rc<CStr>>)> {
         let failures = self.answers.values().filter_map(|(statement, answer)| {
-            answer.as_ref().err().filter(|_| statement.ticket < ticket).map(|cause| (statement, cause))
+            answer
+                .as_ref()
+                .err()
+                .filter(|_| statement.ticket < ticket)
+                .map(|cause| (statement, cause))
         });
         let (statement, cause) = failures.min_by_key(|(statement, _)| statement.ticket)?;
         Some((Rc::clone(cause), statement.query.clone()))
     }
 
-    /// The owner of a statement does not want its answer any more. A failure is kept, because later statements fail
-    /// because of it.
+    /// The owner of a statement does not want its answer any more. A failure is kept, because later
+    /// statements fail because of it.
     pub fn abandon(&mut self, ticket: Ticket) {
         if self.answers.get(&ticket).is_some_and(|(_, answer)| answer.is_ok()) {
             self.answers.remove(&ticket);
@@ -242,7 +248,8 @@ impl<R> Fifo<R> {
         }
     }
 
-    /// The subtransaction at this nesting level aborted: owners at this or a deeper level will not ask any more.
+    /// The subtransaction at this nesting level aborted: owners at this or a deeper level will not
+    /// ask any more.
     pub fn abandon_from(&mut self, level: u32) {
         self.answers.retain(|_, (statement, _)| statement.level < level);
         for expected in &mut self.expected {
@@ -254,7 +261,7 @@ impl<R> Fifo<R> {
 
     /// The subtransaction at this nesting level committed: what it owns belongs to its parent.
     pub fn hand_up(&mut self, level: u32) {
-        let answered = self.answers.values_mut().map(|(statement, _)| asked);
+        let answered = self.answers.values_mut().map(|(statement, _)| statement);
         for statement in answered.filter(|statement| statement.level >= level) {
             statement.level = level - 1;
         }
@@ -268,8 +275,8 @@ impl<R> Fifo<R> {
         self.next
     }
 
-    /// Nothing that was asked will be answered: it is asked again on another connection, from `next` on with the same
-    /// tickets.
+    /// Nothing that was asked will be answered: it is asked again on another connection, from
+    /// `next` on with the same tickets.
     pub fn begin_anew(&mut self, next: Option<Ticket>) {
         self.expected.clear();
         self.failure = None;

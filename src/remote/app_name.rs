@@ -1,5 +1,5 @@
-//! The `application_name` of a session with a participant: postgres_fdw's setting before the server's option, each
-//! with its escapes replaced.
+//! The `application_name` of a session with a participant: postgres_fdw's setting before the
+//! server's option, each with its escapes replaced.
 
 use std::ffi::{CStr, CString};
 
@@ -15,8 +15,8 @@ pub const FALLBACK: &CStr = c"postgres_fdw";
 /// The name of the resolver's sessions.
 pub const RESOLVER: &CStr = c"pg_fdw_xacts resolver";
 
-/// The name for a session with these server options, if one is given: the first that is not empty after its escapes have
-/// been replaced.
+/// The name for a session with these server options, if one is given: the first that is not empty
+/// after its escapes have been replaced.
 pub fn given(server_options: &[OptionPair]) -> Option<CString> {
     let own = server_options.iter().rev().filter(|(name, _)| name.as_c_str() == APPLICATION_NAME);
     setting()
@@ -27,7 +27,8 @@ pub fn given(server_options: &[OptionPair]) -> Option<CString> {
         .map(c_string)
 }
 
-/// `postgres_fdw.application_name`. Its library defines it, but a session may set it before that is loaded.
+/// `postgres_fdw.application_name`. Its library defines it, but a session may set it before that is
+/// loaded.
 fn setting() -> Option<CString> {
     // SAFETY: a setting that may not exist; its text is copied before anything can change it.
     unsafe {
@@ -36,8 +37,8 @@ fn setting() -> Option<CString> {
     }
 }
 
-/// Replaces `%%` by `%`, and `%x` by what `fact` returns for `x`, or by nothing for an unknown letter. A `%` at the end is
-/// left out.
+/// Replaces `%%` by `%`, and `%x` by what `fact` returns for `x`, or by nothing for an unknown
+/// letter. A `%` at the end is left out.
 fn expand(template: &[u8], fact: impl Fn(u8) -> Option<Vec<u8>>) -> Vec<u8> {
     let mut name = Vec::with_capacity(template.len());
     let mut rest = template.iter();

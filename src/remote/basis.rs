@@ -1,6 +1,6 @@
-//! What a connection is made from: the catalog rows of its server and user mapping. The resolver is not part of the
-//! client's transaction and reads committed rows. So the rows are read here in two ways: as this transaction sees them,
-//! and as all others do.
+//! What a connection is made from: the catalog rows of its server and user mapping. The resolver is
+//! not part of the client's transaction and reads committed rows. So the rows are read here in two
+//! ways: as this transaction sees them, and as all others do.
 
 use pgrx::pg_sys::{self, AttrNumber, Datum, Oid};
 
@@ -63,7 +63,8 @@ fn handler_of(serverid: Oid) -> Oid {
 }
 
 impl Seen {
-    /// What a user's connection to a server would be made from; `None` where the server or a mapping is missing.
+    /// What a user's connection to a server would be made from; `None` where the server or a
+    /// mapping is missing.
     ///
     /// # Errors
     /// libpq's list of options cannot be had.
@@ -90,8 +91,8 @@ impl Eyes {
         Self(match view {
             // The newest catalog snapshot.
             View::Own => std::ptr::null_mut(),
-            // SAFETY: registering makes a copy, which may be changed. With the first command id it shows nothing that this
-            // transaction has done.
+            // SAFETY: registering makes a copy, which may be changed. With the first command id it
+            // shows nothing that this transaction has done.
             View::Others => unsafe {
                 let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
                 (*snapshot).curcid = pg_sys::FirstCommandId;
@@ -122,7 +123,8 @@ impl Eyes {
                 );
             }
         }
-        // SAFETY: a catalog and its index; keys and snapshot outlive the scan, and the row is read before that ends.
+        // SAFETY: a catalog and its index; keys and snapshot outlive the scan, and the row is read
+        // before that ends.
         unsafe {
             let lock = pg_sys::AccessShareLock as i32;
             let relation = pg_sys::table_open(catalog, lock);

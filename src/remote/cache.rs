@@ -1,14 +1,14 @@
 //! The session's connections, one per user mapping, kept from transaction to transaction.
 //!
-//! When its server, its mapping or a wrapper is altered or dropped, a connection is closed at once, or, if the current
-//! transaction has used it, at the end of the transaction. A connection that the other end has closed is replaced between
-//! transactions, never inside one.
+//! When its server, its mapping or a wrapper is altered or dropped, a connection is closed at once,
+//! or, if the current transaction has used it, at the end of the transaction. A connection that the
+//! other end has closed is replaced between transactions, never inside one.
 //!
 //! A connection is found by its mapping, and used only for a user who could have made it: see
 //! [`credentials::check_shared`].
 //!
-//! A connection in use stays on the list, whatever happens to it, so that a transaction never has two sessions under one
-//! mapping.
+//! A connection in use stays on the list, whatever happens to it, so that a transaction never has
+//! two sessions under one mapping.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -61,8 +61,8 @@ impl Cached {
         self.established.connection.work(self.can_prepare)
     }
 
-    /// Whether it was made with credentials that only the client's session has: then the resolver could not settle what
-    /// is prepared there.
+    /// Whether it was made with credentials that only the client's session has: then the resolver
+    /// could not settle what is prepared there.
     pub fn is_session_only(&self) -> bool {
         self.established.used.session_only
     }
@@ -102,11 +102,13 @@ fn with<T>(f: impl FnOnce(&mut Connections) -> T) -> T {
     f(CONNECTIONS.get().borrow_mut().get_or_insert_default())
 }
 
-/// The connection of a mapping, which is made by `deadline` if there is none. One that the current transaction uses is
-/// returned as it is. To use it in the transaction, the caller has it join before calling anything else.
+/// The connection of a mapping, which is made by `deadline` if there is none. One that the current
+/// transaction uses is returned as it is. To use it in the transaction, the caller has it join
+/// before calling anything else.
 ///
 /// # Errors
-/// Those of [`connect`], and 2F003 where the mapping's user could not make the connection that the transaction uses.
+/// Those of [`connect`], and 2F003 where the mapping's user could not make the connection that the
+/// transaction uses.
 pub fn connection(mapping: &Mapping, deadline: Option<Instant>) -> Result<Rc<Cached>> {
     register_invalidation();
     let found = with(|all| all.get(&mapping.oid).cloned());
@@ -147,8 +149,8 @@ pub fn connection(mapping: &Mapping, deadline: Option<Instant>) -> Result<Rc<Cac
     Ok(fresh)
 }
 
-/// Begins a transaction anew on another connection of the same kind, if it had only just begun on one that has ended;
-/// whether it could.
+/// Begins a transaction anew on another connection of the same kind, if it had only just begun on
+/// one that has ended; whether it could.
 ///
 /// # Errors
 /// Those of [`connect`].
@@ -215,8 +217,8 @@ fn register_invalidation() {
     }
 }
 
-/// Called inside any catalog access. A hash of 0 stands for everything, and so does any wrapper's. Closing a connection
-/// reads no catalog and raises nothing.
+/// Called inside any catalog access. A hash of 0 stands for everything, and so does any wrapper's.
+/// Closing a connection reads no catalog and raises nothing.
 unsafe extern "C-unwind" fn invalidate(_: Datum, cache: i32, hash: u32) {
     INVALIDATIONS.get().set(INVALIDATIONS.get().get() + 1);
     let servers = cache == pg_sys::SysCacheIdentifier::FOREIGNSERVEROID as i32;

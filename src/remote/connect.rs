@@ -54,8 +54,8 @@ impl std::borrow::Borrow<Connection> for Established {
 }
 
 impl Established {
-    /// Whether connecting anew would lead to the same: server and mapping have the same options, and their user still
-    /// needs no other credentials.
+    /// Whether connecting anew would lead to the same: server and mapping have the same options,
+    /// and their user still needs no other credentials.
     ///
     /// # Errors
     /// libpq's list of options cannot be had.
@@ -85,8 +85,8 @@ pub enum Step {
 }
 
 impl Connecting {
-    /// Starts to connect as the mapping says. The option `connect_timeout`, in seconds per host as in libpq, can only make
-    /// the caller's `deadline` earlier.
+    /// Starts to connect as the mapping says. The option `connect_timeout`, in seconds per host as
+    /// in libpq, can only make the caller's `deadline` earlier.
     ///
     /// # Errors
     /// 08001 with libpq's message as DETAIL; 2F003 where credentials are required and not given.
@@ -126,7 +126,8 @@ impl Connecting {
         Interest { socket: self.conn.socket(), write: self.next == Polling::Writing }
     }
 
-    /// Whether the socket is ready for the next step. If it is not, libpq would wait without a limit.
+    /// Whether the socket is ready for the next step. If it is not, libpq would wait without a
+    /// limit.
     pub fn is_ready(&self) -> bool {
         let Interest { socket, write } = self.want();
         let events = if write { libc::POLLOUT } else { libc::POLLIN };
@@ -171,8 +172,8 @@ fn failed(server: &CStr, detail: &CStr) -> Error {
     .detail(detail.to_bytes().trim_ascii_end())
 }
 
-/// Connects as the mapping says, and waits for it. If there is a pooler in between, a first connection is used to check
-/// that the server process stays with its client.
+/// Connects as the mapping says, and waits for it. If there is a pooler in between, a first
+/// connection is used to check that the server process stays with its client.
 ///
 /// # Errors
 /// Those of [`Connecting`] and of [`pooler::check`], and a cancel.
@@ -191,8 +192,8 @@ pub fn connect(
     Ok(established)
 }
 
-/// Checks that a pooler which was not noticed at the start ([`Connection::is_pooled`]) leaves server processes to their
-/// clients.
+/// Checks that a pooler which was not noticed at the start ([`Connection::is_pooled`]) leaves
+/// server processes to their clients.
 ///
 /// # Errors
 /// Those of [`connect`].

@@ -1,16 +1,22 @@
 //! One participant's session: a pipelined connection with its remote transaction.
 //!
-//! * [`wire`]: what is handed to libpq, and the log of it; [`setup`]: what each session begins with;
-//! * [`sending`]: statements with all that travels with them; [`cursors`], [`savepoints`], [`session_lock`]: some of it;
-//! * [`answers`]: reading answers and asking for them; [`waiting`]: until there is nothing more to come;
-//! * [`state`]: what is known of the session and its transaction; [`written`]: whether that has an xid;
-//! * [`failures`]: how a broken connection is reported; [`anew`]: how its transaction begins on another.
+//! * [`wire`]: what is handed to libpq, and the log of it; [`setup`]: what each session begins
+//!   with;
+//! * [`sending`]: statements with all that travels with them; [`cursors`], [`savepoints`],
+//!   [`session_lock`]: some of it;
+//! * [`answers`]: reading answers and asking for them; [`waiting`]: until there is nothing more to
+//!   come;
+//! * [`state`]: what is known of the session and its transaction; [`written`]: whether that has an
+//!   xid;
+//! * [`failures`]: how a broken connection is reported; [`anew`]: how its transaction begins on
+//!   another.
 //!
 //! Invariants:
-//! * A lost connection dooms the transaction that used it, unless nothing of it had been answered (see [`anew`]).
+//! * A lost connection dooms the transaction that used it, unless nothing of it had been answered
+//!   (see [`anew`]).
 //! * No borrow of the interior is held across a call into PostgreSQL, which may come back here.
-//! * `depth` counts what was sent, `confirmed` what the server answered; they differ only while answers are
-//!   outstanding, or when the transaction is doomed.
+//! * `depth` counts what was sent, `confirmed` what the server answered; they differ only while
+//!   answers are outstanding, or when the transaction is doomed.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CString, c_int};
@@ -46,7 +52,8 @@ pub use sending::{Isolation, Manner, Message};
 use state::{Broken, State};
 use wire::Wire;
 
-/// How long the clean-up of a cancelled command may take (as postgres_fdw's `CONNECTION_CLEANUP_TIMEOUT`).
+/// How long the clean-up of a cancelled command may take (as postgres_fdw's
+/// `CONNECTION_CLEANUP_TIMEOUT`).
 pub const CLEANUP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a cancel request may take.
@@ -55,7 +62,8 @@ pub const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a cancel request and its effect may take where the server may go on without.
 pub const CANCEL_EFFECT: Duration = Duration::from_secs(2);
 
-/// How long a cancel waits for the previous transaction's COMMIT; beyond that the server counts as hung.
+/// How long a cancel waits for the previous transaction's COMMIT; beyond that the server counts as
+/// hung.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(1);
 
 static CONNECTIONS_MADE: BackendLocal<Cell<u64>> = BackendLocal::new(Cell::new(0));
@@ -115,7 +123,8 @@ impl Connection {
         self.number.get()
     }
 
-    /// The server process behind the connection. A pooler invents one, which counts until the set-up is answered.
+    /// The server process behind the connection. A pooler invents one, which counts until the
+    /// set-up is answered.
     pub fn backend_pid(&self) -> c_int {
         self.inner.borrow().session.server_pid.unwrap_or_else(|| self.conn.backend_pid())
     }
@@ -130,8 +139,9 @@ impl Connection {
         self.inner.borrow().session.fingerprint.clone()
     }
 
-    /// Whether something between us and the server may hand sessions around: the process that answered the set-up is
-    /// not the one that was announced when we connected, and it is not known to be ours.
+    /// Whether something between us and the server may hand sessions around: the process that
+    /// answered the set-up is not the one that was announced when we connected, and it is not known
+    /// to be ours.
     pub fn is_pooled(&self) -> bool {
         let announced = self.conn.backend_pid();
         let answered = self.inner.borrow().session.server_pid;
@@ -170,7 +180,8 @@ impl Connection {
         self.inner.borrow().transaction.depth > 0
     }
 
-    /// Whether the connection may be used again for another transaction: alive, and nothing outstanding.
+    /// Whether the connection may be used again for another transaction: alive, and nothing
+    /// outstanding.
     pub fn is_reusable(&self) -> bool {
         self.broken.get().is_none() && !self.conn.is_bad() && {
             let fifo = &self.inner.borrow().fifo;
@@ -197,13 +208,15 @@ impl Connection {
         self.sealed.set(true);
     }
 
-    /// Whether a `COMMIT PREPARED` that nobody waits for has still to be answered, or its answer to be taken.
+    /// Whether a `COMMIT PREPARED` that nobody waits for has still to be answered, or its answer to
+    /// be taken.
     pub fn has_delivery(&self) -> bool {
         let inner = self.inner.borrow();
         inner.delivered.is_some() || inner.fifo.awaits(Control::Delivery)
     }
 
-    /// What became of a `COMMIT PREPARED` that nobody waits for: whether it was done, once that is known.
+    /// What became of a `COMMIT PREPARED` that nobody waits for: whether it was done, once that is
+    /// known.
     pub fn take_delivered(&self) -> Option<bool> {
         self.inner.borrow_mut().delivered.take()
     }
@@ -218,8 +231,8 @@ impl Connection {
         self.inner.borrow_mut().failed_ending.take()
     }
 
-    /// Asks the server to stop what it is doing; waits for the request to be taken, not for its effect. The
-    /// transaction is doomed if the server does not take it.
+    /// Asks the server to stop what it is doing; waits for the request to be taken, not for its
+    /// effect. The transaction is doomed if the server does not take it.
     pub fn cancel(&self) {
         // A cancel for this transaction must not hit the previous one's COMMIT.
         if !self.pass_endings(Instant::now() + ENDING_TIMEOUT) {
@@ -232,8 +245,9 @@ impl Connection {
         }
     }
 
-    /// Starts to ask the server to stop what it is doing, whatever that is; `None` if that is not possible. As long as
-    /// nobody knows whether the server has taken it, it may hit whatever comes next.
+    /// Starts to ask the server to stop what it is doing, whatever that is; `None` if that is not
+    /// possible. As long as nobody knows whether the server has taken it, it may hit whatever comes
+    /// next.
     pub fn start_cancel(&self) -> Option<Sending> {
         wire::log_cancel(&self.server_name, &self.conn);
         self.conn.cancel()?.start()

@@ -1,16 +1,17 @@
 //! Whose credentials a connection uses.
 //!
-//! Users who are not superusers must use their own credentials; otherwise they would act as the server's operating system
-//! user, with its trust, files and certificates. That is checked before connecting, when nothing has been sent yet, and
-//! afterwards, when it is known what the other server asked for. Rules and texts are those of the same version's
-//! postgres_fdw.
+//! Users who are not superusers must use their own credentials; otherwise they would act as the
+//! server's operating system user, with its trust, files and certificates. That is checked before
+//! connecting, when nothing has been sent yet, and afterwards, when it is known what the other
+//! server asked for. Rules and texts are those of the same version's postgres_fdw.
 //!
-//! Credentials that exist only in the client's session (a delegated GSSAPI ticket from 16 on, SCRAM keys passed through
-//! from 18 on) are of no use to anybody else: the resolver could never settle what is prepared with them.
+//! Credentials that exist only in the client's session (a delegated GSSAPI ticket from 16 on, SCRAM
+//! keys passed through from 18 on) are of no use to anybody else: the resolver could never settle
+//! what is prepared with them.
 //!
-//! A connection that was made without the user's own credentials is only for users who need none. That is checked for each
-//! use ([`check_shared`]), because a superuser and other roles may share a PUBLIC mapping, roles may lose SUPERUSER, and
-//! mappings may be changed.
+//! A connection that was made without the user's own credentials is only for users who need none.
+//! That is checked for each use ([`check_shared`]), because a superuser and other roles may share a
+//! PUBLIC mapping, roles may lose SUPERUSER, and mappings may be changed.
 
 use std::ffi::CStr;
 
@@ -39,8 +40,8 @@ mod texts {
 
 /// What is known before connecting.
 pub struct Credentials {
-    /// The mapping's user must have their own credentials: they are not a superuser, and no superuser has waived this with
-    /// `password_required 'false'`.
+    /// The mapping's user must have their own credentials: they are not a superuser, and no
+    /// superuser has waived this with `password_required 'false'`.
     own_required: bool,
     has_password: bool,
     /// The keys of the client's own SCRAM exchange are used.
@@ -98,8 +99,8 @@ fn are_required(mapping: &Mapping) -> bool {
     waived != Some(false) && !unsafe { pg_sys::superuser_arg(mapping.userid) }
 }
 
-/// Refuses to use a connection of the same mapping where a new one would be refused: it may have been made for another
-/// user, or when this one had other privileges.
+/// Refuses to use a connection of the same mapping where a new one would be refused: it may have
+/// been made for another user, or when this one had other privileges.
 ///
 /// # Errors
 /// 2F003, as for a new connection.
@@ -241,8 +242,8 @@ mod session {
             fn pg_b64_encode(from: *const u8, len: c_int, to: *mut c_char, room: c_int) -> c_int;
         }
 
-        /// Uses the client's SCRAM keys, if there are any and the option of the mapping, or else of the server, says so.
-        /// No other authentication method is accepted then.
+        /// Uses the client's SCRAM keys, if there are any and the option of the mapping, or else of
+        /// the server, says so. No other authentication method is accepted then.
         pub fn pass_keys(server: &Server, mapping: &Mapping, info: &mut Vec<OptionPair>) -> bool {
             let asked = option(&mapping.options, c"use_scram_passthrough")
                 .or_else(|| option(&server.options, c"use_scram_passthrough"))

@@ -12,7 +12,8 @@ use crate::remote::app_name::{self, APPLICATION_NAME};
 
 mod raw {
     use super::{Oid, pg_sys};
-    // Without pgrx's guard: called inside `catch`, which keeps the names in an ERROR whatever their encoding is.
+    // Without pgrx's guard: called inside `catch`, which keeps the names in an ERROR whatever their
+    // encoding is.
     unsafe extern "C-unwind" {
         pub fn GetForeignServerByName(
             name: *const std::ffi::c_char,
@@ -97,7 +98,8 @@ impl Server {
         c_string(parts.collect::<Vec<_>>().join(&b' '))
     }
 
-    /// Whether its connections are kept for later transactions (option `keep_connections`, default on).
+    /// Whether its connections are kept for later transactions (option `keep_connections`, default
+    /// on).
     pub fn keeps_connections(&self) -> bool {
         option(&self.options, c"keep_connections").is_none_or(|v| parse_bool(v) != Some(false))
     }
@@ -213,8 +215,8 @@ pub enum Purpose {
     Resolver,
 }
 
-/// The options to connect with: libpq's options of the server and, after them, of the mapping; and those that are always
-/// the same.
+/// The options to connect with: libpq's options of the server and, after them, of the mapping; and
+/// those that are always the same.
 ///
 /// # Errors
 /// libpq's list of options cannot be had.

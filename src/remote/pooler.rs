@@ -1,20 +1,24 @@
 //! Connection poolers between us and a server.
 //!
-//! A session is more than its connection: it has settings that values depend on, prepared statements, and advisory locks
-//! that show others whether it is alive. A pooler in *session* mode leaves a server process to its client until the client
-//! disconnects. A pooler in *transaction* mode gives it to the next client after each transaction, with everything that we
-//! have left there, and nobody notices when we are gone. The former does no harm, the latter is refused before anything is
-//! left.
+//! A session is more than its connection: it has settings that values depend on, prepared
+//! statements, and advisory locks that show others whether it is alive. A pooler in *session* mode
+//! leaves a server process to its client until the client disconnects. A pooler in *transaction*
+//! mode gives it to the next client after each transaction, with everything that we have left
+//! there, and nobody notices when we are gone. The former does no harm, the latter is refused
+//! before anything is left.
 //!
-//! No query tells the two apart: in transaction mode, too, the same server process may answer each time. They differ when
-//! a server process ends between two transactions: only a client that owns the process is told, unasked. So one connection
-//! is spent on a test. Its session is made to end after a moment of idleness (`idle_session_timeout`), and to receive that
-//! session's last message is the proof. In transaction mode nobody receives it, and another process answers the next query.
-//! (To pass both on, the pooler would have to pause for [`IDLE`] between two messages of the server.)
+//! No query tells the two apart: in transaction mode, too, the same server process may answer each
+//! time. They differ when a server process ends between two transactions: only a client that owns
+//! the process is told, unasked. So one connection is spent on a test. Its session is made to end
+//! after a moment of idleness (`idle_session_timeout`), and to receive that session's last message
+//! is the proof. In transaction mode nobody receives it, and another process answers the next
+//! query. (To pass both on, the pooler would have to pause for [`IDLE`] between two messages of the
+//! server.)
 //!
-//! A pooler is noticed by the process id that is announced when we connect. Poolers draw it at random, and most of these
-//! numbers are larger than any that operating systems use. If the number looks real, the pooler is noticed by the answer
-//! to the session's set-up, before anything is prepared.
+//! A pooler is noticed by the process id that is announced when we connect. Poolers draw it at
+//! random, and most of these numbers are larger than any that operating systems use. If the number
+//! looks real, the pooler is noticed by the answer to the session's set-up, before anything is
+//! prepared.
 
 use std::borrow::Borrow;
 use std::ffi::{CStr, c_int};
@@ -33,8 +37,8 @@ const IDLE: Duration = Duration::from_millis(50);
 /// How long its end is waited for.
 const HEARD_WITHIN: Duration = Duration::from_millis(250);
 
-/// How often it is tried. In transaction mode our connection may be hit by the end of a session that somebody else tests
-/// with.
+/// How often it is tried. In transaction mode our connection may be hit by the end of a session
+/// that somebody else tests with.
 const TRIES: u32 = 4;
 
 /// Whether an announced process id may be that of a real process.
@@ -42,8 +46,8 @@ pub fn may_be_a_process(pid: c_int) -> bool {
     (1..=LARGEST_PID).contains(&pid)
 }
 
-/// Finds out whether the server process is ours as long as we are connected. The test spends `connection`, and further
-/// ones that `connect` makes.
+/// Finds out whether the server process is ours as long as we are connected. The test spends
+/// `connection`, and further ones that `connect` makes.
 ///
 /// # Errors
 /// 0A000 if it is not; the server's error, a cancel.

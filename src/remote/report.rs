@@ -1,4 +1,5 @@
-//! Remote errors passed on: SQLSTATE, message, DETAIL, HINT, and the remote CONTEXT and SQL as CONTEXT.
+//! Remote errors passed on: SQLSTATE, message, DETAIL, HINT, and the remote CONTEXT and SQL as
+//! CONTEXT.
 
 use std::borrow::Cow;
 use std::ffi::CStr;
@@ -6,7 +7,8 @@ use std::ffi::CStr;
 use crate::libpq::PgResult;
 use crate::pg::error::{Error, SqlState};
 
-/// The server's error, to be raised here. `connection` is libpq's own message, for a result without one.
+/// The server's error, to be raised here. `connection` is libpq's own message, for a result without
+/// one.
 pub fn remote_error(result: &PgResult, connection: &CStr, sql: Option<&CStr>) -> Error {
     let message = result.error_field(b'M').map(CStr::to_bytes).filter(|m| !m.is_empty());
     let error = match (result.error_field(b'C'), message) {

@@ -1,5 +1,5 @@
-//! Waiting for participants' sockets through PostgreSQL's latch, so that cancel, termination, a deadline and many
-//! connections work together.
+//! Waiting for participants' sockets through PostgreSQL's latch, so that cancel, termination, a
+//! deadline and many connections work together.
 
 use std::ffi::{c_int, c_long};
 use std::time::Instant;
@@ -28,8 +28,8 @@ pub enum WaitEnd {
     Ready,
     /// The deadline has passed.
     Deadline,
-    /// Under [`Interrupts::Return`] a cancel or a termination; there and under [`Interrupts::Ignore`] the postmaster's
-    /// death.
+    /// Under [`Interrupts::Return`] a cancel or a termination; there and under
+    /// [`Interrupts::Ignore`] the postmaster's death.
     Interrupted,
 }
 
@@ -108,8 +108,9 @@ impl WaitSet {
         this
     }
 
-    /// Waits once. Every socket in the set is waited for, named in `wants` or not: a caller that is woken for nothing
-    /// should make a smaller set. [`Self::is_ready`] then tells which sockets are ready.
+    /// Waits once. Every socket in the set is waited for, named in `wants` or not: a caller that is
+    /// woken for nothing should make a smaller set. [`Self::is_ready`] then tells which sockets are
+    /// ready.
     ///
     /// # Errors
     /// A cancel, under [`Interrupts::Raise`].

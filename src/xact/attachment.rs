@@ -23,8 +23,9 @@ use crate::remote::options::Mapping;
 use crate::shared::workers;
 use crate::xact::{callbacks, deliveries, endings, participants};
 
-/// A participant's session as one scan or modification sees it. It remembers the nesting level it was
-/// attached at: a cursor that is first fetched inside a later savepoint must not be declared inside it.
+/// A participant's session as one scan or modification sees it. It remembers the nesting level it
+/// was attached at: a cursor that is first fetched inside a later savepoint must not be declared
+/// inside it.
 pub struct Attachment {
     connection: Rc<Cached>,
     /// Whose mapping it was attached with; invalid where the transaction has not just begun.
@@ -41,8 +42,8 @@ pub struct Attachment {
     waits: Cell<u64>,
 }
 
-/// Attaches to the participant that `userid`'s mapping on `serverid` names, connecting if need be. Nothing
-/// is sent yet: START TRANSACTION and savepoints travel with the first statement.
+/// Attaches to the participant that `userid`'s mapping on `serverid` names, connecting if need be.
+/// Nothing is sent yet: START TRANSACTION and savepoints travel with the first statement.
 ///
 /// # Errors
 /// The library is not preloaded, there is no mapping, the server cannot be reached.
@@ -96,7 +97,8 @@ pub fn on_long_wait(what: LongWait) {
 /// Attaches as [`attach`] does, to write.
 ///
 /// # Errors
-/// Those of [`attach`], and 55000 where the write would need two phases that the resolver could not complete.
+/// Those of [`attach`], and 55000 where the write would need two phases that the resolver could not
+/// complete.
 pub fn attach_to_write(userid: Oid, serverid: Oid) -> Result<Attachment> {
     let session = attach(userid, serverid)?;
     let connection = &session.connection;
@@ -154,7 +156,8 @@ impl Attachment {
         Ok(Asked::about(ticket, sql, sql))
     }
 
-    /// Sends statements as one segment without waiting, each with what is named as CONTEXT of its errors.
+    /// Sends statements as one segment without waiting, each with what is named as CONTEXT of its
+    /// errors.
     ///
     /// # Errors
     /// Those of [`Attachment::submit`].
@@ -193,13 +196,15 @@ impl Attachment {
         self.send(&[], &opening.declare, &opening.query, Some(opening)).map(drop)
     }
 
-    /// Sends the first FETCH from a cursor, behind its DECLARE if that was not sent. Other statements may be sent before
-    /// the answer is taken: what fails because of this one is reported as a failure of the cursor's query.
+    /// Sends the first FETCH from a cursor, behind its DECLARE if that was not sent. Other
+    /// statements may be sent before the answer is taken: what fails because of this one is
+    /// reported as a failure of the cursor's query.
     ///
     /// # Errors
     /// Those of [`Attachment::submit`].
     pub fn fetch_first(&self, opening: &Rc<Opening>, fetch: &Rc<CStr>) -> Result<Asked> {
-        // If the connection is found lost, a DECLARE that was sent before is named as if it had gone with this FETCH.
+        // If the connection is found lost, a DECLARE that was sent before is named as if it had
+        // gone with this FETCH.
         let command = if opening.sent.get().is_some() { &opening.declare } else { fetch };
         let message = Message::Query(fetch, &[]);
         let ticket = self.send(&[message], &opening.declare, &opening.query, Some(opening))?;
@@ -216,8 +221,9 @@ impl Attachment {
         Ok(Asked::about(ticket, fetch, query))
     }
 
-    /// Sends messages as one segment and returns the ticket of the first. `if_lost` is named as CONTEXT if the connection
-    /// is lost, `query` by those that fail because these messages have failed.
+    /// Sends messages as one segment and returns the ticket of the first. `if_lost` is named as
+    /// CONTEXT if the connection is lost, `query` by those that fail because these messages have
+    /// failed.
     fn send(
         &self,
         messages: &[Message],
@@ -228,7 +234,8 @@ impl Attachment {
         let serializable = is_serializable();
         let isolation =
             if serializable { Isolation::Serializable } else { Isolation::RepeatableRead };
-        // A cursor may be fetched in a later savepoint than its own. What fails there is rolled back to that savepoint.
+        // A cursor may be fetched in a later savepoint than its own. What fails there is rolled
+        // back to that savepoint.
         let level = self.level.get().max(nest_level());
         let (owner, access) = (self.level.get(), self.access);
         let query = Some(query);
@@ -286,7 +293,8 @@ impl Attachment {
         }
     }
 
-    /// Whether the transaction, which has only just begun on a connection that has ended, has begun anew on another.
+    /// Whether the transaction, which has only just begun on a connection that has ended, has begun
+    /// anew on another.
     fn begin_anew(&self) -> Result<bool> {
         if self.userid == Oid::INVALID || !self.connection.may_begin_anew() {
             return Ok(false);
@@ -294,8 +302,8 @@ impl Attachment {
         cache::begin_anew(&self.connection, self.userid)
     }
 
-    /// A statement's answer is waited for, here or together with other connections. The answers to everything in its
-    /// segment come with it.
+    /// A statement's answer is waited for, here or together with other connections. The answers to
+    /// everything in its segment come with it.
     pub fn note_wait(&self, asked: &Asked) {
         if asked.ticket() > self.waited_for.get() {
             self.waited_for.set(self.sent.get());

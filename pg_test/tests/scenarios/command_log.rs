@@ -1,4 +1,5 @@
-//! `pg_fdw_xacts.log_remote_commands`: what the coordinator sends to its shards is in its log, with server and gid.
+//! `pg_fdw_xacts.log_remote_commands`: what the coordinator sends to its shards is in its log, with
+//! server and gid.
 
 use pg_test::oracle::{expect_error, one};
 use pg_test::{DEADLINE, Fault, Fleet, Point, wait_until};

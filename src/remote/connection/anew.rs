@@ -1,10 +1,12 @@
-//! Beginning a transaction anew on another connection, where the one it was begun on turns out to have ended meanwhile.
+//! Beginning a transaction anew on another connection, where the one it was begun on turns out to
+//! have ended meanwhile.
 //!
-//! An idle connection can be cut without notice, and only its next use finds out. As long as nothing of the new
-//! transaction has been answered, nothing is known of it here and nothing of it is left there: whatever followed START
-//! TRANSACTION has ended with the session. So the same segments are sent again on a new connection, under the same
-//! tickets, and whoever waits for the answers notices nothing. It is done once in a transaction, and only if the
-//! connection had worked before: one that ends as soon as it is made would end again.
+//! An idle connection can be cut without notice, and only its next use finds out. As long as
+//! nothing of the new transaction has been answered, nothing is known of it here and nothing of it
+//! is left there: whatever followed START TRANSACTION has ended with the session. So the same
+//! segments are sent again on a new connection, under the same tickets, and whoever waits for the
+//! answers notices nothing. It is done once in a transaction, and only if the connection had worked
+//! before: one that ends as soon as it is made would end again.
 
 use std::ffi::{CStr, CString};
 use std::rc::Rc;
@@ -89,7 +91,8 @@ impl Owned {
 }
 
 impl State {
-    /// A transaction is about to begin: what is sent of it is kept, if the session has worked before.
+    /// A transaction is about to begin: what is sent of it is kept, if the session has worked
+    /// before.
     pub(super) fn keep_unanswered(&mut self) {
         let next = self.fifo.next_ticket();
         let works = self.session.fingerprint.is_some();
@@ -146,12 +149,14 @@ impl Connection {
             && !inner.transaction.began_anew
             && !self.sealed.get()
             && !self.is_tainted()
-            // The previous transaction's COMMIT PREPARED may not have arrived, and this one would not see its rows.
+            // The previous transaction's COMMIT PREPARED may not have arrived, and this one would
+            // not see its rows.
             && !inner.fifo.awaits(Control::Delivery)
             && inner.delivered != Some(false)
     }
 
-    /// Takes over what `fresh` is connected to, and sends again what has been sent of the transaction.
+    /// Takes over what `fresh` is connected to, and sends again what has been sent of the
+    /// transaction.
     ///
     /// No reference to what libpq keeps in the old connection, such as its message, may be held.
     pub fn begin_anew(&self, fresh: &Self) {

@@ -1,5 +1,5 @@
-//! Reading answers, and the three ways to ask for that of a statement: [`Connection::poll`], [`Connection::wait`] and
-//! [`Connection::discard`].
+//! Reading answers, and the three ways to ask for that of a statement: [`Connection::poll`],
+//! [`Connection::wait`] and [`Connection::discard`].
 
 use std::ffi::CStr;
 use std::rc::Rc;
@@ -53,8 +53,8 @@ pub fn if_lost<'a>(command: &'a CStr, query: &'a CStr) -> &'a CStr {
 }
 
 impl Connection {
-    /// A statement's answer if [`Connection::pump`] has read it. It waits only for the rest of what a server says that
-    /// ends the session.
+    /// A statement's answer if [`Connection::pump`] has read it. It waits only for the rest of what
+    /// a server says that ends the session.
     ///
     /// # Errors
     /// The remote's error, the lost connection, or a cancel.
@@ -89,7 +89,8 @@ impl Connection {
         }
     }
 
-    /// Waits for a statement's answer until `deadline`, if there is one; `None` if it has not come by then.
+    /// Waits for a statement's answer until `deadline`, if there is one; `None` if it has not come
+    /// by then.
     ///
     /// # Errors
     /// Those of [`Connection::poll`].
@@ -116,8 +117,8 @@ impl Connection {
         self.inner.borrow_mut().fifo.abandon(asked.ticket);
     }
 
-    /// Waits until the server has done with a statement that was discarded, and reports a failure that nobody has been
-    /// told of.
+    /// Waits until the server has done with a statement that was discarded, and reports a failure
+    /// that nobody has been told of.
     ///
     /// # Errors
     /// Such a failure, the lost connection, a cancel.
@@ -136,7 +137,8 @@ impl Connection {
         }
     }
 
-    /// The answer behind a ticket if it has been read; the error of the lost connection if it cannot come any more.
+    /// The answer behind a ticket if it has been read; the error of the lost connection if it
+    /// cannot come any more.
     pub fn take(&self, ticket: Ticket) -> Option<Result<Answer<PgResult>>> {
         let mut inner = self.inner.borrow_mut();
         if let Some(answer) = inner.fifo.take(ticket) {
@@ -167,8 +169,8 @@ impl Connection {
         self.inner.borrow().fifo.expects(ticket)
     }
 
-    /// The error that a statement's failed answer is. A statement that only found the transaction failed is reported
-    /// as the one that made it fail, if nobody has reported that yet.
+    /// The error that a statement's failed answer is. A statement that only found the transaction
+    /// failed is reported as the one that made it fail, if nobody has reported that yet.
     fn error_behind(&self, asked: &Asked, failure: &Rc<PgResult>) -> Error {
         let state = SqlState::parse(failure.error_field(b'C'));
         let cause = self.inner.borrow().fifo.failure_before(asked.ticket);
@@ -187,7 +189,8 @@ impl Connection {
         self.digest(alive);
     }
 
-    /// Takes note of what has been read already: when only a command was sent since, that is all there can be.
+    /// Takes note of what has been read already: when only a command was sent since, that is all
+    /// there can be.
     pub fn take_note(&self) {
         self.digest(true);
     }
@@ -218,7 +221,8 @@ impl Connection {
                     return;
                 }
             };
-            // First of all: a command that fails because the connection ends says nothing of its own.
+            // First of all: a command that fails because the connection ends says nothing of its
+            // own.
             if kind == Kind::Failed {
                 if result.is_fatal() || self.conn.is_bad() {
                     self.note_end(inner);

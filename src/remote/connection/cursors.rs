@@ -1,8 +1,9 @@
 //! Cursors and prepared statements of a session: their names, and when they are opened and closed.
 //!
-//! `DECLARE` travels with the first `FETCH`, so that a cursor without a FETCH costs nothing. A cursor shows the rows
-//! that were there when it was opened, so whatever may change them has it opened first. It ends with the savepoint in
-//! which it was opened, so it is opened before the next savepoint.
+//! `DECLARE` travels with the first `FETCH`, so that a cursor without a FETCH costs nothing. A
+//! cursor shows the rows that were there when it was opened, so whatever may change them has it
+//! opened first. It ends with the savepoint in which it was opened, so it is opened before the next
+//! savepoint.
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString};
@@ -59,7 +60,8 @@ impl Connection {
         self.inner.borrow_mut().transaction.openings.push(Rc::downgrade(opening));
     }
 
-    /// Queues `DECLARE` of those cursors that have been announced and belong to savepoints that are open.
+    /// Queues `DECLARE` of those cursors that have been announced and belong to savepoints that are
+    /// open.
     pub(super) fn queue_openings(conn: &Wire, inner: &mut State) -> Option<()> {
         for opening in
             std::mem::take(&mut inner.transaction.openings).iter().filter_map(Weak::upgrade)
@@ -108,8 +110,8 @@ impl Connection {
     /// Closes a cursor before the next statement, unless the end of its savepoint has done so.
     ///
     /// # Errors
-    /// 08006: the connection is known to be lost. At COMMIT, where no portal is active, there is no error: the commit
-    /// tells what becomes of the transaction.
+    /// 08006: the connection is known to be lost. At COMMIT, where no portal is active, there is no
+    /// error: the commit tells what becomes of the transaction.
     pub fn close_cursor(&self, cursor: u32) -> Result<()> {
         let was_open = self.inner.borrow_mut().transaction.cursors.remove(&cursor).is_some();
         if !was_open {

@@ -2,8 +2,8 @@
 //!
 //! * The statement that finds it broken: 08006 with all that libpq heard last;
 //! * any statement after that: "no connection to the server";
-//! * after a savepoint that could not be rolled back there: "cannot be used due to abort cleanup failure". A cursor
-//!   from before it may still be used, and gets the errors above.
+//! * after a savepoint that could not be rolled back there: "cannot be used due to abort cleanup
+//!   failure". A cursor from before it may still be used, and gets the errors above.
 
 use std::ffi::{CStr, CString};
 
@@ -30,7 +30,8 @@ impl Connection {
         }
     }
 
-    /// Refuses a connection that cannot go on to somebody who begins to use it, at this nesting level.
+    /// Refuses a connection that cannot go on to somebody who begins to use it, at this nesting
+    /// level.
     ///
     /// # Errors
     /// 08000 after a clean-up that failed, 08006 where even a savepoint could not be made.
@@ -73,7 +74,8 @@ impl Connection {
         }
     }
 
-    /// The error for a connection that was found doomed while it was waited for, with the server's last message.
+    /// The error for a connection that was found doomed while it was waited for, with the server's
+    /// last message.
     ///
     /// # Errors
     /// A cancel.
@@ -101,7 +103,8 @@ impl Connection {
         self.end.borrow().clone().unwrap_or_else(|| self.conn.error_message().to_owned())
     }
 
-    /// Warns that `command`, which would have ended a transaction or savepoint, finds the connection lost.
+    /// Warns that `command`, which would have ended a transaction or savepoint, finds the
+    /// connection lost.
     ///
     /// # Errors
     /// Only out of memory and the like.
@@ -123,7 +126,8 @@ impl Connection {
         self.warn(self.error_of(failure, Some(command)))
     }
 
-    /// Warns of an error in a clean-up, whose text, the server's or libpq's, does not name the server.
+    /// Warns of an error in a clean-up, whose text, the server's or libpq's, does not name the
+    /// server.
     ///
     /// # Errors
     /// Only out of memory and the like.
@@ -151,8 +155,8 @@ impl Connection {
         report::lost(&self.message())
     }
 
-    /// The connection has ended, or is about to. If the answer to a ROLLBACK TO was still to come, for which nobody
-    /// waits, the clean-up has failed.
+    /// The connection has ended, or is about to. If the answer to a ROLLBACK TO was still to come,
+    /// for which nobody waits, the clean-up has failed.
     pub(super) fn note_end(&self, inner: &State) {
         self.note_message();
         if self.broken.get().is_none() {
@@ -166,7 +170,8 @@ impl Connection {
         }
     }
 
-    /// The error that a failed answer stands for. After a FATAL one nothing else that comes is an answer.
+    /// The error that a failed answer stands for. After a FATAL one nothing else that comes is an
+    /// answer.
     pub fn error_of(&self, failure: &PgResult, sql: Option<&CStr>) -> Error {
         if failure.is_fatal() {
             return report::with_sql(self.last_words(failure), sql);
@@ -186,7 +191,8 @@ impl Connection {
         )
     }
 
-    /// The server's last message and how the connection ended, as libpq reports both outside of a pipeline.
+    /// The server's last message and how the connection ended, as libpq reports both outside of a
+    /// pipeline.
     fn last_words(&self, failure: &PgResult) -> Error {
         let (said, end) = (failure.error_message().to_bytes(), self.message().into_bytes());
         let text = if end.starts_with(said) { end } else { [said, &end].concat() };

@@ -13,11 +13,12 @@ use crate::remote::report;
 use crate::remote::wait::Interrupts;
 
 impl Connection {
-    /// The connection keeps this nesting level of one of its users up to date: when a subtransaction commits, what it
-    /// began belongs to its parent.
+    /// The connection keeps this nesting level of one of its users up to date: when a
+    /// subtransaction commits, what it began belongs to its parent.
     pub fn track(&self, level: &Rc<Cell<u32>>) {
         let levels = &mut self.inner.borrow_mut().transaction.levels;
-        // Users that are gone are removed whenever there is no room, so that the list does not grow with their number.
+        // Users that are gone are removed whenever there is no room, so that the list does not grow
+        // with their number.
         if levels.len() == levels.capacity() {
             levels.retain(|level| level.strong_count() > 0);
             levels.reserve(levels.len() + 8);
@@ -40,7 +41,8 @@ impl Connection {
     /// statement.
     ///
     /// # Errors
-    /// The connection is known to be lost, or the clean-up of a savepoint inside this one has failed.
+    /// The connection is known to be lost, or the clean-up of a savepoint inside this one has
+    /// failed.
     pub fn release(&self, level: u32) -> Result<()> {
         if self.inner.borrow().transaction.depth < level {
             self.hand_up(level);
@@ -60,11 +62,13 @@ impl Connection {
         Ok(())
     }
 
-    /// The local subtransaction at `level` aborted: takes the remote transaction back to where it began, without
-    /// waiting for the answer when nothing that it sent is running there. What cannot be undone dooms the transaction.
+    /// The local subtransaction at `level` aborted: takes the remote transaction back to where it
+    /// began, without waiting for the answer when nothing that it sent is running there. What
+    /// cannot be undone dooms the transaction.
     ///
-    /// A scan of an outer level may have a FETCH under way, sent before or after the savepoint. It is cancelled only
-    /// if something of this level has to be, because a cancel request cannot tell them apart.
+    /// A scan of an outer level may have a FETCH under way, sent before or after the savepoint. It
+    /// is cancelled only if something of this level has to be, because a cancel request cannot tell
+    /// them apart.
     ///
     /// # Errors
     /// Only out of memory and the like.
@@ -92,7 +96,8 @@ impl Connection {
             self.broken.set(Some(Broken::CleanupFailed));
             return warned;
         }
-        // Input from an idle server is usually its FATAL message: then the answer is worth waiting for.
+        // Input from an idle server is usually its FATAL message: then the answer is worth waiting
+        // for.
         let stirs = self.is_drained() && self.conn.has_input();
         if is_running {
             self.cancel();
@@ -109,13 +114,14 @@ impl Connection {
         if stirs { self.confirm_undo(ticket, &command) } else { Ok(()) }
     }
 
-    /// Queues the way back to savepoint `level` in a segment of its own; `None` if there is none. If its two commands
-    /// are to be `awaited`, the ticket of the second is returned.
+    /// Queues the way back to savepoint `level` in a segment of its own; `None` if there is none.
+    /// If its two commands are to be `awaited`, the ticket of the second is returned.
     fn queue_undo(&self, level: u32, depth: u32, awaited: bool) -> Option<Ticket> {
         let inner = &mut *self.inner.borrow_mut();
         // All of these came after the savepoint, so they are undone with it.
         inner.transaction.before_next.clear();
-        // A savepoint that was skipped cannot be gone back to. If its answer is still to come, so is this one's.
+        // A savepoint that was skipped cannot be gone back to. If its answer is still to come, so
+        // is this one's.
         let underway = inner.fifo.awaits(Control::Savepoint(level));
         if inner.transaction.confirmed < level && inner.transaction.confirmed < depth && !underway {
             return None;

@@ -1,7 +1,8 @@
-//! Sending: a statement travels in one segment with what must come before it: session set-up (in a segment of its
-//! own, or ROLLBACK would undo it), START TRANSACTION, the CLOSE and RELEASE commands that have waited for it, and
-//! savepoints up to its nesting level. Behind it travels the question for the transaction's xid, until it has one;
-//! behind many FETCH commands in a row it is asked once.
+//! Sending: a statement travels in one segment with what must come before it: session set-up (in a
+//! segment of its own, or ROLLBACK would undo it), START TRANSACTION, the CLOSE and RELEASE
+//! commands that have waited for it, and savepoints up to its nesting level. Behind it travels the
+//! question for the transaction's xid, until it has one; behind many FETCH commands in a row it is
+//! asked once.
 
 use std::ffi::CStr;
 use std::rc::Rc;
@@ -25,8 +26,9 @@ pub enum Message<'a> {
     Prepare(&'a CStr, &'a CStr),
     /// Executes a prepared statement.
     Execute(&'a CStr, &'a [Option<&'a CStr>]),
-    /// A further `FETCH` from a cursor, after the answer to the one before. Of many in a row the server parses one, and
-    /// most are not followed by the question whether the transaction has written.
+    /// A further `FETCH` from a cursor, after the answer to the one before. Of many in a row the
+    /// server parses one, and most are not followed by the question whether the transaction has
+    /// written.
     FetchMore(&'a CStr),
 }
 
@@ -52,21 +54,22 @@ pub struct Manner<'a> {
     pub access: Access,
     /// The cursor that they are about, which is opened before if it has not been.
     pub opening: Option<&'a Rc<Opening>>,
-    /// For statements whose answers may be taken after others have been sent: what fails because of them is reported
-    /// as a failure of this query.
+    /// For statements whose answers may be taken after others have been sent: what fails because of
+    /// them is reported as a failure of this query.
     pub query: Option<&'a Rc<CStr>>,
 }
 
-/// With more commands that wait for the end of the transaction, it would keep too much of the server's memory.
+/// With more commands that wait for the end of the transaction, it would keep too much of the
+/// server's memory.
 const MOST_AFTER_TRANSACTION: usize = 8;
 
-/// How many `FETCH` commands in a row are each followed by the question for the xid. After that, one question at the
-/// end costs less, although it has to be waited for.
+/// How many `FETCH` commands in a row are each followed by the question for the xid. After that,
+/// one question at the end costs less, although it has to be waited for.
 const FETCHES_WITH_QUESTION: u32 = 64;
 
 impl Connection {
-    /// Sends statements as one segment, without waiting. The tickets of the messages are consecutive; the first is
-    /// returned. `sql` is named as CONTEXT if the connection is lost.
+    /// Sends statements as one segment, without waiting. The tickets of the messages are
+    /// consecutive; the first is returned. `sql` is named as CONTEXT if the connection is lost.
     ///
     /// # Errors
     /// The connection is lost or doomed, or the local transaction is ending.
@@ -121,7 +124,8 @@ impl Connection {
             inner.fifo.control(Control::Begin);
             inner.transaction.depth = 1;
         } else if is_beginning && modifies {
-            // If the transaction has not begun, this fails, and the statement does not run in one of its own.
+            // If the transaction has not begun, this fails, and the statement does not run in one
+            // of its own.
             for command in [c"SAVEPOINT px_begun", c"RELEASE SAVEPOINT px_begun"] {
                 conn.send_query(command, &[]).then_some(())?;
                 inner.fifo.control(Control::Cleanup);
@@ -206,8 +210,9 @@ impl Connection {
         queued
     }
 
-    /// Asks for the transaction's xid, without waiting, if nobody has since the last statement or the question has
-    /// failed. That the connection is lost is left to whoever waits for the answer.
+    /// Asks for the transaction's xid, without waiting, if nobody has since the last statement or
+    /// the question has failed. That the connection is lost is left to whoever waits for the
+    /// answer.
     pub fn ask_if_written(&self) {
         let (is_unknown, level) = {
             let inner = self.inner.borrow();
@@ -228,8 +233,8 @@ impl Connection {
         }
     }
 
-    /// Session set-up, the session's lock, and what has waited for the end of a transaction, each in a segment of its
-    /// own.
+    /// Session set-up, the session's lock, and what has waited for the end of a transaction, each
+    /// in a segment of its own.
     pub(super) fn queue_preamble(&self, inner: &mut State) -> Option<()> {
         let conn = &self.conn;
         if !inner.session.is_set_up {
@@ -271,8 +276,8 @@ impl Connection {
         Some(())
     }
 
-    /// Sends `PREPARE TRANSACTION`, which is executed only if the session still holds its advisory lock. Deferred
-    /// constraints are checked before that, because their triggers might release it.
+    /// Sends `PREPARE TRANSACTION`, which is executed only if the session still holds its advisory
+    /// lock. Deferred constraints are checked before that, because their triggers might release it.
     /// It is sent on a doomed or sealed connection too. `None` if the connection is lost.
     pub fn send_prepare(&self, prepare: &CStr) -> Option<Ticket> {
         let check = self.inner.borrow().session.lock.held()?.check_name();
@@ -284,7 +289,8 @@ impl Connection {
         )
     }
 
-    /// Whether the server has skipped the transaction's `PREPARE TRANSACTION`, because something before it failed.
+    /// Whether the server has skipped the transaction's `PREPARE TRANSACTION`, because something
+    /// before it failed.
     pub fn has_skipped_prepare(&self) -> bool {
         self.inner.borrow().transaction.skipped.is_some()
     }
@@ -294,21 +300,21 @@ impl Connection {
         self.inner.borrow().transaction.skipped == Some(SkippedPrepare::LockLost)
     }
 
-    /// Sends one command outside of any statement's segment, as the protocol needs: COMMIT, COMMIT PREPARED, ROLLBACK
-    /// PREPARED, ROLLBACK, and the resolver's questions.
-    /// It is sent on a doomed or sealed connection too. `None` if the connection is lost.
+    /// Sends one command outside of any statement's segment, as the protocol needs: COMMIT, COMMIT
+    /// PREPARED, ROLLBACK PREPARED, ROLLBACK, and the resolver's questions. It is sent on a doomed
+    /// or sealed connection too. `None` if the connection is lost.
     pub fn send_alone(&self, command: &CStr) -> Option<Ticket> {
         self.send_commands(&[], command, |fifo| fifo.statement(0, None))
     }
 
-    /// Sends what ends a transaction, as [`Self::send_alone`] does, for an answer that the connection takes itself.
-    /// `false` if the connection is lost.
+    /// Sends what ends a transaction, as [`Self::send_alone`] does, for an answer that the
+    /// connection takes itself. `false` if the connection is lost.
     pub fn send_ending(&self, command: &CStr, control: Control) -> bool {
         self.send_commands(&[], command, |fifo| fifo.control(control)).is_some()
     }
 
-    /// Sends one command, with the prepared statements that must succeed `before` it, as a segment of its own; `expect`
-    /// notes whose the answer is. `None` if the connection is lost.
+    /// Sends one command, with the prepared statements that must succeed `before` it, as a segment
+    /// of its own; `expect` notes whose the answer is. `None` if the connection is lost.
     fn send_commands<T>(
         &self,
         before: &[(&CStr, Control)],

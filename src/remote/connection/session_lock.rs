@@ -1,5 +1,5 @@
-//! The advisory lock by which a session shows others on the participant that it is alive, and the sessions that may
-//! have lost it unnoticed.
+//! The advisory lock by which a session shows others on the participant that it is alive, and the
+//! sessions that may have lost it unnoticed.
 
 use std::ffi::{CStr, CString};
 
@@ -20,8 +20,9 @@ impl SessionLock {
         c_string(format!("px_lock {} {}", self.key, self.incarnation))
     }
 
-    /// Fails with a division by zero where the session does not hold the lock. To take it again would prove nothing:
-    /// somebody may have found it free meanwhile. To look for it among all locks of the server would cost too much.
+    /// Fails with a division by zero where the session does not hold the lock. To take it again
+    /// would prove nothing: somebody may have found it free meanwhile. To look for it among all
+    /// locks of the server would cost too much.
     pub(super) fn check(self) -> CString {
         let (unlock, try_lock) =
             (self.call("pg_advisory_unlock_shared"), self.call("pg_try_advisory_lock_shared"));
@@ -80,7 +81,8 @@ impl Lock {
         Some(lock)
     }
 
-    /// The server answers. If somebody there keeps the lock away, it is asked for again with the next transaction.
+    /// The server answers. If somebody there keeps the lock away, it is asked for again with the
+    /// next transaction.
     pub fn answer(&mut self, taken: bool) {
         if let Self::Asked(lock) = *self {
             *self = if taken { Self::Held(lock) } else { Self::Absent };
@@ -107,9 +109,9 @@ impl Lock {
 }
 
 impl Connection {
-    /// The session is to hold this advisory lock. Unless it does, it is asked for with the next statement; call it
-    /// outside of a remote transaction or before its PREPARE is sent. A user's commands may have released it
-    /// (`pg_advisory_unlock_all()`): then it is taken again.
+    /// The session is to hold this advisory lock. Unless it does, it is asked for with the next
+    /// statement; call it outside of a remote transaction or before its PREPARE is sent. A user's
+    /// commands may have released it (`pg_advisory_unlock_all()`): then it is taken again.
     pub fn lock_session(&self, lock: SessionLock) {
         self.inner.borrow_mut().session.lock.want(lock, !self.is_tainted());
     }
@@ -131,8 +133,8 @@ impl Connection {
         self.inner.borrow().session.lock.held() == Some(lock)
     }
 
-    /// A user's own commands run in the session. What functions and blocks leave there (settings, prepared statements,
-    /// locks) cannot be seen, and a later transaction must not find it.
+    /// A user's own commands run in the session. What functions and blocks leave there (settings,
+    /// prepared statements, locks) cannot be seen, and a later transaction must not find it.
     pub fn taint(&self) {
         self.tainted.set(true);
     }

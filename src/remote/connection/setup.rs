@@ -1,15 +1,15 @@
-//! What each session is set up with: settings, the statements that the connection executes itself, and the question
-//! which server this is.
+//! What each session is set up with: settings, the statements that the connection executes itself,
+//! and the question which server this is.
 
 use std::ffi::CStr;
 
 use crate::libpq::PgResult;
 use crate::protocol::fingerprint::Fingerprint;
 
-/// One statement, because set-up has to be one message. The settings are those of postgres_fdw, so that values travel
-/// in one text form whatever the participant's defaults are. With the keepalives the participant notices within half a
-/// minute that our host has died without a word. Until then its sessions keep their locks, and whoever takes over has
-/// to wait for them.
+/// One statement, because set-up has to be one message. The settings are those of postgres_fdw, so
+/// that values travel in one text form whatever the participant's defaults are. With the keepalives
+/// the participant notices within half a minute that our host has died without a word. Until then
+/// its sessions keep their locks, and whoever takes over has to wait for them.
 pub(super) const SETUP: &CStr = c"SELECT s.system_identifier, pg_catalog.encode(CAST(pg_catalog.replace( \
     pg_catalog.current_database(), pg_catalog.chr(92), pg_catalog.repeat(pg_catalog.chr(92), 2)) AS bytea), 'escape'), \
     pg_catalog.pg_is_in_recovery(), pg_catalog.pg_backend_pid(), \
@@ -23,14 +23,16 @@ pub(super) const SETUP: &CStr = c"SELECT s.system_identifier, pg_catalog.encode(
     pg_catalog.set_config('tcp_keepalives_count', '3', false) \
     FROM pg_catalog.pg_control_system() s";
 
-/// While the participant runs a command for us, it checks every two seconds whether we are still there. Otherwise a
-/// session that waits for a lock, or works for long, does not notice that the coordinator has died. It keeps its
-/// session lock, so nothing of that coordinator is settled meanwhile, and it may be waiting for just that. It is a
-/// command of its own because some platforms refuse it (Windows; before PostgreSQL 15 all but Linux), and the session
-/// goes on without.
+/// While the participant runs a command for us, it checks every two seconds whether we are still
+/// there. Otherwise a session that waits for a lock, or works for long, does not notice that the
+/// coordinator has died. It keeps its session lock, so nothing of that coordinator is settled
+/// meanwhile, and it may be waiting for just that. It is a command of its own because some
+/// platforms refuse it (Windows; before PostgreSQL 15 all but Linux), and the session goes on
+/// without.
 pub(super) const WATCH_US: &CStr = c"SET client_connection_check_interval = '2s'";
 
-/// The questions for the transaction's xid, each with the name under which it is prepared in each session.
+/// The questions for the transaction's xid, each with the name under which it is prepared in each
+/// session.
 pub(super) const PROBES: [(&CStr, &CStr); 2] = [
     (c"px_xid", c"SELECT pg_catalog.pg_current_xact_id_if_assigned()"),
     // A standby, where only queries can run, has none to give.
@@ -45,8 +47,9 @@ pub(super) const PROBES: [(&CStr, &CStr); 2] = [
 pub(super) const CONSTRAINTS: (&CStr, &CStr) =
     (c"px_constraints", c"SET CONSTRAINTS ALL IMMEDIATE");
 
-/// The name of the question for the xid. A query is asked whether it has given the transaction one. Anything else has
-/// it assigned, because what a statement has changed may be on yet another server.
+/// The name of the question for the xid. A query is asked whether it has given the transaction one.
+/// Anything else has it assigned, because what a statement has changed may be on yet another
+/// server.
 pub(super) fn probe_name(modified: bool) -> &'static CStr {
     PROBES[usize::from(modified)].0
 }

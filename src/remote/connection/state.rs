@@ -1,5 +1,5 @@
-//! What is known of the remote session and of the transaction in it, and how the answers to the connection's own
-//! commands change that.
+//! What is known of the remote session and of the transaction in it, and how the answers to the
+//! connection's own commands change that.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -58,8 +58,8 @@ pub(super) struct Session {
     pub lock: Lock,
     /// The lock for which [`SessionLock::check`] is prepared.
     pub prepared_check: Option<SessionLock>,
-    /// Commands to send outside of any transaction, where their failure does no harm, or with the next statement when
-    /// there are many.
+    /// Commands to send outside of any transaction, where their failure does no harm, or with the
+    /// next statement when there are many.
     pub after_transaction: Vec<CString>,
 }
 
@@ -82,7 +82,8 @@ pub(super) struct RemoteTransaction {
     pub began_anew: bool,
     /// The `FETCH` commands that nothing else has come between.
     pub fetch_run: Option<FetchRun>,
-    /// Commands to send before the next statement. If there is none, the end of the transaction makes them needless.
+    /// Commands to send before the next statement. If there is none, the end of the transaction
+    /// makes them needless.
     pub before_next: Vec<(CString, Control)>,
     /// Open cursors by number, with the depth they were declared at.
     pub cursors: HashMap<u32, u32>,
@@ -116,7 +117,8 @@ pub(super) struct FetchRun {
 }
 
 impl State {
-    /// All that this transaction's statements might do, together. On a standby nothing can be done but read.
+    /// All that this transaction's statements might do, together. On a standby nothing can be done
+    /// but read.
     pub fn access(&self) -> Access {
         let standby = self.session.fingerprint.as_ref().is_some_and(|f| f.in_recovery);
         if self.transaction.modifies && !standby { Access::Modifies } else { Access::Reads }
@@ -128,8 +130,8 @@ impl State {
         self.transaction = RemoteTransaction::default();
     }
 
-    /// The session has ended, and another takes its place, where the transaction begins anew. Statements get tickets
-    /// from `next` on again.
+    /// The session has ended, and another takes its place, where the transaction begins anew.
+    /// Statements get tickets from `next` on again.
     pub fn change_session(&mut self, next: Option<Ticket>) {
         self.fifo.begin_anew(next);
         self.session = Session { lock: self.session.lock.of_new_session(), ..Session::default() };
@@ -142,7 +144,8 @@ impl State {
         transaction.began_anew = true;
     }
 
-    /// Notes the answer to a command of the connection's own, and in `broken` if nothing more may be sent after it.
+    /// Notes the answer to a command of the connection's own, and in `broken` if nothing more may
+    /// be sent after it.
     pub fn note(&mut self, effect: Effect<PgResult>, broken: &Cell<Option<Broken>>) {
         match effect {
             Effect::None => {}

@@ -1,4 +1,5 @@
-//! Waiting until a connection is quiet: everything answered, or a command that nobody waits for, or everything sent.
+//! Waiting until a connection is quiet: everything answered, or a command that nobody waits for, or
+//! everything sent.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +33,8 @@ impl Connection {
         let want = self.want();
         match self.wait_set.try_borrow_mut() {
             Ok(mut set) => set.wait(&[want], deadline, interrupts, event),
-            // A termination inside the wait ends the process from there, and its abort comes here again.
+            // A termination inside the wait ends the process from there, and its abort comes here
+            // again.
             Err(_) => Ok(WaitEnd::Interrupted),
         }
     }
@@ -60,12 +62,14 @@ impl Connection {
         self.inner.borrow().fifo.is_idle()
     }
 
-    /// Whether a statement has still to be answered: what only the connection itself has asked takes no time.
+    /// Whether a statement has still to be answered: what only the connection itself has asked
+    /// takes no time.
     pub fn is_at_work(&self) -> bool {
         self.inner.borrow().fifo.expects_statements()
     }
 
-    /// Waits until a `COMMIT PREPARED` that nobody has waited for is answered, or the deadline has come.
+    /// Waits until a `COMMIT PREPARED` that nobody has waited for is answered, or the deadline has
+    /// come.
     ///
     /// # Errors
     /// A cancel.
@@ -84,8 +88,8 @@ impl Connection {
         }
     }
 
-    /// Waits until no end of an earlier transaction is on its way any more. `false` if one still is when the deadline
-    /// has come or the wait is interrupted.
+    /// Waits until no end of an earlier transaction is on its way any more. `false` if one still is
+    /// when the deadline has come or the wait is interrupted.
     pub(super) fn pass_endings(&self, deadline: Instant) -> bool {
         loop {
             let underway = {
@@ -103,8 +107,8 @@ impl Connection {
         }
     }
 
-    /// Waits until the server tells, unasked, that it ends the session because it was idle. `false` if it has not by
-    /// then, or the connection has ended otherwise.
+    /// Waits until the server tells, unasked, that it ends the session because it was idle. `false`
+    /// if it has not by then, or the connection has ended otherwise.
     ///
     /// # Errors
     /// A cancel.
@@ -138,8 +142,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Waits until all that was sent has left, if it has not; whether it waited. Somebody who then waits only for the
-    /// socket to be readable is sure that the server has been asked.
+    /// Waits until all that was sent has left, if it has not; whether it waited. Somebody who then
+    /// waits only for the socket to be readable is sure that the server has been asked.
     ///
     /// # Errors
     /// A cancel.
@@ -154,8 +158,9 @@ impl Connection {
         Ok(waited)
     }
 
-    /// Somebody is going to sleep until the socket is readable, or the latch is set. Whoever reads from the socket
-    /// before that sets the latch, because what was read no longer wakes the sleeper. With `false` nobody is.
+    /// Somebody is going to sleep until the socket is readable, or the latch is set. Whoever reads
+    /// from the socket before that sets the latch, because what was read no longer wakes the
+    /// sleeper. With `false` nobody is.
     pub fn watch(&self, watched: bool) {
         self.watched.set(watched);
     }

@@ -1,8 +1,10 @@
-//! Handing commands to libpq: the one place that all of them pass, where `pg_fdw_xacts.log_remote_commands` logs them.
+//! Handing commands to libpq: the one place that all of them pass, where
+//! `pg_fdw_xacts.log_remote_commands` logs them.
 //!
-//! A line of the log is written only when the connection's interior is not borrowed any more, because a client that
-//! does not read may end the process from there, and its abort comes to the connection again. So the commands that
-//! were queued are kept until [`Wire::log`], which goes before everything that sends them.
+//! A line of the log is written only when the connection's interior is not borrowed any more,
+//! because a client that does not read may end the process from there, and its abort comes to the
+//! connection again. So the commands that were queued are kept until [`Wire::log`], which goes
+//! before everything that sends them.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
@@ -122,6 +124,7 @@ pub(super) fn log_cancel(server: &CStr, wire: &Wire) {
 fn log_event(server: &CStr, gid: Option<&[u8]>, what: &[u8], text: &[u8]) {
     let gid = gid.map_or_else(Vec::new, |gid| [b", gid ", gid].concat());
     let message = [what, b" on server \"", server.to_bytes(), b"\"", &gid, text].concat();
-    // Only memory that has run out can keep it from being written, and nothing may depend on the log.
+    // Only memory that has run out can keep it from being written, and nothing may depend on the
+    // log.
     let _ = Error::new(SqlState(0), message).log(PgLogLevel::LOG);
 }

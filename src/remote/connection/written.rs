@@ -1,12 +1,13 @@
-//! Whether the remote transaction has written, which the server is asked behind each statement: does the transaction
-//! have an xid?
+//! Whether the remote transaction has written, which the server is asked behind each statement:
+//! does the transaction have an xid?
 
 use crate::protocol::plan::Xid;
 
 /// What is known of the remote transaction's xid.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) enum Written {
-    /// It had none when the server last answered, and whatever was sent since is followed by the question.
+    /// It had none when the server last answered, and whatever was sent since is followed by the
+    /// question.
     #[default]
     No,
     /// A statement was sent without the question behind it.
