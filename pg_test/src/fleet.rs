@@ -94,6 +94,25 @@ impl Fleet {
         Ok(coordinator)
     }
 
+    /// Database `name` of the coordinator, with the extension and the objects of the module's table in it. It is created
+    /// unless it is there.
+    pub fn connect_database(&self, name: &str) -> Result<Client> {
+        let mut session = self.session()?;
+        if session.query_opt("SELECT FROM pg_database WHERE datname = $1", &[&name])?.is_none() {
+            session.batch_execute(&format!("CREATE DATABASE {name}"))?;
+        }
+        let mut session = self.coordinator.client_for(name, "postgres")?;
+        create_extension(&mut session)?;
+        self.connect_shards(&mut session)?;
+        Ok(session)
+    }
+
+    /// Creates servers, user mappings and foreign tables where `session` is.
+    pub fn connect_shards(&self, session: &mut Client) -> Result<()> {
+        (1..=self.shards.len())
+            .try_for_each(|number| connect_shard(session, number, self.port_of_shard(number)))
+    }
+
     /// All shards.
     pub fn shards(&self) -> &[Cluster] {
         &self.shards
@@ -165,25 +184,42 @@ pub fn set_up(
     port: impl Fn(usize) -> u16,
 ) -> Result<()> {
     let mut session = coordinator.client()?;
+    create_extension(&mut session)?;
+    for (index, shard) in shards.iter().enumerate() {
+        shard
+            .client()?
+            .batch_execute("CREATE TABLE IF NOT EXISTS t (id int PRIMARY KEY, v text)")?;
+        connect_shard(&mut session, index + 1, port(index))?;
+    }
+    Ok(())
+}
+
+/// The extension and the local table.
+fn create_extension(session: &mut Client) -> Result<()> {
     session
         .batch_execute(
             "CREATE EXTENSION pg_fdw_xacts CASCADE;
              CREATE TABLE lt (id int PRIMARY KEY, v text)",
         )
-        .context("the extension cannot be created; is it installed there?")?;
-    for (index, shard) in shards.iter().enumerate() {
-        shard
-            .client()?
-            .batch_execute("CREATE TABLE IF NOT EXISTS t (id int PRIMARY KEY, v text)")?;
-        let number = index + 1;
-        let port = port(index);
-        session.batch_execute(&format!(
-            "CREATE SERVER shard{number} FOREIGN DATA WRAPPER pg_fdw_xacts
-                 OPTIONS (host '127.0.0.1', port '{port}', dbname 'postgres');
-             CREATE USER MAPPING FOR CURRENT_USER SERVER shard{number} OPTIONS (user 'postgres');
-             CREATE FOREIGN TABLE ft{number} (id int NOT NULL, v text) SERVER shard{number}
-                 OPTIONS (table_name 't')"
-        ))?;
+        .context("the extension cannot be created; is it installed there?")
+}
+
+/// Server, user mapping and foreign table for shard `number`, which is reached at `port`.
+fn connect_shard(session: &mut Client, number: usize, port: u16) -> Result<()> {
+    Ok(session.batch_execute(&format!(
+        "CREATE SERVER shard{number} FOREIGN DATA WRAPPER pg_fdw_xacts
+             OPTIONS (host '127.0.0.1', port '{port}', dbname 'postgres');
+         CREATE USER MAPPING FOR CURRENT_USER SERVER shard{number} OPTIONS (user 'postgres');
+         CREATE FOREIGN TABLE ft{number} (id int NOT NULL, v text) SERVER shard{number}
+             OPTIONS (table_name 't')"
+    ))?)
+}
+
+/// Inserts row `id` into lt, ft1 and ft2 in a transaction that stays open.
+pub fn begin_everywhere(session: &mut Client, id: i32) -> Result<(), postgres::Error> {
+    session.batch_execute("BEGIN")?;
+    for table in ["lt", "ft1", "ft2"] {
+        session.batch_execute(&format!("INSERT INTO {table} VALUES ({id}, 'x')"))?;
     }
     Ok(())
 }

@@ -12,6 +12,8 @@
 //! | [`client`] | another program that is a client of a server: psycopg, pgjdbc, frameworks |
 //! | [`log`] | reading a server's log: which statements it was sent |
 //! | [`fleet`] | a coordinator with shards behind foreign tables |
+//! | [`in_doubt`] | a transaction that is decided and that one shard does not hear of |
+//! | [`link`] | a network link with a given delay between client and server |
 //! | [`oracle`] | what must hold after every scenario; expected errors |
 //! | [`bank`] | concurrent transfers under random faults, and what must be true afterwards |
 //! | [`wire`] | PostgreSQL's message framing and which answer belongs to which statement |
@@ -22,6 +24,7 @@ pub mod bank;
 pub mod client;
 pub mod cluster;
 pub mod fleet;
+pub mod in_doubt;
 pub mod install;
 pub mod link;
 pub mod log;

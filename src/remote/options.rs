@@ -7,21 +7,8 @@ use pgrx::pg_sys::{self, Oid};
 
 use crate::libpq;
 use crate::pg::error::{Error, Result, SqlState, c_string, catch};
-use crate::pg::node;
+use crate::pg::{node, raw};
 use crate::remote::app_name::{self, APPLICATION_NAME};
-
-mod raw {
-    use super::{Oid, pg_sys};
-    // Without pgrx's guard: called inside `catch`, which keeps the names in an ERROR whatever their
-    // encoding is.
-    unsafe extern "C-unwind" {
-        pub fn GetForeignServerByName(
-            name: *const std::ffi::c_char,
-            missing_ok: bool,
-        ) -> *mut pg_sys::ForeignServer;
-        pub fn GetUserMapping(user: Oid, server: Oid) -> *mut pg_sys::UserMapping;
-    }
-}
 
 /// An option of a foreign object: its name and its value.
 pub type OptionPair = (CString, CString);

@@ -11,12 +11,12 @@
 #[allow(dead_code, reason = "shared with the scenarios, which use all of it")]
 mod support;
 
+use pg_test::Fleet;
 use pg_test::oracle::{assert_settled, expect_error, one};
-use pg_test::{DEADLINE, Fleet, wait_until};
 use postgres::Client;
 
 use support::{
-    Outcome, assert_commits, assert_everywhere, begin_everywhere, in_background,
+    Outcome, assert_commits, assert_everywhere, assert_interruptible, begin_everywhere,
     session_with_notices,
 };
 
@@ -28,24 +28,10 @@ fn inject(session: &mut Client, point: &str, kind: &str) -> Outcome {
     Ok(session.batch_execute(&format!("SET pg_fdw_xacts.inject = '{point}/{kind}'"))?)
 }
 
-/// The backend of `session` still takes a cancel and a termination, idle or not.
+/// The backend of `session` can still be cancelled and terminated.
 fn assert_reacts(fleet: &Fleet, mut session: Client) -> Outcome {
     session.batch_execute("RESET pg_fdw_xacts.inject")?;
-    let pid: i32 = one(&mut session, "SELECT pg_backend_pid()")?;
-    let mut other = fleet.session()?;
-    let sleeping = in_background(session, "SELECT pg_sleep(60)");
-    let asleep = format!(
-        "SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND wait_event = 'PgSleep'"
-    );
-    wait_until("the backend sleeps", DEADLINE, || Ok(one::<i64>(&mut other, &asleep)? == 1))?;
-    assert!(one::<bool>(&mut other, &format!("SELECT pg_cancel_backend({pid})"))?);
-    let (session, result) = sleeping.join();
-    expect_error(result, "57014");
-    assert!(one::<bool>(&mut other, &format!("SELECT pg_terminate_backend({pid})"))?);
-    let gone = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}");
-    wait_until("the backend has gone", DEADLINE, || Ok(one::<i64>(&mut other, &gone)? == 0))?;
-    drop(session);
-    Ok(())
+    assert_interruptible(fleet, session)
 }
 
 /// No process of the server has died since `witness` connected: a crash would have ended all sessions.

@@ -4,10 +4,12 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use pg_test::log::Mark;
-use pg_test::oracle::{assert_no_locks, assert_settled, one};
+use pg_test::oracle::{assert_no_locks, assert_settled, expect_error, expect_terminated, one};
 use pg_test::proxy::Hit;
 use pg_test::{DEADLINE, Fault, Fleet, Point, wait_until};
 use postgres::{Client, Error, NoTls};
+
+pub use pg_test::fleet::begin_everywhere;
 
 /// The result of a scenario: an `Err` is the harness's own trouble, what is wrong with the extension panics.
 pub type Outcome = anyhow::Result<()>;
@@ -153,15 +155,6 @@ pub fn session_with_notices_in(fleet: &Fleet, database: &str) -> anyhow::Result<
     Ok((session, notices))
 }
 
-/// Inserts row `id` into lt, ft1 and ft2 in a transaction that stays open.
-pub fn begin_everywhere(session: &mut Client, id: i32) -> Result<(), Error> {
-    session.batch_execute("BEGIN")?;
-    for table in ["lt", "ft1", "ft2"] {
-        session.batch_execute(&format!("INSERT INTO {table} VALUES ({id}, 'x')"))?;
-    }
-    Ok(())
-}
-
 /// Row `id` is in lt and on both shards, or in none of them, as `committed` says; asked of each server itself.
 pub fn assert_everywhere(fleet: &Fleet, id: i32, committed: bool) -> Outcome {
     let found = [
@@ -241,4 +234,34 @@ pub fn commit_held_at(
     let commit = in_background(session, "COMMIT");
     hit.wait()?;
     Ok((commit, hit))
+}
+
+/// Calls `function`, such as `pg_cancel_backend`, for backend `pid`.
+pub fn signal(fleet: &Fleet, function: &str, pid: i32) -> Outcome {
+    let done: bool = one(&mut fleet.session()?, &format!("SELECT {function}({pid})"))?;
+    assert!(done, "{function}({pid})");
+    Ok(())
+}
+
+/// The backend can be cancelled and terminated; a hold-off count gone wrong would prevent both for ever.
+pub fn assert_interruptible(fleet: &Fleet, mut session: Client) -> Outcome {
+    let pid: i32 = one(&mut session, "SELECT pg_backend_pid()")?;
+    for (function, terminates) in [("pg_cancel_backend", false), ("pg_terminate_backend", true)] {
+        let sleep = in_background(session, "SELECT pg_sleep(60)");
+        wait_until("the session sleeps", DEADLINE, || {
+            let sql = format!(
+                "SELECT wait_event IS NOT DISTINCT FROM 'PgSleep' FROM pg_stat_activity WHERE pid = {pid}"
+            );
+            one(&mut fleet.session()?, &sql)
+        })?;
+        signal(fleet, function, pid)?;
+        let (asleep, result) = sleep.join();
+        if terminates {
+            expect_terminated(result);
+            return Ok(());
+        }
+        expect_error(result, "57014");
+        session = asleep;
+    }
+    Ok(())
 }

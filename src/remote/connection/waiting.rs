@@ -3,11 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use pgrx::pg_sys;
-
 use super::Connection;
 use crate::libpq::Flush;
 use crate::pg::error::Result;
+use crate::pg::latch;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::pipeline::Control;
 use crate::remote::wait::{Interest, Interrupts, WaitEnd};
@@ -167,8 +166,7 @@ impl Connection {
 
     pub(super) fn wake_watcher(&self) {
         if self.watched.replace(false) {
-            // SAFETY: our own latch.
-            unsafe { pg_sys::SetLatch(pg_sys::MyLatch) };
+            latch::set();
         }
     }
 }

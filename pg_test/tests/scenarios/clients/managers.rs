@@ -3,8 +3,7 @@
 //!
 //! Both programs understand the same commands, so that each scenario is tried with both.
 
-use pg_test::client::{Program, python};
-use pg_test::install::finish;
+use pg_test::client::Program;
 use pg_test::oracle::{assert_settled, prepared_gids};
 use pg_test::{DEADLINE, Fleet, StopMode, wait_until};
 
@@ -243,48 +242,4 @@ fn a_shard_is_lost_before_it_prepares() -> Outcome {
         assert_on_both_shards(fleet, &[]);
         Ok(())
     })
-}
-
-/// The programs in the README's section run as they stand there, on this test's server.
-#[test]
-fn what_the_readme_shows() -> Outcome {
-    const SERVER: &str = "host=coordinator.example dbname=app";
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md"))?;
-    let (_, section) = readme.split_once("## With a transaction manager\n").expect("the section");
-    let section = section.split("\n## ").next().unwrap_or_default();
-    // What is indented, in two programs: the application's, and the one after a crash.
-    let code: Vec<&str> = section
-        .lines()
-        .filter_map(|line| line.strip_prefix("    ").or(line.is_empty().then_some("")))
-        .collect();
-    let code = code.join("\n");
-    let [_, application, recovery] = code.split("import psycopg").collect::<Vec<_>>()[..] else {
-        panic!("not two programs: {code}")
-    };
-    assert!(application.contains(SERVER) && recovery.contains(SERVER), "{code}");
-
-    let mut fleet = Fleet::start()?;
-    let server =
-        format!("host=127.0.0.1 dbname=postgres user=postgres port={}", fleet.coordinator.port());
-    let run = |program: &str| -> anyhow::Result<String> {
-        let program = format!("import psycopg{}", program.replace(SERVER, &server));
-        finish(python()?.args(["-c", &program]))
-    };
-    run(application)?;
-    assert_on_both_shards(&fleet, &[4]);
-    for table in ["ft1", "ft2"] {
-        fleet.session()?.batch_execute(&format!("DELETE FROM {table}"))?;
-    }
-    // It dies between its two steps, and the coordinator too.
-    run(&application.replace("connection.tpc_commit()", "__import__('os')._exit(0)"))?;
-    assert_pending(&fleet)?;
-    fleet.coordinator.kill9()?;
-    fleet.coordinator.start()?;
-    // Until the shards have been asked, what was committed before is shown as well: nobody knows whether it was delivered.
-    fleet.session()?.batch_execute("SELECT * FROM pg_fdw_xacts_resolve()")?;
-    assert_pending(&fleet)?;
-    run(recovery)?;
-    assert_on_both_shards(&fleet, &[4]);
-    assert_settled(&fleet);
-    Ok(())
 }

@@ -1,0 +1,23 @@
+//! Faults at named points of the protocol, crashes, copies, fail-overs, and what others do in the middle of it.
+
+mod bad_input;
+mod commit;
+mod copies;
+mod crash;
+mod durable_list;
+mod failover;
+mod gxid;
+mod idle_connection;
+mod image;
+mod interrupt;
+mod locks;
+mod orphans;
+mod permissions;
+mod poolers;
+mod prepare;
+mod reach;
+mod replication;
+mod resolver;
+mod schema;
+mod slow_prepare;
+mod workers;

@@ -1,0 +1,12 @@
+//! The resolver, and what an operator sees of it and does with it.
+
+mod after_a_restart;
+mod databases;
+mod large_table;
+mod monitoring;
+mod monitoring_alerts;
+mod operators;
+mod reasons;
+mod security;
+mod standby_away;
+mod upgrade;
