@@ -7,7 +7,7 @@
 use std::ffi::CStr;
 use std::rc::Rc;
 
-use super::setup::{CONSTRAINTS, PROBES, SETUP, WATCH_US, probe_name};
+use super::setup::{CONSTRAINTS, probe_name};
 use super::state::{FetchRun, SkippedPrepare, State};
 use super::wire::Wire;
 use super::{Connection, Opening};
@@ -107,13 +107,49 @@ impl Connection {
         inner.transaction.depth > 0 && inner.transaction.confirmed == 0
     }
 
+    /// Queues a segment: the statements, what must come before them, and the question for the xid.
     pub(super) fn queue_segment(&self, manner: Manner, messages: &[Message]) -> Option<Ticket> {
-        let Manner { isolation, owner, level, access, opening, query } = manner;
         let conn = &self.conn;
         let is_beginning = self.is_beginning();
-        let modifies = access == Access::Modifies || self.is_tainted();
+        let modifies = manner.access == Access::Modifies || self.is_tainted();
         let inner = &mut *self.inner.borrow_mut();
         self.queue_preamble(inner)?;
+        Self::queue_begin(conn, inner, manner.isolation, is_beginning && modifies)?;
+        for (command, control) in std::mem::take(&mut inner.transaction.before_next) {
+            conn.send_query(&command, &[]).then_some(())?;
+            inner.fifo.control(control);
+        }
+        if inner.session.after_transaction.len() > MOST_AFTER_TRANSACTION {
+            Self::queue_after_transaction(conn, inner)?;
+        }
+        Self::queue_savepoints(conn, inner, manner)?;
+        if modifies {
+            Self::queue_openings(conn, inner)?;
+        }
+        Self::queue_own_opening(conn, inner, manner)?;
+        let first = self.queue_messages(inner, manner, messages)?;
+        inner.transaction.modifies |= manner.access == Access::Modifies;
+        match messages {
+            // A query whose cursor has only been opened has done nothing yet.
+            [] if manner.opening.is_some() && manner.access == Access::Reads => {}
+            [Message::FetchMore(..)] if inner.transaction.has_fetched(FETCHES_WITH_QUESTION) => {
+                inner.transaction.written.omit_question();
+            }
+            _ => Self::queue_probe(conn, inner)?,
+        }
+        conn.send_sync().then_some(())?;
+        inner.fifo.sync();
+        Some(first)
+    }
+
+    /// START TRANSACTION. `is_checked`: it has been sent and not answered, and what follows must not
+    /// run if it fails.
+    fn queue_begin(
+        conn: &Wire,
+        inner: &mut State,
+        isolation: Isolation,
+        is_checked: bool,
+    ) -> Option<()> {
         if inner.transaction.depth == 0 {
             inner.keep_unanswered();
             let start = match isolation {
@@ -123,33 +159,41 @@ impl Connection {
             conn.send_query(start, &[]).then_some(())?;
             inner.fifo.control(Control::Begin);
             inner.transaction.depth = 1;
-        } else if is_beginning && modifies {
-            // If the transaction has not begun, this fails, and the statement does not run in one
-            // of its own.
+        } else if is_checked {
+            // Outside a transaction SAVEPOINT fails, and the server skips the rest of the segment.
             for command in [c"SAVEPOINT px_begun", c"RELEASE SAVEPOINT px_begun"] {
                 conn.send_query(command, &[]).then_some(())?;
                 inner.fifo.control(Control::Cleanup);
             }
         }
-        for (command, control) in std::mem::take(&mut inner.transaction.before_next) {
-            conn.send_query(&command, &[]).then_some(())?;
-            inner.fifo.control(control);
-        }
-        if inner.session.after_transaction.len() > MOST_AFTER_TRANSACTION {
-            Self::queue_after_transaction(conn, inner)?;
-        }
-        while inner.transaction.depth < level {
+        Some(())
+    }
+
+    /// The savepoints up to the level of the statements.
+    fn queue_savepoints(conn: &Wire, inner: &mut State, manner: Manner) -> Option<()> {
+        while inner.transaction.depth < manner.level {
             Self::queue_openings(conn, inner)?;
-            opening.map_or(Some(()), |opening| Self::queue_opening(conn, inner, opening))?;
+            Self::queue_own_opening(conn, inner, manner)?;
             let next = inner.transaction.depth + 1;
             conn.send_query(&c_string(format!("SAVEPOINT s{next}")), &[]).then_some(())?;
             inner.fifo.control(Control::Savepoint(next));
             inner.transaction.depth = next;
         }
-        if modifies {
-            Self::queue_openings(conn, inner)?;
-        }
-        opening.map_or(Some(()), |opening| Self::queue_opening(conn, inner, opening))?;
+        Some(())
+    }
+
+    fn queue_own_opening(conn: &Wire, inner: &mut State, manner: Manner) -> Option<()> {
+        manner.opening.map_or(Some(()), |opening| Self::queue_opening(conn, inner, opening))
+    }
+
+    /// Returns the ticket of the first, 0 if there is none.
+    fn queue_messages(
+        &self,
+        inner: &mut State,
+        manner: Manner,
+        messages: &[Message],
+    ) -> Option<Ticket> {
+        let conn = &self.conn;
         let mut first = None;
         for message in messages {
             let queued = match *message {
@@ -159,26 +203,9 @@ impl Connection {
                 Message::FetchMore(fetch) => self.queue_fetch(inner, fetch),
             };
             queued.then_some(())?;
-            let ticket = inner.fifo.statement(owner, query);
+            let ticket = inner.fifo.statement(manner.owner, manner.query);
             first.get_or_insert(ticket);
         }
-        inner.transaction.modifies |= access == Access::Modifies;
-        match messages {
-            // A query whose cursor has only been opened has done nothing yet.
-            [] if opening.is_some() && access == Access::Reads => {}
-            [Message::FetchMore(..)]
-                if inner
-                    .transaction
-                    .fetch_run
-                    .as_ref()
-                    .is_some_and(|run| run.length > FETCHES_WITH_QUESTION) =>
-            {
-                inner.transaction.written.omit_question();
-            }
-            _ => Self::queue_probe(conn, inner)?,
-        }
-        conn.send_sync().then_some(())?;
-        inner.fifo.sync();
         Some(first.unwrap_or(0))
     }
 
@@ -231,49 +258,6 @@ impl Connection {
             Some(_) => self.flush(),
             None => drop(self.lose()),
         }
-    }
-
-    /// Session set-up, the session's lock, and what has waited for the end of a transaction, each
-    /// in a segment of its own.
-    pub(super) fn queue_preamble(&self, inner: &mut State) -> Option<()> {
-        let conn = &self.conn;
-        if !inner.session.is_set_up {
-            inner.session.is_set_up = true;
-            conn.send_query(SETUP, &[]).then_some(())?;
-            inner.fifo.control(Control::Setup);
-            for (name, statement) in PROBES.into_iter().chain([CONSTRAINTS]) {
-                conn.send_prepare(name, statement).then_some(())?;
-                inner.fifo.control(Control::Setup);
-            }
-            conn.send_sync().then_some(())?;
-            inner.fifo.sync();
-            inner.session.after_transaction.push(WATCH_US.to_owned());
-        }
-        if let Some(lock) = inner.session.lock.ask() {
-            conn.send_query(&lock.take(), &[]).then_some(())?;
-            inner.fifo.control(Control::SessionLock);
-            if inner.session.prepared_check != Some(lock) {
-                inner.session.prepared_check = Some(lock);
-                conn.send_prepare(&lock.check_name(), &lock.check()).then_some(())?;
-                inner.fifo.control(Control::Setup);
-            }
-            conn.send_sync().then_some(())?;
-            inner.fifo.sync();
-        }
-        if inner.transaction.depth == 0 && !inner.session.after_transaction.is_empty() {
-            Self::queue_after_transaction(conn, inner)?;
-            conn.send_sync().then_some(())?;
-            inner.fifo.sync();
-        }
-        Some(())
-    }
-
-    fn queue_after_transaction(conn: &Wire, inner: &mut State) -> Option<()> {
-        for command in std::mem::take(&mut inner.session.after_transaction) {
-            conn.send_query(&command, &[]).then_some(())?;
-            inner.fifo.control(Control::Cleanup);
-        }
-        Some(())
     }
 
     /// Sends `PREPARE TRANSACTION`, which is executed only if the session still holds its advisory

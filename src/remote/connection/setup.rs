@@ -3,8 +3,12 @@
 
 use std::ffi::CStr;
 
+use super::Connection;
+use super::state::State;
+use super::wire::Wire;
 use crate::libpq::PgResult;
 use crate::protocol::fingerprint::Fingerprint;
+use crate::protocol::pipeline::Control;
 
 /// One statement, because set-up has to be one message. The settings are those of postgres_fdw, so
 /// that values travel in one text form whatever the participant's defaults are. With the keepalives
@@ -52,6 +56,51 @@ pub(super) const CONSTRAINTS: (&CStr, &CStr) =
 /// server.
 pub(super) fn probe_name(modified: bool) -> &'static CStr {
     PROBES[usize::from(modified)].0
+}
+
+impl Connection {
+    /// Session set-up, the session's lock, and what has waited for the end of a transaction, each
+    /// in a segment of its own.
+    pub(super) fn queue_preamble(&self, inner: &mut State) -> Option<()> {
+        let conn = &self.conn;
+        if !inner.session.is_set_up {
+            inner.session.is_set_up = true;
+            conn.send_query(SETUP, &[]).then_some(())?;
+            inner.fifo.control(Control::Setup);
+            for (name, statement) in PROBES.into_iter().chain([CONSTRAINTS]) {
+                conn.send_prepare(name, statement).then_some(())?;
+                inner.fifo.control(Control::Setup);
+            }
+            conn.send_sync().then_some(())?;
+            inner.fifo.sync();
+            inner.session.after_transaction.push(WATCH_US.to_owned());
+        }
+        if let Some(lock) = inner.session.lock.ask() {
+            conn.send_query(&lock.take(), &[]).then_some(())?;
+            inner.fifo.control(Control::SessionLock);
+            if inner.session.prepared_check != Some(lock) {
+                inner.session.prepared_check = Some(lock);
+                conn.send_prepare(&lock.check_name(), &lock.check()).then_some(())?;
+                inner.fifo.control(Control::Setup);
+            }
+            conn.send_sync().then_some(())?;
+            inner.fifo.sync();
+        }
+        if inner.transaction.depth == 0 && !inner.session.after_transaction.is_empty() {
+            Self::queue_after_transaction(conn, inner)?;
+            conn.send_sync().then_some(())?;
+            inner.fifo.sync();
+        }
+        Some(())
+    }
+
+    pub(super) fn queue_after_transaction(conn: &Wire, inner: &mut State) -> Option<()> {
+        for command in std::mem::take(&mut inner.session.after_transaction) {
+            conn.send_query(&command, &[]).then_some(())?;
+            inner.fifo.control(Control::Cleanup);
+        }
+        Some(())
+    }
 }
 
 /// Whether a failure says that the session does not have a statement of the connection's own.

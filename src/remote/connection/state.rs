@@ -116,6 +116,13 @@ pub(super) struct FetchRun {
     pub length: u32,
 }
 
+impl RemoteTransaction {
+    /// Whether more than so many `FETCH` commands in a row were sent last.
+    pub fn has_fetched(&self, count: u32) -> bool {
+        self.fetch_run.as_ref().is_some_and(|run| run.length > count)
+    }
+}
+
 impl State {
     /// All that this transaction's statements might do, together. On a standby nothing can be done
     /// but read.
