@@ -7,7 +7,6 @@
 //! * [`ledger`]: what is decided and not confirmed, by participant;
 //! * [`participant`]: the life of one participant in a transaction;
 //! * [`plan`]: how a commit must run, given who has written;
-//! * [`prepared`]: the commands that prepare and settle a participant;
 //! * [`session_lock`]: how sessions of one coordinator know each other;
 //! * [`verdict`]: what the resolver may conclude about a prepared transaction it found;
 //! * [`retry`]: when to try again.
@@ -26,7 +25,6 @@ mod order;
 pub mod participant;
 pub mod pipeline;
 pub mod plan;
-pub mod prepared;
 pub mod retry;
 pub mod session_lock;
 pub mod verdict;

@@ -60,7 +60,7 @@ pub unsafe extern "C-unwind" fn configure_wait(request: *mut AsyncRequest) {
             pg_sys::AddWaitEventToSet(
                 (*append).as_eventset,
                 pg_sys::WL_SOCKET_READABLE,
-                connection.want().socket,
+                connection.interest().socket,
                 std::ptr::null_mut(),
                 request.cast(),
             );

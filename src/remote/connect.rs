@@ -122,14 +122,14 @@ impl Connecting {
     }
 
     /// The socket to wait for, which may change with each step.
-    pub fn want(&self) -> Interest {
+    pub fn interest(&self) -> Interest {
         Interest { socket: self.conn.socket(), write: self.next == Polling::Writing }
     }
 
     /// Whether the socket is ready for the next step. If it is not, libpq would wait without a
     /// limit.
     pub fn is_ready(&self) -> bool {
-        let Interest { socket, write } = self.want();
+        let Interest { socket, write } = self.interest();
         let events = if write { libc::POLLOUT } else { libc::POLLIN };
         let mut poll = libc::pollfd { fd: socket, events, revents: 0 };
         // SAFETY: one valid pollfd, no wait.
@@ -209,7 +209,7 @@ fn connect_once(
 ) -> Result<Established> {
     let mut connecting = Connecting::start(server, mapping, Purpose::Session, deadline)?;
     loop {
-        let Interest { socket, write } = connecting.want();
+        let Interest { socket, write } = connecting.interest();
         if socket_once(socket, write, connecting.deadline())? == WaitEnd::Deadline {
             return Err(connecting.timed_out());
         }

@@ -108,7 +108,7 @@ impl WaitSet {
         this
     }
 
-    /// Waits once. Every socket in the set is waited for, named in `wants` or not: a caller that is
+    /// Waits once. Every socket in the set is waited for, named in `interests` or not: a caller that is
     /// woken for nothing should make a smaller set. [`Self::is_ready`] then tells which sockets are
     /// ready.
     ///
@@ -116,7 +116,7 @@ impl WaitSet {
     /// A cancel, under [`Interrupts::Raise`].
     pub fn wait(
         &mut self,
-        wants: &[Interest],
+        interests: &[Interest],
         deadline: Option<Instant>,
         interrupts: Interrupts,
         event: WaitEvent,
@@ -126,11 +126,12 @@ impl WaitSet {
             return Ok(woke);
         }
         // A socket that libpq has closed has left the set and would never wake it.
-        if wants.iter().any(|want| want.socket < 0) {
+        if interests.iter().any(|interest| interest.socket < 0) {
             return Ok(WaitEnd::Ready);
         }
         for member in &mut self.members {
-            let write = wants.iter().any(|want| want.socket == member.socket && want.write);
+            let write =
+                interests.iter().any(|interest| interest.socket == member.socket && interest.write);
             if member.write == write {
                 continue;
             }
@@ -253,13 +254,4 @@ fn postmaster_died(interrupts: Interrupts) -> Result<WaitEnd> {
             Err(Error::new(SqlState::new(b"57P01"), "terminating because the postmaster has gone"))
         }
     }
-}
-
-pub use {Interest as Want, Interrupts as Patience, WaitEnd as Woke};
-
-#[allow(non_upper_case_globals)]
-impl Interrupts {
-    pub const Interruptible: Self = Self::Raise;
-    pub const Settling: Self = Self::Return;
-    pub const Stubborn: Self = Self::Ignore;
 }

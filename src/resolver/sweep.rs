@@ -27,7 +27,7 @@ use crate::protocol::pipeline::Ticket;
 use crate::protocol::verdict::{Decision, Place, Reason};
 use crate::remote::connect::{Connecting, Established, Step};
 use crate::remote::options::{Mapping, Purpose, Server};
-use crate::remote::wait::Want;
+use crate::remote::wait::Interest;
 use crate::remote::{Connection, report};
 use crate::resolver::questions;
 use crate::resolver::sweep::failure::Failure;
@@ -207,13 +207,13 @@ impl Sweep {
     }
 
     /// The socket to wait for.
-    pub fn want(&self) -> Want {
+    pub fn interest(&self) -> Interest {
         match &self.stage {
-            Stage::Connecting(connecting, _) => connecting.want(),
+            Stage::Connecting(connecting, _) => connecting.interest(),
             Stage::Asking(fenced, _)
             | Stage::Listed(fenced, _)
             | Stage::Settling(fenced, _)
-            | Stage::Replicating(fenced, ..) => fenced.0.connection.want(),
+            | Stage::Replicating(fenced, ..) => fenced.0.connection.interest(),
         }
     }
 

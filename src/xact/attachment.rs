@@ -1,4 +1,4 @@
-//! What execution uses of a transaction: attach to a participant, and run statements on it.
+//! What executing a statement needs: to attach to a participant, and to run statements there.
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -23,27 +23,29 @@ use crate::remote::options::Mapping;
 use crate::shared::workers;
 use crate::xact::{callbacks, deliveries, endings, participants};
 
-/// A participant's session as one scan or modification sees it. It remembers the nesting level it
-/// was attached at: a cursor that is first fetched inside a later savepoint must not be declared
-/// inside it.
+/// A participant's session as one scan or modification sees it. It remembers the nesting level at
+/// which it was attached: a cursor that is first fetched inside a later savepoint must not be
+/// declared inside that savepoint.
 pub struct Attachment {
     connection: Rc<Cached>,
-    /// Whose mapping it was attached with; invalid where the transaction has not just begun.
+    /// The user whose mapping it was attached with; invalid if the transaction cannot have just
+    /// begun there.
     userid: Oid,
-    /// It becomes the parent's level when its subtransaction commits.
+    /// When its subtransaction commits, this becomes the parent's level.
     level: Rc<Cell<u32>>,
-    /// What its statements may do.
+    /// Whether its statements may write.
     access: Access,
     /// The last statement that was sent.
     sent: Cell<Ticket>,
-    /// The last statement whose answer, or that of another of its segment, was waited for.
+    /// The last statement of the last segment that was waited for.
     waited_for: Cell<Ticket>,
-    /// How many segments have been waited for.
+    /// The number of segments that were waited for.
     waits: Cell<u64>,
 }
 
-/// Attaches to the participant that `userid`'s mapping on `serverid` names, connecting if need be.
-/// Nothing is sent yet: START TRANSACTION and savepoints travel with the first statement.
+/// Attaches to the participant that `userid`'s mapping on `serverid` names, and connects if there
+/// is no connection. Nothing is sent yet: START TRANSACTION and savepoints travel with the first
+/// statement.
 ///
 /// # Errors
 /// The library is not preloaded, there is no mapping, the server cannot be reached.
@@ -97,7 +99,7 @@ pub fn on_long_wait(what: LongWait) {
 /// Attaches as [`attach`] does, to write.
 ///
 /// # Errors
-/// Those of [`attach`], and 55000 where the write would need two phases that the resolver could not
+/// Those of [`attach`], and 55000 if the write would need two phases that the resolver could not
 /// complete.
 pub fn attach_to_write(userid: Oid, serverid: Oid) -> Result<Attachment> {
     let session = attach(userid, serverid)?;
@@ -111,7 +113,8 @@ pub fn attach_to_write(userid: Oid, serverid: Oid) -> Result<Attachment> {
     Ok(session.with(Access::Modifies))
 }
 
-/// The advisory lock that this server's sessions hold on participants, for this identity.
+/// The advisory lock that the sessions of an identity hold on participants since this server's
+/// start.
 pub fn session_lock(identity: Identity) -> SessionLock {
     SessionLock { key: identity.session_key(), incarnation: workers::incarnation() }
 }
@@ -132,17 +135,17 @@ impl Attachment {
         }
     }
 
-    /// The same for statements that may do this.
+    /// The same session, for statements with this access.
     pub fn with(self, access: Access) -> Self {
         Self { access, ..self }
     }
 
-    /// The connection, for cursor numbers, statement names and the like.
+    /// The connection, for example for cursor numbers and statement names.
     pub fn connection(&self) -> &Connection {
         &self.connection
     }
 
-    /// The same, to keep it longer than the attachment is borrowed.
+    /// The connection, for callers that keep it longer than the attachment.
     pub fn shared_connection(&self) -> Rc<Cached> {
         Rc::clone(&self.connection)
     }
@@ -169,7 +172,7 @@ impl Attachment {
         Ok(tickets.map(|(ticket, (_, sql))| Asked::about(ticket, sql, sql)).collect())
     }
 
-    /// A cursor for `query`, which this session will open.
+    /// A cursor for `query` that this session will open.
     pub fn opening(
         &self,
         cursor: u32,
@@ -234,8 +237,8 @@ impl Attachment {
         let serializable = is_serializable();
         let isolation =
             if serializable { Isolation::Serializable } else { Isolation::RepeatableRead };
-        // A cursor may be fetched in a later savepoint than its own. What fails there is rolled
-        // back to that savepoint.
+        // A cursor may be fetched inside a later savepoint than its own: then a failure is rolled
+        // back to that one.
         let level = self.level.get().max(nest_level());
         let (owner, access) = (self.level.get(), self.access);
         let query = Some(query);
@@ -291,8 +294,8 @@ impl Attachment {
         }
     }
 
-    /// Whether the transaction, which has only just begun on a connection that has ended, has begun
-    /// anew on another.
+    /// If the connection has ended and the transaction has only just begun on it, begins it anew on
+    /// another; tells whether it has.
     fn begin_anew(&self) -> Result<bool> {
         if self.userid == Oid::INVALID || !self.connection.may_begin_anew() {
             return Ok(false);
@@ -309,7 +312,7 @@ impl Attachment {
         }
     }
 
-    /// How many round trips to the participant this session has waited for.
+    /// The number of round trips to the participant that were waited for.
     pub fn waits(&self) -> u64 {
         self.waits.get()
     }

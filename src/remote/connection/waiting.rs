@@ -16,7 +16,7 @@ const PARTING: Duration = Duration::from_secs(5);
 
 impl Connection {
     /// The socket, for a wait on several connections.
-    pub fn want(&self) -> Interest {
+    pub fn interest(&self) -> Interest {
         // First: it may find that the connection has ended, and have libpq close the socket.
         let write = self.conn.flush() == Flush::Pending;
         Interest { socket: self.conn.socket(), write }
@@ -29,9 +29,9 @@ impl Connection {
         interrupts: Interrupts,
         event: WaitEvent,
     ) -> Result<WaitEnd> {
-        let want = self.want();
+        let interest = self.interest();
         match self.wait_set.try_borrow_mut() {
-            Ok(mut set) => set.wait(&[want], deadline, interrupts, event),
+            Ok(mut set) => set.wait(&[interest], deadline, interrupts, event),
             // A termination inside the wait ends the process from there, and its abort comes here
             // again.
             Err(_) => Ok(WaitEnd::Interrupted),
@@ -148,7 +148,7 @@ impl Connection {
     /// A cancel.
     pub fn flush_out(&self) -> Result<bool> {
         let mut waited = false;
-        while self.want().write {
+        while self.interest().write {
             self.wait_once(None, Interrupts::Raise, WaitEvent::Result)?;
             // A server that sends does not read: its answers are taken meanwhile.
             self.pump();
