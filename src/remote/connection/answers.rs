@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use super::Connection;
 use super::state::Broken;
-use crate::libpq::{PgResult, Status};
+use crate::libpq::{Flush, PgResult, Status};
 use crate::pg::error::{Error, Result, SqlState};
 use crate::pg::versions;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::pipeline::{Answer, Kind, Ticket};
 use crate::remote::report;
-use crate::remote::wait::{Interrupts, WaitEnd};
+use crate::remote::wait::{Interest, Interrupts, WaitEnd};
 
 /// A statement that was sent, with what its errors name as CONTEXT.
 #[derive(Clone, Debug)]
@@ -180,6 +180,29 @@ impl Connection {
             return self.error_of(&cause, its_sql.as_deref());
         }
         self.error_of(failure, Some(&asked.query))
+    }
+
+    /// The socket, for a wait on several connections.
+    pub fn interest(&self) -> Interest {
+        // First: it may find that the connection has ended, and have libpq close the socket.
+        let write = self.conn.flush() == Flush::Pending;
+        Interest { socket: self.conn.socket(), write }
+    }
+
+    /// Sleeps once until there may be something to read, or to write what is still to be sent.
+    pub(super) fn wait_once(
+        &self,
+        deadline: Option<Instant>,
+        interrupts: Interrupts,
+        event: WaitEvent,
+    ) -> Result<WaitEnd> {
+        let interest = self.interest();
+        match self.wait_set.try_borrow_mut() {
+            Ok(mut set) => set.wait(&[interest], deadline, interrupts, event),
+            // A termination inside the wait ends the process from there, and its abort comes here
+            // again.
+            Err(_) => Ok(WaitEnd::Interrupted),
+        }
     }
 
     /// Reads what has come, without waiting, and takes note of it.

@@ -4,40 +4,16 @@
 use std::time::{Duration, Instant};
 
 use super::Connection;
-use crate::libpq::Flush;
 use crate::pg::error::Result;
 use crate::pg::latch;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::pipeline::Control;
-use crate::remote::wait::{Interest, Interrupts, WaitEnd};
+use crate::remote::wait::{Interrupts, WaitEnd};
 
 /// How long the end of the stream may take to follow the server's last message.
 const PARTING: Duration = Duration::from_secs(5);
 
 impl Connection {
-    /// The socket, for a wait on several connections.
-    pub fn interest(&self) -> Interest {
-        // First: it may find that the connection has ended, and have libpq close the socket.
-        let write = self.conn.flush() == Flush::Pending;
-        Interest { socket: self.conn.socket(), write }
-    }
-
-    /// Sleeps once until there may be something to read, or to write what is still to be sent.
-    pub(super) fn wait_once(
-        &self,
-        deadline: Option<Instant>,
-        interrupts: Interrupts,
-        event: WaitEvent,
-    ) -> Result<WaitEnd> {
-        let interest = self.interest();
-        match self.wait_set.try_borrow_mut() {
-            Ok(mut set) => set.wait(&[interest], deadline, interrupts, event),
-            // A termination inside the wait ends the process from there, and its abort comes here
-            // again.
-            Err(_) => Ok(WaitEnd::Interrupted),
-        }
-    }
-
     /// Waits until everything asked has been answered. `Ok(false)` if it was not by then.
     ///
     /// # Errors
