@@ -129,22 +129,7 @@ impl WaitSet {
         if interests.iter().any(|interest| interest.socket < 0) {
             return Ok(WaitEnd::Ready);
         }
-        for member in &mut self.members {
-            let write =
-                interests.iter().any(|interest| interest.socket == member.socket && interest.write);
-            if member.write == write {
-                continue;
-            }
-            let mut events = pg_sys::WL_SOCKET_READABLE;
-            if write {
-                events |= pg_sys::WL_SOCKET_WRITEABLE;
-            }
-            // SAFETY: the position is one that the set gave.
-            unsafe {
-                pg_sys::ModifyWaitEvent(self.set, member.position, events, std::ptr::null_mut());
-            }
-            member.write = write;
-        }
+        self.set_interests(interests);
         let Some(timeout) = milliseconds_until(deadline) else {
             return Ok(WaitEnd::Deadline);
         };
@@ -183,6 +168,26 @@ impl WaitSet {
             }
         }
         Ok(WaitEnd::Ready)
+    }
+
+    /// Has the kernel report writable sockets where that is of interest.
+    fn set_interests(&mut self, interests: &[Interest]) {
+        for member in &mut self.members {
+            let write =
+                interests.iter().any(|interest| interest.socket == member.socket && interest.write);
+            if member.write == write {
+                continue;
+            }
+            let mut events = pg_sys::WL_SOCKET_READABLE;
+            if write {
+                events |= pg_sys::WL_SOCKET_WRITEABLE;
+            }
+            // SAFETY: the position is one that the set gave.
+            unsafe {
+                pg_sys::ModifyWaitEvent(self.set, member.position, events, std::ptr::null_mut());
+            }
+            member.write = write;
+        }
     }
 
     /// Whether the last wait found this socket ready. One that is not in the set always is.

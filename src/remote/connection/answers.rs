@@ -233,16 +233,10 @@ impl Connection {
             };
             ends = 0;
             woken = true;
-            let kind = match result.status() {
-                Status::CommandOk | Status::TuplesOk => Kind::Done,
-                Status::Error | Status::Other => Kind::Failed,
-                Status::PipelineAborted => Kind::Skipped,
-                Status::PipelineSync => Kind::Sync,
-                Status::Copy => {
-                    // COPY in pipeline mode leaves libpq in a state that nothing ends.
-                    self.broken.set(Some(Broken::OutOfStep));
-                    return;
-                }
+            let Some(kind) = kind_of(&result) else {
+                // COPY in pipeline mode leaves libpq in a state that nothing ends.
+                self.broken.set(Some(Broken::OutOfStep));
+                return;
             };
             // First of all: a command that fails because the connection ends says nothing of its
             // own.
@@ -271,6 +265,17 @@ impl Connection {
             self.wake_watcher();
         }
     }
+}
+
+/// `None` for COPY.
+fn kind_of(result: &PgResult) -> Option<Kind> {
+    Some(match result.status() {
+        Status::CommandOk | Status::TuplesOk => Kind::Done,
+        Status::Error | Status::Other => Kind::Failed,
+        Status::PipelineAborted => Kind::Skipped,
+        Status::PipelineSync => Kind::Sync,
+        Status::Copy => return None,
+    })
 }
 
 #[cold]
