@@ -1,4 +1,5 @@
-//! The settings, each with its unit, range and description.
+//! The settings, each with its unit, range and description; `pg_fdw_xacts.inject`, which only test
+//! builds have, is in `xact::inject`.
 
 use std::ffi::CStr;
 use std::time::Duration;
@@ -114,7 +115,7 @@ fn integers() -> [Int; 11] {
     },
     Int {
         name: c"pg_fdw_xacts.max_servers",
-        short: c"Of how many foreign servers statistics are kept, in all databases.",
+        short: c"Number of foreign servers for which statistics are kept, in all databases.",
         long: c"Transactions on others are settled and shown all the same.",
         setting: &MAX_SERVERS,
         range: (1, 1_000_000),

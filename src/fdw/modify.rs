@@ -109,7 +109,7 @@ pub unsafe extern "C-unwind" fn insert_batch(
     _plan_slots: *mut *mut TupleTableSlot,
     count: *mut c_int,
 ) -> *mut *mut TupleTableSlot {
-    // SAFETY: as many slots as told; our state.
+    // SAFETY: as many slots as `count` says; our state.
     boundary(|| unsafe {
         let rows = std::slice::from_raw_parts(slots, *count as usize);
         let affected = modification(target).execute(rows, None)?;

@@ -29,7 +29,7 @@ impl Cancel {
         match unsafe { fork_with_signals_blocked() } {
             0 => {
                 let mut message = [0 as c_char; 256];
-                // SAFETY: the buffer's true length is told.
+                // SAFETY: the buffer's true length is passed.
                 unsafe {
                     let sent = pq_sys::PQcancel(
                         self.0.as_ptr(),

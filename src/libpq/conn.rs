@@ -138,7 +138,7 @@ impl Conn {
         unsafe { pq_sys::PQconnectionUsedPassword(self.raw()) != 0 }
     }
 
-    /// Whether the user's GSSAPI credentials were used to connect; libpq tells from 16 on.
+    /// Whether the user's GSSAPI credentials were used to connect; known from libpq 16 on.
     pub fn used_gss(&self) -> bool {
         type Used = unsafe extern "C" fn(*const pq_sys::PGconn) -> c_int;
         const { assert!(size_of::<Option<Used>>() == size_of::<*mut c_void>()) };
@@ -175,7 +175,7 @@ impl Conn {
     /// Queues a statement with text parameters, parsed anew.
     pub fn send_query(&self, sql: &CStr, params: &[Option<&CStr>]) -> bool {
         let values = pointers(params);
-        // SAFETY: as many values as told; libpq copies before it returns.
+        // SAFETY: the array's true length is passed; libpq copies before it returns.
         unsafe {
             pq_sys::PQsendQueryParams(
                 self.raw(),

@@ -208,15 +208,14 @@ impl Connection {
         self.sealed.set(true);
     }
 
-    /// Whether a `COMMIT PREPARED` that nobody waits for has still to be answered, or its answer to
-    /// be taken.
+    /// Whether the answer to a `COMMIT PREPARED` that nobody waits for is still to come, or to be
+    /// taken.
     pub fn has_delivery(&self) -> bool {
         let inner = self.inner.borrow();
         inner.delivered.is_some() || inner.fifo.awaits(Control::Delivery)
     }
 
-    /// What became of a `COMMIT PREPARED` that nobody waits for: whether it was done, once that is
-    /// known.
+    /// Whether a `COMMIT PREPARED` that nobody waits for was done, once that is known.
     pub fn take_delivered(&self) -> Option<bool> {
         self.inner.borrow_mut().delivered.take()
     }
@@ -246,8 +245,8 @@ impl Connection {
     }
 
     /// Starts to ask the server to stop what it is doing, whatever that is; `None` if that is not
-    /// possible. As long as nobody knows whether the server has taken it, it may hit whatever comes
-    /// next.
+    /// possible. As long as it is unknown whether the server has taken it, it may hit whatever
+    /// comes next.
     pub fn start_cancel(&self) -> Option<Sending> {
         wire::log_cancel(&self.server_name, &self.conn);
         self.conn.cancel()?.start()

@@ -1,4 +1,4 @@
-//! Reading answers, and the three ways to ask for that of a statement: [`Connection::poll`],
+//! Reading answers, and what a statement's owner can do about its answer: [`Connection::poll`],
 //! [`Connection::wait`] and [`Connection::discard`].
 
 use std::ffi::CStr;
@@ -15,7 +15,7 @@ use crate::protocol::pipeline::{Answer, Kind, Ticket};
 use crate::remote::report;
 use crate::remote::wait::{Interest, Interrupts, WaitEnd};
 
-/// A statement that was sent, with what its errors name as CONTEXT.
+/// A statement that was sent, with the texts that its errors name as CONTEXT.
 #[derive(Clone, Debug)]
 pub struct Asked {
     pub(super) ticket: Ticket,
@@ -37,7 +37,7 @@ impl Asked {
         Self { ticket, command: Rc::clone(&sql), query: sql }
     }
 
-    /// For those who look at many connections at once.
+    /// For callers that look at many connections at once.
     pub fn ticket(&self) -> Ticket {
         self.ticket
     }
@@ -118,7 +118,7 @@ impl Connection {
     }
 
     /// Waits until the server has done with a statement that was discarded, and reports a failure
-    /// that nobody has been told of.
+    /// that has not been reported.
     ///
     /// # Errors
     /// Such a failure, the lost connection, a cancel.
@@ -155,7 +155,7 @@ impl Connection {
                 });
             }
             Some(Broken::OutOfStep) => true,
-            // What was asked is still answered, unless the connection is broken too.
+            // What was asked is still answered, unless the connection is broken, too.
             Some(Broken::CleanupFailed) => {
                 self.conn.is_bad() || self.conn.is_busy() || inner.fifo.is_idle()
             }

@@ -30,8 +30,7 @@ impl Connection {
         }
     }
 
-    /// Refuses a connection that cannot go on to somebody who begins to use it, at this nesting
-    /// level.
+    /// Refuses a new user, at this nesting level, if the connection cannot go on.
     ///
     /// # Errors
     /// 08000 after a clean-up that failed, 08006 where even a savepoint could not be made.
@@ -98,7 +97,7 @@ impl Connection {
         }
     }
 
-    /// Why the connection is lost, as libpq told it.
+    /// Why the connection is lost, in libpq's words.
     pub(super) fn message(&self) -> CString {
         self.end.borrow().clone().unwrap_or_else(|| self.conn.error_message().to_owned())
     }
@@ -155,8 +154,8 @@ impl Connection {
         report::lost(&self.message())
     }
 
-    /// The connection has ended, or is about to. If the answer to a ROLLBACK TO was still to come,
-    /// for which nobody waits, the clean-up has failed.
+    /// The connection has ended, or is about to. Nobody waits for the answer to a ROLLBACK TO: if
+    /// it was still to come, the clean-up has failed.
     pub(super) fn note_end(&self, inner: &State) {
         self.note_message();
         if self.broken.get().is_none() {

@@ -142,8 +142,8 @@ impl Connection {
         Some(first)
     }
 
-    /// START TRANSACTION. `is_checked`: it has been sent and not answered, and what follows must not
-    /// run if it fails.
+    /// START TRANSACTION. `is_checked`: it has been sent and not answered, and what follows must
+    /// not run if it fails.
     fn queue_begin(
         conn: &Wire,
         inner: &mut State,
@@ -238,8 +238,7 @@ impl Connection {
     }
 
     /// Asks for the transaction's xid, without waiting, if nobody has since the last statement or
-    /// the question has failed. That the connection is lost is left to whoever waits for the
-    /// answer.
+    /// the question has failed. If the connection is lost, whoever waits for the answer finds out.
     pub fn ask_if_written(&self) {
         let (is_unknown, level) = {
             let inner = self.inner.borrow();

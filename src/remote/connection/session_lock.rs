@@ -47,7 +47,7 @@ pub(super) fn is_not_held(failure: &PgResult) -> bool {
 /// What has become of the session's advisory lock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) enum Lock {
-    /// The session has none, and has not been told to take one.
+    /// The session has none, and none is wanted.
     #[default]
     Absent,
     /// It has to take this one, with the next command.
@@ -67,7 +67,7 @@ impl Lock {
         }
     }
 
-    /// The session is to have this lock. `is_certain`: nobody but us can have released it there.
+    /// The session is to have this lock. `is_certain`: only we can have released it there.
     fn want(&mut self, lock: SessionLock, is_certain: bool) {
         if self.target() != Some(lock) || !is_certain {
             *self = Self::Wanted(lock);

@@ -22,11 +22,12 @@ use crate::protocol::session_lock::SessionLock;
 pub(super) enum Broken {
     /// The connection broke.
     Lost,
-    /// The connection broke while the savepoint of this level was being made: nobody else may try.
+    /// The connection broke while the savepoint of this level was being made. Nothing may be tried
+    /// on it any more.
     LostOpening(u32),
     /// The remote transaction's state is not what it has to be. What was asked is still answered.
     CleanupFailed,
-    /// Answers came that do not fit what was asked: they cannot be told apart any more.
+    /// Answers came that do not fit what was asked: they can no longer be assigned to statements.
     OutOfStep,
 }
 
@@ -37,7 +38,7 @@ pub(super) struct State {
     pub fifo: Fifo<PgResult>,
     pub session: Session,
     pub transaction: RemoteTransaction,
-    /// What became of a `COMMIT PREPARED` that nobody waits for, once it has been answered.
+    /// Whether a `COMMIT PREPARED` that nobody waits for was done, once it has been answered.
     pub delivered: Option<bool>,
     /// The failure of the last transaction's `COMMIT`, for which nobody waited.
     pub failed_ending: Option<Rc<PgResult>>,
@@ -91,7 +92,7 @@ pub(super) struct RemoteTransaction {
     pub openings: Vec<Weak<Opening>>,
     /// Those that were opened in the segment that is being sent.
     pub opened: Vec<Rc<Opening>>,
-    /// The nesting levels of those who use the connection.
+    /// The nesting levels of the connection's users.
     pub levels: Vec<Weak<Cell<u32>>>,
     /// The last number given to a cursor.
     pub last_cursor: u32,
@@ -229,7 +230,7 @@ impl State {
                 // Something there has removed it from the session (`DEALLOCATE ALL` in a function).
                 broken.is_none() && setup::is_unknown_statement(&failure)
             }
-            // Whatever else has happened: this is told as a clean-up that has failed.
+            // In any case this is reported as a clean-up that has failed.
             Control::UndoSavepoint => true,
             // Unless the connection has just broken.
             Control::Setup | Control::SessionLock | Control::EndSavepoint => broken.is_none(),

@@ -82,7 +82,7 @@ impl Connection {
         }
     }
 
-    /// Waits until the server tells, unasked, that it ends the session because it was idle. `false`
+    /// Waits until the server says, unasked, that it ends the session because it was idle. `false`
     /// if it has not by then, or the connection has ended otherwise.
     ///
     /// # Errors
@@ -117,7 +117,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Waits until all that was sent has left, if it has not; whether it waited. Somebody who then
+    /// Waits until everything that was sent has left; whether it had to wait. A caller that then
     /// waits only for the socket to be readable is sure that the server has been asked.
     ///
     /// # Errors
@@ -133,9 +133,9 @@ impl Connection {
         Ok(waited)
     }
 
-    /// Somebody is going to sleep until the socket is readable, or the latch is set. Whoever reads
-    /// from the socket before that sets the latch, because what was read no longer wakes the
-    /// sleeper. With `false` nobody is.
+    /// With `true`, a caller is going to sleep until the socket is readable or the latch is set.
+    /// Whoever reads from the socket before that sets the latch, because input that was read no
+    /// longer wakes the sleeper.
     pub fn watch(&self, watched: bool) {
         self.watched.set(watched);
     }

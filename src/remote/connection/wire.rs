@@ -20,7 +20,7 @@ pub(super) struct Wire {
     conn: Conn,
     /// How many statements have been parsed without a name: the server keeps the last of them.
     parsed: Cell<u64>,
-    /// The gid of the current transaction, once it has been told to prepare.
+    /// The gid of the current transaction, once its PREPARE TRANSACTION has been sent.
     gid: RefCell<Option<Vec<u8>>>,
     /// Commands that are queued and have still to be logged.
     unlogged: RefCell<Vec<Vec<u8>>>,
