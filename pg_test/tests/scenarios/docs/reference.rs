@@ -64,6 +64,7 @@ fn setting_line(row: &postgres::Row) -> String {
     };
     let context = match row.get("context") {
         "user" => "any session may set it",
+        "superuser" => "superusers may set it",
         "sighup" => "reload",
         "postmaster" => "restart",
         other => panic!("a context that the page has no word for: {other}"),
