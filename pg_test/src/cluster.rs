@@ -30,6 +30,9 @@ pub enum StopMode {
     Immediate,
 }
 
+/// The environment variable that has the directories of ended clusters kept, with data and log.
+pub const KEEP_VARIABLE: &str = "PG_TEST_KEEP";
+
 /// Where a cluster lives, and so for how long.
 #[derive(Debug)]
 enum Home {
@@ -346,6 +349,15 @@ impl Cluster {
         format!("{} -h 127.0.0.1 -p {} -U postgres postgres", psql.display(), self.port())
     }
 
+    /// Moves the directory to where no later run removes it.
+    fn keep(&mut self) {
+        let kept = place::kept(self.home());
+        match std::fs::rename(self.home(), &kept) {
+            Ok(()) => eprintln!("{}: kept in {}", self.name, kept.display()),
+            Err(error) => eprintln!("{}: cannot keep {}: {error}", self.name, kept.display()),
+        }
+    }
+
     /// Ends the server however that works, and frees what a killed postmaster leaves in the kernel.
     fn end(&mut self) {
         let pid_file = self.data().join("postmaster.pid");
@@ -373,6 +385,9 @@ impl Drop for Cluster {
         }
         let faults = self.log().faults();
         self.end();
+        if std::env::var_os(KEEP_VARIABLE).is_some() {
+            self.keep();
+        }
         if let Ok(faults) = faults
             && !faults.is_empty()
             && !std::thread::panicking()

@@ -38,6 +38,12 @@ pub(crate) fn temporary_home(name: &str) -> Result<TempDir> {
 
 const HOME_PREFIX: &str = "pg_test-";
 
+/// What a temporary home is called that is to stay.
+pub(crate) fn kept(home: &Path) -> PathBuf {
+    let name = home.file_name().unwrap_or_default().to_string_lossy();
+    home.with_file_name(name.replacen(HOME_PREFIX, "kept-", 1))
+}
+
 /// Removes the homes in `base` whose process has ended; its servers have ended with it.
 fn remove_abandoned(base: &Path) {
     for entry in std::fs::read_dir(base).into_iter().flatten().flatten() {
