@@ -1,13 +1,15 @@
-//! `pg_fdw_xacts_exec()` and `pg_fdw_xacts_query()`: any SQL, DDL included, in a participant's transaction, so that it
-//! commits with everything else or not at all.
+//! `pg_fdw_xacts_exec()` and `pg_fdw_xacts_query()`: any SQL, DDL included, in a participant's
+//! transaction, so that it commits with everything else or not at all.
 //!
-//! * [`admission`]: which statements of a user may run in a participant's transaction;
-//! * [`commands`]: which commands a text has, and which are refused;
-//! * [`remote`]: running them there;
-//! * [`rows`]: the rows of a query, as the caller has declared them.
+//! * [`commands`]: the commands in a text;
+//! * [`rules`]: what a user's statement may not do in a participant's transaction;
+//! * [`inspect`]: what a statement does that this server can parse;
+//! * [`unparsed`], [`lexer`]: what any other statement does;
+//! * [`remote`]: running the commands there;
+//! * [`rows`]: the rows of a query.
 //!
-//! They are written in C's convention and not by pgrx's macros, because a command is bytes in the server's encoding,
-//! and because errors keep the CONTEXT that they have.
+//! The functions follow C's calling convention and not pgrx's, because a command is bytes in the
+//! server's encoding, and because errors keep their CONTEXT.
 
 use std::ffi::{CStr, CString};
 
@@ -16,15 +18,18 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use crate::fdw::estimates::{self, Purpose};
 use crate::pg::error::{Error, Result, SqlState, boundary, catch};
 use crate::pg::globals::current_user;
-use crate::pg::versions;
+use crate::pg::{globals, raw, versions};
 use crate::protocol::plan::Access;
 use crate::remote::options::Server;
 use crate::xact::{Attachment, attach, attach_to_write, participants};
 
-mod admission;
 mod commands;
+mod inspect;
+mod lexer;
 mod remote;
 mod rows;
+mod rules;
+mod unparsed;
 
 use commands::{Command, Kind};
 
@@ -35,8 +40,8 @@ pub extern "C" fn pg_finfo_pg_fdw_xacts_exec() -> *const pg_sys::Pg_finfo_record
     &RECORD
 }
 
-/// `pg_fdw_xacts_exec(server name, command text) returns bigint`: runs one or more commands; the rows that they have
-/// counted, together.
+/// `pg_fdw_xacts_exec(server name, command text) returns bigint`: runs one or more commands, and returns
+/// how many rows they have affected in total.
 ///
 /// # Safety
 /// Called by PostgreSQL with these two arguments, none of them NULL.
@@ -45,9 +50,8 @@ pub unsafe extern "C-unwind" fn pg_fdw_xacts_exec(fcinfo: pg_sys::FunctionCallIn
     boundary(|| {
         // SAFETY: by contract.
         let call = unsafe { Call::read(fcinfo, c"pg_fdw_xacts_exec()")? };
-        // The rows of one command are gone before those of the next are taken.
-        // Whoever has a command executed, though it be a query, may want what its functions do. In a transaction that
-        // only reads nothing else can be meant there.
+        // A query counts as a writer too: its functions may be what it is run for, except in a
+        // transaction that can only read.
         let access = if only_reads() { Access::Reads } else { Access::Modifies };
         let session = call.attach()?.with(access);
         let counts = remote::run(&session, &call.commands, |r| r.rows_affected())?;
@@ -86,27 +90,24 @@ pub unsafe extern "C-unwind" fn pg_fdw_xacts_query(fcinfo: pg_sys::FunctionCallI
                 Kind::Report | Kind::Data | Kind::Utility => rows.run(&session, command)?,
             }
             rows.end();
-            // The rows are in the tuplestore; this value is not looked at.
+            // The rows are in the tuplestore; the value returned is ignored.
             (*fcinfo).isnull = true;
             Ok(Datum::null())
         }
     })
 }
 
-/// Whether nothing but queries can have run in this transaction, or will. READ ONLY of a savepoint ends with that, and what
-/// came before it may have written.
+/// Whether this transaction can only read, from its beginning to its end. One whose savepoint is READ
+/// ONLY may have written before, and may write again after it.
 fn only_reads() -> bool {
-    // SAFETY: plain reads of the transaction's state.
-    unsafe {
-        pg_sys::XactReadOnly
-            && (pg_sys::RecoveryInProgress()
-                || pg_sys::GetCurrentTransactionNestLevel() == 1
-                    && pg_sys::GetTopTransactionIdIfAny() == pg_sys::InvalidTransactionId
-                    && !participants::all().iter().any(|p| p.connection.work().wrote()))
-    }
+    globals::is_read_only()
+        && (globals::in_recovery()
+            || globals::nest_level() == 1
+                && !globals::has_written()
+                && !participants::all().iter().any(|p| p.connection.work().wrote()))
 }
 
-/// What a function was asked to do, checked.
+/// The arguments of a call, checked.
 struct Call {
     serverid: Oid,
     server: Server,
@@ -115,13 +116,14 @@ struct Call {
 }
 
 impl Call {
-    /// Reads the arguments, and checks all that can be checked without the other server.
+    /// Reads the arguments, and checks everything that can be checked without the other server.
     ///
     /// # Safety
     /// The call of a function with a name and a text, none of them NULL.
     ///
     /// # Errors
-    /// No such server, no right to use it, a command that is not admitted, a transaction that only reads.
+    /// No such server, no right to use it, a refused command, or a command that writes in a READ ONLY
+    /// transaction.
     unsafe fn read(fcinfo: pg_sys::FunctionCallInfo, function: &CStr) -> Result<Self> {
         crate::pg::preload::require()?;
         // SAFETY: by contract; a name is NUL-terminated, a text may be compressed.
@@ -145,7 +147,7 @@ impl Call {
         Ok(Self { serverid, server: Server::read(serverid), userid, commands })
     }
 
-    /// Attaches to the participant as a statement of these kinds does.
+    /// Attaches to the participant, as a statement of the same kind on a foreign table does.
     fn attach(&self) -> Result<Attachment> {
         let is = |kind| self.commands.iter().any(|command| command.kind == kind);
         let writes = is(Kind::Data) || is(Kind::Utility);
@@ -157,7 +159,8 @@ impl Call {
         Ok(session)
     }
 
-    /// How many rows a FETCH asks for: the server's option, or more than a scan does, because all are wanted.
+    /// How many rows a FETCH asks for: the server's option, or more than a scan does, because all rows are
+    /// wanted.
     fn fetch_size(&self) -> usize {
         crate::remote::options::option(&self.server.options, c"fetch_size")
             .and_then(|size| size.to_str().ok()?.parse().ok())
@@ -165,20 +168,11 @@ impl Call {
     }
 }
 
-mod raw {
-    use super::pg_sys;
-    // Unguarded: called inside `catch`, which keeps the name in the ERROR in whatever encoding.
-    unsafe extern "C-unwind" {
-        pub fn aclcheck_error(
-            result: pg_sys::AclResult::Type,
-            kind: pg_sys::ObjectType::Type,
-            name: *const std::ffi::c_char,
-        );
-    }
-}
-
-/// Raises 42501 unless `userid` has USAGE on the server: with that one could make foreign tables of all that the user
-/// mapping can see there, but not run anything else.
+/// Refuses users without USAGE on the server, without which they could not create foreign tables there
+/// either.
+///
+/// # Errors
+/// 42501.
 fn may_use(serverid: Oid, userid: Oid, name: &CStr) -> Result<()> {
     // SAFETY: look-ups in the catalog, and raising from a frame that owns nothing.
     unsafe {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use pgrx::pg_sys;
 
+use crate::pg::globals::statement_timeout;
 use crate::protocol::plan::Mode;
 
 /// `pg_fdw_xacts.two_phase_commit`.
@@ -204,12 +205,7 @@ pub fn prepare_timeout() -> Duration {
     if PREPARE_TIMEOUT.get() > 0 {
         return milliseconds(&PREPARE_TIMEOUT);
     }
-    // SAFETY: a plain global, in milliseconds, 0 for none.
-    let statement_timeout = unsafe { pg_sys::StatementTimeout };
-    match statement_timeout {
-        ..=0 => commit_timeout(),
-        limit => commit_timeout().min(Duration::from_millis(limit as u64)),
-    }
+    statement_timeout().map_or(commit_timeout(), |limit| limit.min(commit_timeout()))
 }
 
 /// The deadline of phase two and of abort.

@@ -34,8 +34,7 @@ pub extern "C-unwind" fn _PG_init() {
             guc::define();
             pg::shmem_hooks::install(shared::shmem::request, shared::shmem::start_up);
             xact::callbacks::install();
-            xact::utility::install(hooks::drops::before_utility);
-            hooks::drops::install();
+            hooks::install();
             fdw::estimates::install();
             xact::on_long_wait(fdw::estimates::on_long_wait);
             resolver::launcher::register();

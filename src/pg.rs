@@ -13,11 +13,13 @@
 //! * [`preload`]: whether the library was loaded as it must be.
 
 pub mod backend_local;
+pub mod catalog;
 pub mod error;
 pub mod frames;
 pub mod function;
 pub mod globals;
 pub mod latch;
+pub mod layout;
 pub mod node;
 pub mod preload;
 pub mod random;

@@ -10,7 +10,7 @@ mod fdw_errors;
 mod fdw_modify;
 mod fdw_scan;
 
-pgrx::extension_sql_file!("objects.sql", name = "test_objects");
+pgrx::extension_sql_file!("tests/objects.sql", name = "test_objects");
 
 /// Leaves the planner no cheap way to join here.
 const ONLY_REMOTE_JOINS: &str = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;

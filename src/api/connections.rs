@@ -70,7 +70,7 @@ fn server_name(serverid: pg_sys::Oid) -> Option<Vec<u8>> {
 /// Whose mapping it is, if it exists; everybody's is called "public".
 #[cfg(feature = "pg18")]
 fn user_name(mapping: pg_sys::Oid) -> Option<Vec<u8>> {
-    let (user, _) = super::drops::mapping(mapping)?;
+    let (user, _) = crate::pg::catalog::user_mapping(mapping)?;
     if user == pg_sys::Oid::INVALID {
         return Some(b"public".to_vec());
     }

@@ -1,17 +1,18 @@
 //! Running a user's commands in a participant's transaction, as a client of its own would find them run.
 //!
-//! The session's `search_path` is `pg_catalog`, because postgres_fdw's SQL relies on it. A user's commands find the
-//! one that their role has there, and what `SET LOCAL search_path` has made of it in this transaction, which is
-//! remembered there too, in a setting, so that savepoints take it back. All of this travels with the command.
+//! The session's `search_path` is `pg_catalog`, because postgres_fdw's SQL relies on it. A user's
+//! commands run with the one that their role has there, or with what `SET LOCAL search_path` made of it
+//! earlier in this transaction. That is remembered there too, in a setting of our own, so that a
+//! rollback to a savepoint restores it. All of this travels with the command.
 //!
-//! Before and behind it is asked what must not change. What no parser can see (a function, a DO block) is noticed so
-//! at once, not at COMMIT.
+//! State that must not change is queried before and after, so that what no parser sees (a function, a DO
+//! block) is reported at once and not at COMMIT.
 
 use std::ffi::CStr;
 use std::rc::Rc;
 
-use super::commands::{Command, refusal_of};
-use crate::exec::admission::Deed;
+use crate::exec::commands::{Command, refusal};
+use crate::exec::rules::Forbidden;
 use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::remote::connection::Message;
@@ -19,8 +20,8 @@ use crate::xact::Attachment;
 
 const DEFAULT_PATH: &CStr = c"SET LOCAL search_path TO DEFAULT";
 
-/// The columns of [`ENTER`] and [`LEAVE`] that must be the same, in this order; the first tells the transaction from others
-/// in a form that no setting changes.
+/// The columns of [`ENTER`] and [`LEAVE`] that must not differ. The first identifies the transaction, in
+/// a form that no setting changes.
 macro_rules! state {
     () => {
         "pg_catalog.int8(pg_catalog.date_part('epoch', pg_catalog.transaction_timestamp()) \
@@ -37,23 +38,23 @@ macro_rules! state {
     };
 }
 
-/// What each of these columns is called when it has changed.
-const WATCHED: [(&str, Deed); 12] = [
-    ("change the role", Deed::SetFixed),
-    ("change the role", Deed::SetFixed),
-    ("set \"timezone\"", Deed::SetFixed),
-    ("set \"datestyle\"", Deed::SetFixed),
-    ("set \"intervalstyle\"", Deed::SetFixed),
-    ("set \"extra_float_digits\"", Deed::SetFixed),
-    ("set \"client_encoding\"", Deed::SetFixed),
-    ("set \"lc_monetary\"", Deed::SetFixed),
-    ("set \"array_nulls\"", Deed::SetFixed),
-    ("set \"standard_conforming_strings\"", Deed::SetFixed),
-    ("use temporary objects", Deed::Temporary),
-    ("use temporary objects", Deed::Temporary),
+/// For each of the other columns: what a command has done if it has changed.
+const WATCHED: [(&str, Forbidden); 12] = [
+    ("change the role", Forbidden::SetFixed),
+    ("change the role", Forbidden::SetFixed),
+    ("set \"timezone\"", Forbidden::SetFixed),
+    ("set \"datestyle\"", Forbidden::SetFixed),
+    ("set \"intervalstyle\"", Forbidden::SetFixed),
+    ("set \"extra_float_digits\"", Forbidden::SetFixed),
+    ("set \"client_encoding\"", Forbidden::SetFixed),
+    ("set \"lc_monetary\"", Forbidden::SetFixed),
+    ("set \"array_nulls\"", Forbidden::SetFixed),
+    ("set \"standard_conforming_strings\"", Forbidden::SetFixed),
+    ("use temporary objects", Forbidden::Temporary),
+    ("use temporary objects", Forbidden::Temporary),
 ];
 
-/// The state before the commands, with the `search_path` of the transaction's earlier ones.
+/// Reads the state before the commands, and sets the `search_path` that earlier ones have left.
 const ENTER: &str = concat!(
     "SELECT ",
     state!(),
@@ -62,7 +63,7 @@ const ENTER: &str = concat!(
        pg_catalog.substr(pg_catalog.current_setting('px.search_path', true), 2), true) END\0"
 );
 
-/// The state behind them, and the `search_path` back as it must be.
+/// Reads the state after the commands, remembers their `search_path` and resets it.
 const LEAVE: &str = concat!(
     "SELECT ",
     state!(),
@@ -75,10 +76,11 @@ fn query(text: &'static str) -> &'static CStr {
     CStr::from_bytes_with_nul(text.as_bytes()).expect("it ends with its only NUL")
 }
 
-/// Runs commands and returns what `keep` makes of their results, each before the next is taken: one wait for all.
+/// Runs commands in one round trip and returns what `keep` makes of their results; each result is dropped
+/// before the next is read.
 ///
 /// # Errors
-/// The remote's error, the lost connection, a cancel; 0A000 where a command did what the transaction does not bear.
+/// The remote's error, a lost connection, a cancel; 0A000 for a command with a forbidden effect.
 pub fn run<T>(
     session: &Attachment,
     commands: &[Command],
@@ -88,7 +90,7 @@ pub fn run<T>(
     run_for(session, &sqls, keep)
 }
 
-/// Runs statements, each with what its failure is reported for.
+/// Runs statements, each with the SQL that its failure is reported for.
 ///
 /// # Errors
 /// Those of [`run`].
@@ -123,7 +125,7 @@ fn compare(session: &Attachment, before: &PgResult, after: &PgResult) -> Result<
     let changed = |column| before.value(0, column) != after.value(0, column);
     let connection = session.connection();
     if changed(0) {
-        // Nothing that is done there any more belongs to this transaction.
+        // Whatever is done there now no longer belongs to this transaction.
         connection.doom();
         return Err(Error::new(
             SqlState::CONNECTION_EXCEPTION,
@@ -136,7 +138,7 @@ fn compare(session: &Attachment, before: &PgResult, after: &PgResult) -> Result<
         ));
     }
     match (0..WATCHED.len()).find(|n| changed(n + 1)) {
-        Some(n) => Err(refusal_of(WATCHED[n].0, WATCHED[n].1, &connection.server_name)),
+        Some(n) => Err(refusal(WATCHED[n].0.as_bytes(), WATCHED[n].1, &connection.server_name)),
         None => Ok(()),
     }
 }

@@ -1,12 +1,12 @@
-//! The rows of `pg_fdw_xacts_query()`: into a tuplestore, which spills to disk, as the caller's column definition list
-//! says.
+//! The rows of `pg_fdw_xacts_query()`, of the columns that the caller has declared, in a tuplestore, which
+//! spills to disk.
 
 use std::ffi::CStr;
 
 use pgrx::pg_sys::{self, HeapTuple, MemoryContext};
 
-use super::commands::Command;
-use super::remote;
+use crate::exec::commands::Command;
+use crate::exec::remote;
 use crate::fdw::rows::RowReader;
 use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState};
@@ -14,12 +14,12 @@ use crate::pg::node;
 use crate::remote::connection::{declare_command, fetch_command};
 use crate::xact::Attachment;
 
-/// Where rows go.
+/// The rows so far.
 pub struct Rows {
     store: *mut pg_sys::Tuplestorestate,
     width: usize,
     reader: RowReader,
-    /// All that this has beside the store; it goes with the call.
+    /// Holds everything but the store; freed with the call.
     own: MemoryContext,
     /// A batch's tuples live here until they are in the store.
     batch: MemoryContext,
@@ -27,13 +27,13 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// An empty store of rows as the caller has declared them.
+    /// An empty store for rows of the columns that the caller has declared.
     ///
     /// # Safety
     /// The call of a function that returns a set of records.
     ///
     /// # Errors
-    /// 0A000: the caller has declared none.
+    /// 0A000: the caller has declared no columns.
     pub unsafe fn declared(fcinfo: pg_sys::FunctionCallInfo) -> Result<Self> {
         // SAFETY: by contract; a set is asked for with a ReturnSetInfo, which is checked before it is read.
         unsafe {
@@ -46,7 +46,7 @@ impl Rows {
                     SqlState::FEATURE_NOT_SUPPORTED,
                     "function returning record called in context that cannot accept type record",
                 )
-                .hint("Call it in FROM, with a list of the columns: pg_fdw_xacts_query(...) AS t (a int, b text)."));
+                .hint("Call the function in FROM and declare the columns: pg_fdw_xacts_query(...) AS t (a int, b text)."));
             }
             pg_sys::InitMaterializedSRF(fcinfo, pg_sys::MAT_SRF_USE_EXPECTED_DESC);
             let context = (*(*info).econtext).ecxt_per_query_memory;
@@ -65,10 +65,10 @@ impl Rows {
         }
     }
 
-    /// Fetches all rows of a query through a cursor, `fetch_size` a wait.
+    /// Fetches all rows of a query through a cursor, `fetch_size` in each round trip.
     ///
     /// # Errors
-    /// The remote's, an input function's, 42804 where the query has other columns than declared.
+    /// The remote's error, an input function's, 42804 if the query has other columns than declared.
     pub fn fetch(&mut self, session: &Attachment, sql: &CStr, fetch_size: usize) -> Result<()> {
         let connection = session.connection();
         let cursor = connection.new_cursor();
@@ -98,10 +98,10 @@ impl Rows {
         Ok(())
     }
 
-    /// Frees all but the store: a query may call the function for each of its rows. Where an error ends the query, that
-    /// frees it.
+    /// Frees everything but the store, because a query may call the function for each of its rows. After
+    /// an error PostgreSQL frees it with the query.
     pub fn end(self) {
-        // SAFETY: nothing in it is used any more; the store has copies.
+        // SAFETY: nothing in it is used any more: the store has copies.
         unsafe { pg_sys::MemoryContextDelete(self.own) };
     }
 
@@ -109,8 +109,8 @@ impl Rows {
         if result.columns() != self.width {
             return Err(self.mismatch(result.columns()));
         }
-        // SAFETY: the reader's descriptor is the store's; the store copies tuples. Both contexts live as long as the
-        // store.
+        // SAFETY: the reader's descriptor is the store's, which copies tuples and lives no longer than the
+        // contexts.
         unsafe {
             self.reader.read(result, 0..result.rows(), self.batch, &mut self.tuples)?;
             for tuple in self.tuples.drain(..) {
@@ -127,7 +127,7 @@ impl Rows {
             SqlState::DATATYPE_MISMATCH,
             "the result of the remote query does not match the column definition list",
         )
-        .detail(format!("It has {columns} columns, and {} are declared.", self.width));
+        .detail(format!("The result has {columns} columns, but {} are declared.", self.width));
         match columns {
             0 => error.hint("Run commands that return no rows with pg_fdw_xacts_exec()."),
             _ => error,

@@ -18,7 +18,7 @@ use pgrx::pg_sys::{self, AppendState, AsyncRequest, ForeignScanState, TupleTable
 
 use crate::fdw::scan::Scan;
 use crate::pg::error::{Result, boundary, catch};
-use crate::pg::raw;
+use crate::pg::{latch, raw};
 
 /// `ForeignAsyncRequest`: a row if there is one at hand, else it is asked for.
 ///
@@ -134,7 +134,7 @@ unsafe fn respond(request: *mut AsyncRequest) -> Result<()> {
             let rows = if (*request).result.is_null() { 0.0 } else { 1.0 };
             pg_sys::InstrUpdateTupleCount(instrument, rows);
         }
-        pg_sys::SetLatch(pg_sys::MyLatch);
+        latch::set();
     }
     Ok(())
 }

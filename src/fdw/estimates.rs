@@ -19,6 +19,8 @@ use pgrx::pg_sys::{self, LocalTransactionId, Oid, PlannerInfo, RelOptInfo};
 use crate::fdw::stock;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, boundary, catch};
+use crate::pg::globals;
+use crate::pg::layout::{XactCallback, XactCallbackItem};
 use crate::pg::versions;
 use crate::remote::options::{self, OptionPair, Server};
 use crate::xact::participants;
@@ -128,8 +130,8 @@ pub fn install() {
 }
 
 unsafe extern "C-unwind" fn on_change(_: pg_sys::Datum, _: i32, _: u32) {
-    // SAFETY: a plain global: processes without one have no transactions.
-    if unsafe { !pg_sys::MyProc.is_null() } {
+    // Without an entry a process has no transactions.
+    if globals::is_attached() {
         note_switch();
     }
 }
@@ -217,23 +219,12 @@ fn is_stock_in_use() -> Result<bool> {
     }
 }
 
-type Callback = unsafe extern "C-unwind" fn(pg_sys::XactEvent::Type, *mut c_void);
-
-/// An element of PostgreSQL's list of callbacks (`XactCallbackItem` in `xact.c`, the same from 15 to 18).
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Item {
-    next: *const Item,
-    callback: Option<Callback>,
-    argument: *mut c_void,
-}
-
 /// postgres_fdw's callback of transactions, `None` where the list does not look as expected.
 ///
 /// Registering puts an element in front of the list, allocated in `TopMemoryContext`. Memory of its size that was
 /// freed just before is what it gets, so its place is known; that it is there is checked.
-fn stock_callback() -> Result<Option<(Callback, *mut c_void)>> {
-    static FOUND: BackendLocal<Cell<Option<(Callback, *mut c_void)>>> =
+fn stock_callback() -> Result<Option<(XactCallback, *mut c_void)>> {
+    static FOUND: BackendLocal<Cell<Option<(XactCallback, *mut c_void)>>> =
         BackendLocal::new(Cell::new(None));
     if let Some(found) = FOUND.get().get() {
         return Ok(Some(found));
@@ -244,8 +235,9 @@ fn stock_callback() -> Result<Option<(Callback, *mut c_void)>> {
     // SAFETY: memory of TopMemoryContext stays mapped when it is freed; every element is looked at only after the
     // first has been found to be ours, and the list only changes on this thread.
     unsafe {
-        let place: *const Item =
-            pg_sys::MemoryContextAlloc(pg_sys::TopMemoryContext, size_of::<Item>()).cast();
+        let place: *const XactCallbackItem =
+            pg_sys::MemoryContextAlloc(pg_sys::TopMemoryContext, size_of::<XactCallbackItem>())
+                .cast();
         pg_sys::pfree(place.cast_mut().cast());
         pg_sys::RegisterXactCallback(Some(marker), argument);
         let first = place.read_volatile();

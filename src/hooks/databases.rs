@@ -1,25 +1,30 @@
-//! Commands that need a database for themselves: DROP DATABASE, ALTER DATABASE … RENAME and … SET TABLESPACE, and CREATE
-//! DATABASE with that one as its template. The resolver leaves it for as long as the command runs, if PostgreSQL is going
-//! to allow it as far as that can be told cheaply: without the resolver the first distributed commits there have to wait.
+//! Commands that need a database for themselves: DROP DATABASE, ALTER DATABASE … RENAME and … SET
+//! TABLESPACE, and CREATE DATABASE with that one as its template.
+//!
+//! The resolver leaves the database while the command runs, but only if PostgreSQL is going to allow
+//! the command, as far as that can be told cheaply: without its resolver the first distributed commits
+//! in that database have to wait.
 
 use std::cell::Cell;
 use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
-use pgrx::{PgList, pg_sys};
+use pgrx::pg_sys::{self, Oid};
 
-use crate::hooks::drops::{Left, left_in};
+use crate::hooks::doubt::{Left, left_in};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Result, check_for_interrupts};
+use crate::pg::globals::{current_user, my_database};
+use crate::pg::node::option;
 use crate::pg::wait_event::WaitEvent;
-use crate::pg::{latch, text, versions};
+use crate::pg::{catalog, latch, text, versions};
 use crate::shared::workers;
 
-/// As long as PostgreSQL waits for other sessions of the database to end.
+/// As long as PostgreSQL waits for the database's other sessions to end (`CountOtherDBBackends`).
 const OTHERS_MAY_END: Duration = Duration::from_secs(5);
 
 /// The database whose resolver this session's transaction has paused.
-static PAUSED: BackendLocal<Cell<pg_sys::Oid>> = BackendLocal::new(Cell::new(pg_sys::Oid::INVALID));
+static PAUSED: BackendLocal<Cell<Oid>> = BackendLocal::new(Cell::new(Oid::INVALID));
 
 /// What a command wants of a database.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,19 +45,19 @@ pub fn install() {
     unsafe { pg_sys::RegisterXactCallback(Some(on_transaction), std::ptr::null_mut()) };
 }
 
-/// A pause ends with the transaction: until then others are kept out by the command's lock. Nothing here raises.
+/// A pause ends with the transaction: until then the command's lock keeps others out. Raises nothing.
 unsafe extern "C-unwind" fn on_transaction(
     event: pg_sys::XactEvent::Type,
     _arg: *mut std::ffi::c_void,
 ) {
     use pg_sys::XactEvent as E;
     let ended = matches!(event, E::XACT_EVENT_COMMIT | E::XACT_EVENT_ABORT | E::XACT_EVENT_PREPARE);
-    if ended && PAUSED.get().get() != pg_sys::Oid::INVALID {
-        workers::end_pause(PAUSED.get().replace(pg_sys::Oid::INVALID));
+    if ended && PAUSED.get().get() != Oid::INVALID {
+        workers::end_pause(PAUSED.get().replace(Oid::INVALID));
     }
 }
 
-/// Looks at one of these statements before it takes any lock.
+/// Has the resolver leave before one of these statements takes any lock.
 ///
 /// # Safety
 /// `statement` is a valid node.
@@ -94,22 +99,10 @@ pub unsafe fn before(statement: *mut pg_sys::Node) -> Result<()> {
     }
 }
 
-/// An option of a statement.
-///
-/// # Safety
-/// A list of options.
-unsafe fn option(list: *mut pg_sys::List, name: &CStr) -> Option<*mut pg_sys::DefElem> {
-    // SAFETY: by contract.
-    unsafe {
-        let list = PgList::<pg_sys::DefElem>::from_pg(list);
-        list.iter_ptr().find(|option| CStr::from_ptr((**option).defname) == name)
-    }
-}
-
+/// Has the resolver leave a database.
 fn leave(name: &CStr, wanted: Wanted) -> Result<()> {
-    // SAFETY: a catalog look-up that may find nothing.
-    let dbid = unsafe { pg_sys::get_database_oid(name.as_ptr(), true) };
-    if dbid == pg_sys::Oid::INVALID || !may(dbid, wanted) {
+    let dbid = catalog::database(name);
+    if dbid == Oid::INVALID || !may(dbid, wanted) {
         return Ok(());
     }
     if matches!(wanted, Wanted::Drop { .. }) {
@@ -125,46 +118,34 @@ fn leave(name: &CStr, wanted: Wanted) -> Result<()> {
     Ok(())
 }
 
-/// Whether PostgreSQL allows it to this role, here and now, as far as that is cheap to know: it refuses the rest itself.
-fn may(dbid: pg_sys::Oid, wanted: Wanted) -> bool {
-    // SAFETY: catalog look-ups for the current user, and what the session and its transaction are.
+/// Whether PostgreSQL is going to allow it to this role, here and now, as far as that is cheap to
+/// know. It refuses the rest itself.
+fn may(dbid: Oid, wanted: Wanted) -> bool {
+    // SAFETY: inside the transaction of the command.
     unsafe {
-        let owner = versions::is_database_owner(dbid, pg_sys::GetUserId());
-        let own = dbid == pg_sys::MyDatabaseId;
+        let owner = versions::is_database_owner(dbid, current_user());
+        let own = dbid == my_database();
         let in_block = pg_sys::IsTransactionBlock();
         match wanted {
             Wanted::Drop { .. } | Wanted::Move => owner && !own && !in_block,
             Wanted::Rename => owner && !own && pg_sys::have_createdb_privilege(),
             Wanted::Copy => {
-                (owner || is_template(dbid)) && !in_block && pg_sys::have_createdb_privilege()
+                (owner || catalog::is_template(dbid))
+                    && !in_block
+                    && pg_sys::have_createdb_privilege()
             }
         }
     }
 }
 
-fn is_template(dbid: pg_sys::Oid) -> bool {
-    // SAFETY: a catalog cache with one OID key; the tuple is read before it is released.
-    unsafe {
-        let cache = pg_sys::SysCacheIdentifier::DATABASEOID as i32;
-        let tuple = pg_sys::SearchSysCache1(cache, dbid.into());
-        if tuple.is_null() {
-            return false;
-        }
-        let form = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>();
-        let is_template = (*form).datistemplate;
-        pg_sys::ReleaseSysCache(tuple);
-        is_template
-    }
-}
-
-/// Waits for the other sessions of a database, as PostgreSQL would, and tells whether they have ended. While there are any
-/// the command would be refused, and they need the resolver.
-fn others_end(dbid: pg_sys::Oid) -> Result<bool> {
+/// Waits for the other sessions of a database to end, as PostgreSQL would, and tells whether they did.
+/// While there are any the command would be refused, and they need the resolver.
+fn others_end(dbid: Oid) -> Result<bool> {
     let deadline = Instant::now() + OTHERS_MAY_END;
     loop {
-        // SAFETY: counts in shared memory, background workers apart; a plain global.
-        let others =
-            unsafe { pg_sys::CountDBConnections(dbid) - i32::from(dbid == pg_sys::MyDatabaseId) };
+        // SAFETY: counts in shared memory, background workers apart.
+        let all = unsafe { pg_sys::CountDBConnections(dbid) };
+        let others = all - i32::from(dbid == my_database());
         if others <= 0 {
             return Ok(true);
         }

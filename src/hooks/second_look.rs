@@ -1,5 +1,5 @@
-//! Before something is refused because of what may be in doubt: the resolver looks first, and what it settles is no
-//! obstacle any more.
+//! A second look: before a command is refused because of what may be in doubt, the resolver looks, and
+//! what it settles is no obstacle any more.
 
 use std::time::{Duration, Instant};
 
@@ -14,17 +14,17 @@ use crate::shared::{entries, requests, stats, workers};
 /// How long the resolver may take to look, here and in another database.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// What may be left of a database, or of a server in it.
+/// What stands in the way.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Left {
-    Nothing,
-    /// The resolver's work, or not known until it has looked.
-    Perhaps,
-    /// It is a session's or the application's.
-    Certainly,
+enum Obstacle {
+    None,
+    /// The resolver may remove it, or has to look whether there is any.
+    Possible,
+    /// Something that a session or the application has to settle.
+    Certain,
 }
 
-/// Whether anything is left, after a look.
+/// Whether anything that `concerns` the command is in doubt, after a look of the resolver.
 ///
 /// # Errors
 /// A cancel.
@@ -35,29 +35,29 @@ pub fn finds(dbid: Oid, own: bool, concerns: impl Fn(Oid, Option<Oid>) -> bool) 
             .filter(|e| e.dbid == dbid && concerns(e.serverid, Some(e.userid)))
             .collect();
         if entries.iter().any(|e| e.owner != 0 || e.status == Status::Prepared) {
-            return Left::Certainly;
+            return Obstacle::Certain;
         }
         let unswept = || stats::may_be_unswept(dbid, |serverid| concerns(serverid, None));
-        if !entries.is_empty() || unswept() { Left::Perhaps } else { Left::Nothing }
+        if !entries.is_empty() || unswept() { Obstacle::Possible } else { Obstacle::None }
     };
     match look() {
-        Left::Nothing => return Ok(false),
-        Left::Certainly => return Ok(true),
-        Left::Perhaps => {}
+        Obstacle::None => return Ok(false),
+        Obstacle::Certain => return Ok(true),
+        Obstacle::Possible => {}
     }
     if own && workers::resolver_is_up() {
         match requests::resolve_within(LOOK) {
             Err(error) if error.sqlstate() == SqlState::QUERY_CANCELED => return Err(error),
-            // It is at another participant still; what it has published so far tells.
+            // On a timeout it is still at another participant: what it has found so far counts.
             _ => {}
         }
-        return Ok(look() != Left::Nothing);
+        return Ok(look() != Obstacle::None);
     }
-    // Another database's cannot be asked; it looks at once after whatever calls for it.
+    // The resolver of another database cannot be asked; it looks as soon as something is left to it.
     let deadline = Instant::now() + LOOK;
-    while look() == Left::Perhaps && !own && Instant::now() < deadline {
+    while look() == Obstacle::Possible && !own && Instant::now() < deadline {
         check_for_interrupts()?;
         latch::wait(Duration::from_millis(20), WaitEvent::Resolver);
     }
-    Ok(look() != Left::Nothing)
+    Ok(look() != Obstacle::None)
 }

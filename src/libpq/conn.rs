@@ -102,12 +102,6 @@ impl Conn {
         self.ended_idle.swap(&other.ended_idle);
     }
 
-    /// libpq's own object, valid as long as this.
-    #[cfg(not(feature = "pg15"))]
-    pub fn as_ptr(&self) -> *const pq_sys::PGconn {
-        self.raw()
-    }
-
     /// Takes the next step of connecting.
     pub fn poll_connect(&self) -> Polling {
         use pq_sys::PostgresPollingStatusType as P;
@@ -148,6 +142,18 @@ impl Conn {
     pub fn used_password(&self) -> bool {
         // SAFETY: the connection is alive.
         unsafe { pq_sys::PQconnectionUsedPassword(self.raw()) != 0 }
+    }
+
+    /// Whether the user's GSSAPI credentials were used to connect; libpq tells from 16 on.
+    pub fn used_gss(&self) -> bool {
+        type Used = unsafe extern "C" fn(*const pq_sys::PGconn) -> c_int;
+        const { assert!(size_of::<Option<Used>>() == size_of::<*mut c_void>()) };
+        // SAFETY: the function's own type, where the loaded libpq has it; the connection is alive.
+        unsafe {
+            let found = libc::dlsym(libc::RTLD_DEFAULT, c"PQconnectionUsedGSSAPI".as_ptr());
+            let used = std::mem::transmute::<*mut c_void, Option<Used>>(found);
+            used.is_some_and(|used| used(self.raw()) != 0)
+        }
     }
 
     /// The state the server last told.

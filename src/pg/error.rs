@@ -17,24 +17,8 @@ use pgrx::pg_sys::panic::{CaughtError, ErrorReport, ErrorReportWithLevel};
 use pgrx::{PgLogLevel, pg_sys};
 
 pub use crate::pg::frames::{attempt, boundary, catch, check_for_interrupts, shielded};
+use crate::pg::raw;
 use crate::pg::text::put_back;
-
-mod raw {
-    use super::*;
-    // Unguarded: pgrx's guarded wrappers would turn the very jump that these make into a panic.
-    unsafe extern "C-unwind" {
-        pub fn ReThrowError(edata: *mut pg_sys::ErrorData) -> !;
-        pub fn ThrowErrorData(edata: *mut pg_sys::ErrorData);
-        pub fn MemoryContextAllocZero(
-            context: pg_sys::MemoryContext,
-            size: usize,
-        ) -> *mut std::ffi::c_void;
-        pub fn MemoryContextStrdup(
-            context: pg_sys::MemoryContext,
-            string: *const c_char,
-        ) -> *mut c_char;
-    }
-}
 
 /// The result of everything that can fail with a PostgreSQL error.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

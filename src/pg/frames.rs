@@ -12,17 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use pgrx::{PgLogLevel, pg_sys};
 
 use crate::pg::error::{Error, Result};
-
-mod raw {
-    use super::pg_sys;
-    // Unguarded: pgrx's guarded wrappers would turn the very jump that these make into a panic.
-    unsafe extern "C-unwind" {
-        pub fn CopyErrorData() -> *mut pg_sys::ErrorData;
-        pub fn FreeErrorData(edata: *mut pg_sys::ErrorData);
-        pub fn FlushErrorState();
-        pub fn ProcessInterrupts();
-    }
-}
+use crate::pg::{globals, raw};
 
 /// The frame of a function that PostgreSQL calls: runs `f`, and raises its error, or its panic, as a
 /// PostgreSQL ERROR after all destructors inside have run.
@@ -152,8 +142,7 @@ pub fn shielded(what: &str, f: impl FnOnce() -> Result<()>) {
 /// # Errors
 /// The cancel. A termination does not come back: PostgreSQL exits inside, through its own callbacks.
 pub fn check_for_interrupts() -> Result<()> {
-    // SAFETY: plain read of a flag that signal handlers set.
-    if unsafe { pg_sys::InterruptPending } == 0 {
+    if !globals::is_interrupted() {
         return Ok(());
     }
     // SAFETY: the frame owns nothing.

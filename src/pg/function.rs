@@ -6,6 +6,7 @@ use std::ffi::{CStr, CString};
 use pgrx::pg_sys;
 
 use crate::pg::error::{Result, catch};
+use crate::pg::raw;
 
 /// Defines a function and its record of the call convention; the body returns what [`boundary`] takes.
 ///
@@ -44,12 +45,6 @@ pub(crate) use text_function;
 /// # Errors
 /// 25006.
 pub fn not_on_standby(function: &'static CStr) -> Result<()> {
-    mod raw {
-        // Unguarded: called inside `catch`.
-        unsafe extern "C-unwind" {
-            pub fn PreventCommandDuringRecovery(name: *const std::ffi::c_char);
-        }
-    }
     // SAFETY: looks at the server's state; the frame owns nothing.
     catch(|| unsafe { raw::PreventCommandDuringRecovery(function.as_ptr()) })
 }

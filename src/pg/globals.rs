@@ -1,17 +1,75 @@
-//! PostgreSQL's global variables and flags, read in safe functions.
+//! PostgreSQL's variables and flags behind safe functions: those that exist in every process, and can
+//! be read at any time.
+
+use std::time::Duration;
 
 use pgrx::pg_sys::{self, Oid};
 
-/// The database of this process.
+use crate::pg::raw;
+
+/// Reads variables of PostgreSQL. The server keeps each in every process from its start on, and only
+/// this thread and its signal handlers write them; a flag set meanwhile is seen at the next read.
+macro_rules! read {
+    ($variable:expr) => {
+        // SAFETY: a variable of this process, initialized, and written by this thread alone.
+        unsafe { $variable }
+    };
+}
+
+/// The database of this process; invalid in one that is connected to none.
 pub fn my_database() -> Oid {
-    // SAFETY: a plain global, set when the process connects to its database.
-    unsafe { pg_sys::MyDatabaseId }
+    read!(pg_sys::MyDatabaseId)
 }
 
 /// The process number of this process.
 pub fn my_pid() -> i32 {
-    // SAFETY: a plain global, set when the process starts.
-    unsafe { pg_sys::MyProcPid }
+    read!(pg_sys::MyProcPid)
+}
+
+/// Whether this process has an entry in shared memory, without which it runs no transactions.
+pub fn is_attached() -> bool {
+    read!(!pg_sys::MyProc.is_null())
+}
+
+/// Whether this process is a background worker.
+pub fn is_background_worker() -> bool {
+    read!(!pg_sys::MyBgworkerEntry.is_null())
+}
+
+/// Whether this server runs in single-user mode: one process, without a postmaster.
+pub fn is_single_user() -> bool {
+    read!(!pg_sys::IsUnderPostmaster)
+}
+
+/// Whether the server is loading `shared_preload_libraries`.
+pub fn is_preloading() -> bool {
+    read!(pg_sys::process_shared_preload_libraries_in_progress)
+}
+
+/// How many processes can run transactions at a time; known once the libraries are loaded.
+pub fn max_backends() -> usize {
+    read!(pg_sys::MaxBackends) as usize
+}
+
+/// The setting `max_worker_processes`.
+pub fn max_worker_processes() -> usize {
+    read!(pg_sys::max_worker_processes) as usize
+}
+
+/// The setting `max_prepared_transactions`.
+pub fn max_prepared_transactions() -> i32 {
+    read!(raw::max_prepared_xacts)
+}
+
+/// The setting `statement_timeout`; `None` for none.
+pub fn statement_timeout() -> Option<Duration> {
+    let milliseconds = read!(pg_sys::StatementTimeout);
+    (milliseconds > 0).then(|| Duration::from_millis(milliseconds as u64))
+}
+
+/// The setting `deadlock_timeout`.
+pub fn deadlock_timeout() -> Duration {
+    Duration::from_millis(read!(pg_sys::DeadlockTimeout) as u64)
 }
 
 /// The time, in PostgreSQL's microseconds.
@@ -22,8 +80,7 @@ pub fn now() -> pg_sys::TimestampTz {
 
 /// When the postmaster started, in PostgreSQL's microseconds.
 pub fn server_start() -> pg_sys::TimestampTz {
-    // SAFETY: a plain global, set by the postmaster before it starts any process.
-    unsafe { pg_sys::PgStartTime }
+    read!(pg_sys::PgStartTime)
 }
 
 /// Whether this server is a standby, or replays WAL after a crash.
@@ -40,8 +97,12 @@ pub fn current_user() -> Oid {
 
 /// Whether the transaction's isolation level is SERIALIZABLE.
 pub fn is_serializable() -> bool {
-    // SAFETY: a plain global of the transaction.
-    unsafe { pg_sys::XactIsoLevel == pg_sys::XACT_SERIALIZABLE as i32 }
+    read!(pg_sys::XactIsoLevel) == pg_sys::XACT_SERIALIZABLE as i32
+}
+
+/// Whether the transaction, or its current subtransaction, is READ ONLY.
+pub fn is_read_only() -> bool {
+    read!(pg_sys::XactReadOnly)
 }
 
 /// The nesting level of the current subtransaction: 1 in a transaction without savepoints.
@@ -50,8 +111,55 @@ pub fn nest_level() -> u32 {
     unsafe { pg_sys::GetCurrentTransactionNestLevel() as u32 }
 }
 
-/// Forgets a request to cancel that has already done its work: it must not hit the client's next statement.
+/// Whether the transaction has a transaction ID, as everything that writes here has.
+pub fn has_written() -> bool {
+    // SAFETY: reads the transaction's state.
+    unsafe { pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
+}
+
+/// Whether a statement is running: its portal is active.
+pub fn is_in_statement() -> bool {
+    read!(!pg_sys::ActivePortal.is_null())
+}
+
+/// The end of this process's last commit record; 0 while there was none.
+pub fn last_commit_end() -> pg_sys::XLogRecPtr {
+    read!(pg_sys::XactLastCommitEnd)
+}
+
+/// The end of the last record that the current transaction has written; 0 while there is none.
+pub fn last_record_end() -> pg_sys::XLogRecPtr {
+    read!(pg_sys::XactLastRecEnd)
+}
+
+/// The setting `synchronous_commit`, a value of `SyncCommitLevel`.
+pub fn synchronous_commit() -> u32 {
+    read!(pg_sys::synchronous_commit) as u32
+}
+
+/// Whether any interrupt is pending.
+pub fn is_interrupted() -> bool {
+    read!(pg_sys::InterruptPending) != 0
+}
+
+/// Whether a request to cancel the statement is pending.
+pub fn is_cancel_pending() -> bool {
+    read!(pg_sys::QueryCancelPending) != 0
+}
+
+/// Forgets a request to cancel that has already done its work: it must not hit the client's next
+/// statement.
 pub fn clear_cancel() {
-    // SAFETY: a plain flag, which a signal handler may set again.
+    // SAFETY: a flag of this process; a signal handler may set it again.
     unsafe { pg_sys::QueryCancelPending = 0 };
+}
+
+/// Whether a request to terminate this process is pending.
+pub fn is_termination_pending() -> bool {
+    read!(pg_sys::ProcDiePending) != 0
+}
+
+/// Whether this process is exiting.
+pub fn is_exiting() -> bool {
+    read!(pg_sys::proc_exit_inprogress)
 }

@@ -47,6 +47,18 @@ pub unsafe fn integers(list: *const pg_sys::List) -> Vec<c_int> {
     (0..unsafe { length(list) }).map(|n| unsafe { (*(*list).elements.add(n)).int_value }).collect()
 }
 
+/// The option of a statement that has this name.
+///
+/// # Safety
+/// NIL or a valid list of options.
+pub unsafe fn option(list: *const pg_sys::List, name: &CStr) -> Option<*mut pg_sys::DefElem> {
+    // SAFETY: by contract; an option has a name.
+    unsafe {
+        pointers(list)
+            .find(|option: &*mut pg_sys::DefElem| CStr::from_ptr((**option).defname) == name)
+    }
+}
+
 /// `exec_rt_fetch()`.
 ///
 /// # Safety

@@ -2,16 +2,14 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pgrx::pg_sys;
-
 use crate::pg::error::{Error, Result, SqlState};
+use crate::pg::globals;
 
 static PRELOADED: AtomicBool = AtomicBool::new(false);
 
 /// Whether the library is being loaded by `shared_preload_libraries`; remembers it.
 pub fn note() -> bool {
-    // SAFETY: a plain global of the server's start.
-    let preloading = unsafe { pg_sys::process_shared_preload_libraries_in_progress };
+    let preloading = globals::is_preloading();
     PRELOADED.fetch_or(preloading, Ordering::Relaxed);
     preloading
 }

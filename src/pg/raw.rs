@@ -1,11 +1,22 @@
-//! PostgreSQL functions as C declares them, without pgrx's guard: an ERROR raised inside jumps. They are only
-//! called inside [`crate::pg::error::catch`], which keeps everything that the ERROR carries, and pays for
-//! one guard per batch instead of one per value.
+//! PostgreSQL's functions and variables as C declares them: all that pgrx does not bind, or binds
+//! only behind its guard.
+//!
+//! An ERROR raised in one of these functions jumps. They are called
+//!
+//! * inside [`catch`](crate::pg::error::catch), which keeps everything the ERROR carries, in whatever
+//!   encoding, and costs one guard per batch instead of one per value; or
+//! * where they raise nothing, or raise on purpose: the heading of each block says which.
 
-use std::ffi::{c_char, c_int};
+use std::ffi::{c_char, c_int, c_void};
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
+use crate::pg::layout;
+
+/// What [`raw_expression_tree_walker`] calls for each node.
+pub type TreeWalker = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> bool;
+
+// Values and tuples. Inside `catch`.
 #[allow(missing_docs, reason = "documented where PostgreSQL declares them")]
 unsafe extern "C-unwind" {
     pub fn InputFunctionCall(
@@ -33,7 +44,46 @@ unsafe extern "C-unwind" {
         nulls: *mut bool,
     ) -> pg_sys::HeapTuple;
     pub fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, attribute: c_int);
+    pub fn index_insert(
+        index: pg_sys::Relation,
+        values: *mut Datum,
+        nulls: *mut bool,
+        place: pg_sys::ItemPointer,
+        heap: pg_sys::Relation,
+        check: pg_sys::IndexUniqueCheck::Type,
+        unchanged: bool,
+        info: *mut pg_sys::IndexInfo,
+    ) -> bool;
     pub fn MemoryContextReset(context: pg_sys::MemoryContext);
+}
+
+// Parser, catalog and options. Inside `catch`.
+#[allow(missing_docs, reason = "documented where PostgreSQL declares them")]
+unsafe extern "C-unwind" {
+    pub fn raw_parser(text: *const c_char, mode: pg_sys::RawParseMode::Type) -> *mut pg_sys::List;
+    #[cfg_attr(not(feature = "pg15"), link_name = "raw_expression_tree_walker_impl")]
+    pub fn raw_expression_tree_walker(
+        node: *mut pg_sys::Node,
+        walker: TreeWalker,
+        context: *mut c_void,
+    ) -> bool;
+    pub fn defGetBoolean(element: *mut pg_sys::DefElem) -> bool;
+    pub fn GetForeignServerByName(
+        name: *const c_char,
+        missing_ok: bool,
+    ) -> *mut pg_sys::ForeignServer;
+    pub fn GetUserMapping(user: Oid, server: Oid) -> *mut pg_sys::UserMapping;
+    pub fn aclcheck_error(
+        result: pg_sys::AclResult::Type,
+        kind: pg_sys::ObjectType::Type,
+        name: *const c_char,
+    );
+    pub fn PreventCommandDuringRecovery(name: *const c_char);
+}
+
+// Settings. Inside `catch`.
+#[allow(missing_docs, reason = "documented where PostgreSQL declares them")]
+unsafe extern "C-unwind" {
     pub fn NewGUCNestLevel() -> c_int;
     pub fn AtEOXact_GUC(commit: bool, level: c_int);
     pub fn set_config_option(
@@ -46,15 +96,120 @@ unsafe extern "C-unwind" {
         elevel: c_int,
         reload: bool,
     ) -> c_int;
-    pub fn defGetBoolean(element: *mut pg_sys::DefElem) -> bool;
+}
+
+// Asynchronous execution. Inside `catch`.
+#[allow(missing_docs, reason = "documented where PostgreSQL declares them")]
+unsafe extern "C-unwind" {
     pub fn ExecAsyncRequestDone(
         request: *mut pg_sys::AsyncRequest,
         result: *mut pg_sys::TupleTableSlot,
     );
     pub fn ExecAsyncRequestPending(request: *mut pg_sys::AsyncRequest);
     pub fn ExecAsyncResponse(request: *mut pg_sys::AsyncRequest);
+}
+
+// The end of a transaction. Inside `catch`.
+#[allow(missing_docs, reason = "documented where PostgreSQL declares them")]
+unsafe extern "C-unwind" {
+    pub fn AtPrepare_Notify();
+}
+
+// Errors, and the interrupts that become errors. The frames in which an ERROR meets Rust call them:
+// pgrx's guard would turn the very jump that they make into a panic.
+#[allow(missing_docs, reason = "documented where PostgreSQL declares them")]
+unsafe extern "C-unwind" {
+    pub fn CopyErrorData() -> *mut pg_sys::ErrorData;
+    pub fn FreeErrorData(edata: *mut pg_sys::ErrorData);
+    pub fn FlushErrorState();
+    pub fn ReThrowError(edata: *mut pg_sys::ErrorData) -> !;
+    pub fn ThrowErrorData(edata: *mut pg_sys::ErrorData);
+    pub fn MemoryContextAllocZero(context: pg_sys::MemoryContext, size: usize) -> *mut c_void;
+    pub fn MemoryContextStrdup(
+        context: pg_sys::MemoryContext,
+        string: *const c_char,
+    ) -> *mut c_char;
+    pub fn ProcessInterrupts();
     pub fn errcontext_msg(format: *const c_char, ...) -> c_int;
     pub fn set_errcontext_domain(domain: *const c_char) -> c_int;
+}
+
+// Called in the frame of our hook, which owns nothing: the statement's ERROR passes through it.
+#[allow(missing_docs, reason = "documented where PostgreSQL declares them")]
+unsafe extern "C-unwind" {
+    pub fn standard_ProcessUtility(
+        pstmt: *mut pg_sys::PlannedStmt,
+        query: *const c_char,
+        read_only_tree: bool,
+        context: pg_sys::ProcessUtilityContext::Type,
+        params: pg_sys::ParamListInfo,
+        environment: *mut pg_sys::QueryEnvironment,
+        destination: *mut pg_sys::DestReceiver,
+        completion: *mut pg_sys::QueryCompletion,
+    );
+}
+
+// Raises nothing with HASH_FIND, HASH_REMOVE and HASH_ENTER_NULL (`hash_search_with_hash_value`).
+#[allow(missing_docs, reason = "documented where PostgreSQL declares them")]
+unsafe extern "C-unwind" {
+    pub fn hash_search(
+        table: *mut pg_sys::HTAB,
+        key: *const c_void,
+        action: pg_sys::HASHACTION::Type,
+        found: *mut bool,
+    ) -> *mut c_void;
+}
+
+// Signal handlers: they set flags and the latch. `die` has the next check for interrupts end the
+// process.
+#[allow(missing_docs, reason = "documented where PostgreSQL declares them")]
+unsafe extern "C-unwind" {
+    pub fn die(signal: c_int);
+    pub fn SignalHandlerForConfigReload(signal: c_int);
+}
+
+// Raises nothing.
+#[cfg(feature = "pg18")]
+#[allow(missing_docs, reason = "documented where PostgreSQL declares them")]
+unsafe extern "C-unwind" {
+    pub fn pg_b64_encode(from: *const u8, len: c_int, to: *mut c_char, room: c_int) -> c_int;
+}
+
+// Variables.
+unsafe extern "C-unwind" {
+    /// The setting `max_prepared_transactions` (`twophase.c`).
+    pub static max_prepared_xacts: c_int;
+    /// The setting `synchronous_standby_names`: NULL or a C string (`syncrep.c`).
+    pub static SyncRepStandbyNames: *const c_char;
+    /// What WAL senders share (`walsender.c`).
+    pub static WalSndCtl: *const layout::WalSndCtlData;
+}
+
+/// The address of a function that not every build of PostgreSQL has.
+///
+/// # Safety
+/// `T` is the type of that function.
+#[cfg(not(feature = "pg15"))]
+unsafe fn optional<T>(name: &std::ffi::CStr) -> Option<T> {
+    const { assert!(size_of::<T>() == size_of::<*mut c_void>()) };
+    // SAFETY: a look-up among the loaded symbols; the type is right by contract.
+    unsafe {
+        let found = libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr());
+        (!found.is_null()).then(|| std::mem::transmute_copy(&found))
+    }
+}
+
+/// `be_gssapi_get_delegation()`: whether the client has delegated a GSSAPI ticket to this session.
+/// Never where the server is built without GSSAPI.
+#[cfg(not(feature = "pg15"))]
+pub fn has_gss_delegation() -> bool {
+    type Delegation = unsafe extern "C-unwind" fn(*mut pg_sys::Port) -> bool;
+    // SAFETY: the function's own type; the port is NULL in workers, else the session's own.
+    unsafe {
+        optional::<Delegation>(c"be_gssapi_get_delegation").is_some_and(|delegation| {
+            !pg_sys::MyProcPort.is_null() && delegation(pg_sys::MyProcPort)
+        })
+    }
 }
 
 /// `slot_getattr()`: a column of a slot, and whether it is NULL.
@@ -72,7 +227,7 @@ pub unsafe fn slot_getattr(slot: *mut pg_sys::TupleTableSlot, attribute: i16) ->
     }
 }
 
-/// `ExecEvalExpr()`.
+/// `ExecEvalExpr()`: the expression's value, and whether it is NULL.
 ///
 /// # Safety
 /// Inside `catch`; an expression that `ExecInitExpr` made.
@@ -88,11 +243,11 @@ pub unsafe fn exec_eval_expr(
     }
 }
 
-/// `MemoryContextSwitchTo()`: returns the one that was current.
+/// `MemoryContextSwitchTo()`: returns the context that was current.
 ///
 /// # Safety
 /// The context is alive for as long as it is current.
 pub unsafe fn switch_to(context: pg_sys::MemoryContext) -> pg_sys::MemoryContext {
-    // SAFETY: a backend-local global.
+    // SAFETY: by contract; only this thread uses the variable.
     unsafe { (&raw mut pg_sys::CurrentMemoryContext).replace(context) }
 }

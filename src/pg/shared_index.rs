@@ -2,24 +2,13 @@
 //! (`dynahash.c`). Its size is fixed at the start of the server.
 
 use std::cell::Cell;
-use std::ffi::{CStr, c_long, c_void};
+use std::ffi::{CStr, c_long};
 use std::marker::PhantomData;
 use std::ptr::null_mut;
 
 use pgrx::pg_sys::{self, HASHACTION};
 
-mod raw {
-    use super::{c_void, pg_sys};
-    // Unguarded: with FIND, REMOVE and ENTER_NULL it raises nothing (`hash_search_with_hash_value`).
-    unsafe extern "C-unwind" {
-        pub fn hash_search(
-            table: *mut pg_sys::HTAB,
-            key: *const c_void,
-            action: pg_sys::HASHACTION::Type,
-            found: *mut bool,
-        ) -> *mut c_void;
-    }
-}
+use crate::pg::raw;
 
 /// What the hash table holds: it wants the key first.
 #[repr(C)]

@@ -4,38 +4,26 @@
 //! and unknown to the standby that may take over. A decision delivered before it is replicated could be
 //! lost by that fail-over, with one participant committed (`SyncRepWaitForLSN` in `syncrep.c`).
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
 use crate::pg::error::Result;
-use crate::pg::transaction;
+use crate::pg::globals::{last_commit_end, last_record_end, synchronous_commit};
+use crate::pg::{raw, transaction};
 
 const LOCAL: u32 = pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_LOCAL_FLUSH;
-
-/// The beginning of `WalSndCtlData` (`walsender_private.h`), which pgrx does not bind; the same from 15 to 18.
-#[repr(C)]
-struct WalSenders {
-    queues: [[*mut c_void; 2]; 3],
-    lsn: [pg_sys::XLogRecPtr; 3],
-}
-
-unsafe extern "C-unwind" {
-    static SyncRepStandbyNames: *const c_char;
-    static WalSndCtl: *const WalSenders;
-}
 
 /// Whether synchronous standbys are configured (`SyncStandbysDefined` in `syncrep.h`).
 pub fn has_synchronous_standbys() -> bool {
     // SAFETY: the setting's value, NULL or a C string.
-    unsafe { !SyncRepStandbyNames.is_null() && *SyncRepStandbyNames != 0 }
+    unsafe { !raw::SyncRepStandbyNames.is_null() && *raw::SyncRepStandbyNames != 0 }
 }
 
 /// Whether the synchronous standbys have everything up to a position, as far as `synchronous_commit` of this
 /// process asks for it.
 pub fn is_replicated(position: pg_sys::XLogRecPtr) -> bool {
-    // SAFETY: a plain read of the setting.
-    let mode = match unsafe { pg_sys::synchronous_commit as u32 } {
+    let mode = match synchronous_commit() {
         pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_REMOTE_WRITE => pg_sys::SYNC_REP_WAIT_WRITE,
         pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_REMOTE_APPLY => pg_sys::SYNC_REP_WAIT_APPLY,
         _ => pg_sys::SYNC_REP_WAIT_FLUSH,
@@ -49,15 +37,14 @@ fn has_up_to(mode: u32, position: pg_sys::XLogRecPtr) -> bool {
     }
     // SAFETY: shared memory that exists while the server runs. Positions only grow, and 8 aligned bytes are
     // read at once.
-    unsafe { std::ptr::read_volatile(&raw const (*WalSndCtl).lsn[mode as usize]) >= position }
+    unsafe { std::ptr::read_volatile(&raw const (*raw::WalSndCtl).lsn[mode as usize]) >= position }
 }
 
 /// Where synchronous standbys are configured, has this transaction wait for them when it commits, whatever
 /// `synchronous_commit` says.
 pub fn require_synchronous_commit() {
     let enough = pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_REMOTE_FLUSH;
-    // SAFETY: a plain read of the setting.
-    if has_synchronous_standbys() && unsafe { pg_sys::synchronous_commit as u32 } < enough {
+    if has_synchronous_standbys() && synchronous_commit() < enough {
         set_synchronous_commit(c"on");
     }
 }
@@ -81,14 +68,12 @@ fn set_synchronous_commit(value: &CStr) {
 
 /// Whether the commit that this backend has just made is replicated.
 pub fn own_commit_is_replicated() -> bool {
-    // SAFETY: a plain global: the end of the commit record.
-    is_replicated(unsafe { pg_sys::XactLastCommitEnd })
+    is_replicated(last_commit_end())
 }
 
 /// Whether the last record that this backend has written, in the transaction that is open, is replicated.
 pub fn last_record_is_replicated() -> bool {
-    // SAFETY: a plain global; 0 while nothing has been written.
-    is_replicated(unsafe { pg_sys::XactLastRecEnd })
+    is_replicated(last_record_end())
 }
 
 /// Up to where this server's WAL is on disk: whatever is seen as committed, with a forced flush, is before it.
@@ -100,8 +85,7 @@ pub fn written_so_far() -> pg_sys::XLogRecPtr {
 /// Whether a fail-over to a synchronous standby loses nothing of what was written up to a position. That a standby has
 /// applied it does not matter for that.
 pub fn outlives_a_failover(position: pg_sys::XLogRecPtr) -> bool {
-    // SAFETY: a plain read of the setting.
-    let mode = match unsafe { pg_sys::synchronous_commit as u32 } {
+    let mode = match synchronous_commit() {
         pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_REMOTE_WRITE => pg_sys::SYNC_REP_WAIT_WRITE,
         _ => pg_sys::SYNC_REP_WAIT_FLUSH,
     };
@@ -116,12 +100,10 @@ pub fn outlives_a_failover(position: pg_sys::XLogRecPtr) -> bool {
 pub fn run_here<T>(f: impl FnOnce() -> Result<T>) -> Result<(T, pg_sys::XLogRecPtr)> {
     let value = transaction::run(|| {
         let value = f()?;
-        // SAFETY: a plain read of the setting.
-        if unsafe { pg_sys::synchronous_commit as u32 } > LOCAL {
+        if synchronous_commit() > LOCAL {
             set_synchronous_commit(c"local");
         }
         Ok(value)
     })?;
-    // SAFETY: a plain global: the end of the last commit record; 0 while there was none.
-    Ok((value, unsafe { pg_sys::XactLastCommitEnd }))
+    Ok((value, last_commit_end()))
 }

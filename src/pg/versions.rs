@@ -1,6 +1,6 @@
 //! All that differs between PostgreSQL 15 and 18, under the names and with the meaning of the newer ones.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::c_int;
 
 use pgrx::pg_sys::{self, Oid};
 
@@ -195,30 +195,6 @@ pub unsafe fn foreign_server_usage(
         let usage = pg_sys::ACL_USAGE.into();
         pg_sys::object_aclcheck(pg_sys::ForeignServerRelationId, server, role, usage)
     }
-}
-
-/// What [`raw_expression_tree_walker`] calls for each node.
-pub type TreeWalker = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> bool;
-
-/// `raw_expression_tree_walker()`.
-///
-/// # Safety
-/// A tree that the parser made. An ERROR jumps: inside [`crate::pg::error::catch`] only.
-pub unsafe fn raw_expression_tree_walker(
-    node: *mut pg_sys::Node,
-    walker: TreeWalker,
-    context: *mut c_void,
-) -> bool {
-    unsafe extern "C-unwind" {
-        #[cfg_attr(not(feature = "pg15"), link_name = "raw_expression_tree_walker_impl")]
-        fn raw_expression_tree_walker(
-            node: *mut pg_sys::Node,
-            walker: TreeWalker,
-            context: *mut c_void,
-        ) -> bool;
-    }
-    // SAFETY: by contract.
-    unsafe { raw_expression_tree_walker(node, walker, context) }
 }
 
 /// `pqsignal()` of the server; from 18 on libpq's has the name for itself.

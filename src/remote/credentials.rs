@@ -58,8 +58,8 @@ impl Credentials {
         let this = Self {
             own_required: are_required(mapping),
             has_password: info.iter().any(|(n, v)| n.as_c_str() == c"password" && !v.is_empty()),
-            scram_keys: session::pass_scram_keys(server, mapping, info),
-            gss_delegated: session::has_gss_delegation(),
+            scram_keys: pass_scram_keys(server, mapping, info),
+            gss_delegated: has_gss_delegation(),
         };
         if this.own_required && !this.has_password && !this.scram_keys && !this.gss_delegated {
             return Err(refusal(texts::BEFORE));
@@ -72,7 +72,7 @@ impl Credentials {
     /// # Errors
     /// 2F003, as postgres_fdw, where the other server did not ask for the user's own credentials.
     pub fn check_used(&self, conn: &Conn) -> Result<Used> {
-        let gss = self.gss_delegated && session::used_gss(conn);
+        let gss = self.gss_delegated && conn.used_gss();
         let password = self.has_password && conn.used_password();
         let own = password || gss || self.scram_keys;
         if self.own_required && !own {
@@ -134,141 +134,58 @@ pub fn cannot_settle(server: &CStr) -> Error {
     .hint("Store a password in the user mapping, or set the server's option two_phase_commit to 'off'.")
 }
 
-/// Runs a function of the server or of libpq that not every build has.
-#[cfg(not(feature = "pg15"))]
-fn optional<T>(name: &CStr) -> Option<T> {
-    const { assert!(size_of::<T>() == size_of::<*mut std::ffi::c_void>()) };
-    // SAFETY: a look-up among the loaded symbols; the caller gives the function's type.
-    unsafe {
-        let found = libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr());
-        (!found.is_null()).then(|| std::mem::transmute_copy(&found))
-    }
+/// Whether the client has delegated a GSSAPI ticket to this session.
+fn has_gss_delegation() -> bool {
+    #[cfg(not(feature = "pg15"))]
+    return crate::pg::raw::has_gss_delegation();
+    #[cfg(feature = "pg15")]
+    false
 }
 
-#[cfg(feature = "pg15")]
-mod session {
-    //! Nothing is passed on in PostgreSQL 15.
-
-    use super::{Conn, Mapping, OptionPair, Server};
-
-    pub fn pass_scram_keys(_: &Server, _: &Mapping, _: &mut Vec<OptionPair>) -> bool {
-        false
-    }
-
-    pub fn has_gss_delegation() -> bool {
-        false
-    }
-
-    pub fn used_gss(_: &Conn) -> bool {
-        false
-    }
+#[cfg(not(feature = "pg18"))]
+fn pass_scram_keys(_: &Server, _: &Mapping, _: &mut Vec<OptionPair>) -> bool {
+    false
 }
 
-#[cfg(not(feature = "pg15"))]
-mod session {
-    //! What the client's session has and lends.
+#[cfg(feature = "pg18")]
+use scram::pass_keys as pass_scram_keys;
 
-    use std::ffi::c_int;
+#[cfg(feature = "pg18")]
+mod scram {
+    use std::ffi::{CString, c_int};
 
-    use super::{Conn, Mapping, OptionPair, Server, optional};
-    use pgrx::pg_sys;
+    use super::{Mapping, OptionPair, Server};
+    use crate::pg::error::c_string;
+    use crate::pg::layout::{self, SCRAM_KEY};
+    use crate::pg::raw;
+    use crate::remote::options::{option, parse_bool};
 
-    pub fn has_gss_delegation() -> bool {
-        type Delegation = unsafe extern "C" fn(*mut pg_sys::Port) -> bool;
-        // SAFETY: the server's own function, where it is built with GSSAPI; NULL in workers.
-        optional::<Delegation>(c"be_gssapi_get_delegation").is_some_and(|delegation| unsafe {
-            !pg_sys::MyProcPort.is_null() && delegation(pg_sys::MyProcPort)
-        })
+    /// Has the client's SCRAM keys used, if server or mapping say so (the mapping's word counts) and there
+    /// are any. No other way of authentication is accepted then.
+    pub fn pass_keys(server: &Server, mapping: &Mapping, info: &mut Vec<OptionPair>) -> bool {
+        let asked = option(&mapping.options, c"use_scram_passthrough")
+            .or_else(|| option(&server.options, c"use_scram_passthrough"))
+            .and_then(parse_bool);
+        let Some(port) = layout::my_port() else {
+            return false;
+        };
+        if asked != Some(true) || !port.has_keys {
+            return false;
+        }
+        info.push((c"scram_client_key".to_owned(), encode(&port.client_key)));
+        info.push((c"scram_server_key".to_owned(), encode(&port.server_key)));
+        info.push((c"require_auth".to_owned(), c"scram-sha-256".to_owned()));
+        true
     }
 
-    pub fn used_gss(conn: &Conn) -> bool {
-        type Used = unsafe extern "C" fn(*const pq_sys::PGconn) -> c_int;
-        // SAFETY: libpq's own function, from 16 on; the connection is alive.
-        optional::<Used>(c"PQconnectionUsedGSSAPI")
-            .is_some_and(|used| unsafe { used(conn.as_ptr()) } != 0)
-    }
-
-    #[cfg(not(feature = "pg18"))]
-    pub fn pass_scram_keys(_: &Server, _: &Mapping, _: &mut Vec<OptionPair>) -> bool {
-        false
-    }
-
-    #[cfg(feature = "pg18")]
-    pub use scram::pass_keys as pass_scram_keys;
-
-    #[cfg(feature = "pg18")]
-    mod scram {
-        use std::ffi::{CString, c_char, c_void};
-
-        use super::{Mapping, OptionPair, Server, c_int, pg_sys};
-        use crate::pg::error::c_string;
-        use crate::remote::options::{option, parse_bool};
-
-        const KEY: usize = 32;
-
-        /// The beginning of `Port` (`libpq/libpq-be.h`), which pgrx does not show.
-        #[repr(C)]
-        struct Port {
-            sock: c_int,
-            noblock: bool,
-            proto: u32,
-            addresses: [Address; 2],
-            remote_host: *const c_char,
-            remote_hostname: *const c_char,
-            remote_hostname_resolv: c_int,
-            remote_hostname_errcode: c_int,
-            remote_port: *const c_char,
-            local_host: [c_char; 64],
-            database_name: *const c_char,
-            user_name: *const c_char,
-            cmdline_options: *const c_char,
-            guc_options: *const c_void,
-            application_name: *const c_char,
-            hba: *const c_void,
-            keepalives: [c_int; 8],
-            client_key: [u8; KEY],
-            server_key: [u8; KEY],
-            has_keys: bool,
-        }
-
-        #[repr(C)]
-        struct Address {
-            storage: libc::sockaddr_storage,
-            length: libc::socklen_t,
-        }
-
-        unsafe extern "C" {
-            fn pg_b64_encode(from: *const u8, len: c_int, to: *mut c_char, room: c_int) -> c_int;
-        }
-
-        /// Has the client's SCRAM keys used, if server or mapping say so (the mapping's word counts) and there
-        /// are any. No other way of authentication is accepted then.
-        pub fn pass_keys(server: &Server, mapping: &Mapping, info: &mut Vec<OptionPair>) -> bool {
-            let asked = option(&mapping.options, c"use_scram_passthrough")
-                .or_else(|| option(&server.options, c"use_scram_passthrough"))
-                .and_then(parse_bool);
-            // SAFETY: NULL in workers; else the session's own.
-            let Some(port) = (unsafe { pg_sys::MyProcPort.cast::<Port>().as_ref() }) else {
-                return false;
-            };
-            if asked != Some(true) || !port.has_keys {
-                return false;
-            }
-            info.push((c"scram_client_key".to_owned(), encode(&port.client_key)));
-            info.push((c"scram_server_key".to_owned(), encode(&port.server_key)));
-            info.push((c"require_auth".to_owned(), c"scram-sha-256".to_owned()));
-            true
-        }
-
-        fn encode(key: &[u8; KEY]) -> CString {
-            let mut text = vec![0_u8; KEY * 2];
-            // SAFETY: 32 bytes become 44, for which there is room.
-            let length = unsafe {
-                let room = text.len() as c_int;
-                pg_b64_encode(key.as_ptr(), KEY as c_int, text.as_mut_ptr().cast(), room)
-            };
-            text.truncate(length.max(0) as usize);
-            c_string(text)
-        }
+    fn encode(key: &[u8; SCRAM_KEY]) -> CString {
+        let mut text = vec![0_u8; SCRAM_KEY * 2];
+        // SAFETY: 32 bytes become 44, for which there is room.
+        let length = unsafe {
+            let room = text.len() as c_int;
+            raw::pg_b64_encode(key.as_ptr(), SCRAM_KEY as c_int, text.as_mut_ptr().cast(), room)
+        };
+        text.truncate(length.max(0) as usize);
+        c_string(text)
     }
 }

@@ -8,19 +8,8 @@ use pgrx::{PgList, pg_sys::Oid};
 
 use crate::libpq;
 use crate::pg::error::{Error, Result, SqlState, c_string, catch};
+use crate::pg::raw;
 use crate::remote::app_name::{self, APPLICATION_NAME};
-
-mod raw {
-    use super::{Oid, pg_sys};
-    // Unguarded: called inside `catch`, which keeps the names in an ERROR in whatever encoding.
-    unsafe extern "C-unwind" {
-        pub fn GetForeignServerByName(
-            name: *const std::ffi::c_char,
-            missing_ok: bool,
-        ) -> *mut pg_sys::ForeignServer;
-        pub fn GetUserMapping(user: Oid, server: Oid) -> *mut pg_sys::UserMapping;
-    }
-}
 
 /// An option of a foreign object: its name and its value.
 pub type OptionPair = (CString, CString);

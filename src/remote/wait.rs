@@ -7,8 +7,8 @@ use std::time::Instant;
 use pgrx::pg_sys;
 
 use crate::pg::error::{Error, Result, SqlState, check_for_interrupts};
-use crate::pg::versions;
 use crate::pg::wait_event::{self, WaitEvent};
+use crate::pg::{globals, latch, versions};
 
 /// What may end a wait besides the socket and the deadline.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,7 +76,7 @@ impl WaitSet {
                 std::ptr::null_mut(),
             );
             // In single-user mode there is none to watch.
-            if pg_sys::IsUnderPostmaster {
+            if !globals::is_single_user() {
                 pg_sys::AddWaitEventToSet(
                     set,
                     pg_sys::WL_POSTMASTER_DEATH,
@@ -175,8 +175,7 @@ impl WaitSet {
             }
         }
         if latch {
-            // SAFETY: our own latch.
-            unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
+            latch::reset();
             if let Some(woke) = interrupted(patience)? {
                 return Ok(woke);
             }
@@ -223,8 +222,7 @@ pub fn socket_once(socket: c_int, write: bool, deadline: Option<Instant>) -> Res
         )
     } as u32;
     if woke & pg_sys::WL_LATCH_SET != 0 {
-        // SAFETY: our own latch.
-        unsafe { pg_sys::ResetLatch(pg_sys::MyLatch) };
+        latch::reset();
         check_for_interrupts()?;
     }
     Ok(if woke & pg_sys::WL_TIMEOUT != 0 { Woke::Deadline } else { Woke::Ready })
@@ -242,8 +240,7 @@ fn interrupted(patience: Patience) -> Result<Option<Woke>> {
         Patience::Interruptible => check_for_interrupts().map(|()| None),
         Patience::Stubborn => Ok(None),
         Patience::Settling => {
-            // SAFETY: plain reads of flags that signal handlers set.
-            let pending = unsafe { pg_sys::QueryCancelPending != 0 || pg_sys::ProcDiePending != 0 };
+            let pending = globals::is_cancel_pending() || globals::is_termination_pending();
             Ok(pending.then_some(Woke::Interrupted))
         }
     }

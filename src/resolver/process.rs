@@ -5,17 +5,7 @@ use std::ffi::{CStr, c_char, c_int};
 use pgrx::pg_sys;
 
 use crate::pg::error::check_for_interrupts;
-use crate::pg::versions;
-
-mod raw {
-    use super::c_int;
-    unsafe extern "C-unwind" {
-        /// `die` (`postgres.c`): notes the request and sets the latch; the next check for interrupts
-        /// ends the process.
-        pub fn die(signal: c_int);
-        pub fn SignalHandlerForConfigReload(signal: c_int);
-    }
-}
+use crate::pg::{raw, versions};
 
 /// `backend_type` and `application_name` of resolvers.
 pub const RESOLVER: &CStr = c"pg_fdw_xacts resolver";

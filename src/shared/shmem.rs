@@ -9,6 +9,7 @@ use pgrx::pg_sys::{self, Oid};
 
 use crate::guc;
 use crate::pg::backend_local::BackendLocal;
+use crate::pg::{globals, layout};
 use crate::shared::entry::Entry;
 use crate::shared::entry_table::{self, EntryLists, EntryTable};
 use crate::shared::label_limit;
@@ -261,14 +262,12 @@ impl<T> Array<T> {
 /// Databases that can have a resolver at a time: no more have a process. The others are places for databases that
 /// somebody asks for, until it is known that they have no extension.
 fn worker_places() -> usize {
-    // SAFETY: a setting that is fixed at the start of the server.
-    unsafe { pg_sys::max_worker_processes as usize + 32 }
+    globals::max_worker_processes() + 32
 }
 
 /// A backend waits for one request at a time.
 fn request_places() -> usize {
-    // SAFETY: computed before shared memory is asked for.
-    unsafe { pg_sys::MaxBackends as usize }
+    globals::max_backends()
 }
 
 fn size() -> usize {
@@ -298,7 +297,7 @@ pub fn request() {
 pub fn start_up() {
     // SAFETY: under the lock that PostgreSQL keeps for this; what is not cleared is written before it is read.
     unsafe {
-        let lock = &raw mut (*pg_sys::MainLWLockArray.add(ADDIN_SHMEM_INIT_LOCK)).lock;
+        let lock = layout::addin_shmem_init_lock();
         pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
         let (entries, servers) = (guc::max_foreign_xacts(), guc::max_servers());
         let found = SHARED.get().attach(1);
@@ -329,9 +328,6 @@ pub fn start_up() {
         pg_sys::LWLockRelease(lock);
     }
 }
-
-/// `AddinShmemInitLock` in `lwlocknames.txt`.
-const ADDIN_SHMEM_INIT_LOCK: usize = 21;
 
 /// The lock, held until dropped.
 struct Held(*mut pg_sys::LWLock);

@@ -3,12 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use pgrx::pg_sys::{self, Oid};
+use pgrx::pg_sys::Oid;
 
 use crate::pg::error::{Error, Result, SqlState, check_for_interrupts};
 use crate::pg::globals::{my_database, my_pid, now};
-use crate::pg::latch;
 use crate::pg::wait_event::WaitEvent;
+use crate::pg::{globals, latch};
 use crate::protocol::gid::{Identity, Nonce};
 use crate::shared::shmem::{self, Confirmed, MAX_CONFIRMED, WorkerSlot, WorkerState};
 use crate::store::identity;
@@ -162,9 +162,7 @@ pub fn identity() -> Result<Identity> {
 
 /// Nobody is to wait for a resolver where there never is one.
 fn can_have_resolver() -> Result<()> {
-    // SAFETY: reads a flag in shared memory, and a plain global.
-    let (standby, alone) = unsafe { (pg_sys::RecoveryInProgress(), !pg_sys::IsUnderPostmaster) };
-    let (sqlstate, place) = match (standby, alone) {
+    let (sqlstate, place) = match (globals::in_recovery(), globals::is_single_user()) {
         (true, _) => (SqlState::READ_ONLY_SQL_TRANSACTION, "on a standby"),
         (_, true) => (SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "in single-user mode"),
         (false, false) => return Ok(()),

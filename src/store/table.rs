@@ -10,25 +10,8 @@ use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::pg::error::{Error, Result, SqlState, catch, check_for_interrupts};
 use crate::pg::wait_event::WaitEvent;
-use crate::pg::{latch, versions};
+use crate::pg::{latch, raw, versions};
 use crate::store::trusted;
-
-mod raw {
-    use super::{Datum, pg_sys};
-    // Unguarded: called inside `catch`, which keeps all of the ERROR.
-    unsafe extern "C-unwind" {
-        pub fn index_insert(
-            index: pg_sys::Relation,
-            values: *mut Datum,
-            nulls: *mut bool,
-            place: pg_sys::ItemPointer,
-            heap: pg_sys::Relation,
-            check: pg_sys::IndexUniqueCheck::Type,
-            unchanged: bool,
-            info: *mut pg_sys::IndexInfo,
-        ) -> bool;
-    }
-}
 
 /// How often it is looked whether a lock is free.
 const LOOK: Duration = Duration::from_millis(10);

@@ -7,11 +7,12 @@
 use std::ffi::CStr;
 use std::time::Instant;
 
-use pgrx::{PgLogLevel, pg_sys};
+use pgrx::PgLogLevel;
 
 use crate::guc;
 use crate::libpq::Sending;
 use crate::pg::error::{Result, SqlState, attempt};
+use crate::pg::globals;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::participant::{Event, State};
 use crate::protocol::prepared::Prepared;
@@ -78,8 +79,7 @@ fn deliver(endings: &[Ending]) -> Result<()> {
     }
     // When this backend is being terminated it sends and does not wait. The request is pending, or has been taken
     // up by the FATAL error that ends the process and so aborts.
-    // SAFETY: plain flags.
-    let dying = unsafe { pg_sys::ProcDiePending != 0 || pg_sys::proc_exit_inprogress };
+    let dying = globals::is_termination_pending() || globals::is_exiting();
     let mut together = Together::new(endings.iter().map(|e| &**e.participant.connection));
     let is_preparing = |e: &Ending| {
         e.participant.connection.pump();

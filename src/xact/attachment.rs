@@ -3,15 +3,15 @@
 use std::cell::Cell;
 use std::ffi::CStr;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use pgrx::pg_sys::{self, Oid};
+use pgrx::pg_sys::Oid;
 
 use crate::guc;
 use crate::libpq::PgResult;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState};
-use crate::pg::globals::{is_serializable, nest_level};
+use crate::pg::globals::{deadlock_timeout, is_serializable, nest_level};
 use crate::protocol::gid::Identity;
 use crate::protocol::pipeline::Ticket;
 use crate::protocol::plan::{Access, Mode};
@@ -256,9 +256,7 @@ impl Attachment {
             self.note_wait(ticket);
         }
         let (sent, sql) = (Some(sent), Some(sql));
-        // SAFETY: a plain global, in milliseconds, at least 1.
-        let soon =
-            Instant::now() + Duration::from_millis(unsafe { pg_sys::DeadlockTimeout } as u64);
+        let soon = Instant::now() + deadlock_timeout();
         if let Some(result) = self.answer_by(ticket, sent, sql, Some(soon))? {
             return Ok(result);
         }

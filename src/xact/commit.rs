@@ -10,10 +10,10 @@ use pgrx::{PgLogLevel, pg_sys};
 
 use crate::guc;
 use crate::pg::error::{Error, Result, SqlState, attempt, catch};
-use crate::pg::globals::{clear_cancel, is_serializable};
+use crate::pg::globals::{clear_cancel, has_written, is_serializable, max_prepared_transactions};
 use crate::pg::random::random;
-use crate::pg::syncrep;
 use crate::pg::wait_event::WaitEvent;
+use crate::pg::{raw, syncrep};
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::participant::{Event, State};
 use crate::protocol::pipeline::Control;
@@ -63,20 +63,16 @@ pub fn phase_one(explicit: bool) -> Result<()> {
     let active: Vec<&Participant> =
         all.iter().map(AsRef::as_ref).filter(|p| p.connection.in_transaction()).collect();
     let works: Vec<Work> = active.iter().map(|p| p.connection.work()).collect();
-    // SAFETY: plain reads of the transaction's state.
-    let local = unsafe {
-        Local {
-            // A NOTIFY that is pending has no xid yet, and can still fail.
-            wrote: pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId || notifies(),
-            serializable: is_serializable(),
-            explicit,
-        }
+    let local = Local {
+        // A NOTIFY that is pending has no xid yet, and can still fail.
+        wrote: has_written() || notifies(),
+        serializable: is_serializable(),
+        explicit,
     };
     let steps = plan::plan(guc::two_phase_commit(), local, &works)
         .map_err(|refusal| refused(refusal, &active))?;
     // PostgreSQL refuses below, with its own error and hint: nobody needs to prepare for that.
-    // SAFETY: a plain global.
-    if explicit && unsafe { max_prepared_xacts } == 0 {
+    if explicit && max_prepared_transactions() == 0 {
         return Ok(());
     }
     let of = |wanted: Step| -> Vec<&Participant> {
@@ -95,18 +91,10 @@ pub fn phase_one(explicit: bool) -> Result<()> {
     Ok(())
 }
 
-unsafe extern "C" {
-    /// `max_prepared_transactions` (`twophase.c`).
-    static max_prepared_xacts: i32;
-}
-
 /// Whether the transaction has executed NOTIFY or LISTEN: PostgreSQL tells by refusing to prepare it.
 fn notifies() -> bool {
-    unsafe extern "C-unwind" {
-        fn AtPrepare_Notify();
-    }
     // SAFETY: only looks, and raises if there is something.
-    catch(|| unsafe { AtPrepare_Notify() }).is_err()
+    catch(|| unsafe { raw::AtPrepare_Notify() }).is_err()
 }
 
 /// Everything that has to be on record before the first PREPARE is sent.

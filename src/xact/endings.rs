@@ -11,6 +11,7 @@ use pgrx::{PgLogLevel, pg_sys};
 
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, shielded};
+use crate::pg::globals;
 use crate::remote::cache::Cached;
 use crate::remote::wait::Patience;
 
@@ -85,8 +86,7 @@ fn tell(connection: &Cached, reason: &[u8], level: PgLogLevel) -> Result<()> {
 /// The session ends: what has not been answered is waited for briefly, unless the server is stopping it.
 unsafe extern "C-unwind" fn at_exit(_: i32, _: pg_sys::Datum) {
     shielded("at the end of the session", || {
-        // SAFETY: a plain flag.
-        if unsafe { pg_sys::ProcDiePending } == 0 {
+        if !globals::is_termination_pending() {
             let deadline = Instant::now() + PARTING;
             let pending = PENDING.get().borrow().clone();
             for connection in pending {

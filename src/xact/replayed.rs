@@ -1,9 +1,10 @@
 //! COMMIT PREPARED and ROLLBACK PREPARED that no session has run: a subscription with `two_phase` replays them, and its
 //! worker settles the local transaction without a statement that could be seen. The participants are left to the resolver.
 
-use pgrx::pg_sys;
+use pgrx::pg_sys::Oid;
 
 use crate::pg::error::Result;
+use crate::pg::globals::{is_background_worker, my_database};
 use crate::protocol::verdict::Decision;
 use crate::shared::entries;
 use crate::shared::entry::Status;
@@ -11,9 +12,7 @@ use crate::store::decisions;
 
 /// After a transaction of a background worker: leaves what it has settled to the resolver, and wakes it.
 pub fn hand_over() -> Result<()> {
-    // SAFETY: plain globals of this process.
-    let (is_worker, dbid) = unsafe { (!pg_sys::MyBgworkerEntry.is_null(), pg_sys::MyDatabaseId) };
-    if !is_worker || dbid == pg_sys::Oid::INVALID {
+    if !is_background_worker() || my_database() == Oid::INVALID {
         return Ok(());
     }
     for entry in entries::left() {

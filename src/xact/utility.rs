@@ -19,7 +19,7 @@ use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Result, SqlState, attempt, boundary, c_string, shielded};
 use crate::pg::globals::current_user;
 use crate::pg::wait_event::WaitEvent;
-use crate::pg::{syncrep, text};
+use crate::pg::{raw, syncrep, text};
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::prepared::Prepared;
 use crate::protocol::session_lock::SessionLock;
@@ -56,23 +56,6 @@ struct Member {
 static PENDING: BackendLocal<RefCell<Option<Settlement>>> = BackendLocal::new(RefCell::new(None));
 static PREVIOUS: BackendLocal<Cell<pg_sys::ProcessUtility_hook_type>> =
     BackendLocal::new(Cell::new(None));
-
-mod raw {
-    use super::pg_sys;
-    // Unguarded: an ERROR of the statement passes through our frame, which owns nothing.
-    unsafe extern "C-unwind" {
-        pub fn standard_ProcessUtility(
-            pstmt: *mut pg_sys::PlannedStmt,
-            query: *const std::ffi::c_char,
-            read_only_tree: bool,
-            context: pg_sys::ProcessUtilityContext::Type,
-            params: pg_sys::ParamListInfo,
-            environment: *mut pg_sys::QueryEnvironment,
-            destination: *mut pg_sys::DestReceiver,
-            completion: *mut pg_sys::QueryCompletion,
-        );
-    }
-}
 
 /// Looks at a statement before it runs.
 pub type Look = unsafe fn(*mut pg_sys::Node) -> Result<()>;

@@ -232,6 +232,10 @@ impl<'a> Customer<'a> {
     fn prepare_and_commit(&mut self, session: &mut Client, pid: i32, gxid: String) -> Outcome {
         let prepared = told(session.batch_execute(&format!("PREPARE TRANSACTION '{gxid}'")));
         let commit = prepared == Outcome::Committed;
+        if !commit {
+            // Cancelled before PostgreSQL has begun to prepare, it leaves a transaction block that has failed.
+            let _ = session.batch_execute("ROLLBACK");
+        }
         self.owed.push(Owed { gxid, commit, pid });
         self.pay(session, pid);
         match prepared {

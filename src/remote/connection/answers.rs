@@ -4,13 +4,11 @@ use std::ffi::CStr;
 use std::rc::Rc;
 use std::time::Instant;
 
-use pgrx::pg_sys;
-
 use super::Connection;
 use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState};
-use crate::pg::versions;
 use crate::pg::wait_event::WaitEvent;
+use crate::pg::{latch, versions};
 use crate::protocol::pipeline::{Answer, Ticket};
 use crate::remote::report;
 use crate::remote::session_state::Doom;
@@ -203,8 +201,7 @@ impl Connection {
 
     pub(super) fn wake_watcher(&self) {
         if self.watched.replace(false) {
-            // SAFETY: our own latch.
-            unsafe { pg_sys::SetLatch(pg_sys::MyLatch) };
+            latch::set();
         }
     }
 }

@@ -8,11 +8,10 @@ use std::cell::Cell;
 use std::ffi::{CStr, CString};
 use std::rc::{Rc, Weak};
 
-use pgrx::pg_sys;
-
 use super::{Connection, failures};
 use crate::libpq::Conn;
 use crate::pg::error::{Result, c_string};
+use crate::pg::globals::is_in_statement;
 use crate::protocol::pipeline::{Control, Ticket};
 use crate::protocol::plan::Access;
 use crate::remote::session_state::SessionState;
@@ -107,9 +106,7 @@ impl Connection {
             return Ok(());
         }
         let command = c_string(format!("CLOSE c{cursor}"));
-        // SAFETY: a plain global.
-        let in_statement = unsafe { !pg_sys::ActivePortal.is_null() };
-        if in_statement && self.is_doomed() && self.conn.is_bad() {
+        if is_in_statement() && self.is_doomed() && self.conn.is_bad() {
             return Err(failures::no_connection(&command));
         }
         self.inner.borrow_mut().postponed.push((command, Control::Cleanup));

@@ -8,7 +8,7 @@ use pgrx::{PgLogLevel, pg_sys};
 
 use super::Worker;
 use crate::pg::error::{Error, Result, SqlState, c_string};
-use crate::pg::globals::my_database;
+use crate::pg::globals::{last_commit_end, my_database};
 use crate::pg::{syncrep, text, transaction};
 use crate::protocol::gid::Nonce;
 use crate::protocol::verdict::Decision;
@@ -64,8 +64,7 @@ impl Worker {
             match answer {
                 Ok(answer) => {
                     // What it tells of is before this; so is what an earlier request has written.
-                    // SAFETY: a plain global: the end of the last commit record.
-                    let position = unsafe { pg_sys::XactLastCommitEnd }.max(self.started);
+                    let position = last_commit_end().max(self.started);
                     self.replicating.push(Replicating { slot, request, answer, position });
                 }
                 Err(error) => {

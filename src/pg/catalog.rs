@@ -1,0 +1,61 @@
+//! Look-ups in the catalog. A name that is not there gives the invalid OID.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys::{self, Oid};
+
+/// An extension.
+pub fn extension(name: &CStr) -> Oid {
+    // SAFETY: a look-up that may find nothing.
+    unsafe { pg_sys::get_extension_oid(name.as_ptr(), true) }
+}
+
+/// A foreign server.
+pub fn foreign_server(name: &CStr) -> Oid {
+    // SAFETY: a look-up that may find nothing.
+    unsafe { pg_sys::get_foreign_server_oid(name.as_ptr(), true) }
+}
+
+/// A database.
+pub fn database(name: &CStr) -> Oid {
+    // SAFETY: a look-up that may find nothing.
+    unsafe { pg_sys::get_database_oid(name.as_ptr(), true) }
+}
+
+/// Whether a database is a template.
+pub fn is_template(database: Oid) -> bool {
+    let cache = pg_sys::SysCacheIdentifier::DATABASEOID;
+    // SAFETY: the row of that cache.
+    unsafe { row(cache, database, |row: &pg_sys::FormData_pg_database| row.datistemplate) }
+        .unwrap_or(false)
+}
+
+/// The user and the server of a user mapping. A PUBLIC mapping's user is the invalid OID.
+pub fn user_mapping(mapping: Oid) -> Option<(Oid, Oid)> {
+    let cache = pg_sys::SysCacheIdentifier::USERMAPPINGOID;
+    // SAFETY: the row of that cache.
+    unsafe {
+        row(cache, mapping, |row: &pg_sys::FormData_pg_user_mapping| (row.umuser, row.umserver))
+    }
+}
+
+/// What `read` takes of the row with this OID, if there is one.
+///
+/// # Safety
+/// A cache with one OID as its key, and rows of type `Row`.
+unsafe fn row<Row, T>(
+    cache: pg_sys::SysCacheIdentifier::Type,
+    oid: Oid,
+    read: impl FnOnce(&Row) -> T,
+) -> Option<T> {
+    // SAFETY: by contract; the row is read before it is released.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(cache as i32, oid.into());
+        if tuple.is_null() {
+            return None;
+        }
+        let value = read(&*pg_sys::GETSTRUCT(tuple).cast::<Row>());
+        pg_sys::ReleaseSysCache(tuple);
+        Some(value)
+    }
+}
