@@ -1,6 +1,7 @@
 //! Reading a server's log: what it was asked to do since a moment.
 //!
-//! A server writes its log line before it answers, so a client that has its answer finds the line there.
+//! A server writes its log line before it answers, so a client that has its answer finds the line
+//! there.
 
 use std::path::{Path, PathBuf};
 
@@ -53,9 +54,9 @@ impl Log {
         Ok(lines[lines.len().saturating_sub(count)..].join("\n"))
     }
 
-    /// What no test provokes: failed assertions, processes that aborted or read memory that is not theirs,
-    /// resources that PostgreSQL found left behind, and failures of the extension where nothing may fail, unless the
-    /// test has injected them.
+    /// What no test provokes: failed assertions, processes that aborted or read memory that is not
+    /// theirs, resources that PostgreSQL found left behind, and failures of the extension where
+    /// nothing may fail, unless the test has injected them.
     pub(crate) fn faults(&self) -> Result<Vec<String>> {
         Ok(faults(&String::from_utf8_lossy(&self.read()?)))
     }

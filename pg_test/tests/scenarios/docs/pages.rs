@@ -1,5 +1,5 @@
-//! The book: every command it shows is run, and what it shows as output is what comes out. Programs in Python are run with the
-//! packages of [`pg_test::client`].
+//! The book: every command it shows is run, and what it shows as output is what comes out. Programs
+//! in Python are run with the packages of [`pg_test::client`].
 
 use std::collections::BTreeSet;
 

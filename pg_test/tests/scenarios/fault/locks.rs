@@ -1,4 +1,5 @@
-//! D9 and E6. What an operator or a default of the database does to the extension's tables stops nobody else.
+//! What an operator or a default of the database does to the extension's tables stops
+//! nobody else.
 
 use std::time::{Duration, Instant};
 
@@ -51,7 +52,7 @@ fn a_commit_does_not_wait_for_a_lock_on_the_decisions_past_its_limit() -> Outcom
     assert_commits(&fleet, &mut session, 2)
 }
 
-/// An empty table would be an abort of whatever is on its way.
+/// With an empty table, everything on its way would count as aborted.
 #[test]
 fn the_tables_are_not_truncated() -> Outcome {
     let (fleet, mut session) = start()?;
@@ -65,8 +66,8 @@ fn the_tables_are_not_truncated() -> Outcome {
     assert_everywhere(&fleet, 1, true)
 }
 
-/// Users whose transactions are serializable by default, beside the resolver's own: it looks at labels, deletes old ones
-/// and takes them. With 0.2.0 users met `could not serialize access`.
+/// Users whose transactions are serializable by default, beside the resolver's own: it looks at
+/// labels, deletes old ones and takes them. With 0.2.0 users met `could not serialize access`.
 #[test]
 fn the_resolver_is_no_party_to_serializable_transactions() -> Outcome {
     let fleet = Fleet::start_with(&FleetOptions {

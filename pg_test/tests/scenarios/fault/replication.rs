@@ -1,5 +1,5 @@
-//! Synchronous standbys of the coordinator: a decision that a fail-over may still lose is not delivered. And the limits
-//! that hold before anything is prepared.
+//! Synchronous standbys of the coordinator: a decision that a fail-over may still lose is not
+//! delivered. And the limits that hold before anything is prepared.
 
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,8 @@ fn wait_for_sync_rep(fleet: &Fleet, pid: i32) -> Outcome {
     })
 }
 
-/// The resolver has looked through its decisions twice since now: its rounds are a second apart in these fleets.
+/// The resolver has looked through its decisions twice since now: its rounds are a second apart in
+/// these fleets.
 fn rounds(fleet: &Fleet) -> Outcome {
     let start = Instant::now();
     wait_until("the resolver had two rounds", DEADLINE, || {
