@@ -1,5 +1,5 @@
-//! The reference of the book against a running server: all that there is, and nothing else, with the defaults, units,
-//! ranges, signatures and columns that it has.
+//! The reference of the book against a running server: all that there is, and nothing else, with
+//! the defaults, units, ranges, signatures and columns that it has.
 
 use std::collections::BTreeSet;
 
