@@ -129,11 +129,11 @@ fn may(dbid: Oid, wanted: Wanted) -> bool {
         let in_block = pg_sys::IsTransactionBlock();
         match wanted {
             Wanted::Drop { .. } | Wanted::Move => owner && !own && !in_block,
-            Wanted::Rename => owner && !own && pg_sys::have_createdb_privilege(),
+            Wanted::Rename => owner && !own && catalog::may_create_databases(),
             Wanted::Copy => {
                 (owner || catalog::is_template(dbid))
                     && !in_block
-                    && pg_sys::have_createdb_privilege()
+                    && catalog::may_create_databases()
             }
         }
     }

@@ -4,6 +4,8 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys::{self, Oid};
 
+use crate::pg::globals::current_user;
+
 /// An extension.
 pub fn extension(name: &CStr) -> Oid {
     // SAFETY: a look-up that may find nothing.
@@ -28,6 +30,18 @@ pub fn is_template(database: Oid) -> bool {
     // SAFETY: the row of that cache.
     unsafe { row(cache, database, |row: &pg_sys::FormData_pg_database| row.datistemplate) }
         .unwrap_or(false)
+}
+
+/// Whether the current user may create databases. PostgreSQL's own function for that is not exported
+/// by all releases of 15: a library that names it is not loaded by them.
+pub fn may_create_databases() -> bool {
+    let cache = pg_sys::SysCacheIdentifier::AUTHOID;
+    // SAFETY: a look-up of the current role; the row of that cache.
+    unsafe {
+        pg_sys::superuser()
+            || row(cache, current_user(), |row: &pg_sys::FormData_pg_authid| row.rolcreatedb)
+                .unwrap_or(false)
+    }
 }
 
 /// The user and the server of a user mapping. A PUBLIC mapping's user is the invalid OID.
