@@ -1,5 +1,5 @@
-//! Synchronous standbys of the coordinator: a decision that a fail-over may still lose is not delivered. And the limits
-//! that hold before anything is prepared.
+//! Synchronous standbys of the coordinator: a decision that a fail-over may still lose is not
+//! delivered. And the limits that hold before anything is prepared.
 
 use std::time::{Duration, Instant};
 
@@ -23,8 +23,8 @@ fn without_its_standby() -> anyhow::Result<(Fleet, Cluster)> {
         let sql = "SELECT coalesce((SELECT sync_state = 'sync' FROM pg_stat_replication), false)";
         one::<bool>(&mut fleet.session()?, sql)
     })?;
-    // Only a commit that has waited shows that the coordinator has heard since how far the standby is. The participants
-    // are known there now, too.
+    // Only a commit that has waited shows that the coordinator has heard since how far the standby
+    // is. The participants are known there now, too.
     assert_commits(&fleet, &mut fleet.session()?, 9)?;
     standby.kill9()?;
     Ok((fleet, standby))
@@ -40,7 +40,8 @@ fn wait_for_sync_rep(fleet: &Fleet, pid: i32) -> Outcome {
     })
 }
 
-/// The resolver has looked through its decisions twice since now: its rounds are a second apart in these fleets.
+/// The resolver has looked through its decisions twice since now: its rounds are a second apart in
+/// these fleets.
 fn rounds(fleet: &Fleet) -> Outcome {
     let start = Instant::now();
     wait_until("the resolver had two rounds", DEADLINE, || {
