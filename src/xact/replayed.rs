@@ -25,13 +25,13 @@ pub fn hand_over() -> Result<()> {
             continue;
         }
         let Some(gid) = entry.gid() else { continue };
-        let outcome = match decisions::of(entry.xid) {
+        let (outcome, command) = match decisions::of(entry.xid) {
             Decision::InProgress => continue,
-            Decision::Committed => Outcome::Commit,
-            Decision::Absent => Outcome::Abort,
+            Decision::Committed => (Outcome::Commit, "COMMIT PREPARED"),
+            Decision::Absent => (Outcome::Abort, "ROLLBACK PREPARED"),
         };
         entries::note_decided(&gid, outcome);
-        debug(|| format!("'{gid}': replayed {outcome:?}; handed over to the resolver"));
+        debug(|| format!("'{gid}': replayed {command}; handed over to the resolver"));
         resolvers::wake(dbid);
     }
     Ok(())

@@ -65,6 +65,27 @@ fn a_commit_is_followed_from_the_gid_to_its_confirmation() -> Outcome {
 }
 
 #[test]
+fn a_commit_that_nobody_waits_for_is_confirmed_when_its_answer_is_read() -> Outcome {
+    let (fleet, mut session) = start()?;
+    session.batch_execute("SET pg_fdw_xacts.commit_wait = off")?;
+    let here = fleet.coordinator.log().mark()?;
+    begin_everywhere(&mut session, 1)?;
+    session.batch_execute("COMMIT")?;
+    // What reads from shard 1 has the answer to COMMIT PREPARED before its own.
+    session.batch_execute("SELECT FROM ft1")?;
+    session.batch_execute("SELECT FROM ft1")?;
+    let gid = gid_on_shard_1(&fleet, here)?;
+    let expected = prepared_and(&[
+        "decided to commit",
+        "sent COMMIT PREPARED",
+        "not waiting for the confirmation",
+        "confirmed",
+    ]);
+    assert_eq!(steps(&fleet, here, &gid)?, expected);
+    assert_everywhere(&fleet, 1, true)
+}
+
+#[test]
 fn what_is_not_confirmed_is_followed_to_the_resolver() -> Outcome {
     let (fleet, mut session) = start()?;
     let here = fleet.coordinator.log().mark()?;
