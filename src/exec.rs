@@ -15,7 +15,7 @@ use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use crate::fdw::estimates::{self, Purpose};
+use crate::fdw::estimates::{self, Before};
 use crate::pg::error::{Error, Result, SqlState, boundary, catch};
 use crate::pg::globals::current_user;
 use crate::pg::{globals, raw, versions};
@@ -155,7 +155,7 @@ impl Call {
         let attach = if writes { attach_to_write } else { attach };
         let session = attach(self.userid, self.serverid)?;
         if is(Kind::Utility) {
-            estimates::before(Purpose::Lock)?;
+            estimates::end_planner_transactions(Before::ExclusiveLock)?;
         }
         Ok(session)
     }

@@ -1,18 +1,21 @@
 //! The foreign data wrapper: planning is postgres_fdw's, everything that executes is here.
 //!
 //! * [`handler`], [`validator`]: the two functions that SQL knows;
-//! * [`stock`]: what is called of postgres_fdw's library;
-//! * [`plan`]: what postgres_fdw's planner hands over, checked;
-//! * [`estimates`]: what the planner's own connections need;
-//! * [`scan`], [`modify`], [`direct`], [`insert`]: the execution callbacks, a file per kind of plan;
-//! * [`explain`]: what EXPLAIN tells of them;
+//! * [`stock`]: the functions of postgres_fdw's library that are called;
+//! * [`plan`]: the plans of postgres_fdw's planner, checked;
+//! * [`estimates`]: how the planner's own connections are kept from blocking ours;
+//! * [`scan`], [`modify`], [`direct`], [`insert`]: the execution callbacks, a file per kind of
+//!   plan;
+//! * [`fetch_size`]: how many rows a scan asks for at once;
 //! * [`async_scan`]: the same scans below an Append that runs many at once;
+//! * [`explain`]: what EXPLAIN prints of them;
 //! * [`truncate`], [`analyze`], [`import`]: the callbacks of utility commands, with SQL of our own;
-//! * [`names`]: what tables and columns are called there, and quoting;
+//! * [`names`]: the remote names of tables and columns, and quoting;
 //! * [`statement`]: the remote statement of a modification, and when it is prepared;
-//! * [`batch`]: how many rows an INSERT carries, and its text; [`volatility`]: whether they may go together;
+//! * [`batch`]: how many rows an INSERT carries, and its text; [`volatility`]: whether they may go
+//!   together;
 //! * [`params`], [`rows`]: values out, rows in;
-//! * [`state`]: execution state that an ERROR frees too;
+//! * [`state`]: execution state that is freed after an ERROR, too.
 
 mod analyze;
 mod async_scan;

@@ -1,4 +1,5 @@
-//! Every setting, with its unit, range and description.
+//! The settings, each with its unit, range and description; `pg_fdw_xacts.inject`, which only test
+//! builds have, is in `xact::inject`.
 
 use std::ffi::CStr;
 use std::time::Duration;
@@ -30,6 +31,7 @@ static MAX_FOREIGN_XACTS: GucSetting<i32> = GucSetting::<i32>::new(1000);
 static MAX_SERVERS: GucSetting<i32> = GucSetting::<i32>::new(1000);
 static TRACK_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(10_000_000);
 static TRACK_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(86_400);
+static LOG_REMOTE_COMMANDS: GucSetting<bool> = GucSetting::<bool>::new(false);
 static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(200);
 static RESOLVER_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
 static RESOLVER_RETRY_MIN: GucSetting<i32> = GucSetting::<i32>::new(200);
@@ -43,6 +45,111 @@ struct Int {
     range: (i32, i32),
     context: GucContext,
     unit: GucFlags,
+}
+
+/// The settings that are whole numbers.
+fn integers() -> [Int; 11] {
+    [
+    Int {
+        name: c"pg_fdw_xacts.prepare_timeout",
+        short: c"How long COMMIT waits until all foreign servers have prepared; then the transaction is rolled back.",
+        long: c"0 takes the smaller of statement_timeout and pg_fdw_xacts.commit_timeout.",
+        setting: &PREPARE_TIMEOUT,
+        range: (0, i32::MAX),
+        context: GucContext::Userset,
+        unit: GucFlags::UNIT_MS,
+    },
+    Int {
+        name: c"pg_fdw_xacts.commit_timeout",
+        short: c"How long COMMIT and ROLLBACK wait for the foreign servers to confirm the outcome.",
+        long: c"A server that has not confirmed by then is left to the resolver, with a warning. The outcome is not affected.",
+        setting: &COMMIT_TIMEOUT,
+        range: (1, i32::MAX),
+        context: GucContext::Userset,
+        unit: GucFlags::UNIT_MS,
+    },
+    Int {
+        name: c"pg_fdw_xacts.forget_delay",
+        short: c"How long the decision of a transaction is kept after all foreign servers have confirmed it.",
+        long: c"A foreign server that is restored or fails over to a state from within this time learns the decision again.",
+        setting: &FORGET_DELAY,
+        range: (0, i32::MAX),
+        context: GucContext::Sighup,
+        unit: GucFlags::UNIT_S,
+    },
+    Int {
+        name: c"pg_fdw_xacts.track_retention",
+        short: c"How long the outcome of a labelled transaction is kept.",
+        long: c"See pg_fdw_xacts_track() and pg_fdw_xacts_outcome().",
+        setting: &TRACK_RETENTION,
+        range: (1, i32::MAX),
+        context: GucContext::Sighup,
+        unit: GucFlags::UNIT_S,
+    },
+    Int {
+        name: c"pg_fdw_xacts.track_limit",
+        short: c"How many labels one role may use within pg_fdw_xacts.track_retention.",
+        long: c"0 is no limit. Superusers have none.",
+        setting: &TRACK_LIMIT,
+        range: (0, i32::MAX),
+        context: GucContext::Sighup,
+        unit: GucFlags::default(),
+    },
+    Int {
+        name: c"pg_fdw_xacts.batch_size",
+        short: c"How many rows one INSERT sends to a foreign server, where neither the table nor the server has the option batch_size.",
+        long: c"Rows go one by one where their result may depend on it: with RETURNING, row triggers, WITH CHECK OPTION, or a volatile function in the source.",
+        setting: &BATCH_SIZE,
+        range: (1, i32::MAX),
+        context: GucContext::Userset,
+        unit: GucFlags::default(),
+    },
+    Int {
+        name: c"pg_fdw_xacts.max_foreign_xacts",
+        short: c"How many prepared transactions on foreign servers are tracked at a time, in all databases.",
+        long: c"A transaction counts once for each server it prepares on.",
+        setting: &MAX_FOREIGN_XACTS,
+        range: (1, 1_000_000),
+        context: GucContext::Postmaster,
+        unit: GucFlags::default(),
+    },
+    Int {
+        name: c"pg_fdw_xacts.max_servers",
+        short: c"Number of foreign servers for which statistics are kept, in all databases.",
+        long: c"Transactions on others are settled and shown all the same.",
+        setting: &MAX_SERVERS,
+        range: (1, 1_000_000),
+        context: GucContext::Postmaster,
+        unit: GucFlags::default(),
+    },
+    Int {
+        name: c"pg_fdw_xacts.resolver_interval",
+        short: c"How often the resolver looks for work that nobody told it of.",
+        long: c"",
+        setting: &RESOLVER_INTERVAL,
+        range: (1, 86_400),
+        context: GucContext::Sighup,
+        unit: GucFlags::UNIT_S,
+    },
+    Int {
+        name: c"pg_fdw_xacts.resolver_retry_min",
+        short: c"The resolver's first wait before it tries an unreachable server again; it doubles with each failure.",
+        long: c"",
+        setting: &RESOLVER_RETRY_MIN,
+        range: (1, 3_600_000),
+        context: GucContext::Sighup,
+        unit: GucFlags::UNIT_MS,
+    },
+    Int {
+        name: c"pg_fdw_xacts.resolver_retry_max",
+        short: c"The resolver's longest wait before it tries an unreachable server again.",
+        long: c"",
+        setting: &RESOLVER_RETRY_MAX,
+        range: (1, 3_600_000),
+        context: GucContext::Sighup,
+        unit: GucFlags::UNIT_MS,
+    },
+]
 }
 
 /// Defines all settings; called while the server loads the library.
@@ -63,107 +170,15 @@ pub fn define() {
         GucContext::Userset,
         GucFlags::default(),
     );
-    for int in [
-        Int {
-            name: c"pg_fdw_xacts.prepare_timeout",
-            short: c"How long COMMIT waits until all foreign servers have prepared; then the transaction is rolled back.",
-            long: c"0 takes the smaller of statement_timeout and pg_fdw_xacts.commit_timeout.",
-            setting: &PREPARE_TIMEOUT,
-            range: (0, i32::MAX),
-            context: GucContext::Userset,
-            unit: GucFlags::UNIT_MS,
-        },
-        Int {
-            name: c"pg_fdw_xacts.commit_timeout",
-            short: c"How long COMMIT and ROLLBACK wait for the foreign servers to confirm the outcome.",
-            long: c"A server that has not confirmed by then is left to the resolver, with a warning. The outcome is not affected.",
-            setting: &COMMIT_TIMEOUT,
-            range: (1, i32::MAX),
-            context: GucContext::Userset,
-            unit: GucFlags::UNIT_MS,
-        },
-        Int {
-            name: c"pg_fdw_xacts.forget_delay",
-            short: c"How long the decision of a transaction is kept after all foreign servers have confirmed it.",
-            long: c"A foreign server that is restored or fails over to a state from within this time learns the decision again.",
-            setting: &FORGET_DELAY,
-            range: (0, i32::MAX),
-            context: GucContext::Sighup,
-            unit: GucFlags::UNIT_S,
-        },
-        Int {
-            name: c"pg_fdw_xacts.track_retention",
-            short: c"How long the outcome of a labelled transaction is kept.",
-            long: c"See pg_fdw_xacts_track() and pg_fdw_xacts_outcome().",
-            setting: &TRACK_RETENTION,
-            range: (1, i32::MAX),
-            context: GucContext::Sighup,
-            unit: GucFlags::UNIT_S,
-        },
-        Int {
-            name: c"pg_fdw_xacts.track_limit",
-            short: c"How many labels one role may use within pg_fdw_xacts.track_retention.",
-            long: c"0 is no limit. Superusers have none.",
-            setting: &TRACK_LIMIT,
-            range: (0, i32::MAX),
-            context: GucContext::Sighup,
-            unit: GucFlags::default(),
-        },
-        Int {
-            name: c"pg_fdw_xacts.batch_size",
-            short: c"How many rows one INSERT sends to a foreign server, where neither the table nor the server has the option batch_size.",
-            long: c"Rows go one by one where their result may depend on it: with RETURNING, row triggers, WITH CHECK OPTION, or a volatile function in the source.",
-            setting: &BATCH_SIZE,
-            range: (1, i32::MAX),
-            context: GucContext::Userset,
-            unit: GucFlags::default(),
-        },
-        Int {
-            name: c"pg_fdw_xacts.max_foreign_xacts",
-            short: c"How many prepared transactions on foreign servers are tracked at a time, in all databases.",
-            long: c"A transaction counts once for each server it prepares on.",
-            setting: &MAX_FOREIGN_XACTS,
-            range: (1, 1_000_000),
-            context: GucContext::Postmaster,
-            unit: GucFlags::default(),
-        },
-        Int {
-            name: c"pg_fdw_xacts.max_servers",
-            short: c"Of how many foreign servers statistics are kept, in all databases.",
-            long: c"Transactions on others are settled and shown all the same.",
-            setting: &MAX_SERVERS,
-            range: (1, 1_000_000),
-            context: GucContext::Postmaster,
-            unit: GucFlags::default(),
-        },
-        Int {
-            name: c"pg_fdw_xacts.resolver_interval",
-            short: c"How often the resolver looks for work that nobody told it of.",
-            long: c"",
-            setting: &RESOLVER_INTERVAL,
-            range: (1, 86_400),
-            context: GucContext::Sighup,
-            unit: GucFlags::UNIT_S,
-        },
-        Int {
-            name: c"pg_fdw_xacts.resolver_retry_min",
-            short: c"The resolver's first wait before it tries an unreachable server again; it doubles with each failure.",
-            long: c"",
-            setting: &RESOLVER_RETRY_MIN,
-            range: (1, 3_600_000),
-            context: GucContext::Sighup,
-            unit: GucFlags::UNIT_MS,
-        },
-        Int {
-            name: c"pg_fdw_xacts.resolver_retry_max",
-            short: c"The resolver's longest wait before it tries an unreachable server again.",
-            long: c"",
-            setting: &RESOLVER_RETRY_MAX,
-            range: (1, 3_600_000),
-            context: GucContext::Sighup,
-            unit: GucFlags::UNIT_MS,
-        },
-    ] {
+    GucRegistry::define_bool_guc(
+        c"pg_fdw_xacts.log_remote_commands",
+        c"Whether each command that is sent to a foreign server is logged.",
+        c"With the server's name and, once it is known, the gid of the transaction; without the values of parameters. New connections and cancel requests are logged too.",
+        &LOG_REMOTE_COMMANDS,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    for int in integers() {
         let (min, max) = int.range;
         GucRegistry::define_int_guc(
             int.name,
@@ -198,6 +213,11 @@ pub fn two_phase_commit() -> Mode {
 /// Whether COMMIT waits for the participants' confirmation.
 pub fn commit_wait() -> bool {
     COMMIT_WAIT.get()
+}
+
+/// Whether commands to participants are logged.
+pub fn log_remote_commands() -> bool {
+    LOG_REMOTE_COMMANDS.get()
 }
 
 /// The deadline of phase one, from its beginning.

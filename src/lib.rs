@@ -35,7 +35,7 @@ pub extern "C-unwind" fn _PG_init() {
             pg::shmem_hooks::install(shared::shmem::request, shared::shmem::start_up);
             xact::callbacks::install();
             hooks::install();
-            fdw::estimates::install();
+            fdw::estimates::watch_handlers();
             xact::on_long_wait(fdw::estimates::on_long_wait);
             resolver::launcher::register();
         }

@@ -1,7 +1,8 @@
 //! Safe owning types over libpq: connection, result, cancel.
 //!
-//! Every connection is non-blocking; a function here never waits, except [`Sending::wait_until`], which has
-//! a limit. Nothing here knows of PostgreSQL's backend: it links to the client library alone.
+//! Every connection is non-blocking; a function here never waits, except [`Sending::wait_until`],
+//! which has a deadline. Nothing here uses PostgreSQL's backend: this room needs only the client
+//! library.
 
 mod cancel;
 mod conn;

@@ -1,5 +1,11 @@
-//! Connections to participants: options, connecting, waiting, the pipelined session, its errors and the
-//! cache of them. Nothing here knows how a transaction ends.
+//! Connections to participants. How a transaction ends is decided elsewhere.
+//!
+//! * [`options`], [`credentials`], [`app_name`]: what a connection is made with; [`basis`]: the
+//!   catalog rows behind that;
+//! * [`connect`]: making one without blocking; [`pooler`]: whether its server process stays ours;
+//! * [`connection`]: the pipelined session with its transaction; [`report`]: its errors;
+//! * [`cache`]: the connections of this backend;
+//! * [`wait`]: waiting for sockets; [`round`]: for the answers of many connections.
 
 pub mod app_name;
 pub mod basis;
@@ -11,7 +17,6 @@ pub mod options;
 pub mod pooler;
 pub mod report;
 pub mod round;
-pub mod session_state;
 pub mod wait;
 
 pub use connection::Connection;

@@ -1,14 +1,17 @@
-//! A bank: concurrent transfers between accounts on three shards and the coordinators, under random faults.
+//! A bank: concurrent transfers between accounts on three shards and the coordinators, under random
+//! faults.
 //!
-//! Each transfer changes one to three balances and notes itself in the ledger beside each of them, in one
-//! transaction. Faults come in phases. After each, within 30 s of all servers being reachable:
+//! Each transfer changes one to three balances and notes itself in the ledger beside each of them,
+//! in one transaction. Faults come in phases. After each, within 30 s of all servers being
+//! reachable:
 //! * every session has come to the end of what it does;
 //! * nothing is prepared, shown as in doubt, or locked;
 //! * each transfer is in the ledgers of all its places or of none;
 //! * each transfer whose COMMIT was acknowledged is there, each that was definitely refused is not;
 //! * each balance is what the ledger says, so the total is what it was.
 //!
-//! What a run is like, and its faults, are drawn from a seed, one sequence per seed; what they hit depends on timing.
+//! What a run is like, and its faults, are drawn from a seed, one sequence per seed; what they hit
+//! depends on timing.
 //!
 //! | module | subject |
 //! |---|---|
@@ -72,7 +75,7 @@ struct Shared {
     /// How to reach each coordinator.
     configs: Mutex<Vec<Config>>,
     stop: AtomicBool,
-    /// Everybody is to come to the end of what they do, and wait.
+    /// All threads are to finish what they do, and wait.
     pause: AtomicBool,
     /// Threads that wait for the end of the pause.
     resting: AtomicU64,
@@ -80,11 +83,12 @@ struct Shared {
     ended: AtomicU64,
 }
 
-/// Runs the bank as `plan` says, with faults for `duration`, and checks what must be true; `say` is told what is going
-/// on.
+/// Runs the bank as `plan` says, with faults for `duration`, and checks what must be true; `say` is
+/// told what is going on.
 ///
 /// # Errors
-/// One of the promises above is broken, or the harness has trouble. What the servers were doing is part of the error.
+/// One of the promises above is broken, or the harness has trouble. What the servers were doing is
+/// part of the error.
 pub fn run(plan: &Plan, duration: Duration, mut say: impl FnMut(&str)) -> Result<Report> {
     say(&format!("{plan:?}"));
     let mut bank = Bank::open(plan).context("the bank does not open")?;
@@ -120,7 +124,7 @@ pub fn run(plan: &Plan, duration: Duration, mut say: impl FnMut(&str)) -> Result
         });
         shared.stop.store(true, Ordering::Relaxed);
         if outcome.is_err() {
-            // Who waits for a statement waits no more.
+            // Statements that wait are cancelled.
             for number in 0..plan.coordinators() {
                 let _ = bank.coordinator_mut(number).kill9();
             }
@@ -173,7 +177,7 @@ impl Run<'_> {
         }
     }
 
-    /// Lets everybody and everything come to rest, and looks whether all is well.
+    /// Lets all threads and servers come to rest, and checks that everything is settled.
     fn rest(&self, bank: &Bank) -> Result<(Report, Duration)> {
         let resting = &self.shared.resting;
         self.shared.pause.store(true, Ordering::Relaxed);
@@ -208,8 +212,8 @@ impl Run<'_> {
 }
 
 impl Shared {
-    /// Waits until `count` more transfers have ended, half a second at most: how long a fault lasts is measured
-    /// in what happens meanwhile.
+    /// Waits until `count` more transfers have ended, half a second at most: how long a fault lasts
+    /// is measured in what happens meanwhile.
     fn let_pass(&self, count: u64) {
         let until = self.ended.load(Ordering::Relaxed) + count;
         let _ = wait_until("transfers pass", Duration::from_millis(500), || {

@@ -1,8 +1,9 @@
-//! Another program as a client: one in `pg_test/clients`, in Python or Java, that does with its own library what a
-//! test tells it, one line at a time.
+//! Another program as a client: one in `pg_test/clients`, in Python or Java, that does with its own
+//! library what a test tells it, one line at a time.
 //!
-//! A command is a line of words. The program answers with one line: `ok`, followed by what it found, or `error` and
-//! what its library raised. A program ends when its input does, at the latest with the value that stands for it.
+//! A command is a line of words. The program answers with one line: `ok`, followed by what it
+//! found, or `error` and what its library raised. A program ends when its input does, at the latest
+//! with the value that stands for it.
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
@@ -14,7 +15,8 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::{Cluster, DEADLINE};
 
-/// The environment variable that names the Python interpreter with `pg_test/clients/requirements.txt` installed.
+/// The environment variable that names the Python interpreter with
+/// `pg_test/clients/requirements.txt` installed.
 pub const PYTHON_VARIABLE: &str = "PG_TEST_PYTHON";
 
 /// The environment variable that names the JAR of PostgreSQL's JDBC driver.
@@ -105,7 +107,8 @@ impl Drop for Program {
     }
 }
 
-/// The Python interpreter that has the clients' packages, without the caller's `PG…` variables or locale.
+/// The Python interpreter that has the clients' packages, without the caller's `PG…` variables or
+/// locale.
 pub fn python() -> Result<Command> {
     let mut python = Command::new(variable(PYTHON_VARIABLE)?);
     forget_caller(&mut python);

@@ -1,7 +1,7 @@
 //! One PostgreSQL server with its own data directory: made, started, stopped, killed, restarted.
 //!
-//! Invariants: a cluster keeps its TCP port from start to end, also while it is down; a cluster of a test
-//! leaves no process, no file and no shared memory when it is dropped.
+//! Invariants: a cluster keeps its TCP port from start to end, also while it is down; a cluster of
+//! a test leaves no process, no file and no shared memory when it is dropped.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -30,6 +30,9 @@ pub enum StopMode {
     Immediate,
 }
 
+/// The environment variable that has the directories of ended clusters kept, with data and log.
+pub const KEEP_VARIABLE: &str = "PG_TEST_KEEP";
+
 /// Where a cluster lives, and so for how long.
 #[derive(Debug)]
 enum Home {
@@ -49,8 +52,8 @@ pub struct Cluster {
     postmaster: Option<Child>,
 }
 
-/// Settings of every cluster. The log shows all statements. Dynamic shared memory as files in the data
-/// directory, so that a killed server leaves nothing in /dev/shm.
+/// Settings of every cluster. The log shows all statements. Dynamic shared memory as files in the
+/// data directory, so that a killed server leaves nothing in /dev/shm.
 const SETTINGS: &[(&str, &str)] = &[
     ("listen_addresses", "127.0.0.1"),
     ("unix_socket_directories", ""),
@@ -63,13 +66,14 @@ const SETTINGS: &[(&str, &str)] = &[
     ("timezone", "UTC"),
 ];
 
-/// Settings of a test's cluster only. Without fsync it is faster, and nothing is lost by it: what the kernel
-/// has been given survives the death of every process, and these tests do not cut the power.
+/// Settings of a test's cluster only. Without fsync it is faster, and nothing is lost by it: what
+/// the kernel has been given survives the death of every process, and these tests do not cut the
+/// power.
 const TEST_SETTINGS: &[(&str, &str)] = &[("fsync", "off")];
 
 impl Cluster {
-    /// A cluster for one test, not started yet, in a directory that disappears with it. Clusters of one
-    /// `name` share their system identifier, those of different names never do.
+    /// A cluster for one test, not started yet, in a directory that disappears with it. Clusters of
+    /// one `name` share their system identifier, those of different names never do.
     pub fn create(installation: &Installation, name: &str) -> Result<Self> {
         let template = place::template(installation, name)?;
         let cluster = Self::in_temporary_home(installation, name)?;
@@ -103,7 +107,8 @@ impl Cluster {
         Ok(standby)
     }
 
-    /// A physical copy of `original`, which must not be running: the same in everything but the port.
+    /// A physical copy of `original`, which must not be running: the same in everything but the
+    /// port.
     pub fn copy_of(original: &mut Self, name: &str) -> Result<Self> {
         if original.is_running() {
             bail!("{} is running", original.name);
@@ -118,8 +123,8 @@ impl Cluster {
         Ok(copy)
     }
 
-    /// A new cluster under `home`, which must not exist yet, not started. The directory stays when this is
-    /// dropped, and so does the server.
+    /// A new cluster under `home`, which must not exist yet, not started. The directory stays when
+    /// this is dropped, and so does the server.
     pub fn create_kept(installation: &Installation, name: &str, home: &Path) -> Result<Self> {
         place::make_directory(home)?;
         let cluster = Self {
@@ -261,8 +266,8 @@ impl Cluster {
         self.start()
     }
 
-    /// Halts the server and all its processes until the value returned is dropped: it keeps its connections
-    /// and answers nothing.
+    /// Halts the server and all its processes until the value returned is dropped: it keeps its
+    /// connections and answers nothing.
     pub fn freeze(&self) -> Result<Frozen> {
         process::freeze_server(self.postmaster.as_ref().context("the server is not running")?)
     }
@@ -293,8 +298,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// SIGKILL for the one backend with this process id (`pg_backend_pid()`); the server then restarts all
-    /// its processes by itself.
+    /// SIGKILL for the one backend with this process id (`pg_backend_pid()`); the server then
+    /// restarts all its processes by itself.
     pub fn kill9_backend(&self, pid: i32) -> Result<()> {
         let postmaster = self.postmaster.as_ref().context("the server is not running")?;
         let pid = Pid::from_raw(pid);
@@ -346,14 +351,23 @@ impl Cluster {
         format!("{} -h 127.0.0.1 -p {} -U postgres postgres", psql.display(), self.port())
     }
 
+    /// Moves the directory to where no later run removes it.
+    fn keep(&mut self) {
+        let kept = place::kept(self.home());
+        match std::fs::rename(self.home(), &kept) {
+            Ok(()) => eprintln!("{}: kept in {}", self.name, kept.display()),
+            Err(error) => eprintln!("{}: cannot keep {}: {error}", self.name, kept.display()),
+        }
+    }
+
     /// Ends the server however that works, and frees what a killed postmaster leaves in the kernel.
     fn end(&mut self) {
         let pid_file = self.data().join("postmaster.pid");
         if self.is_running() {
             let _ = self.stop(StopMode::Immediate);
         }
-        // Only a killed postmaster leaves this file; its seventh line ends with the id of a System V
-        // shared memory segment, which the next start would have removed.
+        // Only a killed postmaster leaves this file; its seventh line ends with the id of a System
+        // V shared memory segment, which the next start would have removed.
         if let Ok(text) = std::fs::read_to_string(pid_file)
             && let Some(id) = text.lines().nth(6).and_then(|line| line.split_whitespace().nth(1))
         {
@@ -373,6 +387,9 @@ impl Drop for Cluster {
         }
         let faults = self.log().faults();
         self.end();
+        if std::env::var_os(KEEP_VARIABLE).is_some() {
+            self.keep();
+        }
         if let Ok(faults) = faults
             && !faults.is_empty()
             && !std::thread::panicking()

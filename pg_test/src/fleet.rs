@@ -40,8 +40,8 @@ pub struct Fleet {
     proxies: Vec<Proxy>,
 }
 
-/// Settings of every coordinator. The resolver looks often, so that tests need not wait for its default of a
-/// minute where nothing wakes it.
+/// Settings of every coordinator. The resolver looks often, so that tests need not wait for its
+/// default of a minute where nothing wakes it.
 const COORDINATOR_SETTINGS: &[(&str, &str)] = &[
     ("shared_preload_libraries", "pg_fdw_xacts"),
     ("pg_fdw_xacts.resolver_interval", "1s"),
@@ -94,8 +94,8 @@ impl Fleet {
         Ok(coordinator)
     }
 
-    /// Database `name` of the coordinator, with the extension and the objects of the module's table in it. It is created
-    /// unless it is there.
+    /// Database `name` of the coordinator, with the extension and the objects of the module's table
+    /// in it. It is created unless it is there.
     pub fn connect_database(&self, name: &str) -> Result<Client> {
         let mut session = self.session()?;
         if session.query_opt("SELECT FROM pg_database WHERE datname = $1", &[&name])?.is_none() {
@@ -176,8 +176,8 @@ pub fn start_all(servers: &mut [Cluster]) -> Result<()> {
     })
 }
 
-/// Creates the extension and the objects of the module's table on running servers; `port` tells by which
-/// port the coordinator reaches the shard of that index.
+/// Creates the extension and the objects of the module's table on running servers; `port` tells by
+/// which port the coordinator reaches the shard of that index.
 pub fn set_up(
     coordinator: &Cluster,
     shards: &[Cluster],

@@ -1,7 +1,7 @@
 //! One PostgreSQL installation, known by its `pg_config`, and how its programs are run.
 //!
-//! PostgreSQL's server programs refuse to run as root. When this process is root they run as the system's
-//! user `postgres`, who must be able to reach both the programs and the data directories.
+//! PostgreSQL's server programs refuse to run as root. When this process is root they run as the
+//! system's user `postgres`, who must be able to reach both the programs and the data directories.
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -124,8 +124,8 @@ impl Installation {
         self.user
     }
 
-    /// A command that runs `program` of this installation as a user it accepts, in a directory that user
-    /// can reach, without input, and without the caller's `PG…` variables or locale.
+    /// A command that runs `program` of this installation as a user it accepts, in a directory that
+    /// user can reach, without input, and without the caller's `PG…` variables or locale.
     pub fn command(&self, program: &str) -> Command {
         let mut command = as_server_user(self.user, &self.bindir.join(program));
         for (name, _) in std::env::vars_os() {
@@ -173,7 +173,8 @@ pub fn finish(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The major version in `pg_config --version`'s answer: "PostgreSQL 15.18 (Debian …)", "PostgreSQL 19devel".
+/// The major version in `pg_config --version`'s answer: "PostgreSQL 15.18 (Debian …)", "PostgreSQL
+/// 19devel".
 fn major_version(version: &str) -> Option<u32> {
     let number = version.split_whitespace().nth(1)?;
     let digits = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());

@@ -1,9 +1,9 @@
-//! Real PostgreSQL clusters for testing `pg_fdw_xacts`: a coordinator and its shards, started, killed and
-//! restarted as the test says, with a fault proxy between them.
+//! Real PostgreSQL clusters for testing `pg_fdw_xacts`: a coordinator and its shards, started,
+//! killed and restarted as the test says, with a fault proxy between them.
 //!
-//! Nothing here is simulated. A [`Cluster`] is a server of its own with its own data directory; killing it
-//! is SIGKILL; a [`Client`](postgres::Client) is the one an application would use. Waiting is always for a
-//! condition with a deadline ([`wait_until`]), never for a length of time.
+//! Nothing here is simulated. A [`Cluster`] is a server of its own with its own data directory;
+//! killing it is SIGKILL; a [`Client`](postgres::Client) is the one an application would use.
+//! Waiting is always for a condition with a deadline ([`wait_until`]), never for a length of time.
 //!
 //! | module | subject |
 //! |---|---|

@@ -1,5 +1,5 @@
-//! A network between a client and a server of this machine: everything arrives late by half a round trip, and how
-//! often the client speaks is counted.
+//! A network between a client and a server of this machine: everything arrives late by half a round
+//! trip, and how often the client speaks is counted.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -108,8 +108,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Carries what one side says to the other, late: one thread takes it off the wire when it is said, one puts
-    /// it on the wire when it is due.
+    /// Carries what one side says to the other, late: one thread takes it off the wire when it is
+    /// said, one puts it on the wire when it is due.
     fn carry(
         self: &Arc<Self>,
         (mut from, to): (TcpStream, TcpStream),

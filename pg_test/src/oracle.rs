@@ -8,8 +8,9 @@ use postgres::{Client, Error};
 
 use crate::{Cluster, DEADLINE, Fleet, wait_until};
 
-/// Waits until nothing is left of any distributed transaction: no prepared transaction on the coordinator or
-/// on a shard, no row in the view, no advisory lock of a session that is gone. All servers must run.
+/// Waits until nothing is left of any distributed transaction: no prepared transaction on the
+/// coordinator or on a shard, no row in the view, no advisory lock of a session that is gone. All
+/// servers must run.
 pub fn assert_settled(fleet: &Fleet) {
     if let Err(error) = settled_within(fleet, DEADLINE) {
         panic!("{error:#}");
@@ -34,8 +35,8 @@ pub fn settled_within(fleet: &Fleet, deadline: Duration) -> Result<()> {
     outcome.with_context(|| format!("left behind:\n{left}"))
 }
 
-/// Waits until no shard holds a lock of a transaction any more: what is prepared and what runs holds some. The
-/// test itself must have no transaction open.
+/// Waits until no shard holds a lock of a transaction any more: what is prepared and what runs
+/// holds some. The test itself must have no transaction open.
 pub fn assert_no_locks(fleet: &Fleet) -> Result<()> {
     for shard in fleet.shards() {
         let mut session = shard.client()?;
@@ -89,8 +90,8 @@ pub fn expect_error<T>(result: Result<T, Error>, code: &str) -> DbError {
     report.clone()
 }
 
-/// `result` is that of a session that was terminated: the client has read the server's last word, or only the
-/// end of the connection.
+/// `result` is that of a session that was terminated: the client has read the server's last word,
+/// or only the end of the connection.
 #[track_caller]
 pub fn expect_terminated<T>(result: Result<T, Error>) {
     let Err(error) = result else { panic!("no error where the session was terminated") };

@@ -1,5 +1,6 @@
-//! Directories of clusters: where a test's clusters live, the templates they are copied from, and whose they
-//! are. When this process is root, servers run as another user, who must be able to get there.
+//! Directories of clusters: where a test's clusters live, the templates they are copied from, and
+//! whose they are. When this process is root, servers run as another user, who must be able to get
+//! there.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, Once};
@@ -22,8 +23,8 @@ fn base_directory() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A new directory for the cluster `name`, removed when dropped. Its own name tells the process it belongs
-/// to, so that what a killed process left is found and removed by a later one.
+/// A new directory for the cluster `name`, removed when dropped. Its own name tells the process it
+/// belongs to, so that what a killed process left is found and removed by a later one.
 pub(crate) fn temporary_home(name: &str) -> Result<TempDir> {
     static SWEEP: Once = Once::new();
     let base = base_directory()?;
@@ -37,6 +38,12 @@ pub(crate) fn temporary_home(name: &str) -> Result<TempDir> {
 }
 
 const HOME_PREFIX: &str = "pg_test-";
+
+/// What a temporary home is called that is to stay.
+pub(crate) fn kept(home: &Path) -> PathBuf {
+    let name = home.file_name().unwrap_or_default().to_string_lossy();
+    home.with_file_name(name.replacen(HOME_PREFIX, "kept-", 1))
+}
 
 /// Removes the homes in `base` whose process has ended; its servers have ended with it.
 fn remove_abandoned(base: &Path) {
@@ -52,8 +59,9 @@ fn remove_abandoned(base: &Path) {
     }
 }
 
-/// A data directory fresh from initdb, to be copied: one per name, kept between runs because initdb takes
-/// longer than most tests. The name of a server's version is in the path, so an upgrade makes new ones.
+/// A data directory fresh from initdb, to be copied: one per name, kept between runs because initdb
+/// takes longer than most tests. The name of a server's version is in the path, so an upgrade makes
+/// new ones.
 pub(crate) fn template(installation: &Installation, name: &str) -> Result<PathBuf> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().map_err(|_| anyhow!("initdb failed before"))?;
@@ -91,7 +99,8 @@ pub(crate) fn initdb(installation: &Installation, data: &Path) -> Result<()> {
         .map(drop)
 }
 
-/// Makes the directory `path` for a server's data: owned by the user that servers run as, closed to others.
+/// Makes the directory `path` for a server's data: owned by the user that servers run as, closed to
+/// others.
 pub(crate) fn make_data_directory(installation: &Installation, path: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()

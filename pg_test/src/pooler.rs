@@ -24,7 +24,8 @@ pub struct Pooler {
 }
 
 impl Pooler {
-    /// Starts one in front of `server`. `mode` is its `pool_mode`; it keeps at most `size` server processes.
+    /// Starts one in front of `server`. `mode` is its `pool_mode`; it keeps at most `size` server
+    /// processes.
     pub fn start(server: &Cluster, mode: &str, size: usize) -> Result<Self> {
         let program = std::env::var_os(PGBOUNCER_VARIABLE).map(PathBuf::from).ok_or_else(|| {
             anyhow!("{PGBOUNCER_VARIABLE} is not set: run the scenarios with `cargo xtask test`")

@@ -1,8 +1,9 @@
 //! TCP ports for servers that are stopped and started again on the same port.
 //!
-//! Ports come from below the kernel's ephemeral range (32768 and up on Linux): an outgoing connection must
-//! not take the port of a server that is down for a moment. While a lease lives, an abstract Unix socket
-//! named after the port keeps other processes of this crate off it; the kernel frees it with the process.
+//! Ports come from below the kernel's ephemeral range (32768 and up on Linux): an outgoing
+//! connection must not take the port of a server that is down for a moment. While a lease lives, an
+//! abstract Unix socket named after the port keeps other processes of this crate off it; the kernel
+//! frees it with the process.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::linux::net::SocketAddrExt;
@@ -23,7 +24,8 @@ pub(crate) struct PortLease {
 impl PortLease {
     /// Takes a free port.
     pub(crate) fn take() -> Result<Self> {
-        // Different processes start at different places, so that they seldom look at the same ports.
+        // Different processes start at different places, so that they seldom look at the same
+        // ports.
         let span = u32::from(LAST - FIRST) + 1;
         let start = std::process::id().wrapping_mul(37) % span;
         for step in 0..span {

@@ -1,8 +1,8 @@
 //! Starting and ending server processes.
 //!
-//! A server started for a test must not outlive it, however the test process ends. The kernel sees to it:
-//! the postmaster gets SIGQUIT (immediate shutdown) when the thread that started it dies. Test threads come
-//! and go, so one thread that lives as long as the process starts them all.
+//! A server started for a test must not outlive it, however the test process ends. The kernel sees
+//! to it: the postmaster gets SIGQUIT (immediate shutdown) when the thread that started it dies.
+//! Test threads come and go, so one thread that lives as long as the process starts them all.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
@@ -20,8 +20,8 @@ type Order = (Command, Sender<std::io::Result<Child>>);
 
 /// Starts `command` so that it gets SIGQUIT when this process ends.
 pub(crate) fn spawn_tied(mut command: Command) -> Result<Child> {
-    // SAFETY: the closure runs between fork and exec; prctl and setpgid are plain system calls that neither
-    // allocate nor lock. It runs after the change of user, which would clear the setting.
+    // SAFETY: the closure runs between fork and exec; prctl and setpgid are plain system calls that
+    // neither allocate nor lock. It runs after the change of user, which would clear the setting.
     unsafe {
         command.pre_exec(|| {
             nix::sys::prctl::set_pdeathsig(Signal::SIGQUIT)?;
@@ -78,10 +78,12 @@ pub(crate) fn children_of(parent: Pid) -> Result<Vec<Pid>> {
     Ok(children)
 }
 
-/// SIGKILLs `postmaster` and every process of its server at one moment, and waits until all are gone.
+/// SIGKILLs `postmaster` and every process of its server at one moment, and waits until all are
+/// gone.
 ///
-/// All are stopped before any is killed: the postmaster forks no more and does not clean up after the first
-/// child it sees die, and no child sees the postmaster die and still says something to its client.
+/// All are stopped before any is killed: the postmaster forks no more and does not clean up after
+/// the first child it sees die, and no child sees the postmaster die and still says something to
+/// its client.
 pub(crate) fn kill_server(postmaster: &mut Child) -> Result<()> {
     let pid = pid_of(postmaster)?;
     kill(pid, Signal::SIGSTOP).context("the server is not running")?;
@@ -104,7 +106,8 @@ pub(crate) fn kill_server(postmaster: &mut Child) -> Result<()> {
 #[must_use = "the processes go on as soon as this is dropped"]
 pub struct Frozen(Vec<Pid>);
 
-/// Halts `postmaster` and every process of its server: it stays connected and says nothing any more.
+/// Halts `postmaster` and every process of its server: it stays connected and says nothing any
+/// more.
 pub(crate) fn freeze_server(postmaster: &Child) -> Result<Frozen> {
     let pid = pid_of(postmaster)?;
     let mut frozen = Frozen(vec![pid]);
@@ -135,8 +138,8 @@ pub(crate) fn pid_of(child: &Child) -> Result<Pid> {
     Ok(Pid::from_raw(i32::try_from(child.id())?))
 }
 
-/// State and parent from `/proc/<pid>/stat`; the command name before them may hold anything but ends with
-/// the last parenthesis.
+/// State and parent from `/proc/<pid>/stat`; the command name before them may hold anything but
+/// ends with the last parenthesis.
 fn stat(pid: i32) -> Option<(char, Option<i32>)> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = text.rsplit_once(')')?;

@@ -1,11 +1,14 @@
-//! The fault proxy: stands between the coordinator and a shard and does harm at exactly one statement.
+//! The fault proxy: stands between the coordinator and a shard and does harm at exactly one
+//! statement.
 //!
-//! Each [`Fault`] strikes once, at the first statement whose text starts with its prefix: before the server
-//! gets it, or before the client gets its answer; it cuts the connection there or holds it until the test
-//! releases it. The test learns of it through the [`Hit`], and can kill a server or cancel a session at that
-//! very point. New connections can be refused or left hanging, and a word can be replaced by another.
+//! Each [`Fault`] strikes once, at the first statement whose text starts with its prefix: before
+//! the server gets it, or before the client gets its answer; it cuts the connection there or holds
+//! it until the test releases it. The test learns of it through the [`Hit`], and can kill a server
+//! or cancel a session at that very point. New connections can be refused or left hanging, and a
+//! word can be replaced by another.
 //!
-//! A held statement is still delivered when its client has gone meanwhile: the slow message that lands late.
+//! A held statement is still delivered when its client has gone meanwhile: the slow message that
+//! lands late.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -148,7 +151,8 @@ impl Proxy {
         Hit { shared: Arc::clone(&self.shared), id }
     }
 
-    /// Says what happens to connections from now on; those that hang are closed when they no longer should.
+    /// Says what happens to connections from now on; those that hang are closed when they no longer
+    /// should.
     pub fn set_new_connections(&self, treatment: NewConnections) {
         let mut state = self.shared.lock();
         state.new_connections = treatment;
@@ -168,8 +172,8 @@ impl Proxy {
         self.shared.lock().hanging.len()
     }
 
-    /// Cuts every client off, as if it had died: the server is not told before it has got all that the
-    /// client had sent, also what a fault holds.
+    /// Cuts every client off, as if it had died: the server is not told before it has got all that
+    /// the client had sent, also what a fault holds.
     pub fn cut_clients(&self) {
         for [client, _] in self.shared.lock().connections.values() {
             let _ = client.shutdown(Shutdown::Both);
@@ -388,8 +392,8 @@ impl Direction {
         }
     }
 
-    /// Server to client, until the server is gone or a fault cuts. A client that is gone does not end it:
-    /// what the server says is then read and dropped, so that it can finish what it does.
+    /// Server to client, until the server is gone or a fault cuts. A client that is gone does not
+    /// end it: what the server says is then read and dropped, so that it can finish what it does.
     fn pass_answers(&self) -> Result<()> {
         let mut framer = Framer::of_server();
         let mut buffer = vec![0; 16 * 1024];

@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// How long a test waits for something that should happen soon. Generous, because the machine may be busy:
-/// only a failing test ever waits this long.
+/// How long a test waits for something that should happen soon. Generous, because the machine may
+/// be busy: only a failing test ever waits this long.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Polls `condition` every few milliseconds until it is true; `what` names it in the error when `deadline`
-/// has passed first.
+/// Polls `condition` every few milliseconds until it is true; `what` names it in the error when
+/// `deadline` has passed first.
 pub fn wait_until(
     what: &str,
     deadline: Duration,

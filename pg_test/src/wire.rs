@@ -1,9 +1,10 @@
 //! PostgreSQL's message framing, and which answer belongs to which statement. Pure: no I/O.
 //!
-//! A [`Framer`] cuts one direction's bytes into messages. A [`Conversation`] follows both directions of one
-//! connection: it knows the text of each statement at the moment it is *executed* (simple Query, or Execute
-//! of a portal whose statement was parsed before), and recognises the answer to a statement that is watched,
-//! also in pipelines, where answers come in the order of the requests and an error skips to the next Sync.
+//! A [`Framer`] cuts one direction's bytes into messages. A [`Conversation`] follows both
+//! directions of one connection: it knows the text of each statement at the moment it is *executed*
+//! (simple Query, or Execute of a portal whose statement was parsed before), and recognises the
+//! answer to a statement that is watched, also in pipelines, where answers come in the order of the
+//! requests and an error skips to the next Sync.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -12,7 +13,8 @@ use anyhow::{Result, bail};
 /// One protocol message, complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// Its type byte; `None` for the packets before a session: start-up, cancel, requests for encryption.
+    /// Its type byte; `None` for the packets before a session: start-up, cancel, requests for
+    /// encryption.
     pub tag: Option<u8>,
     /// All its bytes, type and length included.
     pub bytes: Vec<u8>,
@@ -149,14 +151,15 @@ impl Conversation {
         }
     }
 
-    /// Notes a message of the server. Returns the watcher of a statement when this is the first message that
-    /// tells of its outcome: rows, completion, an error, or the error of an earlier statement for which the
-    /// server skips this one.
+    /// Notes a message of the server. Returns the watcher of a statement when this is the first
+    /// message that tells of its outcome: rows, completion, an error, or the error of an earlier
+    /// statement for which the server skips this one.
     pub fn received(&mut self, message: &Message) -> Option<u64> {
         match message.tag? {
             // Rows, COPY: part of the answer, not the end of it.
             b'D' | b'G' | b'H' | b'W' => self.take_watcher(),
-            // Completed, empty query, portal suspended. A simple Query ends with ReadyForQuery only.
+            // Completed, empty query, portal suspended. A simple Query ends with ReadyForQuery
+            // only.
             b'C' | b'I' | b's' => {
                 let watcher = self.take_watcher();
                 if matches!(self.requests.front(), Some(Request::Execute { .. })) {

@@ -87,7 +87,8 @@ pub fn run<T>(
     commands: &[Command],
     keep: impl Fn(Rc<PgResult>) -> T,
 ) -> Result<Vec<T>> {
-    let sqls: Vec<(&CStr, &CStr)> = commands.iter().map(|c| (&*c.sql, &*c.sql)).collect();
+    let sqls: Vec<Rc<CStr>> = commands.iter().map(|c| Rc::from(&*c.sql)).collect();
+    let sqls: Vec<(&CStr, &Rc<CStr>)> = sqls.iter().map(|sql| (&**sql, sql)).collect();
     run_for(session, &sqls, keep)
 }
 
@@ -97,25 +98,25 @@ pub fn run<T>(
 /// Those of [`run`].
 pub fn run_for<T>(
     session: &Attachment,
-    statements: &[(&CStr, &CStr)],
+    statements: &[(&CStr, &Rc<CStr>)],
     keep: impl Fn(Rc<PgResult>) -> T,
 ) -> Result<Vec<T>> {
     let (enter, leave) = (query(ENTER), query(LEAVE));
     let (first, last) = (statements[0].1, statements[statements.len() - 1].1);
-    let mut messages = vec![Message::Query(DEFAULT_PATH, &[]), Message::Query(enter, &[])];
-    messages.extend(statements.iter().map(|(sql, _)| Message::Query(sql, &[])));
-    messages.push(Message::Query(leave, &[]));
+    let mut messages =
+        vec![(Message::Query(DEFAULT_PATH, &[]), first), (Message::Query(enter, &[]), first)];
+    messages.extend(statements.iter().map(|(sql, query)| (Message::Query(sql, &[]), *query)));
+    messages.push((Message::Query(leave, &[]), last));
     session.connection().taint();
-    let mut ticket = session.submit_for(&messages, Some(first))?;
-    let mut next = |sql| {
-        let answer = session.answer(ticket, sql);
-        ticket += 1;
-        answer
+    let asked = session.submit_all(&messages)?;
+    let [default_path, enter, asked @ .., leave] = &asked[..] else {
+        unreachable!("as many as messages")
     };
-    next(first)?;
-    let before = next(first)?;
-    let results = statements.iter().map(|(_, sql)| next(sql).map(&keep)).collect::<Result<_>>()?;
-    let after = next(last)?;
+    session.wait(default_path)?;
+    let before = session.wait(enter)?;
+    let results =
+        asked.iter().map(|asked| session.wait(asked).map(&keep)).collect::<Result<_>>()?;
+    let after = session.wait(leave)?;
     compare(session, &before, &after)
         .map_err(|error| error.context([b"remote SQL command: ", last.to_bytes()].concat()))?;
     Ok(results)

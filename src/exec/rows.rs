@@ -2,6 +2,7 @@
 //! tuplestore, which spills to disk.
 
 use std::ffi::CStr;
+use std::rc::Rc;
 
 use pgrx::pg_sys::{self, HeapTuple, MemoryContext};
 
@@ -75,7 +76,8 @@ impl Rows {
         let cursor = connection.new_cursor();
         let declare = declare_command(cursor, sql.to_bytes());
         let fetch = fetch_command(cursor, fetch_size);
-        let opening = [(&*declare, sql), (&*fetch, sql)];
+        let query: Rc<CStr> = sql.into();
+        let opening = [(&*declare, &query), (&*fetch, &query)];
         let mut results = remote::run_for(session, &opening, |result| result)?;
         connection.cursor_opened(cursor);
         loop {

@@ -1,8 +1,9 @@
 //! ANALYZE: the size of the remote table, and a random sample of its rows.
 //!
-//! The rows come through a cursor and the sample is drawn here, in the memory of the sample and one batch. From
-//! 16 on the option `analyze_sampling` has the participant draw first, so that fewer rows travel; how many
-//! there are in all is then what its own statistics say.
+//! The rows come through a cursor and the sample is drawn here, which needs memory for the sample
+//! and one batch. From 16 on, with the option `analyze_sampling`, the participant draws a sample
+//! first, so that fewer rows travel; the total number of rows is then taken from its own
+//! statistics.
 
 use std::ffi::{CStr, c_int};
 use std::rc::Rc;
@@ -21,8 +22,8 @@ use crate::xact::{Attachment, attach};
 /// Rows per FETCH, where no option says.
 const FETCH_SIZE: c_int = 100;
 
-/// `AnalyzeForeignTable`: how many pages the table has, counted in pages of this server, and which function
-/// samples it. Access is as the table's owner, whoever runs ANALYZE.
+/// `AnalyzeForeignTable`: how many pages the table has, counted in pages of this server, and which
+/// function samples it. Access is as the table's owner, whoever runs ANALYZE.
 ///
 /// # Safety
 /// Called by ANALYZE with an open foreign table.
@@ -43,15 +44,15 @@ pub unsafe extern "C-unwind" fn size(
             ]
             .concat(),
         );
-        let result = session.run(&sql, &[])?;
+        let result = session.run(sql, &[])?;
         *pages = number(result.value(0, 0)).map_or(0, |pages| pages as BlockNumber);
         *function = Some(sample);
         Ok(true)
     })
 }
 
-/// Fills `rows` with at most `target` rows of the table, which live in the current memory context, and returns
-/// how many they are. PostgreSQL calls it for each partition too.
+/// Fills `rows` with at most `target` rows of the table, which live in the current memory context,
+/// and returns their number. PostgreSQL calls it for each partition, too.
 unsafe extern "C-unwind" fn sample(
     relation: Relation,
     level: c_int,
@@ -100,8 +101,8 @@ fn number(text: Option<&CStr>) -> Option<f64> {
     text?.to_str().ok()?.parse().ok()
 }
 
-/// Runs a query through a cursor and hands on its result batch by batch. The cursor ends with the next
-/// statement or the transaction.
+/// Runs a query through a cursor and passes its result on batch by batch. The cursor is closed
+/// before the next statement, or by the end of the transaction.
 fn for_each_batch(
     session: &Attachment,
     table: &Table,
@@ -110,21 +111,22 @@ fn for_each_batch(
 ) -> Result<()> {
     let size = fetch_size(table);
     let cursor = session.connection().new_cursor();
-    let declare = c_string([format!("DECLARE c{cursor} CURSOR FOR ").as_bytes(), query].concat());
-    let fetch = fetch_command(cursor, size as usize);
-    let ticket = session.submit(&[Message::Query(&declare, &[]), Message::Query(&fetch, &[])])?;
-    session.connection().cursor_opened(cursor);
-    session.answer(ticket, &declare)?;
+    let declare = [format!("DECLARE c{cursor} CURSOR FOR ").as_bytes(), query].concat();
+    let declare: Rc<CStr> = c_string(declare).into();
+    let fetch: Rc<CStr> = fetch_command(cursor, size as usize).into();
     // An error while fetching is reported for the query.
-    let mut batch: Rc<PgResult> = session.answer(ticket + 1, &declare)?;
+    let both = [(Message::Query(&declare, &[]), &declare), (Message::Query(&fetch, &[]), &declare)];
+    let asked = session.submit_all(&both)?;
+    session.connection().cursor_opened(cursor);
+    session.wait(&asked[0])?;
+    let mut batch: Rc<PgResult> = session.wait(&asked[1])?;
     loop {
         check_for_interrupts()?;
         take(&batch)?;
         if batch.rows() < size as usize {
             break;
         }
-        let ticket = session.submit(&[Message::FetchMore(&fetch)])?;
-        batch = session.answer(ticket, &declare)?;
+        batch = session.wait(&session.fetch_more(&fetch, &declare)?)?;
     }
     session.connection().close_cursor(cursor)
 }
@@ -138,7 +140,7 @@ fn fetch_size(table: &Table) -> c_int {
     size.max(1)
 }
 
-/// Tells what was done, at the level that ANALYZE wants.
+/// Reports the result, at the level that ANALYZE asks for.
 unsafe fn report(relation: Relation, level: c_int, total: f64, kept: c_int) -> Result<()> {
     // SAFETY: an open relation.
     let name = unsafe { node::relation_name(relation) };
@@ -152,23 +154,23 @@ unsafe fn report(relation: Relation, level: c_int, total: f64, kept: c_int) -> R
 enum Method {
     /// All rows travel.
     Off,
-    /// Whichever of the others the remote relation can do.
+    /// Whichever of the others the remote relation supports.
     Auto,
     Random,
     System,
     Bernoulli,
 }
 
-/// How rows are asked for.
+/// How rows are requested.
 struct Plan {
     /// What follows the table in FROM.
     clause: String,
-    /// How many rows there are, if it is not by counting what comes.
+    /// The total number of rows, unless the rows that come are counted.
     rows: Option<f64>,
 }
 
 impl Method {
-    /// 15 has no such option, and reads everything.
+    /// PostgreSQL 15 has no such option and reads all rows.
     const DEFAULT: Self = if cfg!(feature = "pg15") { Self::Off } else { Self::Auto };
 
     fn read(table: &Table) -> Self {
@@ -183,7 +185,7 @@ impl Method {
         }
     }
 
-    /// Asks the participant how many rows there are, of which `target` are wanted.
+    /// Chooses how to request `target` rows, by how many the participant says there are.
     fn plan(self, session: &Attachment, table: &Table, target: f64) -> Result<Plan> {
         let everything = Plan { clause: String::new(), rows: None };
         if self == Self::Off {
@@ -197,7 +199,7 @@ impl Method {
             ]
             .concat(),
         );
-        let result = session.run(&sql, &[])?;
+        let result = session.run(sql, &[])?;
         // -1 where it has never been analyzed.
         let rows = number(result.value(0, 0)).unwrap_or(-1.0);
         let can_sample =
@@ -208,8 +210,8 @@ impl Method {
         Ok(Plan { clause: self.clause(target / rows, can_sample), rows: Some(rows) })
     }
 
-    /// The clause that lets a row come with probability `fraction`. A method that was asked for by name is used
-    /// even where it will be refused.
+    /// The clause that selects each row with probability `fraction`. A method that was requested by
+    /// name is used even where it will be refused.
     fn clause(self, fraction: f64, can_sample: bool) -> String {
         let percent = 100.0 * fraction;
         match self {
@@ -234,13 +236,13 @@ struct Sampled {
 }
 
 impl Sampled {
-    /// Takes rows that have come. Those that are not kept are not even converted.
+    /// Adds rows that have come. Those that are not kept are not converted.
     fn add(&mut self, result: &PgResult) -> Result<()> {
         for row in 0..result.rows() {
             let Some(place) = self.reservoir.next() else { continue };
             self.tuple.clear();
-            // SAFETY: the relation, the context and `rows` outlive the sample, and a place lies inside of `rows`.
-            // Each place that was given before holds a row of ours.
+            // SAFETY: the relation, the context and `rows` outlive the sample, and a place lies
+            // inside of `rows`. Each place that was given before holds a row of ours.
             unsafe {
                 self.reader.read(result, row..row + 1, self.context, &mut self.tuple)?;
                 let at = self.rows.add(place.index);
@@ -254,15 +256,16 @@ impl Sampled {
     }
 }
 
-/// Which rows of an unknown number are kept, so that each has the same chance: the first ones all, then one in
-/// place of a random other (Vitter's algorithm, as ANALYZE of a local table).
+/// Chooses which of an unknown number of rows are kept, so that each has the same chance: all of
+/// the first ones, then now and then one in place of a random other (Vitter's algorithm, as in
+/// ANALYZE of a local table).
 struct Reservoir {
     state: pg_sys::ReservoirStateData,
     target: c_int,
     kept: c_int,
-    /// Rows that have come.
+    /// How many rows have come.
     seen: f64,
-    /// Rows to pass over before the next is kept; negative when that has to be drawn.
+    /// How many rows to skip before the next is kept; negative when that has to be drawn.
     skip: f64,
 }
 
@@ -312,7 +315,7 @@ mod tests {
     fn auto_samples_tables_and_filters_what_cannot_be_sampled() {
         assert_eq!(Method::Auto.clause(0.25, true), " TABLESAMPLE BERNOULLI(25.000000)");
         assert_eq!(Method::Auto.clause(0.25, false), " WHERE pg_catalog.random() < 0.250000");
-        // Who asks for a method by name gets it, or the participant's error.
+        // A method that is requested by name is used, or is the participant's error.
         assert_eq!(Method::System.clause(1.0 / 3.0, false), " TABLESAMPLE SYSTEM(33.333333)");
         assert_eq!(Method::Off.clause(0.25, true), "");
     }

@@ -1,16 +1,18 @@
 //! Asynchronous scans: an Append asks many for rows at once, and takes them as they come.
 //!
-//! An Append asks (`ForeignAsyncRequest`), sleeps until one of its sockets is readable, and tells whose it is
-//! (`ForeignAsyncNotify`). Before it sleeps each scan that owes it a row names its socket
-//! (`ForeignAsyncConfigureWait`). It sleeps on sockets alone, and knows nothing of what has been read already, so:
-//! * A scan whose rows have been read delivers them instead of naming its socket, and sets the latch,
-//!   so that the Append does not sleep on the others.
-//! * Of the scans on one connection the first names the socket, because a set takes a socket once; it
-//!   reads for all of them. Whoever else reads before the Append sleeps sets the latch too
+//! An Append asks its scans for rows (`ForeignAsyncRequest`), sleeps until one of their sockets is
+//! readable, and notifies the scan whose socket it is (`ForeignAsyncNotify`). Before it sleeps,
+//! each scan that owes it a row adds its socket (`ForeignAsyncConfigureWait`). The Append sleeps on
+//! sockets alone and does not know what has been read already, so:
+//! * A scan whose rows have been read delivers them instead of adding its socket, and sets the
+//!   latch, so that the Append does not sleep on the others.
+//! * Of the scans on one connection the first adds the socket and reads for all of them, because a
+//!   set takes a socket only once. Whoever else reads before the Append sleeps sets the latch, too
 //!   ([`crate::remote::connection::Connection::watch`]).
-//! * Before it sleeps everything has been sent, because it is not told when a socket takes more.
+//! * Everything is sent before the Append sleeps, because it does not wait until a socket can be
+//!   written.
 //!
-//! All scans of one connection are asked at once too: their answers come one after the other.
+//! All scans on one connection are asked at once, too: their answers come one after the other.
 
 use std::rc::Rc;
 
@@ -20,7 +22,7 @@ use crate::fdw::scan::Scan;
 use crate::pg::error::{Result, boundary, catch};
 use crate::pg::{latch, raw};
 
-/// `ForeignAsyncRequest`: a row if there is one at hand, else it is asked for.
+/// `ForeignAsyncRequest`: delivers a row if one has been read, and asks for rows otherwise.
 ///
 /// # Safety
 /// Called by the executor.
@@ -29,8 +31,8 @@ pub unsafe extern "C-unwind" fn request(request: *mut AsyncRequest) {
     boundary(|| unsafe { produce(request) })
 }
 
-/// `ForeignAsyncConfigureWait`: delivers what has come meanwhile, or adds the socket to what the Append waits
-/// for.
+/// `ForeignAsyncConfigureWait`: delivers a row that has come meanwhile, or adds the socket to the
+/// Append's set.
 ///
 /// # Safety
 /// Called by the executor.
@@ -58,7 +60,7 @@ pub unsafe extern "C-unwind" fn configure_wait(request: *mut AsyncRequest) {
             pg_sys::AddWaitEventToSet(
                 (*append).as_eventset,
                 pg_sys::WL_SOCKET_READABLE,
-                connection.want().socket,
+                connection.interest().socket,
                 std::ptr::null_mut(),
                 request.cast(),
             );
@@ -82,7 +84,8 @@ pub unsafe extern "C-unwind" fn notify(request: *mut AsyncRequest) {
     })
 }
 
-/// Completes the request with the next row or the end, or leaves it pending with the next batch asked for.
+/// Completes the request with the next row or the end of the scan, or asks for the next batch and
+/// leaves it pending.
 unsafe fn produce(request: *mut AsyncRequest) -> Result<()> {
     // SAFETY: a request for a scan of ours. No reference to the scan lives while the node runs.
     unsafe {
@@ -90,7 +93,7 @@ unsafe fn produce(request: *mut AsyncRequest) -> Result<()> {
         loop {
             let scan = Scan::of(node);
             if scan.has_rows() {
-                // Its filter may refuse the whole batch.
+                // The node's filter may reject all rows of the batch.
                 let slot = next_row(request)?;
                 if !slot.is_null() {
                     raw::ExecAsyncRequestDone(request, slot);
@@ -110,8 +113,8 @@ unsafe fn produce(request: *mut AsyncRequest) -> Result<()> {
     }
 }
 
-/// Runs the scan's node, which filters and projects; NULL at the end of the batch. The executor counts the
-/// rows of asynchronous nodes itself, so the node is run without its instrumentation.
+/// Runs the scan's node, which filters and projects; NULL at the end of the batch. The executor
+/// counts the rows of asynchronous nodes itself, so the node is run without its instrumentation.
 unsafe fn next_row(request: *mut AsyncRequest) -> Result<*mut TupleTableSlot> {
     // SAFETY: an initialised node.
     unsafe {
@@ -123,9 +126,10 @@ unsafe fn next_row(request: *mut AsyncRequest) -> Result<*mut TupleTableSlot> {
     }
 }
 
-/// Delivers a complete request from a callback in which the executor does not do it.
+/// Delivers a completed request from a callback after which the executor does not.
 unsafe fn respond(request: *mut AsyncRequest) -> Result<()> {
-    // SAFETY: a complete request; its response allocates in the executor's memory context, which is current.
+    // SAFETY: a complete request; its response allocates in the executor's memory context, which is
+    // current.
     unsafe {
         (*request).callback_pending = false;
         catch(|| raw::ExecAsyncResponse(request))?;
@@ -139,10 +143,11 @@ unsafe fn respond(request: *mut AsyncRequest) -> Result<()> {
     Ok(())
 }
 
-/// Whether an earlier scan of the same Append is waiting on the same connection: it has named the socket.
+/// Whether an earlier scan of the same Append waits on the same connection: that one has added the
+/// socket.
 unsafe fn is_read_for(this: *mut AsyncRequest) -> bool {
-    // SAFETY: the array has an entry for each child, NULL for those that are not asynchronous. The state of
-    // another wrapper's scan is not looked at.
+    // SAFETY: the array has an entry for each child, NULL for those that are not asynchronous. The
+    // state of another wrapper's scan is not looked at.
     unsafe {
         let append: *const AppendState = (*this).requestor.cast();
         let connection = Scan::of(scan_node(this)).connection();

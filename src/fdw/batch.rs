@@ -14,7 +14,7 @@ use crate::pg::node;
 /// The protocol counts a message's parameters in 16 bits.
 const MAX_PARAMETERS: usize = 65535;
 
-/// `GetForeignModifyBatchSize`: at least 1. Plain EXPLAIN asks too, without a state.
+/// `GetForeignModifyBatchSize`: at least 1. Plain EXPLAIN calls it too, without a state.
 ///
 /// # Safety
 /// Called by the executor.
@@ -27,7 +27,7 @@ pub unsafe extern "C-unwind" fn size(target: *mut ResultRelInfo) -> c_int {
             .as_ref()
             .is_some_and(|t| t.trig_insert_before_row || t.trig_insert_after_row);
         let row_by_row = row_triggers
-            // Each of these looks at the rows that come back.
+            // Each of these reads the rows that come back.
             || !info.ri_projectReturning.is_null()
             || !info.ri_WithCheckOptions.is_null()
             // DEFAULT VALUES inserts one row.
@@ -49,7 +49,7 @@ pub unsafe extern "C-unwind" fn size(target: *mut ResultRelInfo) -> c_int {
     })
 }
 
-/// What the option `batch_size` says, of the table before that of the server.
+/// The option `batch_size` of the table, or else of the server.
 unsafe fn asked_for(relation: Relation) -> Option<usize> {
     // SAFETY: an open foreign table; parse_int gets a C string and room for the answer.
     unsafe {
@@ -70,7 +70,7 @@ pub enum Slot {
     Default,
 }
 
-/// The INSERT of a plan, for one row, from which those for more rows are made.
+/// The INSERT of a plan, for one row, from which INSERTs for more rows are made.
 pub struct Template {
     sql: CString,
     values_end: usize,

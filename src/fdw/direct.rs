@@ -1,6 +1,6 @@
-//! Direct modifications: an UPDATE or DELETE that one remote command does.
+//! Direct modifications: an UPDATE or DELETE that runs as one remote command.
 
-use std::ffi::{CString, c_int};
+use std::ffi::{CStr, c_int};
 use std::rc::Rc;
 
 use pgrx::pg_sys::{
@@ -13,17 +13,16 @@ use crate::fdw::{plan, state};
 use crate::libpq::PgResult;
 use crate::pg::error::{Result, boundary};
 use crate::pg::node;
-use crate::remote::connection::Message;
 use crate::xact::{Attachment, attach_to_write};
 
 /// A direct modification that has begun.
 pub struct Direct {
     session: Attachment,
-    sql: CString,
+    sql: Rc<CStr>,
     params: Params,
     counts: bool,
     returning: Option<RowReader>,
-    /// For RETURNING of a join: how the target's row comes out of the joined one.
+    /// For RETURNING of a join: how to get the target's row from the joined one.
     target: Option<Target>,
     /// The command's result, once it has run.
     result: Option<Rc<PgResult>>,
@@ -31,7 +30,7 @@ pub struct Direct {
     tuple: Vec<HeapTuple>,
 }
 
-/// `BeginDirectModify`: attaches to the participant. It is not called under EvalPlanQual.
+/// `BeginDirectModify`: attaches to the participant. EvalPlanQual does not call it.
 ///
 /// # Safety
 /// Called by the executor.
@@ -109,7 +108,7 @@ impl Direct {
             };
             Ok(Self {
                 session,
-                sql: plan.sql,
+                sql: plan.sql.into(),
                 params: Params::new((*foreign).fdw_exprs, node.cast()),
                 counts: plan.counts,
                 returning,
@@ -179,16 +178,15 @@ impl Direct {
     unsafe fn run(&mut self, context: *mut pg_sys::ExprContext) -> Result<Rc<PgResult>> {
         // SAFETY: the node's expression context.
         let params = unsafe { self.params.evaluate(context)? };
-        let ticket = self.session.submit(&[Message::Query(&self.sql, params)])?;
-        let result = self.session.answer(ticket, &self.sql)?;
+        let result = self.session.run(Rc::clone(&self.sql), params)?;
         self.result = Some(Rc::clone(&result));
         Ok(result)
     }
 }
 
-/// The target's row inside of a joined row.
+/// Where the target's row is inside a joined row.
 struct Target {
-    /// For each column of the target, where the joined row has it.
+    /// For each column of the target, its position in the joined row.
     columns: Vec<Option<usize>>,
     ctid: Option<usize>,
 }

@@ -1,15 +1,17 @@
-//! `use_remote_estimate`: postgres_fdw's planner asks servers for estimates, on connections of its own. Here is what
-//! keeps their transactions and ours, two sessions of one backend, from waiting for each other for ever.
+//! `use_remote_estimate`: postgres_fdw's planner asks servers for estimates, on connections of its
+//! own. This module keeps their transactions and ours, which belong to one backend, from waiting
+//! for each other for ever.
 //!
-//! * Before a query is planned: what our session has locked exclusively, the planner's would wait for. The query is
-//!   refused ([`before_estimates`]).
-//! * After it: the planner's session keeps its locks, though it only reads. Before TRUNCATE and PREPARE TRANSACTION,
-//!   and when an answer is long in coming, its transaction is ended ([`release`], [`on_long_wait`]).
+//! * Before a query is planned: the planner's session would wait for a table that ours has locked
+//!   exclusively. The query is refused ([`check_may_estimate`]).
+//! * After it: the planner's session keeps its locks, although it only reads. Its transaction is
+//!   ended before TRUNCATE and PREPARE TRANSACTION ([`end_planner_transactions`]), and when an
+//!   answer takes long ([`on_long_wait`]).
 //!
-//! It is ended by postgres_fdw itself, which does that before each commit. Its callback has no name outside of its
-//! library, so it is looked for in PostgreSQL's list of callbacks. Should that list ever look different, or should
-//! other servers of this database still use postgres_fdw's handler (whose writes would be committed), then it is
-//! left alone, and the statement is refused instead.
+//! postgres_fdw itself ends it, as it does before each commit. Its callback has no name outside of
+//! its library, so it is looked up in PostgreSQL's list of callbacks. If that list ever looks
+//! different, or if other servers of this database still use postgres_fdw's handler (whose writes
+//! would be committed), the callback is not called, and the statement is refused instead.
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_void};
@@ -19,29 +21,28 @@ use pgrx::pg_sys::{self, LocalTransactionId, Oid, PlannerInfo, RelOptInfo};
 use crate::fdw::stock;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, boundary, catch};
-use crate::pg::globals;
 use crate::pg::layout::{XactCallback, XactCallbackItem};
-use crate::pg::versions;
+use crate::pg::{globals, versions};
 use crate::remote::options::{self, OptionPair, Server};
 use crate::xact::participants;
 
-/// What is to be done while the planner's sessions may hold locks.
+/// Before what the planner's transactions have to end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Purpose {
-    /// `PREPARE TRANSACTION`: postgres_fdw would refuse it.
+pub enum Before {
+    /// `PREPARE TRANSACTION`, which postgres_fdw would refuse.
     Prepare,
     /// A statement that locks remote tables exclusively.
-    Lock,
+    ExclusiveLock,
 }
 
 static STOCK: BackendLocal<Cell<pg_sys::GetForeignRelSize_function>> =
     BackendLocal::new(Cell::new(None));
 
-/// The transaction in which the planner has sessions of its own.
+/// The transaction in which the planner uses sessions of its own.
 static ESTIMATED: BackendLocal<Cell<LocalTransactionId>> = BackendLocal::new(Cell::new(0));
 
-/// The transaction in which a handler was changed or a server was dropped, so that the catalog does not tell any
-/// more whose handler has written.
+/// The transaction in which a handler was changed or a server was dropped: since then the catalog
+/// does not tell whose handler has written.
 static SWITCHED: BackendLocal<Cell<LocalTransactionId>> = BackendLocal::new(Cell::new(0));
 
 /// `GetForeignRelSize`, the first callback that plans a table, in front of postgres_fdw's own.
@@ -55,7 +56,7 @@ unsafe extern "C-unwind" fn rel_size(
     relation: *mut RelOptInfo,
     table: Oid,
 ) {
-    boundary(|| before_estimates(table));
+    boundary(|| check_may_estimate(table));
     // The frame owns nothing: an ERROR may pass.
     if let Some(stock) = STOCK.get().get() {
         // SAFETY: postgres_fdw's callback with its own arguments.
@@ -63,9 +64,10 @@ unsafe extern "C-unwind" fn rel_size(
     }
 }
 
-/// A foreign table is about to be planned.
-fn before_estimates(table: Oid) -> Result<()> {
-    // SAFETY: a foreign table that is being planned; the catalog's entries live in this call's memory.
+/// Refuses to plan a foreign table with remote estimates that would wait for our own locks.
+fn check_may_estimate(table: Oid) -> Result<()> {
+    // SAFETY: a foreign table that is being planned; the catalog's entries live in this call's
+    // memory.
     let (serverid, of_table) = unsafe {
         let table = &*pg_sys::GetForeignTable(table);
         (table.serverid, options::read_list(table.options))
@@ -93,7 +95,7 @@ fn estimates_remotely(options: &[OptionPair]) -> Option<bool> {
     options::option(options, c"use_remote_estimate").and_then(options::parse_bool)
 }
 
-/// The options that lead to a server; servers that agree in them are one.
+/// The options that lead to a server: objects that agree in them stand for the same server.
 fn place(server: &Server) -> [Option<&CStr>; 4] {
     [c"host", c"hostaddr", c"port", c"dbname"].map(|name| options::option(&server.options, name))
 }
@@ -120,8 +122,9 @@ fn refused_estimates(table: Oid, server: &CStr) -> Error {
     ))
 }
 
-/// Has every session notice when another one changes a handler; called while the server loads the library.
-pub fn install() {
+/// Makes every session notice when another one changes a handler; called while the server loads the
+/// library.
+pub fn watch_handlers() {
     let cache = pg_sys::SysCacheIdentifier::FOREIGNDATAWRAPPEROID as i32;
     // SAFETY: the callback lives as long as the server and raises nothing.
     unsafe {
@@ -132,28 +135,28 @@ pub fn install() {
 unsafe extern "C-unwind" fn on_change(_: pg_sys::Datum, _: i32, _: u32) {
     // Without an entry a process has no transactions.
     if globals::is_attached() {
-        note_switch();
+        note_changed_handler();
     }
 }
 
 /// A handler was changed or a server was dropped in this transaction, or while it runs.
-pub fn note_switch() {
+pub fn note_changed_handler() {
     SWITCHED.get().set(versions::local_transaction());
 }
 
-/// Ends the planner's transactions, if there are any, before something that they would hinder.
+/// Ends the planner's transactions, if there are any, before something that they would block.
 ///
 /// # Errors
 /// 55000: they cannot be ended on their own. The remote's error in ending them.
-pub fn before(purpose: Purpose) -> Result<()> {
-    if release()? {
+pub fn end_planner_transactions(before: Before) -> Result<()> {
+    if try_end()? {
         return Ok(());
     }
-    let what = match purpose {
-        Purpose::Prepare => {
+    let what = match before {
+        Before::Prepare => {
             "cannot PREPARE a transaction in which a query was planned with use_remote_estimate"
         }
-        Purpose::Lock => {
+        Before::ExclusiveLock => {
             "cannot lock remote tables exclusively after a query was planned with use_remote_estimate"
         }
     };
@@ -162,32 +165,35 @@ pub fn before(purpose: Purpose) -> Result<()> {
         .hint("Switch postgres_fdw to pg_fdw_xacts_handler, or set use_remote_estimate to false."))
 }
 
-/// An answer is long in coming: if it waits for locks of the planner's, they go.
+/// Ends the planner's transactions because an answer takes long, which may be waiting for their
+/// locks.
 ///
 /// # Errors
 /// The remote's error in ending the planner's transactions.
 pub fn on_long_wait() -> Result<()> {
-    release().map(|_| ())
+    try_end().map(|_| ())
 }
 
 /// Ends the planner's transactions; `false` if that is not possible.
-fn release() -> Result<bool> {
+fn try_end() -> Result<bool> {
     if ESTIMATED.get().get() != versions::local_transaction() {
         return Ok(true);
     }
-    // Looking at the catalog comes first: it takes note of what other sessions have switched.
+    // The catalog is read first, because reading it takes note of handlers that other sessions have
+    // changed.
     if is_stock_in_use()? || SWITCHED.get().get() == versions::local_transaction() {
         return Ok(false);
     }
     let Some((callback, argument)) = stock_callback()? else { return Ok(false) };
-    // SAFETY: postgres_fdw's callback of transactions with its argument. Before commit it commits its remote
-    // transactions, which have only read, and forgets that there were any.
+    // SAFETY: postgres_fdw's callback of transactions with its argument. Before commit it commits
+    // its remote transactions, which have only read, and forgets that there were any.
     catch(|| unsafe { callback(pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT, argument) })?;
     ESTIMATED.get().set(0);
     Ok(true)
 }
 
-/// Whether a server of this database has postgres_fdw's own handler: it may have written in this transaction.
+/// Whether a server of this database has postgres_fdw's own handler: it may have written in this
+/// transaction.
 fn is_stock_in_use() -> Result<bool> {
     let stock = stock::routine()?;
     let mut wrappers = std::collections::HashSet::new();
@@ -221,8 +227,9 @@ fn is_stock_in_use() -> Result<bool> {
 
 /// postgres_fdw's callback of transactions, `None` where the list does not look as expected.
 ///
-/// Registering puts an element in front of the list, allocated in `TopMemoryContext`. Memory of its size that was
-/// freed just before is what it gets, so its place is known; that it is there is checked.
+/// Registering a callback puts an element at the head of the list, allocated in `TopMemoryContext`.
+/// The allocator reuses memory of that size that was freed just before, so the element's address is
+/// known; that it is there is checked.
 fn stock_callback() -> Result<Option<(XactCallback, *mut c_void)>> {
     static FOUND: BackendLocal<Cell<Option<(XactCallback, *mut c_void)>>> =
         BackendLocal::new(Cell::new(None));
@@ -232,8 +239,8 @@ fn stock_callback() -> Result<Option<(XactCallback, *mut c_void)>> {
     unsafe extern "C-unwind" fn marker(_: pg_sys::XactEvent::Type, _: *mut c_void) {}
     let library = library_of(STOCK.get().get().map(|f| f as *const c_void));
     let argument = (&raw const FOUND).cast_mut().cast::<c_void>();
-    // SAFETY: memory of TopMemoryContext stays mapped when it is freed; every element is looked at only after the
-    // first has been found to be ours, and the list only changes on this thread.
+    // SAFETY: memory of TopMemoryContext stays mapped when it is freed; every element is looked at
+    // only after the first has been found to be ours, and the list only changes on this thread.
     unsafe {
         let place: *const XactCallbackItem =
             pg_sys::MemoryContextAlloc(pg_sys::TopMemoryContext, size_of::<XactCallbackItem>())
@@ -262,10 +269,10 @@ fn stock_callback() -> Result<Option<(XactCallback, *mut c_void)>> {
     Ok(FOUND.get().get())
 }
 
-/// Where the library that `address` belongs to is loaded.
+/// The address at which the library that contains `address` is loaded.
 fn library_of(address: Option<*const c_void>) -> Option<*mut c_void> {
     let mut info = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
-    // SAFETY: looks an address up; the answer is read only if there is one.
+    // SAFETY: looks up an address; the answer is read only if there is one.
     unsafe {
         (libc::dladdr(address?, info.as_mut_ptr()) != 0).then(|| info.assume_init().dli_fbase)
     }

@@ -1,4 +1,5 @@
-//! EXPLAIN: what postgres_fdw prints, and with ANALYZE and VERBOSE together the server and how often it was waited for.
+//! EXPLAIN: what postgres_fdw prints, and with ANALYZE and VERBOSE together the server and how many
+//! round trips were waited for.
 
 use std::cell::Cell;
 use std::ffi::c_int;
@@ -85,8 +86,8 @@ unsafe extern "C-unwind" fn direct(node: *mut ForeignScanState, explain: *mut Ex
     });
 }
 
-/// Prints what is known after the execution. Plain EXPLAIN, and that with one of the options only, stay as postgres_fdw
-/// prints them.
+/// Prints what is known after the execution. Without ANALYZE and VERBOSE together, EXPLAIN stays as
+/// postgres_fdw prints it.
 ///
 /// # Safety
 /// EXPLAIN's valid state.

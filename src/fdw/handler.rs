@@ -1,8 +1,9 @@
 //! `pg_fdw_xacts_handler()`: the table of callbacks.
 //!
-//! It starts from zeros and takes from postgres_fdw an allow-list of callbacks that plan and explain.
-//! Everything else is ours or NULL: an execution callback of postgres_fdw would take our state for its own.
-//! The pointers are copied as they are, so no frame of ours lies between PostgreSQL and them.
+//! It starts from zeros and takes a fixed list of planning and explaining callbacks from
+//! postgres_fdw. Everything else is ours or NULL: an execution callback of postgres_fdw would take
+//! our state for its own. The pointers are copied as they are, so that PostgreSQL calls them
+//! without a frame of ours in between.
 
 use pgrx::pg_sys::{self, Datum, FdwRoutine, Oid};
 
@@ -19,8 +20,8 @@ pub extern "C" fn pg_finfo_pg_fdw_xacts_handler() -> *const pg_sys::Pg_finfo_rec
     &RECORD
 }
 
-/// `pg_fdw_xacts_handler() returns fdw_handler`. It does not ask whether the library is preloaded, because
-/// views of `information_schema` call it: the callbacks that attach to a server do.
+/// `pg_fdw_xacts_handler() returns fdw_handler`. It does not check whether the library is
+/// preloaded, because views of `information_schema` call it; attaching to a server does.
 ///
 /// # Safety
 /// Called by PostgreSQL.
@@ -62,7 +63,7 @@ fn ours(stock: &FdwRoutine) -> FdwRoutine {
         PlanForeignModify: stock.PlanForeignModify,
         PlanDirectModify: stock.PlanDirectModify,
         IsForeignRelUpdatable: stock.IsForeignRelUpdatable,
-        // Looks at the plan only.
+        // It reads the plan only.
         RecheckForeignScan: stock.RecheckForeignScan,
 
         BeginForeignScan: Some(scan::begin),

@@ -1,9 +1,11 @@
-//! IMPORT FOREIGN SCHEMA: reads the definitions of remote tables, and writes CREATE FOREIGN TABLE for them.
+//! IMPORT FOREIGN SCHEMA: reads the definitions of remote tables, and writes CREATE FOREIGN TABLE
+//! for them.
 //!
-//! The participant has `search_path` set to `pg_catalog`, so types and functions of any other schema come
-//! qualified. Every server that can take part (14 and later) knows partitions and generated columns.
+//! The participant's `search_path` is `pg_catalog`, so types and functions of any other schema are
+//! qualified. Every server that can take part (14 and later) has partitions and generated columns.
 
 use std::ffi::{CStr, CString};
+use std::rc::Rc;
 
 use pgrx::pg_sys::{self, ImportForeignSchemaStmt, ImportForeignSchemaType as ListType, List, Oid};
 
@@ -28,8 +30,8 @@ mod column {
     pub const COLLATION_SCHEMA: usize = 7;
 }
 
-/// `ImportForeignSchema`: the commands, as C strings. PostgreSQL leaves out those for tables that the statement
-/// does not want.
+/// `ImportForeignSchema`: the commands, as C strings. PostgreSQL leaves out those for tables that
+/// the statement does not name.
 ///
 /// # Safety
 /// Called by IMPORT FOREIGN SCHEMA.
@@ -44,17 +46,20 @@ pub unsafe extern "C-unwind" fn execute(
         let schema = CStr::from_ptr(statement.remote_schema);
         let server = Server::read(serverid);
         let session = attach(current_user(), serverid)?;
-        let exists = c_string(
+        let exists: Rc<CStr> = c_string(
             [
                 b"SELECT FROM pg_catalog.pg_namespace WHERE nspname = ",
                 &literal(schema.to_bytes())[..],
             ]
             .concat(),
-        );
-        let definitions = definitions(statement, schema);
-        let ticket =
-            session.submit(&[Message::Query(&exists, &[]), Message::Query(&definitions, &[])])?;
-        if session.answer(ticket, &exists)?.rows() == 0 {
+        )
+        .into();
+        let definitions: Rc<CStr> = definitions(statement, schema).into();
+        let asked = session.submit_all(&[
+            (Message::Query(&exists, &[]), &exists),
+            (Message::Query(&definitions, &[]), &definitions),
+        ])?;
+        if session.wait(&asked[0])?.rows() == 0 {
             return Err(Error::new(
                 SqlState::FDW_SCHEMA_NOT_FOUND,
                 [
@@ -67,7 +72,7 @@ pub unsafe extern "C-unwind" fn execute(
                 .concat(),
             ));
         }
-        let result = session.answer(ticket + 1, &definitions)?;
+        let result = session.wait(&asked[1])?;
         let mut commands = std::ptr::null_mut();
         for command in wanted.commands(&result, schema, &server.name) {
             commands = pg_sys::lappend(commands, pg_sys::pstrdup(command.as_ptr()).cast());
@@ -76,8 +81,8 @@ pub unsafe extern "C-unwind" fn execute(
     })
 }
 
-/// The query for the columns of all tables that may be wanted: a row per column, or one with NULLs for a table
-/// without columns.
+/// The query for the columns of the tables: a row per column, or one with NULLs for a table without
+/// columns.
 ///
 /// # Safety
 /// A valid statement.
@@ -95,7 +100,8 @@ unsafe fn definitions(statement: &ImportForeignSchemaStmt, schema: &CStr) -> CSt
         WHERE c.relkind IN ('r', 'v', 'f', 'm', 'p') AND n.nspname = "
         .to_vec();
     sql.extend(literal(schema.to_bytes()));
-    // The root of a partitioned table stands for all its rows; who wants a partition names it.
+    // The root of a partitioned table stands for all its rows; a partition is imported only by its
+    // name.
     if statement.list_type != ListType::FDW_IMPORT_SCHEMA_LIMIT_TO {
         sql.extend(b" AND NOT c.relispartition");
     }
@@ -116,7 +122,7 @@ unsafe fn definitions(statement: &ImportForeignSchemaStmt, schema: &CStr) -> CSt
     c_string(sql)
 }
 
-/// What is imported of a column beside its name and type: the options of the statement.
+/// What is imported of a column besides its name and type, by the options of the statement.
 struct Wanted {
     collate: bool,
     default: bool,
@@ -181,8 +187,8 @@ impl Wanted {
             .collect()
     }
 
-    /// One column's definition; `None` for the row of a table without columns. The remote name stays with the
-    /// column when it is renamed here.
+    /// One column's definition; `None` for the row of a table without columns. It has the remote
+    /// name as an option, which stays when the column is renamed here.
     fn column(&self, result: &PgResult, row: usize) -> Option<Vec<u8>> {
         let name = result.value(row, column::NAME)?;
         let type_name = result.value(row, column::TYPE)?.to_bytes();
@@ -209,7 +215,7 @@ impl Wanted {
             (b"", Some(default)) if self.default => {
                 definition.extend([b" DEFAULT ", default].concat());
             }
-            // Only stored ones can be columns of a foreign table.
+            // Only stored generated columns can be columns of a foreign table.
             (b"s", Some(expression)) if self.generated => {
                 definition.extend([b" GENERATED ALWAYS AS (", expression, b") STORED"].concat());
             }

@@ -1,9 +1,9 @@
 //! INSERT without a plan: COPY, and rows routed to a foreign partition.
 //!
-//! PostgreSQL plans nothing for these, so the remote command is made when they begin, by postgres_fdw's
-//! `PlanForeignModify` on a planner state that has the few fields it reads for an INSERT: the range table
-//! entry, ON CONFLICT, check options and RETURNING. No deparser of our own is needed, and its text is the one
-//! that postgres_fdw would execute.
+//! PostgreSQL plans nothing for these, so the remote command is made when they begin:
+//! postgres_fdw's `PlanForeignModify` is called with a planner state that has the few fields it
+//! reads for an INSERT (the range table entry, ON CONFLICT, check options and RETURNING). So no
+//! deparser of our own is needed, and the text is what postgres_fdw would execute.
 
 use std::ffi::c_int;
 
@@ -45,7 +45,8 @@ pub unsafe extern "C-unwind" fn end(estate: *mut EState, target: *mut ResultRelI
     unsafe { modify::end(estate, target) }
 }
 
-/// An UPDATE that still has to look at this foreign table would update the routed rows once more.
+/// Refuses to route rows into a foreign table that the UPDATE has still to scan: it would update
+/// them again.
 unsafe fn refuse_own_target(plan: *const ModifyTable, target: *mut ResultRelInfo) -> Result<()> {
     // SAFETY: a valid plan or NULL (COPY), a valid target.
     unsafe {
@@ -61,15 +62,15 @@ unsafe fn refuse_own_target(plan: *const ModifyTable, target: *mut ResultRelInfo
     Ok(())
 }
 
-/// The entry that stands for the target. A partition without one borrows its root's; for an UPDATE the
-/// expressions were built with the index of the first target.
+/// The entry that stands for the target. A partition without one uses a copy of its root's; for an
+/// UPDATE the expressions were built with the index of the first target.
 unsafe fn range_table_entry(
     mtstate: *mut ModifyTableState,
     plan: *const ModifyTable,
     target: *mut ResultRelInfo,
 ) -> (u32, *mut RangeTblEntry) {
-    // SAFETY: valid nodes; only the first element of the array of targets may be looked at, because the
-    // struct's size differs between minor versions.
+    // SAFETY: valid nodes; only the first element of the array of targets may be looked at, because
+    // the struct's size differs between minor versions.
     unsafe {
         let estate = (*mtstate).ps.state;
         let own = (*target).ri_RangeTableIndex;
@@ -91,7 +92,7 @@ unsafe fn range_table_entry(
     }
 }
 
-/// Has postgres_fdw plan the INSERT.
+/// Makes postgres_fdw plan the INSERT.
 unsafe fn plan_insert(
     plan: *const ModifyTable,
     target: *mut ResultRelInfo,

@@ -18,8 +18,8 @@ use crate::pg::error::{Error, Result, SqlState, boundary, catch};
 use crate::pg::{node, raw};
 use crate::xact::{Attachment, attach_to_write};
 
-/// Once the values of some rows have this many bytes, the rest of a batch goes with another message: a message of 1 GB
-/// is refused, and long before that larger ones gain nothing.
+/// When the values of some rows have this many bytes, the rest of a batch is sent with another
+/// message: a message of 1 GB is refused, and long before that larger ones gain nothing.
 const MESSAGE_BYTES: usize = 1 << 20;
 
 /// The execution state of one target.
@@ -33,14 +33,16 @@ pub struct Modification {
     last_rows: usize,
     /// Whether the rows of an INSERT may depend on those inserted before.
     volatile_source: bool,
-    /// The row identifier among the columns of the plan's rows, for UPDATE and DELETE; the first parameter.
+    /// The column of the plan's rows that identifies the row, for UPDATE and DELETE; it is the
+    /// first parameter.
     ctid: Option<i16>,
     /// The other parameters, as columns of the new row.
     columns: Vec<i16>,
     outputs: Outputs,
     values: Values,
     reader: Option<RowReader>,
-    /// Texts of parameters, and what converting leaves behind; reset for each execution.
+    /// Texts of parameters, and memory that converting them leaves behind; reset for each
+    /// execution.
     scratch: MemoryContext,
 }
 
@@ -81,7 +83,7 @@ pub unsafe extern "C-unwind" fn end(_: *mut EState, target: *mut ResultRelInfo) 
     })
 }
 
-/// `ExecForeignInsert`: returns the slot, or NULL if the participant inserted nothing.
+/// `ExecForeignInsert`: returns the slot, or NULL if the participant has inserted nothing.
 ///
 /// # Safety
 /// Called by the executor.
@@ -95,7 +97,8 @@ pub unsafe extern "C-unwind" fn insert(
     boundary(|| unsafe { one(target, slot, None) })
 }
 
-/// `ExecForeignBatchInsert`: inserts many rows by one statement; `count` becomes what the participant says.
+/// `ExecForeignBatchInsert`: inserts many rows with one statement; `count` becomes the number that
+/// the participant reports.
 ///
 /// # Safety
 /// Called by the executor.
@@ -106,7 +109,7 @@ pub unsafe extern "C-unwind" fn insert_batch(
     _plan_slots: *mut *mut TupleTableSlot,
     count: *mut c_int,
 ) -> *mut *mut TupleTableSlot {
-    // SAFETY: as many slots as told; our state.
+    // SAFETY: as many slots as `count` says; our state.
     boundary(|| unsafe {
         let rows = std::slice::from_raw_parts(slots, *count as usize);
         let affected = modification(target).execute(rows, None)?;
@@ -129,7 +132,7 @@ pub unsafe extern "C-unwind" fn update(
     boundary(|| unsafe { one(target, slot, Some(plan_slot)) })
 }
 
-/// `ExecForeignDelete`: as [`update`]; the slot only takes RETURNING.
+/// `ExecForeignDelete`: as [`update`]; the slot is only for RETURNING.
 ///
 /// # Safety
 /// Called by the executor.
@@ -164,8 +167,8 @@ impl Modification {
         &self.session
     }
 
-    /// Makes the state of a target and keeps it there. `entry` stands for the target in the range table,
-    /// `source` is the plan that the rows come from, NULL in COPY.
+    /// Makes the state of a target and puts it there. `entry` stands for the target in the range
+    /// table, `source` is the plan that the rows come from, NULL in COPY.
     ///
     /// # Safety
     /// Valid nodes of a running executor.
@@ -235,8 +238,8 @@ impl Modification {
         self.outputs.len()
     }
 
-    /// Executes the statement for these rows and returns how many were affected. A row of RETURNING, which
-    /// is asked for one row at a time, goes into the slot.
+    /// Executes the statement for these rows and returns how many were affected. With RETURNING
+    /// there is one row at a time, and the returned row goes into its slot.
     ///
     /// # Safety
     /// Valid slots; `plan_slot` for UPDATE and DELETE.
@@ -257,7 +260,7 @@ impl Modification {
         Ok(affected)
     }
 
-    /// Executes the statement for the rows whose parameters `values` has.
+    /// Executes the statement for the rows whose parameters are in `values`.
     ///
     /// # Safety
     /// As for [`Self::execute`].
@@ -269,7 +272,7 @@ impl Modification {
         let affected = result.rows();
         if affected > 0 {
             let mut tuples = Vec::new();
-            // SAFETY: the slot frees the tuple, so that it may live in the caller's memory.
+            // SAFETY: the slot frees the tuple, which may therefore live in the caller's memory.
             unsafe {
                 reader.read(&result, 0..1, pg_sys::CurrentMemoryContext, &mut tuples)?;
                 pg_sys::ExecForceStoreHeapTuple(tuples[0], slots[0], true);
@@ -278,8 +281,8 @@ impl Modification {
         Ok(affected)
     }
 
-    /// Executes the statement for so many rows. Their number may change back and forth, as where wide rows are split: one
-    /// that does not come twice in a row replaces nothing that is prepared.
+    /// Executes the statement for this many rows. Row counts alternate when wide rows split a
+    /// batch; only a count seen twice in a row is worth preparing.
     fn run(&mut self, rows: usize) -> Result<Rc<PgResult>> {
         let comes_again = std::mem::replace(&mut self.last_rows, rows) == rows;
         if rows != self.rows
@@ -296,7 +299,8 @@ impl Modification {
         self.statement.run(&self.session, &self.values)
     }
 
-    /// Fills `values` with the parameters of the first rows, of as many as make a message, and returns how many.
+    /// Fills `values` with the parameters of as many of the first rows as fit into a message, and
+    /// returns their number.
     unsafe fn evaluate(
         &mut self,
         slots: &[*mut TupleTableSlot],
@@ -305,8 +309,9 @@ impl Modification {
         self.values.clear();
         self.values.reserve(self.outputs.len() * slots.len());
         let first_column = usize::from(self.ctid.is_some());
-        // SAFETY: valid slots with these columns, checked at the start; `values` has room for all, so
-        // nothing in here allocates for Rust. The texts stay until the next execution resets them.
+        // SAFETY: valid slots with these columns, checked at the start; `values` has room for all,
+        // so nothing in here allocates for Rust. The texts stay until the next execution resets
+        // them.
         let evaluated = catch(|| unsafe {
             raw::MemoryContextReset(self.scratch);
             let before = raw::switch_to(self.scratch);
@@ -344,7 +349,7 @@ impl Drop for Modification {
     }
 }
 
-/// Where the plan's rows have `ctid`.
+/// The column of the plan's rows that is `ctid`.
 unsafe fn row_identifier(source: *const Plan) -> Result<i16> {
     // SAFETY: a valid plan.
     let found = unsafe {
@@ -357,7 +362,7 @@ unsafe fn row_identifier(source: *const Plan) -> Result<i16> {
     }
 }
 
-/// The target columns with their types, and what VALUES has for them.
+/// The target columns with their types, and what stands for them in VALUES.
 unsafe fn targets(relation: pg_sys::Relation, numbers: &[c_int]) -> Result<Vec<(i16, Oid, Slot)>> {
     // SAFETY: an open relation.
     let descriptor = unsafe { (*relation).rd_att };

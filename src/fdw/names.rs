@@ -1,5 +1,6 @@
-//! What foreign tables and their columns are called on their server: the name in an option, else the local one.
-//! Only for the SQL that postgres_fdw's planner does not write: TRUNCATE, ANALYZE, IMPORT FOREIGN SCHEMA.
+//! The remote names of foreign tables and their columns: the name in an option, or else the local
+//! one. They are used only in SQL that postgres_fdw's planner does not write: TRUNCATE, ANALYZE,
+//! IMPORT FOREIGN SCHEMA.
 
 use std::ffi::{CStr, c_int};
 
@@ -38,7 +39,7 @@ impl Table {
         }
     }
 
-    /// The value of an option, of the table before that of its server.
+    /// The value of an option of the table, or else of its server.
     pub fn option(&self, name: &CStr) -> Option<&CStr> {
         options::option(&self.of_table, name).or_else(|| options::option(&self.of_server, name))
     }
@@ -55,8 +56,8 @@ impl Table {
         [&identifier(schema), &b"."[..], &identifier(name)].concat()
     }
 
-    /// The columns as a SELECT list, and the column that each item of it is. A table without columns gives
-    /// `NULL` and none.
+    /// The columns as a SELECT list, and the number of each column in it. For a table without
+    /// columns these are `NULL` and no number.
     pub fn select_list(&self) -> (Vec<u8>, Vec<c_int>) {
         let mut names = Vec::new();
         let mut columns = Vec::new();
@@ -86,8 +87,8 @@ pub fn identifier(name: &CStr) -> Vec<u8> {
     unsafe { CStr::from_ptr(pg_sys::quote_identifier(name.as_ptr())) }.to_bytes().to_vec()
 }
 
-/// A string literal for SQL. One with backslashes is an `E''` one, which means the same whatever
-/// `standard_conforming_strings` is there.
+/// A string literal for SQL. With backslashes it has the form `E''`, which does not depend on the
+/// participant's `standard_conforming_strings`.
 pub fn literal(text: &[u8]) -> Vec<u8> {
     let mut quoted = Vec::with_capacity(text.len() + 3);
     if text.contains(&b'\\') {

@@ -1,9 +1,9 @@
-//! Values on their way out: parameters as text in the form that a participant reads the same way, whatever
-//! this session's settings are.
+//! Values that are sent: parameters as text that a participant reads in the same way, whatever this
+//! session's settings are.
 //!
-//! While output functions run, DateStyle, IntervalStyle, extra_float_digits and search_path have the values
-//! that the participant's session was set up with. Changing them costs more than the output itself, so it
-//! is done only where the types ask for it.
+//! While output functions run, DateStyle, IntervalStyle, extra_float_digits and search_path have
+//! the values that the participant's session was set up with. To change them costs more than the
+//! output itself, so it is done only for types that need it.
 
 use std::ffi::{CStr, c_int};
 
@@ -12,7 +12,7 @@ use pgrx::pg_sys::{self, Datum, MemoryContext, Oid};
 use crate::pg::error::{Result, catch};
 use crate::pg::{node, raw};
 
-/// Values in text form. They live in a memory context that whoever asked for them resets.
+/// Values in text form. They live in a memory context that their user resets.
 pub type Values = Vec<Option<&'static CStr>>;
 
 /// Output functions for a row of values.
@@ -22,7 +22,7 @@ pub struct Outputs {
 }
 
 impl Outputs {
-    /// The output functions of these types. `context` keeps what they cache.
+    /// The output functions of these types, which may cache something in `context`.
     ///
     /// # Safety
     /// The context outlives the value.
@@ -57,8 +57,8 @@ impl Outputs {
     /// # Safety
     /// Inside `catch`, `n` less than [`Outputs::len`], and the value not NULL.
     pub unsafe fn text(&mut self, n: usize, value: Datum) -> &'static CStr {
-        // SAFETY: by contract; an output function returns a C string. The lifetime is that of the memory
-        // context, which callers of this module keep to.
+        // SAFETY: by contract; an output function returns a C string. The lifetime is that of the
+        // memory context, which callers of this module keep to.
         unsafe {
             CStr::from_ptr(raw::OutputFunctionCall(self.functions.as_mut_ptr().add(n), value))
         }
@@ -94,7 +94,7 @@ impl Params {
         }
     }
 
-    /// Evaluates them. The texts live in the per-tuple memory of the expression context.
+    /// Evaluates the expressions. The texts live in the per-tuple memory of the expression context.
     ///
     /// # Safety
     /// A valid context of the node they were prepared for.
@@ -111,7 +111,7 @@ impl Params {
             return Ok(&self.values);
         }
         // SAFETY: by contract; the vectors have the capacity, so nothing is allocated inside. The
-        // expressions run under the user's settings, only their output does not.
+        // expressions run with the user's settings, their output functions do not.
         catch(|| unsafe {
             let before = raw::switch_to((*context).ecxt_per_tuple_memory);
             for &expression in &self.expressions {
@@ -129,8 +129,8 @@ impl Params {
     }
 }
 
-/// Whether all of these expressions are parameters that the statement was given from outside: their values are known when
-/// it begins.
+/// Whether all of these expressions are external parameters of the statement, whose values are
+/// known when it begins.
 ///
 /// # Safety
 /// NIL or a valid list of expressions.
@@ -155,8 +155,8 @@ pub struct Modes {
 }
 
 impl Modes {
-    /// What a type needs. One that is not known, as a domain, a composite or an extension's type, may
-    /// contain anything.
+    /// What a type needs. A type that is not known, such as a domain, a composite or an extension's
+    /// type, may contain anything.
     fn of(oid: Oid) -> Self {
         match oid {
             pg_sys::BOOLOID
@@ -198,12 +198,12 @@ impl Modes {
         self.names |= other.names;
     }
 
-    /// Sets what is needed and is not yet so; what it returns goes to [`Modes::leave`].
+    /// Changes those settings that are needed and different; the result goes to [`Modes::leave`].
     ///
     /// # Safety
     /// Inside `catch`, whose ERROR ends the (sub)transaction: that undoes the settings.
     pub unsafe fn enter(self) -> Option<c_int> {
-        // SAFETY: globals of settings, and names of settings that exist.
+        // SAFETY: the variables of settings, and the names of settings that exist.
         unsafe {
             let mut level = None;
             let mut set = |name: &CStr, value: &CStr| {
@@ -237,7 +237,7 @@ impl Modes {
         }
     }
 
-    /// Puts the settings back.
+    /// Restores the settings.
     ///
     /// # Safety
     /// As for [`Modes::enter`], with what it returned.

@@ -6,9 +6,9 @@
 //! | modification | SQL, target columns, end of the first VALUES row (-1: no INSERT), RETURNING?, retrieved columns |
 //! | direct modification | SQL, RETURNING?, retrieved columns, does it count rows? |
 //!
-//! The layout has been the same from 15 to 18. Each tag and length is checked: an unknown layout is an error,
-//! never a guess. A direct modification and a join scan both have four items; the plan's operation tells them
-//! apart before this module is asked.
+//! The layout has been the same from 15 to 18. Each tag and length is checked, and an unknown
+//! layout is an error. A direct modification and a join scan both have four items; the caller knows
+//! from the plan's operation which of them it has.
 
 use std::ffi::{CStr, CString, c_int};
 
@@ -40,13 +40,13 @@ pub struct Modify {
     pub sql: CString,
     /// The columns it sets, in the order of its parameters.
     pub targets: Columns,
-    /// Where its first VALUES row ends; an INSERT alone has it.
+    /// Where its first VALUES row ends; only in an INSERT.
     pub values_end: Option<usize>,
     /// Which column of the target each column of RETURNING is; `None` without RETURNING.
     pub returning: Option<Columns>,
 }
 
-/// The plan of a modification that one remote command does.
+/// The plan of a modification that runs as one remote command.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Direct {
     /// The command.
@@ -57,7 +57,7 @@ pub struct Direct {
     pub counts: bool,
 }
 
-/// One item of a list, as far as it is known.
+/// One item of a list, if it is of a known kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Item {
     Text(CString),
@@ -103,7 +103,7 @@ impl Item {
 /// NIL or a valid list of nodes.
 ///
 /// # Errors
-/// The list is not of the layout that is known.
+/// The list does not have the known layout.
 pub unsafe fn scan(list: *const pg_sys::List) -> Result<Scan> {
     // SAFETY: by contract.
     Scan::decode(&unsafe { Item::read_all(list) }).ok_or_else(|| unknown_layout("scan"))
@@ -115,7 +115,7 @@ pub unsafe fn scan(list: *const pg_sys::List) -> Result<Scan> {
 /// NIL or a valid list of nodes.
 ///
 /// # Errors
-/// The list is not of the layout that is known.
+/// The list does not have the known layout.
 pub unsafe fn modify(list: *const pg_sys::List, insert: bool) -> Result<Modify> {
     // SAFETY: by contract.
     Modify::decode(&unsafe { Item::read_all(list) }, insert)
@@ -128,7 +128,7 @@ pub unsafe fn modify(list: *const pg_sys::List, insert: bool) -> Result<Modify> 
 /// NIL or a valid list of nodes.
 ///
 /// # Errors
-/// The list is not of the layout that is known.
+/// The list does not have the known layout.
 pub unsafe fn direct(list: *const pg_sys::List) -> Result<Direct> {
     // SAFETY: by contract.
     Direct::decode(&unsafe { Item::read_all(list) })
@@ -162,7 +162,8 @@ impl Scan {
     }
 }
 
-/// Whether a query of postgres_fdw's ends with a locking clause; a text constant would end with a quote.
+/// Whether a query of postgres_fdw's ends with a locking clause. A text constant that looks like
+/// one would end with a quote.
 fn locks_rows(sql: &[u8]) -> bool {
     // In a join it names the table by its alias, `r` and a number.
     let without_digits = sql.trim_ascii_end();

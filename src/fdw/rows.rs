@@ -1,7 +1,7 @@
-//! Rows on their way in: from a result's text to heap tuples.
+//! Rows that are received: from a result's text to heap tuples.
 //!
-//! A failing input function gets a line of CONTEXT that says for which column, as postgres_fdw's does; no
-//! catalog is read for it, because the transaction has already failed by then.
+//! The error of an input function gets a line of CONTEXT that names the column, as in postgres_fdw.
+//! No catalog is read for it, because the transaction has already failed by then.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ops::Range;
@@ -13,7 +13,7 @@ use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState, catch};
 use crate::pg::{node, raw};
 
-/// What rows are read for, which is also where the names in CONTEXT come from.
+/// What rows are read for; the names in CONTEXT are taken from it.
 #[derive(Clone, Copy)]
 pub enum Source {
     /// A scan or a direct modification: names are the query's aliases.
@@ -33,16 +33,16 @@ pub struct RowReader {
     retrieved: Vec<c_int>,
     values: Vec<Datum>,
     nulls: Vec<bool>,
-    /// What input functions leave behind; reset after each row.
+    /// For memory that input functions leave behind; reset after each row.
     scratch: MemoryContext,
 }
 
 impl RowReader {
-    /// For the tuples of a scan, also of a join or an aggregate.
+    /// For the tuples of a scan, which may be of a join or an aggregate.
     ///
     /// # Safety
-    /// A valid scan state being initialised, with the executor's query context current; `scratch` outlives the
-    /// reader.
+    /// A valid scan state being initialised, with the executor's query context current; `scratch`
+    /// outlives the reader.
     ///
     /// # Errors
     /// A column that the tuples do not have.
@@ -117,7 +117,7 @@ impl RowReader {
         Ok(Self {
             source,
             descriptor,
-            // SAFETY: a valid descriptor; dropped columns are left out inside.
+            // SAFETY: a valid descriptor; the function leaves out dropped columns.
             input: unsafe { pg_sys::TupleDescGetAttInMetadata(input) },
             retrieved,
             values: vec![Datum::null(); width as usize],
@@ -141,7 +141,7 @@ impl RowReader {
         context: MemoryContext,
         tuples: &mut Vec<HeapTuple>,
     ) -> Result<()> {
-        // Where nothing is retrieved the remote query has one dummy column.
+        // If no column is retrieved, the remote query has one dummy column.
         if !rows.is_empty()
             && !self.retrieved.is_empty()
             && self.retrieved.len() != result.columns()
@@ -157,9 +157,9 @@ impl RowReader {
             arg: location.cast(),
         };
         let callback = &raw mut callback;
-        // SAFETY: by contract. Callback and location outlive the call, and `catch` takes the callback off
-        // the stack after an ERROR. The vectors have their room, so nothing in here allocates for Rust, and
-        // column numbers are inside the descriptor (checked by `new`).
+        // SAFETY: by contract. Callback and location outlive the call, and `catch` takes the
+        // callback off the stack after an ERROR. The vectors have their room, so nothing in here
+        // allocates for Rust, and column numbers are inside the descriptor (checked by `new`).
         catch(|| unsafe {
             (*callback).previous = pg_sys::error_context_stack;
             pg_sys::error_context_stack = callback;
@@ -182,7 +182,8 @@ impl RowReader {
         })
     }
 
-    /// Fills `values` and `nulls` from one row; returns the row's `ctid`, NULL if it was not retrieved.
+    /// Fills `values` and `nulls` from one row; returns the row's `ctid`, NULL if it was not
+    /// retrieved.
     ///
     /// # Safety
     /// Inside `catch`, in the scratch context.
@@ -195,8 +196,8 @@ impl RowReader {
         let mut ctid = null();
         for (at, &column) in self.retrieved.iter().enumerate() {
             let text = result.value(row, at).map_or(null(), CStr::as_ptr).cast_mut();
-            // SAFETY: as in `read`. The input function runs for NULL too, because a domain may refuse
-            // it. System columns other than `ctid` mean nothing here.
+            // SAFETY: as in `read`. The input function runs for NULL too, because a domain may
+            // refuse it. System columns other than `ctid` have no meaning here.
             unsafe {
                 (*location).column = column;
                 if column > 0 {
@@ -224,8 +225,9 @@ impl RowReader {
     }
 }
 
-/// Gives a formed tuple its system columns. `ctid` goes to both places: `t_self` is where it is read, but a
-/// tuple that becomes a composite value and comes back (EvalPlanQual) only keeps `t_ctid`.
+/// Gives a formed tuple its system columns. `ctid` is stored in both places: it is read from
+/// `t_self`, but a tuple that becomes a composite value and a tuple again (EvalPlanQual) only keeps
+/// `t_ctid`.
 ///
 /// # Safety
 /// A tuple that was just formed; a valid `ctid` or NULL.
@@ -240,8 +242,8 @@ unsafe fn stamp(tuple: HeapTuple, ctid: *const pg_sys::ItemPointerData) {
     }
 }
 
-/// Sets xmin, xmax and cmin to nothing. `heap_form_tuple` leaves the fields of a composite value where a
-/// stored tuple has them.
+/// Sets xmin, xmax and cmin to invalid values. `heap_form_tuple` leaves the fields of a composite
+/// value in their place.
 ///
 /// # Safety
 /// A tuple that was formed by `heap_form_tuple` and is referred to nowhere else.
@@ -261,8 +263,8 @@ fn mismatch() -> Error {
     Error::new(SqlState::INTERNAL_ERROR, "remote query result does not match the foreign table")
 }
 
-/// The slot's descriptor of a join, where a whole-row reference, which there is an anonymous record, has its
-/// table's row type: otherwise its text could not be read.
+/// The descriptor of a join's slot, with the row type of its table for each whole-row reference.
+/// The slot has it as an anonymous record, whose text could not be read.
 unsafe fn with_row_types(
     node: *mut pg_sys::ForeignScanState,
     descriptor: pg_sys::TupleDesc,
@@ -289,8 +291,8 @@ unsafe fn with_row_types(
     }
 }
 
-/// The relation and column that an entry of a target list (counted from 0) is; `None` for any other
-/// expression. It reads nodes only.
+/// The relation and column of an entry of a target list (counted from 0); `None` if the entry is
+/// another expression. It reads nodes only.
 ///
 /// # Safety
 /// A valid list of `TargetEntry`.
@@ -313,7 +315,7 @@ struct Location {
     column: c_int,
 }
 
-/// The callback that adds the line of CONTEXT. It owns nothing, so the ERROR of an exhausted memory may jump
+/// The callback that adds the line of CONTEXT. It owns nothing, so an out-of-memory ERROR may jump
 /// over it.
 unsafe extern "C-unwind" fn conversion_context(location: *mut c_void) {
     // SAFETY: the location that was pushed with the callback; formats fit their arguments.

@@ -1,30 +1,30 @@
 //! Scans: a cursor on the participant, fetched batch by batch.
 //!
-//! DECLARE and the first FETCH travel together, so a scan that fits into one batch costs one wait; CLOSE waits
-//! for the next statement. A scan shows what was there when its statement began: whatever writes on
-//! the participant before the first FETCH has DECLARE sent before itself. That of a cursor is sent when the cursor is
-//! declared. One with parameters whose values other nodes compute is opened at the first FETCH.
+//! DECLARE and the first FETCH travel together, so a scan that fits into one batch costs one wait;
+//! CLOSE travels with the next statement. A scan shows the rows that were there when its statement
+//! began: whatever writes on the participant before the first FETCH has DECLARE sent first. For a
+//! user's cursor it is sent when the cursor is declared. A scan whose parameters are computed by
+//! other nodes is opened with the first FETCH.
 //!
-//!  Rows are converted a batch at a time, into a memory context of their own.
-//! At most one FETCH of a scan is under way at any time, and at most one batch is in memory besides.
+//! Rows are converted a batch at a time, into a memory context of their own. At most one FETCH of a
+//! scan is under way at any time, and besides it at most one batch is in memory.
 
-use std::ffi::{CStr, CString, c_int};
+use std::ffi::{CStr, c_int};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::{self, EState, ForeignScanState, HeapTuple, MemoryContext, TupleTableSlot};
 
-use crate::fdw::fetch_size::Growth;
+use crate::fdw::fetch_size::FetchSize;
 use crate::fdw::params::{self, Params};
 use crate::fdw::rows::RowReader;
 use crate::fdw::{plan, state};
 use crate::libpq::PgResult;
 use crate::pg::error::{Result, boundary, catch};
-use crate::pg::{node, raw, versions};
-use crate::protocol::pipeline::Ticket;
+use crate::pg::{node, raw};
 use crate::protocol::plan::Access;
 use crate::remote::cache::Cached;
-use crate::remote::connection::{Message, Opening, declare_command, fetch_command};
+use crate::remote::connection::{Asked, Opening, declare_command, fetch_command};
 use crate::xact::{Attachment, attach};
 
 /// A scan that has begun.
@@ -33,20 +33,21 @@ pub struct Scan {
     /// The query, for CONTEXT.
     sql: Rc<CStr>,
     declare: Rc<CStr>,
-    fetch: CString,
-    /// What `fetch` asks for.
-    growth: Growth,
+    fetch: Rc<CStr>,
+    /// How many rows `fetch` asks for.
+    fetch_size: FetchSize,
     /// The cursor's number on the connection.
     cursor: u32,
-    /// Its DECLARE, once it is known. Before it has been asked for rows, it may still have to be sent.
+    /// Its DECLARE, once its parameters are known. It may still have to be sent until rows are
+    /// asked for.
     opening: Option<Rc<Opening>>,
-    /// It has been asked for rows.
+    /// Rows have been asked for.
     is_open: bool,
-    /// Its parameters have the same values as long as its statement runs.
+    /// Its parameters keep their values as long as the statement runs.
     is_fixed: bool,
     params: Params,
     reader: RowReader,
-    /// The batch at hand; its tuples live in `batch`.
+    /// The current batch; its tuples live in `batch`.
     tuples: Vec<HeapTuple>,
     next: usize,
     batch: MemoryContext,
@@ -55,17 +56,16 @@ pub struct Scan {
     /// The FETCH under way.
     under_way: Option<UnderWay>,
     /// The last FETCH that was sent without waiting for its answer.
-    last_asked: Option<Ticket>,
-    /// An Append asks for rows and is told when they have come, so nothing here waits for them.
+    last_asked: Option<Asked>,
+    /// An Append asks for rows and is notified when they have come, so the scan does not wait for
+    /// them.
     is_async: bool,
 }
 
-/// A FETCH that was sent, and the DECLARE that went before it as long as it is not answered.
+/// A FETCH that was sent, and the DECLARE before it, as long as that is not answered.
 struct UnderWay {
-    declare: Option<Ticket>,
-    fetch: Ticket,
-    /// DECLARE had been sent before: it is named where the connection is found lost, as if it had gone with this FETCH.
-    opened_before: bool,
+    declare: Option<Asked>,
+    fetch: Asked,
     since: Instant,
 }
 
@@ -108,8 +108,9 @@ pub unsafe extern "C-unwind" fn iterate(node: *mut ForeignScanState) -> *mut Tup
     })
 }
 
-/// `ReScanForeignScan`: starts again, from memory where the first batch is still there, or still to come, and
-/// no parameter has changed. What was asked of another cursor is not waited for.
+/// `ReScanForeignScan`: starts again. If no parameter has changed and the first batch is in memory
+/// or still to come, it is used again. Otherwise the cursor is closed, and a FETCH under way is not
+/// waited for.
 ///
 /// # Safety
 /// Called by the executor.
@@ -117,9 +118,9 @@ pub unsafe extern "C-unwind" fn rescan(node: *mut ForeignScanState) {
     // SAFETY: as in `iterate`.
     boundary(|| unsafe {
         let scan: &mut Scan = state::get((*node).fdw_state).expect("a scan that has begun");
-        // What else may have changed is only looked at here.
+        // Whatever else may have changed is only used here.
         let changed = !(*node).ss.ps.chgParam.is_null() && !scan.is_fixed;
-        if scan.is_open && (changed || scan.growth.batches() > 1) {
+        if scan.is_open && (changed || scan.fetch_size.batches() > 1) {
             scan.close()?;
         }
         scan.next = 0;
@@ -127,8 +128,8 @@ pub unsafe extern "C-unwind" fn rescan(node: *mut ForeignScanState) {
     })
 }
 
-/// `EndForeignScan`. A FETCH under way is waited for, as long as it takes: while the transaction ends time is
-/// short, and its failure would have no statement to be reported for.
+/// `EndForeignScan`. A FETCH under way is waited for, however long it takes: COMMIT has little
+/// time, and could not tell which statement has failed.
 ///
 /// # Safety
 /// Called by the executor.
@@ -136,9 +137,9 @@ pub unsafe extern "C-unwind" fn end(node: *mut ForeignScanState) {
     // SAFETY: as in `iterate`; the state is NULL in EXPLAIN.
     boundary(|| unsafe {
         let Some(mut scan) = state::take::<Scan>((*node).fdw_state) else { return Ok(()) };
-        scan.abandon();
-        if let Some(ticket) = scan.last_asked {
-            scan.session.connection().settle(ticket, &scan.sql)?;
+        scan.discard();
+        if let Some(asked) = &scan.last_asked {
+            scan.session.connection().wait_discarded(asked)?;
         }
         scan.close()
     })
@@ -159,7 +160,7 @@ impl Scan {
             let is_fixed = params::are_external((*foreign).fdw_exprs);
             let declare: Rc<CStr> = declare_command(cursor, plan.sql.as_bytes()).into();
             let sql: Rc<CStr> = plan.sql.into();
-            // What EvalPlanQual begins is mostly not executed.
+            // EvalPlanQual begins many scans that it does not execute.
             let opening = if is_fixed && (*(*node).ss.ps.state).es_epq_active.is_null() {
                 let params = params.evaluate((*node).ss.ps.ps_ExprContext)?;
                 Some(Rc::new(session.opening(cursor, &declare, params, &sql)))
@@ -168,11 +169,11 @@ impl Scan {
             };
             Ok(Self {
                 declare,
-                fetch: fetch_command(cursor, plan.fetch_size),
+                fetch: fetch_command(cursor, plan.fetch_size).into(),
                 sql,
                 opening,
-                // Rows that nobody comes to want are read, but not locked.
-                growth: Growth::new(plan.fetch_size, only_reads((*node).ss.ps.state)),
+                // Rows that are fetched but never returned may be read there, but not locked.
+                fetch_size: FetchSize::new(plan.fetch_size, only_reads((*node).ss.ps.state)),
                 cursor,
                 is_open: false,
                 is_fixed,
@@ -184,19 +185,20 @@ impl Scan {
                 at_end: false,
                 under_way: None,
                 last_asked: None,
-                // The node's, not the plan's: EvalPlanQual runs the same plan without an asynchronous Append.
+                // The node's flag, not the plan's: EvalPlanQual runs the same plan without an
+                // asynchronous Append.
                 is_async: (*node).ss.ps.async_capable,
                 session,
             })
         }
     }
 
-    /// Has the cursor opened before anything is written that it must not show: at once, where it is one of the user's
-    /// that is being declared.
+    /// Makes sure that the cursor is opened before anything is written that it must not show. If it
+    /// is for a cursor that the user declares, it is opened at once.
     fn announce(&self) -> Result<()> {
         let Some(opening) = &self.opening else { return Ok(()) };
         if begins_cursor() {
-            self.session.submit_behind(opening, &[], &self.declare)?;
+            self.session.open(opening)?;
         } else {
             self.session.connection().announce(opening);
         }
@@ -217,10 +219,10 @@ impl Scan {
         &self.session
     }
 
-    /// An Append is going to sleep until the FETCH under way is answered.
+    /// An Append is about to sleep until the FETCH under way is answered.
     pub fn note_wait(&self) {
         if let Some(under_way) = &self.under_way {
-            self.session.note_wait(under_way.fetch);
+            self.session.note_wait(&under_way.fetch);
         }
     }
 
@@ -229,12 +231,12 @@ impl Scan {
         self.session.shared_connection()
     }
 
-    /// Whether the batch at hand has rows left.
+    /// Whether the current batch has rows left.
     pub fn has_rows(&self) -> bool {
         self.next < self.tuples.len()
     }
 
-    /// Whether there is nothing to fetch behind the batch at hand.
+    /// Whether there are no rows after the current batch.
     pub fn is_at_end(&self) -> bool {
         self.at_end
     }
@@ -243,16 +245,15 @@ impl Scan {
     unsafe fn fetch(&mut self, context: *mut pg_sys::ExprContext) -> Result<()> {
         // SAFETY: the node's expression context.
         unsafe { self.ask(context)? };
-        let Some(mut under_way) = self.under_way.take() else { return Ok(()) };
-        if let Some(declare) = under_way.declare.take() {
-            self.session.answer_to(declare, &self.declare, &self.sql)?;
+        let Some(under_way) = self.under_way.take() else { return Ok(()) };
+        if let Some(declare) = &under_way.declare {
+            self.session.wait(declare)?;
         }
-        let told = if under_way.opened_before { &*self.declare } else { &*self.fetch };
-        let result = self.session.answer_to(under_way.fetch, told, &self.sql)?;
+        let result = self.session.wait(&under_way.fetch)?;
         self.load(&result, under_way.since.elapsed())
     }
 
-    /// Asks for the next batch, unless that has been done, and opens the cursor if need be.
+    /// Asks for the next batch, unless that has been done, and opens the cursor if necessary.
     ///
     /// # Safety
     /// The node's expression context.
@@ -263,11 +264,8 @@ impl Scan {
         if self.under_way.is_some() {
             return Ok(());
         }
-        let under_way = if self.is_open {
-            let fetch = Message::FetchMore(&self.fetch);
-            let told = if versions::LOSS_NAMES_COMMAND { &*self.fetch } else { &*self.sql };
-            let fetch = self.session.submit_ahead(&[fetch], told, &self.sql)?;
-            UnderWay { declare: None, fetch, opened_before: false, since: Instant::now() }
+        let (declare, fetch) = if self.is_open {
+            (None, self.session.fetch_more(&self.fetch, &self.sql)?)
         } else {
             let opening = match self.opening.take() {
                 Some(opening) => opening,
@@ -279,87 +277,83 @@ impl Scan {
                     Rc::new(opening)
                 }
             };
-            let opened_before = opening.sent.get().is_some();
-            let fetch = [Message::Query(&self.fetch, &[])];
-            let fetch = self.session.submit_behind(&opening, &fetch, &self.declare)?;
-            let declare = opening.sent.get();
+            let fetch = self.session.fetch_first(&opening, &self.fetch)?;
+            let declare = opening.asked();
             self.opening = Some(opening);
             self.is_open = true;
-            UnderWay { declare, fetch, opened_before, since: Instant::now() }
+            (declare, fetch)
         };
         if self.is_async {
-            self.last_asked = Some(under_way.fetch);
+            self.last_asked = Some(fetch.clone());
         }
-        self.growth.ask();
-        self.under_way = Some(under_way);
+        self.fetch_size.ask();
+        self.under_way = Some(UnderWay { declare, fetch, since: Instant::now() });
         Ok(())
     }
 
-    /// Takes the batch that was asked for if the connection has read it; whether it has.
+    /// Takes the batch that was asked for if the connection has read it. Returns whether it has.
     ///
     /// # Errors
-    /// The remote's, reported for the query and not for the FETCH; the lost connection; an input function's.
+    /// The remote's, reported for the query and not for the FETCH; the lost connection; an input
+    /// function's.
     pub fn take_batch(&mut self) -> Result<bool> {
         let Some(under_way) = &mut self.under_way else { return Ok(false) };
-        if let Some(declare) = under_way.declare {
-            if self.session.answer_if_read(declare, &self.declare, &self.sql)?.is_none() {
+        if let Some(declare) = &under_way.declare {
+            if self.session.poll(declare)?.is_none() {
                 return Ok(false);
             }
             under_way.declare = None;
         }
-        let told = if under_way.opened_before { &*self.declare } else { &*self.fetch };
-        let Some(result) = self.session.answer_if_read(under_way.fetch, told, &self.sql)? else {
-            return Ok(false);
-        };
+        let Some(result) = self.session.poll(&under_way.fetch)? else { return Ok(false) };
         let took = under_way.since.elapsed();
         self.under_way = None;
         self.load(&result, took)?;
         Ok(true)
     }
 
-    /// Converts a batch, in place of the one at hand; it took so long to come.
+    /// Converts a batch, which replaces the current one and took this long to come.
     fn load(&mut self, result: &PgResult, took: Duration) -> Result<()> {
         self.tuples.clear();
         self.next = 0;
-        // SAFETY: no slot reads the old batch any more: the executor asks for the next row. The batch
-        // context is a child of the query context, as all that the reader refers to.
+        // SAFETY: no slot reads the old batch any more: the executor asks for the next row. The
+        // batch context is a child of the query context, as is everything that the reader refers
+        // to.
         unsafe {
             let batch = self.batch;
             catch(|| raw::MemoryContextReset(batch))?;
             self.reader.read(result, 0..result.rows(), batch, &mut self.tuples)?;
         }
-        self.at_end = result.rows() < self.growth.size();
-        if !self.at_end && self.growth.came(took, result.memory()) {
-            self.fetch = fetch_command(self.cursor, self.growth.size());
+        self.at_end = result.rows() < self.fetch_size.rows();
+        if !self.at_end && self.fetch_size.came(took, result.memory()) {
+            self.fetch = fetch_command(self.cursor, self.fetch_size.rows()).into();
         }
         Ok(())
     }
 
-    /// Nobody wants what was asked any more.
-    fn abandon(&mut self) {
-        if let Some(ticket) = self.opening.as_ref().and_then(|opening| opening.sent.get()) {
-            self.session.connection().abandon(ticket);
+    /// Nobody will ask for the answers to DECLARE and FETCH any more.
+    fn discard(&mut self) {
+        let connection = self.session.connection();
+        if let Some(declare) = self.opening.as_ref().and_then(|opening| opening.asked()) {
+            connection.discard(&declare);
         }
-        if let Some(UnderWay { declare, fetch, .. }) = self.under_way.take() {
-            for ticket in declare.into_iter().chain([fetch]) {
-                self.session.connection().abandon(ticket);
-            }
+        if let Some(UnderWay { fetch, .. }) = self.under_way.take() {
+            connection.discard(&fetch);
         }
     }
 
-    /// Forgets the cursor, its rows and what was asked; CLOSE travels with the next statement.
+    /// Forgets the cursor, its rows and what is under way; CLOSE travels with the next statement.
     fn close(&mut self) -> Result<()> {
-        self.abandon();
+        self.discard();
         self.opening = None;
         let was_asked = std::mem::take(&mut self.is_open);
         self.tuples.clear();
         self.next = 0;
         self.at_end = false;
-        if self.growth.restart() {
-            self.fetch = fetch_command(self.cursor, self.growth.size());
+        if self.fetch_size.restart() {
+            self.fetch = fetch_command(self.cursor, self.fetch_size.rows()).into();
         }
         let connection = self.session.connection();
-        // Who has asked for nothing need not be told that the connection is lost.
+        // A scan that has asked for nothing does not report that the connection is lost.
         if was_asked || !connection.is_doomed() {
             connection.close_cursor(self.cursor)
         } else {
@@ -368,7 +362,8 @@ impl Scan {
     }
 }
 
-/// Whether what begins is the query of a portal with a name: a cursor, which may be fetched at any later time.
+/// Whether the query of a named portal begins: a cursor, from which rows may be fetched at any
+/// later time.
 fn begins_cursor() -> bool {
     // SAFETY: NULL or the portal that runs or begins, with a name that ends with a NUL.
     unsafe {
@@ -378,7 +373,7 @@ fn begins_cursor() -> bool {
     }
 }
 
-/// Whether a query only reads from its foreign tables, or inserts into others: what it scans is not locked there.
+/// Whether a query only reads the foreign tables that it scans, so that it locks no rows there.
 ///
 /// # Safety
 /// The state of a query that has been planned.

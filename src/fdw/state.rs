@@ -1,8 +1,8 @@
 //! Execution state that a memory context owns.
 //!
-//! After an ERROR no End callback runs: the executor's query context is just thrown away. So the state
-//! sits in that context with a reset callback that runs its destructor. The context is freed before or after
-//! the transaction callbacks ran, so a destructor here must not count on either.
+//! After an ERROR no End callback runs: the executor's query context is just freed. So the state is
+//! kept in that context with a reset callback that runs its destructor. The context is freed before
+//! or after the transaction callbacks, so a destructor must not depend on the order.
 
 use std::ffi::c_void;
 
@@ -42,8 +42,8 @@ pub unsafe fn put<T>(context: MemoryContext, value: T) -> *mut c_void {
 /// The value, unless it has been taken or never was (EXPLAIN).
 ///
 /// # Safety
-/// `state` is NULL or came from [`put`] with the same type, its context is alive, and no other reference to
-/// the value is.
+/// `state` is NULL or came from [`put`] with the same type, its context is alive, and no other
+/// reference to the value is.
 pub unsafe fn get<'a, T>(state: *mut c_void) -> Option<&'a mut T> {
     // SAFETY: by contract.
     unsafe { state.cast::<Owned<T>>().as_mut() }.and_then(|owned| owned.value.as_mut())

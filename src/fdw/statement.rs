@@ -1,5 +1,5 @@
-//! The remote statement of a modification. Executed once it is sent as it is; the second execution prepares
-//! it in the same segment, so that no execution ever costs more than one wait.
+//! The remote statement of a modification. The first execution sends its text; the second prepares
+//! it in the same segment, so that no execution costs more than one wait.
 
 use std::ffi::{CStr, CString};
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use crate::xact::Attachment;
 
 /// A statement that may be executed many times.
 pub struct Statement {
-    sql: CString,
+    sql: Rc<CStr>,
     stage: Stage,
 }
 
@@ -24,11 +24,11 @@ enum Stage {
 
 impl Statement {
     /// A statement that has not been executed yet.
-    pub fn new(sql: CString) -> Self {
-        Self { sql, stage: Stage::New }
+    pub fn new(sql: impl Into<Rc<CStr>>) -> Self {
+        Self { sql: sql.into(), stage: Stage::New }
     }
 
-    /// The same where it has been executed once before, by another.
+    /// The same, as if it had been executed once.
     pub fn executed_once(self) -> Self {
         Self { stage: Stage::Once, ..self }
     }
@@ -40,30 +40,29 @@ impl Statement {
     pub fn run(&mut self, session: &Attachment, values: &[Option<&CStr>]) -> Result<Rc<PgResult>> {
         match &self.stage {
             Stage::New => {
-                let result = session.run(&self.sql, values)?;
+                let result = session.run(Rc::clone(&self.sql), values)?;
                 self.stage = Stage::Once;
                 Ok(result)
             }
             Stage::Once => {
                 let name = session.connection().new_statement_name();
-                let ticket = session.submit(&[
-                    Message::Prepare(&name, &self.sql),
-                    Message::Execute(&name, values),
-                ])?;
-                session.answer(ticket, &self.sql)?;
+                let both = [
+                    (Message::Prepare(&name, &self.sql), &self.sql),
+                    (Message::Execute(&name, values), &self.sql),
+                ];
+                let asked = session.submit_all(&both)?;
+                session.wait(&asked[0])?;
                 self.stage = Stage::Prepared(name);
-                session.answer(ticket + 1, &self.sql)
+                session.wait(&asked[1])
             }
             Stage::Prepared(name) => {
-                let ticket =
-                    session.submit_for(&[Message::Execute(name, values)], Some(&self.sql))?;
-                session.answer(ticket, &self.sql)
+                session.wait(&session.submit(Message::Execute(name, values), &self.sql)?)
             }
         }
     }
 
-    /// Has it deallocated after the transaction. A failed PREPARE leaves nothing behind; one whose answer
-    /// was not waited for may leave a name that is not used again.
+    /// Has it deallocated after the transaction. A failed PREPARE leaves nothing behind; one whose
+    /// answer was not waited for may leave a statement whose name is not used again.
     pub fn deallocate(&mut self, connection: &Connection) {
         if let Stage::Prepared(name) = std::mem::replace(&mut self.stage, Stage::Once) {
             connection.deallocate(&name);

@@ -1,4 +1,4 @@
-//! What is called of postgres_fdw's library. Its connections are never used.
+//! The functions of postgres_fdw's library that are called. Its connections are not used.
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -11,8 +11,8 @@ use crate::pg::raw;
 
 type Found = BackendLocal<Cell<Option<pg_sys::PGFunction>>>;
 
-/// A function of postgres_fdw's library, which is never unloaded once it has been loaded. It is looked for once: that
-/// takes system calls.
+/// A function of postgres_fdw's library, which is never unloaded. It is looked up once, because
+/// that takes system calls.
 fn function(name: &CStr, found: &Found) -> pg_sys::PGFunction {
     if let Some(function) = found.get().get() {
         return function;
@@ -42,7 +42,7 @@ fn function(name: &CStr, found: &Found) -> pg_sys::PGFunction {
 pub fn routine() -> Result<*const pg_sys::FdwRoutine> {
     static HANDLER: Found = BackendLocal::new(Cell::new(None));
     let handler = function(c"postgres_fdw_handler", &HANDLER);
-    // SAFETY: a handler looks at none of its arguments.
+    // SAFETY: a handler uses none of its arguments.
     let routine: *const pg_sys::FdwRoutine =
         catch(|| unsafe { raw::DirectFunctionCall1Coll(handler, Oid::INVALID, Datum::null()) })?
             .cast_mut_ptr();

@@ -1,8 +1,9 @@
-//! TRUNCATE: one remote command for all tables of a server, in the remote transaction as any other write.
+//! TRUNCATE: one remote command for all tables of a server, in the remote transaction like any
+//! other write.
 
 use pgrx::pg_sys::{self, DropBehavior, List};
 
-use crate::fdw::estimates::{self, Purpose};
+use crate::fdw::estimates::{self, Before};
 use crate::fdw::names::Table;
 use crate::pg::error::{Error, Result, SqlState, boundary, c_string};
 use crate::pg::globals::current_user;
@@ -10,7 +11,8 @@ use crate::pg::node;
 use crate::remote::options::parse_bool;
 use crate::xact::attach_to_write;
 
-/// `ExecForeignTruncate`: called once per server, with all its tables that the command names or reaches.
+/// `ExecForeignTruncate`: called once per server, with all its tables that the command names or
+/// includes.
 ///
 /// # Safety
 /// Called by TRUNCATE with a list of open foreign tables of one server.
@@ -34,13 +36,13 @@ pub unsafe extern "C-unwind" fn execute(
         let sql = c_string([b"TRUNCATE ", &list[..], identity, b" IDENTITY", dependents].concat());
         let serverid = tables.first().expect("TRUNCATE of at least one table").serverid;
         let session = attach_to_write(current_user(), serverid)?;
-        estimates::before(Purpose::Lock)?;
-        session.run(&sql, &[])?;
+        estimates::end_planner_transactions(Before::ExclusiveLock)?;
+        session.run(sql, &[])?;
         Ok(())
     })
 }
 
-/// The table, if the option `truncatable` (default on) lets it be truncated.
+/// The table, if the option `truncatable` (default on) allows to truncate it.
 unsafe fn truncatable(relation: pg_sys::Relation) -> Result<Table> {
     // SAFETY: as in `execute`.
     let (table, name) = unsafe { (Table::read(relation), node::relation_name(relation)) };

@@ -1,5 +1,5 @@
-//! `pg_fdw_xacts_validator()`: the options that are ours are checked here, all others by postgres_fdw, whose
-//! validator refuses options it does not know.
+//! `pg_fdw_xacts_validator()`: our own options are checked here, all others by postgres_fdw, whose
+//! validator refuses options that it does not know.
 
 use std::ffi::CStr;
 
@@ -17,7 +17,8 @@ pub extern "C" fn pg_finfo_pg_fdw_xacts_validator() -> *const pg_sys::Pg_finfo_r
     &RECORD
 }
 
-/// `pg_fdw_xacts_validator(text[], oid) returns void`: the options of an object and the catalog it is in.
+/// `pg_fdw_xacts_validator(text[], oid) returns void`: takes the options of an object and the
+/// catalog that it is in.
 ///
 /// # Safety
 /// Called by PostgreSQL with these two arguments, none of them NULL.
@@ -39,10 +40,10 @@ pub unsafe extern "C-unwind" fn pg_fdw_xacts_validator(fcinfo: pg_sys::FunctionC
     })
 }
 
-/// Checks our options of a server and returns the array without them.
+/// Checks our own options of a server and returns the array without them.
 fn without_ours(options: Datum) -> Result<Datum> {
-    // SAFETY: an array of `name=value` texts gives a list of DefElem; arrays and lists are made in the
-    // memory of the call.
+    // SAFETY: an array of `name=value` texts gives a list of DefElem; arrays and lists are made in
+    // the memory of the call.
     unsafe {
         let mut others = std::ptr::null_mut();
         for element in node::pointers::<pg_sys::DefElem>(pg_sys::untransformRelOptions(options)) {

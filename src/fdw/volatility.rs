@@ -1,14 +1,15 @@
 //! Whether the rows that a statement inserts may depend on the rows that it has already inserted.
 //!
-//! A volatile function in the source of an INSERT may look at the target. Sent one by one, it finds the rows before
-//! its own there; sent in batches, it does not. Unless somebody has asked for batches, such rows go one by one.
-
-use std::ffi::c_void;
+//! A volatile function in the source of an INSERT may read the target. If rows are sent one by one,
+//! it finds the rows before its own there; if they are sent in batches, it does not. Unless batches
+//! were asked for, such rows are sent one by one.
 
 use pgrx::pg_sys::{self, EState, List, NodeTag, Plan};
 
-/// Whether a volatile function other than `nextval` is evaluated under `plan`, or may be: of a kind of node that is
-/// not known here it is assumed.
+use crate::pg::node;
+
+/// Whether a volatile function other than `nextval` is evaluated below `plan`, or may be: for
+/// unknown kinds of nodes it is assumed.
 ///
 /// # Safety
 /// A valid plan of the statement that `estate` runs.
@@ -17,7 +18,7 @@ pub unsafe fn is_volatile(estate: *const EState, plan: *const Plan) -> bool {
     unsafe {
         let statement = (*estate).es_plannedstmt;
         let subplans = statement.as_ref().map_or(std::ptr::null_mut(), |s| s.subplans);
-        plan_is_volatile(plan) || members(subplans).any(|subplan| plan_is_volatile(subplan.cast()))
+        plan_is_volatile(plan) || node::pointers(subplans).any(|subplan| plan_is_volatile(subplan))
     }
 }
 
@@ -48,8 +49,8 @@ unsafe fn plan_is_volatile(plan: *const Plan) -> bool {
                 list_is_volatile(scan.fdw_exprs) || list_is_volatile(scan.fdw_recheck_quals)
             }
             NodeTag::T_NestLoop | NodeTag::T_MergeJoin | NodeTag::T_HashJoin => {
-                // All three begin with the struct of a join; their other clauses are of operators that
-                // indexes and hashing use, which are not volatile.
+                // All three begin with the struct of a join. Their other clauses have operators
+                // that indexes and hashing use, which are not volatile.
                 list_is_volatile((*plan.cast::<pg_sys::Join>()).joinqual)
             }
             NodeTag::T_Limit => {
@@ -57,7 +58,7 @@ unsafe fn plan_is_volatile(plan: *const Plan) -> bool {
                 list_is_volatile(limit.limitCount.cast())
                     || list_is_volatile(limit.limitOffset.cast())
             }
-            // What these compute beyond their columns and conditions cannot be volatile.
+            // Beyond their columns and conditions, these compute nothing that may be volatile.
             NodeTag::T_SeqScan
             | NodeTag::T_IndexScan
             | NodeTag::T_IndexOnlyScan
@@ -88,19 +89,11 @@ unsafe fn plan_is_volatile(plan: *const Plan) -> bool {
 
 unsafe fn any_is_volatile(plans: *const List) -> bool {
     // SAFETY: NIL or a list of plans.
-    unsafe { members(plans).any(|plan| plan_is_volatile(plan.cast())) }
+    unsafe { node::pointers(plans).any(|plan| plan_is_volatile(plan)) }
 }
 
 /// Of an expression, or a list of them.
 unsafe fn list_is_volatile(expressions: *mut List) -> bool {
     // SAFETY: NULL or a valid expression tree, which a list is, too.
     unsafe { pg_sys::contain_volatile_functions_not_nextval(expressions.cast()) }
-}
-
-unsafe fn members(list: *const List) -> impl Iterator<Item = *mut c_void> {
-    // SAFETY: NIL or a list of pointers, which outlives the iteration.
-    unsafe {
-        let count = list.as_ref().map_or(0, |list| list.length as usize);
-        (0..count).map(move |n| (*(*list).elements.add(n)).ptr_value)
-    }
 }

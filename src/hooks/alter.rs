@@ -22,7 +22,7 @@ pub fn after(class: Oid) {
     if class == pg_sys::ForeignDataWrapperRelationId {
         // SAFETY: only queues messages, inside a command that changes a catalog.
         unsafe { pg_sys::CacheInvalidateRelcacheAll() };
-        estimates::note_switch();
+        estimates::note_changed_handler();
     }
 }
 

@@ -26,7 +26,7 @@ const EXTENSION: &CStr = c"pg_fdw_xacts";
 pub fn before(class: Oid, object: Oid) -> Result<()> {
     match class {
         pg_sys::ForeignServerRelationId => {
-            estimates::note_switch();
+            estimates::note_changed_handler();
             left_on(object, None)?.refuse(|| format!("drop server \"{}\"", server_name(object)))
         }
         pg_sys::UserMappingRelationId => match catalog::user_mapping(object) {

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 
 use pgrx::{PgList, pg_sys};
 
-use crate::fdw::estimates::{self, Purpose};
+use crate::fdw::estimates::{self, Before};
 use crate::hooks::{alter, databases, drops};
 use crate::pg::error::Result;
 use crate::xact;
@@ -58,7 +58,7 @@ fn before_transaction_end(transaction: &pg_sys::TransactionStmt) -> Result<()> {
     let prepares = transaction.kind == pg_sys::TransactionStmtKind::TRANS_STMT_PREPARE;
     // SAFETY: reads the transaction's state.
     if prepares && !unsafe { pg_sys::IsAbortedTransactionBlockState() } {
-        estimates::before(Purpose::Prepare)?;
+        estimates::end_planner_transactions(Before::Prepare)?;
     }
     Ok(())
 }

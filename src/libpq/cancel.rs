@@ -1,18 +1,19 @@
 //! Cancelling a running command, within a deadline.
 //!
-//! libpq before 17 knows only `PQcancel`, which connects and waits for the server without any limit: a host
-//! that does not answer would hold the backend for ever, with interrupts off. So a child process sends the
-//! request (`PQcancel` may be called even from a signal handler, libpq documentation, "Canceling Queries in
-//! Progress"), and is killed when it takes too long.
+//! libpq before 17 has only `PQcancel`, which connects and waits for the server without any limit:
+//! a host that does not answer would block the backend for ever, with interrupts off. So a child
+//! process sends the request (`PQcancel` may be called even from a signal handler, libpq
+//! documentation, "Canceling Queries in Progress"), and is killed when it takes too long.
 //!
-//! The postmaster cancels a backend with a signal to it and then one to its process group, so the second can meet
-//! the child. From 17 on PostgreSQL's handlers end a child that does not know them: its signals stay blocked.
+//! The postmaster cancels a backend with a signal to it and then one to its process group, which
+//! reaches the child. From 17 on PostgreSQL's handlers end a child that does not expect them, so
+//! its signals stay blocked.
 
 use std::ffi::{c_char, c_int};
 use std::ptr::NonNull;
 use std::time::Instant;
 
-/// What a cancel request needs; it stays valid after the connection is gone.
+/// What a cancel request needs. It stays valid after the connection is closed.
 #[derive(Debug)]
 pub struct Cancel(NonNull<pq_sys::PGcancel>);
 
@@ -23,12 +24,12 @@ impl Cancel {
 
     /// Starts to send the request; `None` if that is not possible.
     pub fn start(&self) -> Option<Sending> {
-        // SAFETY: the child calls PQcancel and `_exit`, nothing that shares state with the parent: no
-        // destructor, no exit handler, no memory of PostgreSQL.
+        // SAFETY: the child calls PQcancel and `_exit`, nothing that shares state with the parent:
+        // no destructor, no exit handler, no memory of PostgreSQL.
         match unsafe { fork_with_signals_blocked() } {
             0 => {
                 let mut message = [0 as c_char; 256];
-                // SAFETY: the buffer's true length is told.
+                // SAFETY: the buffer's true length is passed.
                 unsafe {
                     let sent = pq_sys::PQcancel(
                         self.0.as_ptr(),
@@ -44,15 +45,15 @@ impl Cancel {
     }
 }
 
-/// A cancel request on its way. Dropping it gives it up.
-#[must_use = "dropping it gives the request up"]
+/// A cancel request on its way. Dropping it abandons the request.
+#[must_use = "dropping it abandons the request"]
 #[derive(Debug)]
 pub struct Sending {
     child: libc::pid_t,
 }
 
 impl Sending {
-    /// Waits until the server has taken the request, at most until `deadline`. `false` if it has not.
+    /// Waits until the server has accepted the request, at most until `deadline`; whether it has.
     pub fn wait_until(self, deadline: Instant) -> bool {
         let child = self.child;
         std::mem::forget(self);
@@ -66,14 +67,15 @@ impl Drop for Sending {
     }
 }
 
-/// `fork()`; the child is born with all signals blocked, and the parent's are as before.
+/// `fork()`; the child starts with all signals blocked, and the parent's are as before.
 ///
 /// # Safety
 /// The child may do only what is safe in a signal handler.
 unsafe fn fork_with_signals_blocked() -> libc::pid_t {
     let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     let mut before = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: each set is filled before it is read; a valid request cannot fail. The rest by contract.
+    // SAFETY: each set is filled before it is read; a valid request cannot fail. The rest by
+    // contract.
     unsafe {
         libc::sigfillset(all.as_mut_ptr());
         libc::sigprocmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
@@ -85,9 +87,10 @@ unsafe fn fork_with_signals_blocked() -> libc::pid_t {
     }
 }
 
-/// Waits for the child, kills it when the time is up, and tells whether it was successful.
+/// Waits for the child, kills it when the deadline has come, and returns whether it was successful.
 fn wait_for(child: libc::pid_t, deadline: Instant) -> bool {
-    // SAFETY: our own child, not waited for yet, so the pid cannot have been given to another.
+    // SAFETY: our own child, not waited for yet, so its pid cannot have been given to another
+    // process.
     unsafe {
         let handle = libc::syscall(libc::SYS_pidfd_open, child, 0) as c_int;
         let ended = handle >= 0

@@ -10,8 +10,7 @@ use super::{Cancel, PgResult};
 #[derive(Debug)]
 pub struct Conn {
     raw: Cell<NonNull<pq_sys::PGconn>>,
-    parsed: Cell<u64>,
-    /// What [`Conn::listen_for_end`] listens to; libpq knows its place.
+    /// What [`Conn::listen_for_end`] has heard. libpq keeps its address.
     ended_idle: RefCell<Box<Cell<bool>>>,
 }
 
@@ -31,7 +30,7 @@ pub enum Polling {
 /// What [`Conn::flush`] left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Flush {
-    /// Everything is with the kernel.
+    /// The kernel has taken everything.
     Done,
     /// Something is left: wait until the socket can be written, and read meanwhile.
     Pending,
@@ -39,7 +38,7 @@ pub enum Flush {
     Failed,
 }
 
-/// The server's transaction state, as its last ReadyForQuery told.
+/// The server's transaction state, from its last ReadyForQuery.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Transaction {
     /// No transaction.
@@ -54,8 +53,8 @@ pub enum Transaction {
     Unknown,
 }
 
-/// Every connection option of this libpq with its display character: `'D'` marks those that users do
-/// not set.
+/// Every connection option of this libpq with its display character: `'D'` marks those that users
+/// do not set.
 pub fn connection_options() -> Vec<(CString, char)> {
     let mut options = Vec::new();
     // SAFETY: the array ends with a NULL keyword and is freed once.
@@ -84,21 +83,16 @@ impl Conn {
         values.push(null());
         // SAFETY: two NULL-terminated arrays of the same length that outlive the call.
         let raw = unsafe { pq_sys::PQconnectStartParams(keywords.as_ptr(), values.as_ptr(), 0) };
-        NonNull::new(raw).map(|raw| Self {
-            raw: Cell::new(raw),
-            parsed: Cell::new(0),
-            ended_idle: RefCell::default(),
-        })
+        NonNull::new(raw).map(|raw| Self { raw: Cell::new(raw), ended_idle: RefCell::default() })
     }
 
     fn raw(&self) -> *mut pq_sys::PGconn {
         self.raw.get().as_ptr()
     }
 
-    /// Exchanges what two are connected to. No text of either may be held.
+    /// Exchanges the connections of two. No text of either may be held.
     pub fn swap(&self, other: &Self) {
         self.raw.swap(&other.raw);
-        self.parsed.swap(&other.parsed);
         self.ended_idle.swap(&other.ended_idle);
     }
 
@@ -132,7 +126,7 @@ impl Conn {
         unsafe { CStr::from_ptr(pq_sys::PQerrorMessage(self.raw())) }
     }
 
-    /// The server process, as the server told it at start-up.
+    /// The process that the server announced when the connection was made.
     pub fn backend_pid(&self) -> c_int {
         // SAFETY: the connection is alive.
         unsafe { pq_sys::PQbackendPID(self.raw()) }
@@ -144,7 +138,7 @@ impl Conn {
         unsafe { pq_sys::PQconnectionUsedPassword(self.raw()) != 0 }
     }
 
-    /// Whether the user's GSSAPI credentials were used to connect; libpq tells from 16 on.
+    /// Whether the user's GSSAPI credentials were used to connect; known from libpq 16 on.
     pub fn used_gss(&self) -> bool {
         type Used = unsafe extern "C" fn(*const pq_sys::PGconn) -> c_int;
         const { assert!(size_of::<Option<Used>>() == size_of::<*mut c_void>()) };
@@ -156,7 +150,7 @@ impl Conn {
         }
     }
 
-    /// The state the server last told.
+    /// The server's transaction state.
     pub fn transaction(&self) -> Transaction {
         use pq_sys::PGTransactionStatusType as T;
         // SAFETY: the connection is alive.
@@ -178,17 +172,10 @@ impl Conn {
         }
     }
 
-    /// How many statements have been queued by [`Conn::send_query`]. The server keeps the last of them under the empty
-    /// name.
-    pub fn parsed(&self) -> u64 {
-        self.parsed.get()
-    }
-
     /// Queues a statement with text parameters, parsed anew.
     pub fn send_query(&self, sql: &CStr, params: &[Option<&CStr>]) -> bool {
-        self.parsed.set(self.parsed.get() + 1);
         let values = pointers(params);
-        // SAFETY: as many values as told; libpq copies before it returns.
+        // SAFETY: the array's true length is passed; libpq copies before it returns.
         unsafe {
             pq_sys::PQsendQueryParams(
                 self.raw(),
@@ -232,7 +219,7 @@ impl Conn {
         unsafe { pq_sys::PQpipelineSync(self.raw()) == 1 }
     }
 
-    /// Gives what is queued to the kernel, as far as it takes it.
+    /// Hands what is queued to the kernel, as far as that takes it.
     pub fn flush(&self) -> Flush {
         // SAFETY: the connection is alive.
         match unsafe { pq_sys::PQflush(self.raw()) } {
@@ -242,7 +229,7 @@ impl Conn {
         }
     }
 
-    /// Reads what the socket has, without waiting; `false` if the connection broke.
+    /// Reads what has arrived, without waiting; `false` if the connection broke.
     pub fn consume_input(&self) -> bool {
         // SAFETY: the connection is alive.
         unsafe { pq_sys::PQconsumeInput(self.raw()) == 1 }
@@ -261,18 +248,18 @@ impl Conn {
         PgResult::from_raw(unsafe { pq_sys::PQgetResult(self.raw()) })
     }
 
-    /// Whether there is something to read, if only the end; reads nothing, never waits.
+    /// Whether there is something to read, or the end of the stream; reads nothing, never waits.
     pub fn has_input(&self) -> bool {
         let mut poll = libc::pollfd { fd: self.socket(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one valid pollfd, no wait.
         poll.fd < 0 || unsafe { libc::poll(&mut poll, 1, 0) } != 0
     }
 
-    /// Whether the other end hung up or sent something unasked while the connection was idle.
-    /// Reads what there is, never waits.
+    /// Whether the other end hung up or sent something unasked while the connection was idle. Reads
+    /// what has arrived, never waits.
     pub fn hung_up(&self) -> bool {
-        // A shutdown arrives as an error message followed by the end of the stream; each read takes
-        // one of them, hence the loop.
+        // A shutdown arrives as an error message followed by the end of the stream, and each read
+        // takes one of them: hence the loop.
         for _ in 0..8 {
             let mut poll = libc::pollfd { fd: self.socket(), events: libc::POLLIN, revents: 0 };
             // SAFETY: one valid pollfd, no wait.
@@ -300,11 +287,12 @@ impl Conn {
         self.is_bad() || poll.fd < 0 || polled < 0 || poll.revents & ended != 0
     }
 
-    /// From now on what the server says unasked is not written to the log, but listened to: see [`Conn::ended_idle`].
+    /// From now on the server's unasked messages are not logged, but noted for
+    /// [`Conn::ended_idle`].
     pub fn listen_for_end(&self) {
         const IDLE_SESSION_TIMEOUT: &[u8] = b"57P05";
         unsafe extern "C" fn listen(ended: *mut c_void, said: *const pq_sys::PGresult) {
-            // SAFETY: libpq hands a valid result; the flag lives as long as the connection.
+            // SAFETY: libpq passes a valid result; the flag lives as long as the connection.
             unsafe {
                 let code = pq_sys::PQresultErrorField(said, c_int::from(b'C'));
                 if !code.is_null() && CStr::from_ptr(code).to_bytes() == IDLE_SESSION_TIMEOUT {
@@ -313,14 +301,15 @@ impl Conn {
             }
         }
         let ended: *const Cell<bool> = &raw const **self.ended_idle.borrow();
-        // SAFETY: the connection is alive, and the flag, which has a place of its own, goes after it.
+        // SAFETY: the connection is alive, and the flag, which is boxed, outlives it.
         unsafe { pq_sys::PQsetNoticeReceiver(self.raw(), Some(listen), ended.cast_mut().cast()) };
     }
 
-    /// Whether the server has told, unasked and after [`Conn::listen_for_end`], that the session was idle for too long.
-    /// Looks at what has been read.
+    /// Whether the server has said, unasked and after [`Conn::listen_for_end`], that the session
+    /// was idle for too long. Only what has been read counts.
     pub fn ended_idle(&self) -> bool {
-        // libpq looks at unasked messages when nothing is under way, which it notes when it is asked for a result.
+        // libpq handles unasked messages when no command is under way, which it notices when it is
+        // asked for a result.
         if !self.is_busy() && self.result().is_none() {
             self.is_busy();
         }

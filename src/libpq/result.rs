@@ -10,7 +10,7 @@ pub struct PgResult(NonNull<pq_sys::PGresult>);
 /// What a [`PgResult`] is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Status {
-    /// A command without rows was done; its tag says which.
+    /// A command without rows was done; [`PgResult::command_tag`] says which.
     CommandOk,
     /// Rows.
     TuplesOk,
@@ -76,13 +76,13 @@ impl PgResult {
         unsafe { pq_sys::PQnfields(self.raw()) as usize }
     }
 
-    /// The memory that it takes, in bytes.
+    /// Its size in memory, in bytes.
     pub fn memory(&self) -> usize {
         // SAFETY: the result is alive.
         unsafe { pq_sys::PQresultMemorySize(self.raw()) }
     }
 
-    /// A value in text form; `None` for NULL and outside of the result.
+    /// A value in text form; `None` for NULL and outside the result.
     pub fn value(&self, row: usize, column: usize) -> Option<&CStr> {
         if row >= self.rows() || column >= self.columns() {
             return None;

@@ -1,5 +1,5 @@
-//! The `application_name` of a session with a participant: postgres_fdw's setting before the server's option, each
-//! with its escapes replaced.
+//! The `application_name` of a session with a participant: postgres_fdw's setting before the
+//! server's option, each with its escapes replaced.
 
 use std::ffi::{CStr, CString};
 
@@ -10,14 +10,14 @@ use crate::remote::options::OptionPair;
 
 /// The keyword of libpq.
 pub const APPLICATION_NAME: &CStr = c"application_name";
-/// What a session is called that nobody has named, as postgres_fdw calls its own.
+/// The name of a session without a given name, the same as in postgres_fdw.
 pub const FALLBACK: &CStr = c"postgres_fdw";
 /// What the resolver calls itself: the `application_name` of its sessions and the `backend_type` and
 /// `application_name` of its processes here.
 pub const RESOLVER: &CStr = c"pg_fdw_xacts resolver";
 
-/// The name for a session under these server options, if one is given: the first that is not empty once its escapes are
-/// replaced.
+/// The name for a session with these server options, if one is given: the first that is not empty
+/// after its escapes have been replaced.
 pub fn given(server_options: &[OptionPair]) -> Option<CString> {
     let own = server_options.iter().rev().filter(|(name, _)| name.as_c_str() == APPLICATION_NAME);
     setting()
@@ -28,17 +28,18 @@ pub fn given(server_options: &[OptionPair]) -> Option<CString> {
         .map(c_string)
 }
 
-/// `postgres_fdw.application_name`, which its library defines; before that a session may already have set it.
+/// `postgres_fdw.application_name`. Its library defines it, but a session may set it before that is
+/// loaded.
 fn setting() -> Option<CString> {
-    // SAFETY: a setting that may be missing; its text is copied before anything can change it.
+    // SAFETY: a setting that may not exist; its text is copied before anything can change it.
     unsafe {
         let text = pg_sys::GetConfigOption(c"postgres_fdw.application_name".as_ptr(), true, false);
         (!text.is_null()).then(|| CStr::from_ptr(text).to_owned())
     }
 }
 
-/// Replaces `%%` by `%`, and `%x` by what `fact` knows for `x`: nothing for a letter that it does not know. A `%` at
-/// the end is left out.
+/// Replaces `%%` by `%`, and `%x` by what `fact` returns for `x`, or by nothing for an unknown
+/// letter. A `%` at the end is left out.
 fn expand(template: &[u8], fact: impl Fn(u8) -> Option<Vec<u8>>) -> Vec<u8> {
     let mut name = Vec::with_capacity(template.len());
     let mut rest = template.iter();
@@ -55,7 +56,7 @@ fn expand(template: &[u8], fact: impl Fn(u8) -> Option<Vec<u8>>) -> Vec<u8> {
     name
 }
 
-/// What an escape stands for in this session. `%d` and `%u` are for those that a client has opened.
+/// What an escape stands for in this session. `%d` and `%u` are only for clients' sessions.
 fn fact(letter: u8) -> Option<Vec<u8>> {
     // SAFETY: globals of the backend, NULL or C strings; the look-ups return C strings or NULL.
     unsafe {
@@ -119,7 +120,7 @@ mod tests {
                 .flat_map(|&b| if b == b'%' { vec![b'%', b'%'] } else { vec![b] })
                 .collect();
             prop_assert_eq!(expand(&quoted, fact), text.clone());
-            // Whatever it is, it ends.
+            // Any text is a valid template.
             let _ = expand(&text, fact);
         }
     }

@@ -1,6 +1,6 @@
-//! What a connection is made from: the catalog rows of its server and user mapping. The resolver, which has no part in
-//! the client's transaction, reads what is committed; so the same rows are read here as this transaction sees them, and
-//! as everybody else does.
+//! What a connection is made from: the catalog rows of its server and user mapping. The resolver is
+//! not part of the client's transaction and reads committed rows. So the rows are read here in two
+//! ways: as this transaction sees them, and as all others do.
 
 use pgrx::pg_sys::{self, AttrNumber, Datum, Oid};
 
@@ -9,37 +9,37 @@ use crate::remote::options::{
     self, Mapping, OptionPair, Purpose, Server, option, parse_bool, read_list,
 };
 
-/// Where and as whom a connection was made.
+/// Where a connection leads, and as whom.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Basis {
     /// The user mapping.
     pub mapping: Oid,
     /// The wrapper's handler.
     handler: Oid,
-    /// What libpq was given.
+    /// The options for libpq.
     info: Vec<OptionPair>,
 }
 
-/// Whose view of the catalogs.
+/// Whose view of the catalogs is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum View {
     /// This transaction's.
     Own,
-    /// That of all others, and of everybody if this transaction aborts.
+    /// That of all other transactions, and of everybody if this transaction aborts.
     Others,
 }
 
 /// What the resolver would connect with.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// Where and as whom.
+    /// Where it leads, and as whom.
     pub basis: Basis,
-    /// It need not ask for a password of the user's own, or there is one.
+    /// It does not need a password of the user's own, or there is one.
     may_connect: bool,
 }
 
 impl Basis {
-    /// Of a connection that is being made.
+    /// That of a connection that is being made.
     ///
     /// # Errors
     /// libpq's list of options cannot be had.
@@ -63,7 +63,8 @@ fn handler_of(serverid: Oid) -> Oid {
 }
 
 impl Seen {
-    /// What a user's connection to a server would be made from; `None` where the server or a mapping is missing.
+    /// What a user's connection to a server would be made from; `None` where the server or a
+    /// mapping is missing.
     ///
     /// # Errors
     /// libpq's list of options cannot be had.
@@ -82,7 +83,7 @@ impl Seen {
     }
 }
 
-/// A snapshot to look through.
+/// A snapshot to read catalogs with.
 struct Eyes(pg_sys::Snapshot);
 
 impl Eyes {
@@ -90,8 +91,8 @@ impl Eyes {
         Self(match view {
             // The newest catalog snapshot.
             View::Own => std::ptr::null_mut(),
-            // SAFETY: registering copies it, so that the copy may be changed: before its first command this transaction
-            // had done nothing.
+            // SAFETY: registering makes a copy, which may be changed. With the first command id it
+            // shows nothing that this transaction has done.
             View::Others => unsafe {
                 let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
                 (*snapshot).curcid = pg_sys::FirstCommandId;
@@ -122,7 +123,8 @@ impl Eyes {
                 );
             }
         }
-        // SAFETY: a catalog and its index; keys and snapshot outlive the scan, and the row is read before that ends.
+        // SAFETY: a catalog and its index; keys and snapshot outlive the scan, and the row is read
+        // before that ends.
         unsafe {
             let lock = pg_sys::AccessShareLock as i32;
             let relation = pg_sys::table_open(catalog, lock);
@@ -213,7 +215,7 @@ impl Eyes {
 
 impl Drop for Eyes {
     fn drop(&mut self) {
-        // A panic carries an ERROR on its way to PostgreSQL, whose abort lets go of snapshots.
+        // During a panic an ERROR is on its way to PostgreSQL, whose abort releases snapshots.
         if !self.0.is_null() && !std::thread::panicking() {
             // SAFETY: registered by `open`.
             unsafe { pg_sys::UnregisterSnapshot(self.0) };
@@ -221,7 +223,7 @@ impl Drop for Eyes {
     }
 }
 
-/// The options in a row's column.
+/// The options in a column of a row.
 ///
 /// # Safety
 /// A row of the catalog that the descriptor describes; the column is an array of text.

@@ -1,13 +1,14 @@
 //! The session's connections, one per user mapping, kept from transaction to transaction.
 //!
-//! When its server, its mapping or a wrapper is altered or dropped, a connection is closed at once, or, if the current
-//! transaction has used it, at the end of that. Between transactions a connection that the other end has closed is
-//! replaced; inside one never.
+//! When its server, its mapping or a wrapper is altered or dropped, a connection is closed at once,
+//! or, if the current transaction has used it, at the end of the transaction. A connection that the
+//! other end has closed is replaced between transactions, never inside one.
 //!
-//! A connection is found by its mapping, and used only for who could have made it: see [`credentials::check_shared`].
+//! A connection is found by its mapping, and used only for a user who could have made it: see
+//! [`credentials::check_shared`].
 //!
-//! A connection in use stays on the list, whatever becomes of it, so that one transaction never has two sessions
-//! under one mapping.
+//! A connection in use stays on the list, whatever happens to it, so that a transaction never has
+//! two sessions under one mapping.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -34,7 +35,7 @@ pub struct Cached {
     /// Its user mapping.
     #[cfg(feature = "pg18")]
     pub mapping: Oid,
-    /// What it was made from.
+    /// The catalog rows that it was made from.
     pub basis: Basis,
     /// Whether it outlives the transaction that uses it.
     keep: bool,
@@ -45,7 +46,7 @@ pub struct Cached {
 }
 
 impl Cached {
-    /// Whether server and mapping are still what they were when it was made.
+    /// Whether server and mapping are unchanged since it was made.
     pub fn is_valid(&self) -> bool {
         !self.invalidated.get()
     }
@@ -60,13 +61,13 @@ impl Cached {
         self.established.connection.work(self.can_prepare)
     }
 
-    /// Whether it was made with credentials that only the client's session has: the resolver could not settle what is
-    /// prepared there.
+    /// Whether it was made with credentials that only the client's session has: then the resolver
+    /// could not settle what is prepared there.
     pub fn is_session_only(&self) -> bool {
         self.established.used.session_only
     }
 
-    /// Refuses to use it for a mapping whose user would not get another like it, as things are now.
+    /// Refuses to use it for a mapping whose user could not make such a connection now.
     ///
     /// # Errors
     /// 2F003.
@@ -101,11 +102,13 @@ fn with<T>(f: impl FnOnce(&mut Connections) -> T) -> T {
     f(CONNECTIONS.get().borrow_mut().get_or_insert_default())
 }
 
-/// The connection of a mapping, established by `deadline` if need be. One that the current transaction uses is
-/// returned as it is. Whoever brings it into the transaction does so before anything else is called.
+/// The connection of a mapping, which is made by `deadline` if there is none. One that the current
+/// transaction uses is returned as it is. To use it in the transaction, the caller has it join
+/// before calling anything else.
 ///
 /// # Errors
-/// Those of [`connect`], and 2F003 where the mapping's user would not get what the current transaction uses.
+/// Those of [`connect`], and 2F003 where the mapping's user could not make the connection that the
+/// transaction uses.
 pub fn connection(mapping: &Mapping, deadline: Option<Instant>) -> Result<Rc<Cached>> {
     register_invalidation();
     let found = with(|all| all.get(&mapping.oid).cloned());
@@ -119,14 +122,14 @@ pub fn connection(mapping: &Mapping, deadline: Option<Instant>) -> Result<Rc<Cac
         }
         discard(&found);
     }
-    // Reading a catalog may be what tells of a change to one that was read just before.
+    // Reading a catalog may process the invalidation of one that was read just before.
     let invalidations = INVALIDATIONS.get().get();
     let server = Server::read(mapping.serverid);
     let (server_hash, mapping_hash) = (
         hash(pg_sys::SysCacheIdentifier::FOREIGNSERVEROID, mapping.serverid),
         hash(pg_sys::SysCacheIdentifier::USERMAPPINGOID, mapping.oid),
     );
-    // While it connects the server may be dropped.
+    // The server may be dropped while this connects.
     let basis = Basis::of(&server, mapping)?;
     let established = connect(&server, mapping, deadline)?;
     let fresh = Rc::new(Cached {
@@ -146,8 +149,8 @@ pub fn connection(mapping: &Mapping, deadline: Option<Instant>) -> Result<Rc<Cac
     Ok(fresh)
 }
 
-/// Has the transaction that has only just begun on a connection, and found it ended, begin anew on another of the same
-/// kind; whether it could.
+/// Begins a transaction anew on another connection of the same kind, if it had only just begun on
+/// one that has ended; whether it could.
 ///
 /// # Errors
 /// Those of [`connect`].
@@ -157,7 +160,7 @@ pub fn begin_anew(connection: &Cached, userid: Oid) -> Result<bool> {
     }
     let mapping = Mapping::read(userid, connection.serverid)?;
     let fresh = connect(&Server::read(connection.serverid), &mapping, None)?;
-    // What is known of the connection that it replaces has to hold for it too.
+    // What is known of the old connection has to be true of the new one.
     if !connection.is_valid() || fresh.used != connection.established.used {
         return Ok(false);
     }
@@ -170,7 +173,7 @@ pub fn all() -> Vec<Rc<Cached>> {
     with(|all| all.values().cloned().collect())
 }
 
-/// Forgets a connection; it closes when its last user lets go.
+/// Removes a connection from the cache; it closes when its last user drops it.
 pub fn discard(connection: &Rc<Cached>) {
     let removed = with(|all| {
         let key = all.iter().find(|(_, c)| Rc::ptr_eq(c, connection)).map(|(key, _)| *key);
@@ -179,7 +182,7 @@ pub fn discard(connection: &Rc<Cached>) {
     drop(removed);
 }
 
-/// After a transaction: keeps the connection for the next one, or forgets it.
+/// After a transaction: keeps the connection for the next one, or removes it.
 pub fn put_back(connection: &Rc<Cached>) {
     connection.reset();
     connection.in_use.set(false);
@@ -214,13 +217,13 @@ fn register_invalidation() {
     }
 }
 
-/// Called inside any catalog access. A hash of 0 stands for everything, and so does any wrapper's. Closing a connection looks
-/// at no catalog, and raises nothing.
+/// Called inside any catalog access. A hash of 0 stands for everything, and so does any wrapper's.
+/// Closing a connection reads no catalog and raises nothing.
 unsafe extern "C-unwind" fn invalidate(_: Datum, cache: i32, hash: u32) {
     INVALIDATIONS.get().set(INVALIDATIONS.get().get() + 1);
     let servers = cache == pg_sys::SysCacheIdentifier::FOREIGNSERVEROID as i32;
     let wrappers = cache == pg_sys::SysCacheIdentifier::FOREIGNDATAWRAPPEROID as i32;
-    // A borrow is only held for a look-up in the map, which never comes here.
+    // The map is only borrowed for look-ups, which do not lead here.
     let Ok(mut connections) = CONNECTIONS.get().try_borrow_mut() else { return };
     let mut idle = Vec::new();
     for (key, connection) in connections.iter_mut().flatten() {

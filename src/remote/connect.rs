@@ -11,9 +11,9 @@ use crate::remote::connection::Connection;
 use crate::remote::credentials::{self, Credentials, Used};
 use crate::remote::options::{self, Mapping, OptionPair, Purpose, Server};
 use crate::remote::pooler;
-use crate::remote::wait::{Want, Woke, socket_once};
+use crate::remote::wait::{Interest, WaitEnd, socket_once};
 
-/// A place among the backend's file descriptors for libpq's socket.
+/// One of the backend's file descriptors, reserved for libpq's socket.
 struct ExternalFd;
 
 impl ExternalFd {
@@ -36,11 +36,11 @@ impl Drop for ExternalFd {
     }
 }
 
-/// An established connection that gives its file descriptor back.
+/// An established connection, which releases its file descriptor when dropped.
 pub struct Established {
-    /// The session; before the descriptor, so that it closes first.
+    /// The session. It stands before the descriptor, so that it is closed first.
     pub connection: Connection,
-    /// What credentials it was made with.
+    /// The credentials that it was made with.
     pub used: Used,
     /// The options of server and mapping that it was made with.
     options: Vec<OptionPair>,
@@ -54,8 +54,8 @@ impl std::borrow::Borrow<Connection> for Established {
 }
 
 impl Established {
-    /// Whether it is what connecting anew would lead to: server and mapping say what they said, and their user still
-    /// needs no other credentials.
+    /// Whether connecting anew would lead to the same: server and mapping have the same options,
+    /// and their user still needs no other credentials.
     ///
     /// # Errors
     /// libpq's list of options cannot be had.
@@ -76,7 +76,7 @@ pub struct Connecting {
     fd: ExternalFd,
 }
 
-/// What became of a step of connecting.
+/// The result of a step of connecting.
 pub enum Step {
     /// Wait for the socket, then take the next.
     Waits(Connecting),
@@ -85,11 +85,11 @@ pub enum Step {
 }
 
 impl Connecting {
-    /// Starts to connect as the mapping says. `deadline` is the caller's; the option `connect_timeout`, in
-    /// seconds per host as in libpq, can only make it earlier.
+    /// Starts to connect as the mapping says. The option `connect_timeout`, in seconds per host as
+    /// in libpq, can only make the caller's `deadline` earlier.
     ///
     /// # Errors
-    /// 08001 with libpq's message as DETAIL, 2F003 where credentials are required and not given.
+    /// 08001 with libpq's message as DETAIL; 2F003 where credentials are required and not given.
     pub fn start(
         server: &Server,
         mapping: &Mapping,
@@ -106,7 +106,7 @@ impl Connecting {
         }
         Ok(Self {
             conn,
-            // libpq wants a first wait for writing before the first poll.
+            // libpq requires a wait for writing before the first poll.
             next: Polling::Writing,
             server_name: server.name.clone(),
             credentials,
@@ -122,13 +122,14 @@ impl Connecting {
     }
 
     /// The socket to wait for, which may change with each step.
-    pub fn want(&self) -> Want {
-        Want { socket: self.conn.socket(), write: self.next == Polling::Writing }
+    pub fn interest(&self) -> Interest {
+        Interest { socket: self.conn.socket(), write: self.next == Polling::Writing }
     }
 
-    /// Whether the socket is ready for the next step. libpq waits without a limit when asked too early.
+    /// Whether the socket is ready for the next step. If it is not, libpq would wait without a
+    /// limit.
     pub fn is_ready(&self) -> bool {
-        let Want { socket, write } = self.want();
+        let Interest { socket, write } = self.interest();
         let events = if write { libc::POLLOUT } else { libc::POLLIN };
         let mut poll = libc::pollfd { fd: socket, events, revents: 0 };
         // SAFETY: one valid pollfd, no wait.
@@ -171,8 +172,8 @@ fn failed(server: &CStr, detail: &CStr) -> Error {
     .detail(detail.to_bytes().trim_ascii_end())
 }
 
-/// Connects as the mapping says, and waits for it. Where there is a pooler in between, the server process is made sure
-/// of with a first connection.
+/// Connects as the mapping says, and waits for it. If there is a pooler in between, a first
+/// connection is used to check that the server process stays with its client.
 ///
 /// # Errors
 /// Those of [`Connecting`] and of [`pooler::check`], and a cancel.
@@ -191,8 +192,8 @@ pub fn connect(
     Ok(established)
 }
 
-/// Makes sure that a pooler that was not seen at the start, see [`Connection::is_pooled`], leaves server processes to
-/// their clients.
+/// Checks that a pooler which was not noticed at the start ([`Connection::is_pooled`]) leaves
+/// server processes to their clients.
 ///
 /// # Errors
 /// Those of [`connect`].
@@ -208,11 +209,11 @@ fn connect_once(
 ) -> Result<Established> {
     let mut connecting = Connecting::start(server, mapping, Purpose::Session, deadline)?;
     loop {
-        let Want { socket, write } = connecting.want();
-        if socket_once(socket, write, connecting.deadline())? == Woke::Deadline {
+        let Interest { socket, write } = connecting.interest();
+        if socket_once(socket, write, connecting.deadline())? == WaitEnd::Deadline {
             return Err(connecting.timed_out());
         }
-        // It may have been the latch.
+        // The latch may have ended the wait.
         if !connecting.is_ready() {
             continue;
         }
@@ -230,8 +231,7 @@ fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     }
 }
 
-/// The deadline that `connect_timeout` gives: at least 2 seconds as in libpq, for each host of the
-/// list.
+/// The deadline by `connect_timeout`: at least 2 seconds as in libpq, for each host of the list.
 fn own_timeout(info: &[options::OptionPair]) -> Option<Instant> {
     let seconds: i64 =
         options::option(info, c"connect_timeout")?.to_str().ok()?.trim().parse().ok()?;

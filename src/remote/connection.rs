@@ -1,27 +1,35 @@
 //! One participant's session: a pipelined connection with its remote transaction.
 //!
-//! What is sent, and what travels with it, is in `sending`; the answers are read here and taken in `answers`.
+//! * [`wire`]: what is handed to libpq, and the log of it; [`setup`]: what each session begins
+//!   with;
+//! * [`sending`]: statements with all that travels with them; [`cursors`], [`savepoints`],
+//!   [`session_lock`]: some of it;
+//! * [`answers`]: reading answers and asking for them; [`waiting`]: until there is nothing more to
+//!   come;
+//! * [`state`]: what is known of the session and its transaction; [`written`]: whether that has an
+//!   xid;
+//! * [`failures`]: how a broken connection is reported; [`anew`]: how its transaction begins on
+//!   another.
 //!
 //! Invariants:
-//! * A lost connection dooms the transaction that used it, unless nothing of it had been answered (see `anew`).
+//! * A lost connection dooms the transaction that used it, unless nothing of it had been answered
+//!   (see [`anew`]).
 //! * No borrow of the interior is held across a call into PostgreSQL, which may come back here.
-//! * `depth` counts what was sent, `confirmed` what the server answered; they differ only while answers
-//!   are outstanding, or when the transaction is doomed.
+//! * `depth` counts what was sent, `confirmed` what the server answered; they differ only while
+//!   answers are outstanding, or when the transaction is doomed.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CString, c_int};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::libpq::{Conn, Flush, PgResult, Sending, Status, Transaction};
+use crate::libpq::{Conn, PgResult, Sending, Transaction};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::Result;
-use crate::pg::wait_event::WaitEvent;
 use crate::protocol::fingerprint::Fingerprint;
-use crate::protocol::pipeline::{Control, Kind};
+use crate::protocol::pipeline::Control;
 use crate::protocol::plan::Work;
-use crate::remote::session_state::{Doom, SessionState};
-use crate::remote::wait::{Patience, WaitSet, Want, Woke};
+use crate::remote::wait::WaitSet;
 use crate::remote::{pooler, report};
 
 mod anew;
@@ -31,10 +39,18 @@ mod failures;
 mod savepoints;
 mod sending;
 mod session_lock;
+mod setup;
+mod state;
+mod waiting;
+mod wire;
+mod written;
 
-pub use anew::Unanswered;
+pub use answers::{Asked, if_lost};
 pub use cursors::{Opening, declare_command, fetch_command};
 pub use sending::{Isolation, Manner, Message};
+
+use state::{Broken, State};
+use wire::Wire;
 
 /// How long the clean-up of a cancelled command may take (as postgres_fdw's
 /// `CONNECTION_CLEANUP_TIMEOUT`).
@@ -46,7 +62,8 @@ pub const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a cancel request and its effect may take where the server may go on without.
 pub const CANCEL_EFFECT: Duration = Duration::from_secs(2);
 
-/// How long a cancel waits for the end of the transaction before: one that takes longer hangs.
+/// How long a cancel waits for the previous transaction's COMMIT; beyond that the server counts as
+/// hung.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(1);
 
 static CONNECTIONS_MADE: BackendLocal<Cell<u64>> = BackendLocal::new(Cell::new(0));
@@ -55,13 +72,12 @@ static CONNECTIONS_MADE: BackendLocal<Cell<u64>> = BackendLocal::new(Cell::new(0
 pub struct Connection {
     /// Which foreign server this is, for messages.
     pub server_name: CString,
-    /// No other connection of this process ever has it.
     number: Cell<u64>,
-    conn: Conn,
+    conn: Wire,
     wait_set: RefCell<WaitSet>,
-    inner: RefCell<SessionState>,
+    inner: RefCell<State>,
     /// Why nothing more may be sent in this transaction.
-    doomed: Cell<Option<Doom>>,
+    broken: Cell<Option<Broken>>,
     /// What libpq said when the connection turned out to be broken.
     end: RefCell<Option<CString>>,
     /// The end of the local transaction has begun: no statement may follow.
@@ -83,16 +99,17 @@ impl Connection {
         if !conn.enter_pipeline() {
             return Err(report::lost(conn.error_message()));
         }
+        wire::log_opening(&server_name, &conn);
         let wait_set = RefCell::new(WaitSet::new(&[conn.socket()]));
         let number = CONNECTIONS_MADE.get();
         number.set(number.get() + 1);
         Ok(Self {
             server_name,
             number: Cell::new(number.get()),
-            conn,
+            conn: Wire::new(conn),
             wait_set,
             inner: RefCell::default(),
-            doomed: Cell::new(None),
+            broken: Cell::new(None),
             end: RefCell::default(),
             sealed: Cell::new(false),
             watched: Cell::new(false),
@@ -106,9 +123,10 @@ impl Connection {
         self.number.get()
     }
 
-    /// The server process behind the connection. A pooler tells of one that there is not, until the set-up is answered.
+    /// The server process behind the connection. A pooler invents one, which counts until the
+    /// set-up is answered.
     pub fn backend_pid(&self) -> c_int {
-        self.inner.borrow().server_pid.unwrap_or_else(|| self.conn.backend_pid())
+        self.inner.borrow().session.server_pid.unwrap_or_else(|| self.conn.backend_pid())
     }
 
     /// The socket; negative when libpq has closed it.
@@ -116,26 +134,21 @@ impl Connection {
         self.conn.socket()
     }
 
-    /// The socket, for a wait on several connections.
-    pub fn want(&self) -> Want {
-        // First: it may find that the connection has ended, and have libpq close the socket.
-        let write = self.conn.flush() == Flush::Pending;
-        Want { socket: self.conn.socket(), write }
-    }
-
     /// Which server this is, once the set-up has been answered.
     pub fn fingerprint(&self) -> Option<Fingerprint> {
-        self.inner.borrow().fingerprint.clone()
+        self.inner.borrow().session.fingerprint.clone()
     }
 
-    /// Whether something between us and the server may hand sessions around: who answered the set-up is not who answered
-    /// the connection, and the server process is not known to be ours.
+    /// Whether something between us and the server may hand sessions around: the process that
+    /// answered the set-up is not the one that was announced when we connected, and it is not known
+    /// to be ours.
     pub fn is_pooled(&self) -> bool {
-        let told = self.conn.backend_pid();
-        !self.owns_process.get() && self.inner.borrow().server_pid.is_some_and(|pid| pid != told)
+        let announced = self.conn.backend_pid();
+        let answered = self.inner.borrow().session.server_pid;
+        !self.owns_process.get() && answered.is_some_and(|pid| pid != announced)
     }
 
-    /// Whether what the connection was told of at its start may be the server process.
+    /// Whether the process that was announced when we connected may be the server's.
     pub fn may_be_direct(&self) -> bool {
         pooler::may_be_a_process(self.conn.backend_pid())
     }
@@ -148,46 +161,29 @@ impl Connection {
     /// The session is for a question or two and not for statements: it is not set up.
     pub fn use_for_questions(&self) {
         self.conn.listen_for_end();
-        self.inner.borrow_mut().set_up = true;
-    }
-
-    /// Waits until the server tells, unasked, that it ends the session because it was idle; `false` if it has not by then,
-    /// or the connection has ended otherwise.
-    ///
-    /// # Errors
-    /// A cancel.
-    pub fn hears_of_idle_end(&self, deadline: Instant) -> Result<bool> {
-        loop {
-            self.pump();
-            if self.conn.ended_idle() {
-                return Ok(true);
-            }
-            let woke = self.wait(Some(deadline), Patience::Interruptible, WaitEvent::Connect)?;
-            if woke == Woke::Deadline || self.is_doomed() {
-                return Ok(false);
-            }
-        }
+        self.inner.borrow_mut().session.is_set_up = true;
     }
 
     /// The remote transaction's xid, if it is known to have one.
     pub fn xid(&self) -> Option<u64> {
-        self.inner.borrow().xid
+        self.inner.borrow().transaction.written.xid()
     }
 
     /// What the remote transaction has done, as far as it is known.
     pub fn work(&self, can_prepare: bool) -> Work {
         let inner = self.inner.borrow();
-        Work { access: inner.access(), xid: inner.xid_known(), can_prepare }
+        Work { access: inner.access(), xid: inner.transaction.written.state(), can_prepare }
     }
 
     /// Whether a remote transaction was begun.
     pub fn in_transaction(&self) -> bool {
-        self.inner.borrow().depth > 0
+        self.inner.borrow().transaction.depth > 0
     }
 
-    /// Whether the connection may be used again for another transaction: alive, and nothing outstanding.
+    /// Whether the connection may be used again for another transaction: alive, and nothing
+    /// outstanding.
     pub fn is_reusable(&self) -> bool {
-        self.doomed.get().is_none() && !self.conn.is_bad() && {
+        self.broken.get().is_none() && !self.conn.is_bad() && {
             let fifo = &self.inner.borrow().fifo;
             match fifo.is_idle() {
                 true => matches!(self.conn.transaction(), Transaction::Idle),
@@ -212,13 +208,14 @@ impl Connection {
         self.sealed.set(true);
     }
 
-    /// Whether a `COMMIT PREPARED` that nobody waits for has still to be answered, or its answer to be taken.
+    /// Whether the answer to a `COMMIT PREPARED` that nobody waits for is still to come, or to be
+    /// taken.
     pub fn has_delivery(&self) -> bool {
         let inner = self.inner.borrow();
         inner.delivered.is_some() || inner.fifo.awaits(Control::Delivery)
     }
 
-    /// What became of a `COMMIT PREPARED` that nobody waits for: whether it was done, once that is known.
+    /// Whether a `COMMIT PREPARED` that nobody waits for was done, once that is known.
     pub fn take_delivered(&self) -> Option<bool> {
         self.inner.borrow_mut().delivered.take()
     }
@@ -233,138 +230,10 @@ impl Connection {
         self.inner.borrow_mut().failed_ending.take()
     }
 
-    /// Reads what has come, without waiting, and takes note of it.
-    pub fn pump(&self) {
-        self.flush();
-        let alive = self.conn.consume_input();
-        self.digest(alive);
-    }
-
-    /// Takes note of what has been read already: with nothing but a command sent since, that is all there can be.
-    pub fn take_note(&self) {
-        self.digest(true);
-    }
-
-    fn digest(&self, alive: bool) {
-        self.note_message();
-        if self.doomed.get() == Some(Doom::OutOfStep) {
-            return;
-        }
-        let inner = &mut *self.inner.borrow_mut();
-        let mut ends = 0;
-        let mut woken = !alive;
-        while !inner.fifo.is_idle() && !self.conn.is_busy() && ends < 2 {
-            let Some(result) = self.conn.result() else {
-                ends += 1;
-                continue;
-            };
-            ends = 0;
-            woken = true;
-            let kind = match result.status() {
-                Status::CommandOk | Status::TuplesOk => Kind::Done,
-                Status::Error | Status::Other => Kind::Failed,
-                Status::PipelineAborted => Kind::Skipped,
-                Status::PipelineSync => Kind::Sync,
-                Status::Copy => {
-                    // COPY in pipeline mode leaves libpq in a state that nothing ends.
-                    self.doomed.set(Some(Doom::OutOfStep));
-                    return;
-                }
-            };
-            // First of all: what fails for that reason says nothing of its own.
-            if kind == Kind::Failed {
-                if result.is_fatal() || self.conn.is_bad() {
-                    self.note_end(inner);
-                }
-                inner.fetch_run = None;
-            }
-            match inner.fifo.answer(kind, result) {
-                Ok(effect) => inner.note(effect, &self.doomed),
-                // What libpq makes of the end of a connection answers nothing.
-                Err(_) if matches!(self.doomed.get(), Some(Doom::Lost | Doom::LostOpening(_))) => {}
-                Err(_) => {
-                    self.doomed.set(Some(Doom::OutOfStep));
-                    return;
-                }
-            }
-        }
-        if !alive || self.conn.is_bad() {
-            self.note_end(inner);
-        }
-        if woken {
-            self.wake_watcher();
-        }
-    }
-
-    /// Waits until everything asked has been answered. `Ok(false)` if it was not by then.
-    ///
-    /// # Errors
-    /// A cancel, under [`Patience::Interruptible`].
-    pub fn drain(&self, deadline: Instant, patience: Patience) -> Result<bool> {
-        loop {
-            self.pump();
-            if self.inner.borrow().fifo.is_idle() {
-                return Ok(true);
-            }
-            if self.is_doomed()
-                || self.wait(Some(deadline), patience, WaitEvent::Cleanup)? != Woke::Ready
-            {
-                return Ok(false);
-            }
-        }
-    }
-
-    /// Whether everything asked has been answered, as far as it has been read.
-    pub fn is_drained(&self) -> bool {
-        self.inner.borrow().fifo.is_idle()
-    }
-
-    /// Whether a statement has still to be answered: what only the connection itself has asked takes no time.
-    pub fn is_at_work(&self) -> bool {
-        self.inner.borrow().fifo.expects_statements()
-    }
-
-    /// Waits until a `COMMIT PREPARED` that nobody has waited for is answered, or the deadline has come.
-    ///
-    /// # Errors
-    /// A cancel.
-    pub fn pass_deliveries(&self, deadline: Instant) -> Result<()> {
-        loop {
-            self.pump();
-            let is_underway = self.inner.borrow().fifo.awaits(Control::Delivery);
-            if !is_underway || self.is_doomed() {
-                return Ok(());
-            }
-            if self.wait(Some(deadline), Patience::Interruptible, WaitEvent::Settle)? != Woke::Ready
-            {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Waits until no end of an earlier transaction is on its way any more; `false` if one still is by then, or
-    /// somebody is tired of waiting.
-    fn pass_endings(&self, deadline: Instant) -> bool {
-        loop {
-            let underway = {
-                let fifo = &self.inner.borrow().fifo;
-                fifo.awaits(Control::Delivery) || fifo.awaits(Control::Ending)
-            };
-            if !underway || self.is_doomed() {
-                return !underway;
-            }
-            let woke = self.wait(Some(deadline), Patience::Settling, WaitEvent::Settle);
-            if !matches!(woke, Ok(Woke::Ready)) {
-                return false;
-            }
-            self.pump();
-        }
-    }
-
-    /// Asks the server to stop what it is doing; waits for the request to be taken, not for its effect.
-    /// A server that does not take it is given up: the connection is doomed.
+    /// Asks the server to stop what it is doing; waits for the request to be taken, not for its
+    /// effect. The transaction is doomed if the server does not take it.
     pub fn cancel(&self) {
-        // What the next transaction gives up must not hit the end of the one before.
+        // A cancel for this transaction must not hit the previous one's COMMIT.
         if !self.pass_endings(Instant::now() + ENDING_TIMEOUT) {
             self.doom();
             return;
@@ -375,33 +244,18 @@ impl Connection {
         }
     }
 
-    /// Starts to ask the server to stop what it is doing, whatever that is; `None` if that is not possible. As long as
-    /// nobody knows whether the server has taken it, it may hit whatever comes next.
+    /// Starts to ask the server to stop what it is doing, whatever that is; `None` if that is not
+    /// possible. As long as it is unknown whether the server has taken it, it may hit whatever
+    /// comes next.
     pub fn start_cancel(&self) -> Option<Sending> {
+        wire::log_cancel(&self.server_name, &self.conn);
         self.conn.cancel()?.start()
     }
 
     /// The remote transaction is over, one way or another.
     pub fn reset(&self) {
-        let mut inner = self.inner.borrow_mut();
-        inner.fifo.abandon_all();
-        inner.depth = 0;
-        inner.confirmed = 0;
-        inner.xid = None;
-        inner.modified = false;
-        inner.prepare_skipped = false;
-        inner.lock_lost = false;
-        inner.probe_failed = false;
-        inner.unasked = false;
-        inner.unanswered = None;
-        inner.began_anew = false;
-        inner.fetch_run = None;
-        inner.postponed.clear();
-        inner.cursors.clear();
-        inner.openings.clear();
-        inner.opened.clear();
-        inner.levels.clear();
-        inner.last_cursor = 0;
+        self.inner.borrow_mut().end_transaction();
+        self.conn.clear_gid();
         self.sealed.set(false);
     }
 }

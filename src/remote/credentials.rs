@@ -1,16 +1,17 @@
 //! Whose credentials a connection uses.
 //!
-//! A user who is no superuser must bring their own, or they would act as the server's operating system user, with its
-//! trust, files and certificates. That is checked before connecting, when nothing has been sent yet, and after
-//! it, when it is known what the other server asked for. Rules and texts are postgres_fdw's of the same version.
+//! Users who are not superusers must use their own credentials; otherwise they would act as the
+//! server's operating system user, with its trust, files and certificates. That is checked before
+//! connecting, when nothing has been sent yet, and afterwards, when it is known what the other
+//! server asked for. Rules and texts are those of the same version's postgres_fdw.
 //!
-//! Credentials that live only in the client's session (a delegated GSSAPI ticket from 16 on, SCRAM keys passed
-//! through from 18 on) serve this session and nobody else: the resolver could never settle what is prepared with
-//! them.
+//! Credentials that exist only in the client's session (a delegated GSSAPI ticket from 16 on, SCRAM
+//! keys passed through from 18 on) are of no use to anybody else: the resolver could never settle
+//! what is prepared with them.
 //!
-//! A connection that was made without the user's own credentials serves only those who need none: with a PUBLIC mapping
-//! a superuser and other roles share it, roles lose SUPERUSER, and mappings are changed. So the question is asked anew
-//! for each use ([`check_shared`]).
+//! A connection that was made without the user's own credentials is only for users who need none.
+//! That is checked for each use ([`check_shared`]), because a superuser and other roles may share a
+//! PUBLIC mapping, roles may lose SUPERUSER, and mappings may be changed.
 
 use std::ffi::CStr;
 
@@ -39,8 +40,8 @@ mod texts {
 
 /// What is known before connecting.
 pub struct Credentials {
-    /// The mapping's user must bring credentials of their own: no superuser, and no superuser has waived it with
-    /// `password_required 'false'`.
+    /// The mapping's user must have their own credentials: they are not a superuser, and no
+    /// superuser has waived this with `password_required 'false'`.
     own_required: bool,
     has_password: bool,
     /// The keys of the client's own SCRAM exchange are used.
@@ -50,7 +51,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Finds out, and adds to `info` what the client's session contributes.
+    /// Finds out what is known, and adds to `info` what the client's session contributes.
     ///
     /// # Errors
     /// 2F003, as postgres_fdw, for a mapping that needs credentials and has none.
@@ -67,7 +68,7 @@ impl Credentials {
         Ok(this)
     }
 
-    /// Checks what was used, and tells it.
+    /// Checks which credentials were used, and returns that.
     ///
     /// # Errors
     /// 2F003, as postgres_fdw, where the other server did not ask for the user's own credentials.
@@ -87,19 +88,19 @@ impl Credentials {
 pub struct Used {
     /// The user's own credentials: not the server process's.
     pub own: bool,
-    /// They live only in the client's session.
+    /// They exist only in the client's session.
     pub session_only: bool,
 }
 
-/// Whether the user of a mapping must bring credentials of their own, as things are now.
+/// Whether the user of a mapping must have their own credentials now.
 fn are_required(mapping: &Mapping) -> bool {
     let waived = option(&mapping.options, c"password_required").and_then(parse_bool);
-    // SAFETY: a catalog look-up of a role, which may have gone.
+    // SAFETY: a catalog look-up of a role, which may have been dropped.
     waived != Some(false) && !unsafe { pg_sys::superuser_arg(mapping.userid) }
 }
 
-/// Refuses to use a connection that was made under the same mapping, perhaps for another user or when this one had other
-/// privileges, where a new one would be refused.
+/// Refuses to use a connection of the same mapping where a new one would be refused: it may have
+/// been made for another user, or when this one had other privileges.
 ///
 /// # Errors
 /// 2F003, as for a new connection.
@@ -160,8 +161,8 @@ mod scram {
     use crate::pg::raw;
     use crate::remote::options::{option, parse_bool};
 
-    /// Has the client's SCRAM keys used, if server or mapping say so (the mapping's word counts) and there
-    /// are any. No other way of authentication is accepted then.
+    /// Uses the client's SCRAM keys, if there are any and the option of the mapping, or else of the
+    /// server, says so. No other authentication method is accepted then.
     pub fn pass_keys(server: &Server, mapping: &Mapping, info: &mut Vec<OptionPair>) -> bool {
         let asked = option(&mapping.options, c"use_scram_passthrough")
             .or_else(|| option(&server.options, c"use_scram_passthrough"))

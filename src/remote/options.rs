@@ -3,18 +3,17 @@
 use std::ffi::{CStr, CString};
 
 use once_cell::sync::OnceCell;
-use pgrx::pg_sys;
-use pgrx::{PgList, pg_sys::Oid};
+use pgrx::pg_sys::{self, Oid};
 
 use crate::libpq;
 use crate::pg::error::{Error, Result, SqlState, c_string, catch};
-use crate::pg::raw;
+use crate::pg::{node, raw};
 use crate::remote::app_name::{self, APPLICATION_NAME};
 
 /// An option of a foreign object: its name and its value.
 pub type OptionPair = (CString, CString);
 
-/// A foreign server with what this extension reads of it.
+/// What this extension reads of a foreign server.
 pub struct Server {
     /// Its name, for messages.
     pub name: CString,
@@ -26,7 +25,7 @@ pub struct Server {
 pub struct Mapping {
     /// `pg_user_mapping.oid`, the key of a connection.
     pub oid: Oid,
-    /// The local user it was looked up for; with a PUBLIC mapping not the mapping's own.
+    /// The local user for whom it was looked up, which a PUBLIC mapping does not have.
     pub userid: Oid,
     /// The server.
     pub serverid: Oid,
@@ -34,10 +33,10 @@ pub struct Mapping {
     pub options: Vec<OptionPair>,
 }
 
-/// What libpq looks for a server by. The database there is asked of the server itself.
+/// The options by which libpq finds a server. Which database it is, the server is asked itself.
 const ADDRESS: [&CStr; 4] = [c"host", c"hostaddr", c"port", c"service"];
 
-/// The server option that is ours alone.
+/// The server option that postgres_fdw does not have.
 pub const TWO_PHASE_COMMIT: &CStr = c"two_phase_commit";
 
 impl Server {
@@ -73,7 +72,7 @@ impl Server {
         (!server.is_null()).then(|| Self::read(oid))
     }
 
-    /// Where it is said to be, in one text: all that libpq looks for a server by.
+    /// Its configured address, in one text: all options by which libpq finds a server.
     pub fn address(&self) -> CString {
         let parts = ADDRESS.iter().filter_map(|name| {
             let value = option(&self.options, name)?.to_bytes();
@@ -86,7 +85,8 @@ impl Server {
         c_string(parts.collect::<Vec<_>>().join(&b' '))
     }
 
-    /// Whether its connections are kept for later transactions (option `keep_connections`, default on).
+    /// Whether its connections are kept for later transactions (option `keep_connections`, default
+    /// on).
     pub fn keeps_connections(&self) -> bool {
         option(&self.options, c"keep_connections").is_none_or(|v| parse_bool(v) != Some(false))
     }
@@ -98,7 +98,7 @@ impl Server {
 }
 
 impl Mapping {
-    /// Looks up the mapping of a user, or the PUBLIC one.
+    /// The mapping of a user, or the PUBLIC one.
     ///
     /// # Errors
     /// PostgreSQL's own when there is none.
@@ -146,10 +146,10 @@ pub fn option<'a>(options: &'a [OptionPair], name: &CStr) -> Option<&'a CStr> {
     options.iter().find(|(n, _)| n.as_c_str() == name).map(|(_, v)| v.as_c_str())
 }
 
-/// A boolean as PostgreSQL reads it, unambiguous prefixes included; `None` if it is none.
+/// A boolean as PostgreSQL reads it, unambiguous prefixes included; `None` if the text is not one.
 pub fn parse_bool(text: &CStr) -> Option<bool> {
     let mut value = false;
-    // SAFETY: a C string and room for the answer.
+    // SAFETY: a C string and room for the result.
     unsafe { pg_sys::parse_bool(text.as_ptr(), &mut value) }.then_some(value)
 }
 
@@ -160,8 +160,7 @@ pub fn parse_bool(text: &CStr) -> Option<bool> {
 pub unsafe fn read_list(list: *mut pg_sys::List) -> Vec<OptionPair> {
     // SAFETY: by contract; the strings live as long as the nodes.
     unsafe {
-        PgList::<pg_sys::DefElem>::from_pg(list)
-            .iter_ptr()
+        node::pointers::<pg_sys::DefElem>(list)
             .map(|element| {
                 let value = pg_sys::defGetString(element);
                 (CStr::from_ptr((*element).defname).to_owned(), CStr::from_ptr(value).to_owned())
@@ -170,7 +169,7 @@ pub unsafe fn read_list(list: *mut pg_sys::List) -> Vec<OptionPair> {
     }
 }
 
-/// The names of the options that libpq takes and users may set.
+/// The names of libpq's options that users may set.
 fn libpq_options() -> Result<&'static [CString]> {
     static NAMES: OnceCell<Vec<CString>> = OnceCell::new();
     NAMES
@@ -179,7 +178,7 @@ fn libpq_options() -> Result<&'static [CString]> {
                 .into_iter()
                 .filter(|(_, shown)| *shown != 'D')
                 .map(|(name, _)| name)
-                // These two are set here, whatever the user wants.
+                // These two are always set by us.
                 .filter(|n| {
                     n.as_c_str() != c"fallback_application_name"
                         && n.as_c_str() != c"client_encoding"
@@ -203,8 +202,8 @@ pub enum Purpose {
     Resolver,
 }
 
-/// What to connect with: the options that libpq knows, the mapping's after the server's, and those
-/// that are always the same.
+/// The options to connect with: libpq's options of the server and, after them, of the mapping; and
+/// those that are always the same.
 ///
 /// # Errors
 /// libpq's list of options cannot be had.

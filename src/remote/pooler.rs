@@ -1,50 +1,56 @@
 //! Connection poolers between us and a server.
 //!
-//! A session is more than its connection: settings that values depend on, prepared statements, advisory locks by which
-//! others know whether it lives. A pooler in *session* mode leaves a server process to its client until the client goes;
-//! one in transaction mode hands it to the next after each transaction, with all that we have left there, and lets nobody
-//! know when we have gone. The former is as good as none, the latter is refused before anything is left.
+//! A session is more than its connection: it has settings that values depend on, prepared
+//! statements, and advisory locks that show others whether it is alive. A pooler in *session* mode
+//! leaves a server process to its client until the client disconnects. A pooler in *transaction*
+//! mode gives it to the next client after each transaction, with everything that we have left
+//! there, and nobody notices when we are gone. The former does no harm, the latter is refused
+//! before anything is left.
 //!
-//! No question tells the two apart: also in transaction mode the same server process may answer each time. What does is
-//! the end of a server process between two transactions: only a client to whom the process belongs is told of it, unasked.
-//! So a connection is sacrificed. Its session is made to end when it has been idle for a moment (`idle_session_timeout`),
-//! and the last word of that session is the proof. In transaction mode nobody hears it, and the next question is answered
-//! by another. (The pooler would have to stand still for [`IDLE`] between two messages of the server to pass both on.)
+//! No query tells the two apart: in transaction mode, too, the same server process may answer each
+//! time. They differ when a server process ends between two transactions: only a client that owns
+//! the process is told, unasked. So one connection is spent on a test. Its session is made to end
+//! after a moment of idleness (`idle_session_timeout`), and to receive that session's last message
+//! is the proof. In transaction mode nobody receives it, and another process answers the next
+//! query. (To pass both on, the pooler would have to pause for [`IDLE`] between two messages of the
+//! server.)
 //!
-//! That there is a pooler is seen by the number of the server process that was told at the start, which poolers draw at
-//! random: far larger ones than operating systems give. One that looks like an operating system's is found out by the
-//! answer to the session's set-up, before something is prepared.
+//! A pooler is noticed by the process id that is announced when we connect. Poolers draw it at
+//! random, and most of these numbers are larger than any that operating systems use. If the number
+//! looks real, the pooler is noticed by the answer to the session's set-up, before anything is
+//! prepared.
 
 use std::borrow::Borrow;
 use std::ffi::{CStr, c_int};
 use std::time::{Duration, Instant};
 
 use crate::pg::error::{Error, Result, SqlState, c_string};
-use crate::remote::connection::Connection;
+use crate::remote::connection::{Asked, Connection};
 use crate::remote::report;
 
-/// The largest number of a process: Linux gives none above, other systems stay far below.
+/// The largest process id: Linux has none above, other systems stay far below.
 const LARGEST_PID: c_int = 1 << 22;
 
-/// How long the session may be idle.
+/// How long the session may be idle before it ends.
 const IDLE: Duration = Duration::from_millis(50);
 
 /// How long its end is waited for.
 const HEARD_WITHIN: Duration = Duration::from_millis(250);
 
-/// How often it is tried. In transaction mode the end of a session that somebody else has sacrificed may hit ours.
+/// How often it is tried. In transaction mode our connection may be hit by the end of a session
+/// that somebody else tests with.
 const TRIES: u32 = 4;
 
-/// Whether the process that a server told of at the start may be one of an operating system's.
+/// Whether an announced process id may be that of a real process.
 pub fn may_be_a_process(pid: c_int) -> bool {
     (1..=LARGEST_PID).contains(&pid)
 }
 
-/// Finds out whether the server process is ours as long as we are connected. `connect` makes the connections that are
-/// spent on it, the first of them is `connection`.
+/// Finds out whether the server process is ours as long as we are connected. The test spends
+/// `connection`, and further ones that `connect` makes.
 ///
 /// # Errors
-/// 0A000 if the process is not; the server's, a cancel.
+/// 0A000 if it is not; the server's error, a cancel.
 pub fn check<C: Borrow<Connection>>(
     mut connection: C,
     connect: impl Fn() -> Result<C>,
@@ -92,12 +98,12 @@ fn try_once(connection: &Connection, deadline: Option<Instant>) -> Result<Found>
     })
 }
 
-/// Asks, and tells how that went, unless it was cancelled or takes too long.
+/// Runs a query. The outer error is for a cancel, or for a query that takes too long.
 fn ask(connection: &Connection, sql: &CStr, deadline: Option<Instant>) -> Result<Result<()>> {
     let Some(ticket) = connection.send_alone(sql) else {
         return Ok(Err(connection.doom_error()));
     };
-    match connection.answer_by(ticket, Some(sql), Some(sql), deadline) {
+    match connection.wait_until(&Asked::of(ticket, sql), deadline) {
         Ok(Some(_)) => Ok(Ok(())),
         Ok(None) => Err(report::lost(c"the server did not answer in time")),
         Err(error) if error.sqlstate() == SqlState::QUERY_CANCELED => Err(error),

@@ -1,4 +1,5 @@
-//! Remote errors passed on: SQLSTATE, message, DETAIL, HINT, and the remote CONTEXT and SQL as CONTEXT.
+//! Remote errors passed on: SQLSTATE, message, DETAIL, HINT, and the remote CONTEXT and SQL as
+//! CONTEXT.
 
 use std::borrow::Cow;
 use std::ffi::CStr;
@@ -6,7 +7,8 @@ use std::ffi::CStr;
 use crate::libpq::PgResult;
 use crate::pg::error::{Error, SqlState};
 
-/// The server's error, as raised here. `connection` is libpq's own message, for a result that carries none.
+/// The server's error, to be raised here. `connection` is libpq's own message, for a result without
+/// one.
 pub fn remote_error(result: &PgResult, connection: &CStr, sql: Option<&CStr>) -> Error {
     let message = result.error_field(b'M').map(CStr::to_bytes).filter(|m| !m.is_empty());
     let error = match (result.error_field(b'C'), message) {
@@ -52,13 +54,13 @@ pub fn with_sql(error: Error, sql: Option<&CStr>) -> Error {
 /// Statements up to this length are shown as they are.
 const SHORT: usize = 1000;
 
-/// A statement as it is shown: of the parameters of many rows only those of the first.
+/// A statement as it is shown: if it has parameters of many rows, only those of the first.
 fn shown(sql: &[u8]) -> Cow<'_, [u8]> {
     const NEXT_ROW: &[u8] = b"), (";
     if sql.len() <= SHORT {
         return Cow::Borrowed(sql);
     }
-    // Where the rest of one row's VALUES may begin; what the rows behind it consist of has no other characters.
+    // Rows consist of these characters only.
     let is_of_row = |byte: &u8| byte.is_ascii_digit() || b"$, ()DEFAULT".contains(byte);
     let begins_row = |at: &usize| {
         let row = &sql[at + NEXT_ROW.len()..];
@@ -70,7 +72,7 @@ fn shown(sql: &[u8]) -> Cow<'_, [u8]> {
     };
     let rows = &sql[end..];
     let rows = &rows[..rows.iter().position(|byte| !is_of_row(byte)).unwrap_or(rows.len())];
-    // What follows VALUES may begin with such a character.
+    // The text after VALUES may begin with such characters, too.
     let Some(last) = rows.iter().rposition(|byte| *byte == b')') else {
         return Cow::Borrowed(sql);
     };

@@ -13,7 +13,7 @@ use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::Command;
 use crate::protocol::pipeline::{Answer, Ticket};
 use crate::remote::connection::Connection;
-use crate::remote::wait::{Patience, WaitSet, Woke};
+use crate::remote::wait::{Interrupts, WaitEnd, WaitSet};
 
 /// What became of a command.
 pub enum Reply {
@@ -89,22 +89,22 @@ impl<'a, M: Copy> Round<'a, M> {
     /// not been answered at the end of the wait can be waited for again.
     ///
     /// # Errors
-    /// A cancel, under [`Patience::Interruptible`]; those of `on`, which end the wait.
+    /// A cancel, under [`Interrupts::Raise`]; those of `on`, which end the wait.
     pub fn wait(
         &mut self,
         deadline: Instant,
-        patience: Patience,
+        interrupts: Interrupts,
         event: WaitEvent,
         mut on: impl FnMut(M, &Reply) -> Result<()>,
-    ) -> Result<Woke> {
+    ) -> Result<WaitEnd> {
         if self.asked.is_empty() {
-            return Ok(Woke::Ready);
+            return Ok(WaitEnd::Ready);
         }
         let asked = &mut self.asked;
         let set = &mut self.set.get_or_insert_with(|| set_of(asked)).set;
         let mut first = true;
         loop {
-            let mut wants = Vec::with_capacity(asked.len());
+            let mut interests = Vec::with_capacity(asked.len());
             for Asked { member, connection, tag, ticket } in &mut *asked {
                 // Also those that are answered: unread input would end every wait at once.
                 if first {
@@ -119,19 +119,19 @@ impl<'a, M: Copy> Round<'a, M> {
                     Some(Ok(Answer::Err(failure))) => Reply::Refused(failure),
                     Some(Err(_)) => Reply::Lost,
                     None => {
-                        wants.push(connection.want());
+                        interests.push(connection.interest());
                         continue;
                     }
                 };
                 *ticket = None;
                 on(*member, &reply)?;
             }
-            if wants.is_empty() {
-                return Ok(Woke::Ready);
+            if interests.is_empty() {
+                return Ok(WaitEnd::Ready);
             }
             first = false;
-            match set.wait(&wants, Some(deadline), patience, event)? {
-                Woke::Ready => {}
+            match set.wait(&interests, Some(deadline), interrupts, event)? {
+                WaitEnd::Ready => {}
                 ended => return Ok(ended),
             }
         }

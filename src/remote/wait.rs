@@ -1,5 +1,5 @@
-//! Waiting for participants' sockets through PostgreSQL's latch, so that cancel, termination, a deadline
-//! and many connections work together.
+//! Waiting for participants' sockets through PostgreSQL's latch, so that cancel, termination, a
+//! deadline and many connections work together.
 
 use std::ffi::{c_int, c_long};
 use std::time::Instant;
@@ -10,43 +10,43 @@ use crate::pg::error::{Error, Result, SqlState, check_for_interrupts};
 use crate::pg::wait_event::{self, WaitEvent};
 use crate::pg::{globals, latch, versions};
 
-/// What may end a wait besides the socket and the deadline.
+/// What a cancel or a termination does during a wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Patience {
-    /// A cancel or a termination raises.
-    Interruptible,
-    /// A cancel or a termination ends the wait and nothing raises: after the decision, in abort.
-    Settling,
-    /// Nothing but the deadline: a one-phase COMMIT is on its way.
-    Stubborn,
+pub enum Interrupts {
+    /// It raises an error.
+    Raise,
+    /// It ends the wait, without an error: after the decision, and in abort.
+    Return,
+    /// Nothing, the wait goes on to its deadline: a one-phase COMMIT is on its way.
+    Ignore,
 }
 
 /// Why a wait ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Woke {
-    /// A socket is ready, or it is worth looking again.
+pub enum WaitEnd {
+    /// A socket is ready, or may be: look again.
     Ready,
     /// The deadline has passed.
     Deadline,
-    /// A cancel, a termination or the postmaster's death, under [`Patience::Settling`] and
-    /// [`Patience::Stubborn`] (there the postmaster's death alone).
+    /// Under [`Interrupts::Return`] a cancel or a termination; there and under
+    /// [`Interrupts::Ignore`] the postmaster's death.
     Interrupted,
 }
 
-/// What is wanted of a socket.
+/// What a socket is waited for. To be readable is always part of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Want {
+pub struct Interest {
     /// The socket.
     pub socket: c_int,
     /// Also wait until it can be written.
     pub write: bool,
 }
 
-/// A set of sockets to wait for, with the latch and the postmaster's death.
+/// A set of sockets to wait for, together with the latch and the postmaster's death.
 pub struct WaitSet {
     set: *mut pg_sys::WaitEventSet,
     members: Vec<Member>,
-    /// Room for what a wait tells.
+    /// Room for the events of a wait.
     events: Vec<pg_sys::WaitEvent>,
 }
 
@@ -54,14 +54,14 @@ struct Member {
     socket: c_int,
     position: c_int,
     write: bool,
-    /// The last wait was told of something there.
+    /// The last wait found it ready.
     ready: bool,
 }
 
 const FOREVER: c_long = -1;
 
 impl WaitSet {
-    /// A set of these sockets, each once; it lives until dropped, whatever transaction comes and goes.
+    /// A set of these sockets, each once. It lives until it is dropped, beyond transactions.
     pub fn new(sockets: &[c_int]) -> Self {
         wait_event::prepare();
         let count = sockets.len() as c_int + 2;
@@ -75,7 +75,7 @@ impl WaitSet {
                 pg_sys::MyLatch,
                 std::ptr::null_mut(),
             );
-            // In single-user mode there is none to watch.
+            // In single-user mode there is no postmaster.
             if !globals::is_single_user() {
                 pg_sys::AddWaitEventToSet(
                     set,
@@ -108,43 +108,30 @@ impl WaitSet {
         this
     }
 
-    /// Waits once. Sockets of the set that `wants` does not name are waited for as well; who finds
-    /// nothing to do after [`Woke::Ready`] makes a smaller set. [`Self::is_ready`] then tells which they were.
+    /// Waits once. Every socket in the set is waited for, named in `interests` or not: a caller that is
+    /// woken for nothing should make a smaller set. [`Self::is_ready`] then tells which sockets are
+    /// ready.
     ///
     /// # Errors
-    /// A cancel, under [`Patience::Interruptible`].
+    /// A cancel, under [`Interrupts::Raise`].
     pub fn wait(
         &mut self,
-        wants: &[Want],
+        interests: &[Interest],
         deadline: Option<Instant>,
-        patience: Patience,
+        interrupts: Interrupts,
         event: WaitEvent,
-    ) -> Result<Woke> {
+    ) -> Result<WaitEnd> {
         self.members.iter_mut().for_each(|member| member.ready = false);
-        if let Some(woke) = interrupted(patience)? {
+        if let Some(woke) = interrupted(interrupts)? {
             return Ok(woke);
         }
-        // A socket that libpq has closed has left the set, and would never wake it.
-        if wants.iter().any(|want| want.socket < 0) {
-            return Ok(Woke::Ready);
+        // A socket that libpq has closed has left the set and would never wake it.
+        if interests.iter().any(|interest| interest.socket < 0) {
+            return Ok(WaitEnd::Ready);
         }
-        for member in &mut self.members {
-            let write = wants.iter().any(|want| want.socket == member.socket && want.write);
-            if member.write == write {
-                continue;
-            }
-            let mut events = pg_sys::WL_SOCKET_READABLE;
-            if write {
-                events |= pg_sys::WL_SOCKET_WRITEABLE;
-            }
-            // SAFETY: the position is one that the set gave.
-            unsafe {
-                pg_sys::ModifyWaitEvent(self.set, member.position, events, std::ptr::null_mut());
-            }
-            member.write = write;
-        }
+        self.set_interests(interests);
         let Some(timeout) = milliseconds_until(deadline) else {
-            return Ok(Woke::Deadline);
+            return Ok(WaitEnd::Deadline);
         };
         let room = self.events.len() as c_int;
         // SAFETY: room for as many events as are asked for.
@@ -159,15 +146,15 @@ impl WaitSet {
         };
         if count == 0 {
             return Ok(if milliseconds_until(deadline).is_none() {
-                Woke::Deadline
+                WaitEnd::Deadline
             } else {
-                Woke::Ready
+                WaitEnd::Ready
             });
         }
         let mut latch = false;
         for event in &self.events[..count as usize] {
             if event.events & pg_sys::WL_POSTMASTER_DEATH != 0 {
-                return postmaster_died(patience);
+                return postmaster_died(interrupts);
             }
             latch |= event.events & pg_sys::WL_LATCH_SET != 0;
             if let Some(member) = self.members.iter_mut().find(|m| m.position == event.pos) {
@@ -176,15 +163,34 @@ impl WaitSet {
         }
         if latch {
             latch::reset();
-            if let Some(woke) = interrupted(patience)? {
+            if let Some(woke) = interrupted(interrupts)? {
                 return Ok(woke);
             }
         }
-        Ok(Woke::Ready)
+        Ok(WaitEnd::Ready)
     }
 
-    /// Whether the last wait was told of something on this socket; also of one that is not in the set, on which nothing
-    /// is ever told.
+    /// Has the kernel report writable sockets where that is of interest.
+    fn set_interests(&mut self, interests: &[Interest]) {
+        for member in &mut self.members {
+            let write =
+                interests.iter().any(|interest| interest.socket == member.socket && interest.write);
+            if member.write == write {
+                continue;
+            }
+            let mut events = pg_sys::WL_SOCKET_READABLE;
+            if write {
+                events |= pg_sys::WL_SOCKET_WRITEABLE;
+            }
+            // SAFETY: the position is one that the set gave.
+            unsafe {
+                pg_sys::ModifyWaitEvent(self.set, member.position, events, std::ptr::null_mut());
+            }
+            member.write = write;
+        }
+    }
+
+    /// Whether the last wait found this socket ready. One that is not in the set always is.
     pub fn is_ready(&self, socket: c_int) -> bool {
         self.members.iter().find(|m| m.socket == socket).is_none_or(|m| m.ready)
     }
@@ -197,14 +203,14 @@ impl Drop for WaitSet {
     }
 }
 
-/// Waits once for one socket that may change between calls, as it does while connecting.
+/// Waits once for one socket, which may change between calls while a connection is being made.
 ///
 /// # Errors
 /// A cancel.
-pub fn socket_once(socket: c_int, write: bool, deadline: Option<Instant>) -> Result<Woke> {
+pub fn socket_once(socket: c_int, write: bool, deadline: Option<Instant>) -> Result<WaitEnd> {
     check_for_interrupts()?;
     let Some(timeout) = milliseconds_until(deadline) else {
-        return Ok(Woke::Deadline);
+        return Ok(WaitEnd::Deadline);
     };
     let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_EXIT_ON_PM_DEATH;
     events |= if write { pg_sys::WL_SOCKET_WRITEABLE } else { pg_sys::WL_SOCKET_READABLE };
@@ -225,7 +231,7 @@ pub fn socket_once(socket: c_int, write: bool, deadline: Option<Instant>) -> Res
         latch::reset();
         check_for_interrupts()?;
     }
-    Ok(if woke & pg_sys::WL_TIMEOUT != 0 { Woke::Deadline } else { Woke::Ready })
+    Ok(if woke & pg_sys::WL_TIMEOUT != 0 { WaitEnd::Deadline } else { WaitEnd::Ready })
 }
 
 /// The time left in whole milliseconds, rounded up; `None` when there is none.
@@ -235,21 +241,21 @@ fn milliseconds_until(deadline: Option<Instant>) -> Option<c_long> {
     (!left.is_zero()).then(|| (left.as_micros().div_ceil(1000)).min(3_600_000) as c_long)
 }
 
-fn interrupted(patience: Patience) -> Result<Option<Woke>> {
-    match patience {
-        Patience::Interruptible => check_for_interrupts().map(|()| None),
-        Patience::Stubborn => Ok(None),
-        Patience::Settling => {
+fn interrupted(interrupts: Interrupts) -> Result<Option<WaitEnd>> {
+    match interrupts {
+        Interrupts::Raise => check_for_interrupts().map(|()| None),
+        Interrupts::Ignore => Ok(None),
+        Interrupts::Return => {
             let pending = globals::is_cancel_pending() || globals::is_termination_pending();
-            Ok(pending.then_some(Woke::Interrupted))
+            Ok(pending.then_some(WaitEnd::Interrupted))
         }
     }
 }
 
-fn postmaster_died(patience: Patience) -> Result<Woke> {
-    match patience {
-        Patience::Settling | Patience::Stubborn => Ok(Woke::Interrupted),
-        Patience::Interruptible => {
+fn postmaster_died(interrupts: Interrupts) -> Result<WaitEnd> {
+    match interrupts {
+        Interrupts::Return | Interrupts::Ignore => Ok(WaitEnd::Interrupted),
+        Interrupts::Raise => {
             Err(Error::new(SqlState::new(b"57P01"), "terminating because the postmaster has gone"))
         }
     }

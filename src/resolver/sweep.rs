@@ -30,7 +30,7 @@ use crate::protocol::gid::{Gid, Identity, Nonce};
 use crate::protocol::verdict::Decision;
 use crate::remote::connect::{Connecting, Established, Step};
 use crate::remote::options::{Mapping, Purpose, Server};
-use crate::remote::wait::Want;
+use crate::remote::wait::Interest;
 use crate::remote::{Connection, report};
 use crate::resolver::sweep::failure::Failure;
 use crate::resolver::sweep::observation::{Observation, Questions};
@@ -219,13 +219,13 @@ impl Sweep {
     }
 
     /// The socket to wait for.
-    pub fn want(&self) -> Want {
+    pub fn interest(&self) -> Interest {
         match &self.stage {
-            Stage::Connecting(_, connecting, _) => connecting.want(),
-            Stage::Asking(_, fenced, _) => fenced.connection().want(),
+            Stage::Connecting(_, connecting, _) => connecting.interest(),
+            Stage::Asking(_, fenced, _) => fenced.connection().interest(),
             Stage::Listed(settling)
             | Stage::Settling(settling)
-            | Stage::Replicating(settling, _) => settling.connection().want(),
+            | Stage::Replicating(settling, _) => settling.connection().interest(),
         }
     }
 

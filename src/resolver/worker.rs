@@ -27,7 +27,7 @@ use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::{Identity, Nonce};
 use crate::protocol::ledger::Ledger;
 use crate::remote::app_name;
-use crate::remote::wait::{Patience, WaitSet};
+use crate::remote::wait::{Interrupts, WaitSet};
 use crate::resolver::process;
 use crate::resolver::worker::participant::Participant;
 use crate::resolver::worker::reading::Reading;
@@ -231,16 +231,17 @@ impl Worker {
     fn sleep(&self) -> Result<()> {
         let now = Instant::now();
         let mut next = self.next_reading().min(self.next_reap);
-        let mut wants = Vec::new();
+        let mut interests = Vec::new();
         for id in self.participants.sweeping() {
             let Some(sweep) = self.participants.get(id).and_then(|p| p.sweep.as_ref()) else {
                 continue;
             };
             next = next.min(sweep.deadline());
-            wants.push(sweep.want());
+            interests.push(sweep.interest());
         }
         // A participant that is due already waits for another sweep to end.
-        if let Some(due) = self.participants.next_due().filter(|due| *due > now || wants.is_empty())
+        if let Some(due) =
+            self.participants.next_due().filter(|due| *due > now || interests.is_empty())
         {
             next = next.min(due);
         }
@@ -250,10 +251,10 @@ impl Worker {
         if !self.replicating.is_empty() {
             next = next.min(now + answering::REPLICATION_POLL);
         }
-        wants.retain(|want| want.socket >= 0);
-        let sockets: Vec<_> = wants.iter().map(|want| want.socket).collect();
+        interests.retain(|interest| interest.socket >= 0);
+        let sockets: Vec<_> = interests.iter().map(|interest| interest.socket).collect();
         let event = WaitEvent::ResolverMain;
-        WaitSet::new(&sockets).wait(&wants, Some(next), Patience::Interruptible, event)?;
+        WaitSet::new(&sockets).wait(&interests, Some(next), Interrupts::Raise, event)?;
         Ok(())
     }
 

@@ -20,7 +20,7 @@ use crate::protocol::participant::{Event, Outcome, State};
 use crate::remote::cache;
 use crate::remote::connection::{CANCEL_EFFECT, CLEANUP_TIMEOUT};
 use crate::remote::round::{Reply, Round};
-use crate::remote::wait::Patience;
+use crate::remote::wait::Interrupts;
 use crate::xact::branch::Member;
 use crate::xact::participants::{self, Participant};
 use crate::xact::{inject, settle};
@@ -158,7 +158,7 @@ impl<'a> Stopping<'a> {
             .collect();
         let mut answered = Vec::with_capacity(taken.len());
         for (p, is_taken) in taken {
-            answered.push((p, p.connection.drain(self.deadline, Patience::Settling)?));
+            answered.push((p, p.connection.drain(self.deadline, Interrupts::Return)?));
             // The cancel may still arrive, and hit something else.
             if !is_taken {
                 p.connection.doom();

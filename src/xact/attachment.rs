@@ -15,7 +15,7 @@ use crate::pg::globals::{deadlock_timeout, is_serializable, nest_level};
 use crate::protocol::pipeline::Ticket;
 use crate::protocol::plan::{Access, Mode};
 use crate::remote::cache::{self, Cached};
-use crate::remote::connection::{Connection, Isolation, Manner, Message, Opening};
+use crate::remote::connection::{Asked, Connection, Isolation, Manner, Message, Opening, if_lost};
 use crate::remote::credentials;
 use crate::remote::options::Mapping;
 use crate::shared::incarnation::session_lock;
@@ -143,42 +143,26 @@ impl Attachment {
         Rc::clone(&self.connection)
     }
 
-    /// Sends statements as one segment without waiting; their tickets are consecutive.
+    /// Sends one statement without waiting. `sql` is named as CONTEXT of its errors.
     ///
     /// # Errors
     /// The connection is lost or doomed, or the transaction is ending.
-    pub fn submit(&self, messages: &[Message]) -> Result<Ticket> {
-        let sql = match messages.first() {
-            Some(Message::Query(sql, _) | Message::Prepare(_, sql) | Message::FetchMore(sql)) => {
-                Some(*sql)
-            }
-            Some(Message::Execute(..)) | None => None,
-        };
-        self.submit_for(messages, sql)
+    pub fn submit(&self, message: Message, sql: &Rc<CStr>) -> Result<Asked> {
+        let ticket = self.send(&[message], sql, sql, None)?;
+        Ok(Asked::about(ticket, sql, sql))
     }
 
-    /// Sends statements as [`Attachment::submit`] does. If the connection is lost, `sql` becomes
-    /// the CONTEXT of the error and not the first statement.
+    /// Sends statements as one segment without waiting, each with what is named as CONTEXT of its
+    /// errors.
     ///
     /// # Errors
     /// Those of [`Attachment::submit`].
-    pub fn submit_for(&self, messages: &[Message], sql: Option<&CStr>) -> Result<Ticket> {
-        self.send(messages, sql, None, None)
-    }
-
-    /// Sends statements as [`Attachment::submit_for`] does, whose answers will be asked for later.
-    /// Others may be sent behind them meanwhile: if those fail because of these, that is reported
-    /// as a failure of `query`.
-    ///
-    /// # Errors
-    /// Those of [`Attachment::submit`].
-    pub fn submit_ahead(
-        &self,
-        messages: &[Message],
-        sql: &CStr,
-        query: &Rc<CStr>,
-    ) -> Result<Ticket> {
-        self.send(messages, Some(sql), Some(query), None)
+    pub fn submit_all(&self, statements: &[(Message, &Rc<CStr>)]) -> Result<Vec<Asked>> {
+        let Some((_, first)) = statements.first() else { return Ok(Vec::new()) };
+        let messages: Vec<Message> = statements.iter().map(|(message, _)| *message).collect();
+        let ticket = self.send(&messages, first, first, None)?;
+        let tickets = (ticket..).zip(statements);
+        Ok(tickets.map(|(ticket, (_, sql))| Asked::about(ticket, sql, sql)).collect())
     }
 
     /// A cursor for `query` that this session will open.
@@ -200,25 +184,47 @@ impl Attachment {
         }
     }
 
-    /// Sends statements about a cursor as [`Attachment::submit_ahead`] does, behind its DECLARE if
-    /// that was not sent yet.
+    /// Opens a cursor now, unless that was done.
     ///
     /// # Errors
     /// Those of [`Attachment::submit`].
-    pub fn submit_behind(
-        &self,
-        opening: &Rc<Opening>,
-        messages: &[Message],
-        sql: &CStr,
-    ) -> Result<Ticket> {
-        self.send(messages, Some(sql), Some(&opening.query), Some(opening))
+    pub fn open(&self, opening: &Rc<Opening>) -> Result<()> {
+        self.send(&[], &opening.declare, &opening.query, Some(opening)).map(drop)
     }
 
+    /// Sends the first FETCH from a cursor, behind its DECLARE if that was not sent. Other
+    /// statements may be sent before the answer is taken: what fails because of this one is
+    /// reported as a failure of the cursor's query.
+    ///
+    /// # Errors
+    /// Those of [`Attachment::submit`].
+    pub fn fetch_first(&self, opening: &Rc<Opening>, fetch: &Rc<CStr>) -> Result<Asked> {
+        // If the connection is found lost, a DECLARE that was sent before is named as if it had
+        // gone with this FETCH.
+        let command = if opening.sent.get().is_some() { &opening.declare } else { fetch };
+        let message = Message::Query(fetch, &[]);
+        let ticket = self.send(&[message], &opening.declare, &opening.query, Some(opening))?;
+        Ok(Asked::about(ticket, command, &opening.query))
+    }
+
+    /// Sends a further FETCH from a cursor for `query`, as [`Attachment::fetch_first`] does.
+    ///
+    /// # Errors
+    /// Those of [`Attachment::submit`].
+    pub fn fetch_more(&self, fetch: &Rc<CStr>, query: &Rc<CStr>) -> Result<Asked> {
+        let message = Message::FetchMore(fetch);
+        let ticket = self.send(&[message], if_lost(fetch, query), query, None)?;
+        Ok(Asked::about(ticket, fetch, query))
+    }
+
+    /// Sends messages as one segment and returns the ticket of the first. `if_lost` is named as
+    /// CONTEXT if the connection is lost, `query` by those that fail because these messages have
+    /// failed.
     fn send(
         &self,
         messages: &[Message],
-        sql: Option<&CStr>,
-        query: Option<&Rc<CStr>>,
+        if_lost: &CStr,
+        query: &Rc<CStr>,
         opening: Option<&Rc<Opening>>,
     ) -> Result<Ticket> {
         let serializable = is_serializable();
@@ -228,8 +234,9 @@ impl Attachment {
         // back to that one.
         let level = self.level.get().max(nest_level());
         let (owner, access) = (self.level.get(), self.access);
+        let query = Some(query);
         let manner = Manner { isolation, owner, level, access, opening, query };
-        let submit = || self.connection.submit(manner, messages, sql);
+        let submit = || self.connection.submit(manner, messages, if_lost);
         let first = match submit() {
             Err(_) if self.begin_anew()? => submit()?,
             sent => sent?,
@@ -240,47 +247,42 @@ impl Attachment {
         Ok(first)
     }
 
-    /// Waits for the answer to a statement; if it fails, `sql` becomes the error's CONTEXT.
+    /// A statement's answer if it has been read.
     ///
     /// # Errors
     /// The remote's error, the lost connection, a cancel.
-    pub fn answer(&self, ticket: Ticket, sql: &CStr) -> Result<Rc<PgResult>> {
-        self.answer_to(ticket, sql, sql)
+    pub fn poll(&self, asked: &Asked) -> Result<Option<Rc<PgResult>>> {
+        match self.connection.poll(asked) {
+            Err(_) if self.begin_anew()? => Ok(None),
+            polled => polled,
+        }
     }
 
-    /// Waits for the answer to `sent`, a command about a cursor for `sql`; if it fails, `sql`
-    /// becomes the error's CONTEXT.
+    /// Waits for a statement's answer.
     ///
     /// # Errors
-    /// Those of [`Attachment::answer`].
-    pub fn answer_to(&self, ticket: Ticket, sent: &CStr, sql: &CStr) -> Result<Rc<PgResult>> {
-        if self.connection.is_due(ticket) {
-            self.note_wait(ticket);
+    /// Those of [`Attachment::poll`].
+    pub fn wait(&self, asked: &Asked) -> Result<Rc<PgResult>> {
+        if self.connection.is_due(asked.ticket()) {
+            self.note_wait(asked);
         }
-        let (sent, sql) = (Some(sent), Some(sql));
         let soon = Instant::now() + deadlock_timeout();
-        if let Some(result) = self.answer_by(ticket, sent, sql, Some(soon))? {
+        if let Some(result) = self.wait_until(asked, Some(soon))? {
             return Ok(result);
         }
         if let Some(act) = LONG_WAIT.get().get() {
             act()?;
         }
         loop {
-            if let Some(result) = self.answer_by(ticket, sent, sql, None)? {
+            if let Some(result) = self.wait_until(asked, None)? {
                 return Ok(result);
             }
         }
     }
 
-    fn answer_by(
-        &self,
-        ticket: Ticket,
-        sent: Option<&CStr>,
-        sql: Option<&CStr>,
-        deadline: Option<Instant>,
-    ) -> Result<Option<Rc<PgResult>>> {
-        match self.connection.answer_by(ticket, sent, sql, deadline) {
-            Err(_) if self.begin_anew()? => self.connection.answer_by(ticket, sent, sql, deadline),
+    fn wait_until(&self, asked: &Asked, deadline: Option<Instant>) -> Result<Option<Rc<PgResult>>> {
+        match self.connection.wait_until(asked, deadline) {
+            Err(_) if self.begin_anew()? => self.connection.wait_until(asked, deadline),
             answered => answered,
         }
     }
@@ -294,10 +296,10 @@ impl Attachment {
         cache::begin_anew(&self.connection, self.userid)
     }
 
-    /// Counts that a statement's answer is waited for, here or together with other connections. The
-    /// answers to what travelled with it come with it.
-    pub fn note_wait(&self, ticket: Ticket) {
-        if ticket > self.waited_for.get() {
+    /// A statement's answer is waited for, here or together with other connections. The answers to
+    /// everything in its segment come with it.
+    pub fn note_wait(&self, asked: &Asked) {
+        if asked.ticket() > self.waited_for.get() {
             self.waited_for.set(self.sent.get());
             self.waits.set(self.waits.get() + 1);
         }
@@ -308,28 +310,12 @@ impl Attachment {
         self.waits.get()
     }
 
-    /// The answer as [`Attachment::answer_to`] gives it, if it has been read.
-    ///
-    /// # Errors
-    /// Those of [`Attachment::answer`].
-    pub fn answer_if_read(
-        &self,
-        ticket: Ticket,
-        sent: &CStr,
-        sql: &CStr,
-    ) -> Result<Option<Rc<PgResult>>> {
-        match self.connection.answer_if_read(ticket, Some(sent), Some(sql)) {
-            Err(_) if self.begin_anew()? => Ok(None),
-            answered => answered,
-        }
-    }
-
     /// Runs one statement: sends it and waits for its answer.
     ///
     /// # Errors
-    /// Those of [`Attachment::submit`] and [`Attachment::answer`].
-    pub fn run(&self, sql: &CStr, params: &[Option<&CStr>]) -> Result<Rc<PgResult>> {
-        let ticket = self.submit(&[Message::Query(sql, params)])?;
-        self.answer(ticket, sql)
+    /// Those of [`Attachment::submit`] and [`Attachment::wait`].
+    pub fn run(&self, sql: impl Into<Rc<CStr>>, params: &[Option<&CStr>]) -> Result<Rc<PgResult>> {
+        let sql = sql.into();
+        self.wait(&self.submit(Message::Query(&sql, params), &sql)?)
     }
 }

@@ -14,7 +14,7 @@ use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, shielded};
 use crate::pg::globals;
 use crate::remote::cache::Cached;
-use crate::remote::wait::Patience;
+use crate::remote::wait::Interrupts;
 
 /// How long a session that ends waits for all such answers together. Most have come by then.
 const PARTING: Duration = Duration::from_secs(1);
@@ -92,7 +92,7 @@ unsafe extern "C-unwind" fn at_exit(_: i32, _: pg_sys::Datum) {
             let deadline = Instant::now() + PARTING;
             let pending = PENDING.get().borrow().clone();
             for connection in pending {
-                connection.drain(deadline, Patience::Settling)?;
+                connection.drain(deadline, Interrupts::Return)?;
             }
         }
         collect()

@@ -25,8 +25,9 @@ use crate::protocol::participant::{Outcome, State};
 use crate::protocol::session_lock::SessionLock;
 use crate::protocol::verdict::Decision;
 use crate::remote::cache::{self, Cached};
+use crate::remote::connection::Asked;
 use crate::remote::options::{Mapping, Server};
-use crate::remote::wait::Patience;
+use crate::remote::wait::Interrupts;
 use crate::shared::confirmed;
 use crate::shared::entries::{self, Known};
 use crate::shared::incarnation::session_lock;
@@ -173,9 +174,11 @@ fn let_go_of_copied(members: &mut [Waiting], lock: SessionLock, deadline: Instan
             member.connection = None;
             continue;
         };
-        let alone = connection.drain(deadline, Patience::Interruptible)?
+        let alone = connection.drain(deadline, Interrupts::Raise)?
             && connection.holds(lock)
-            && connection.answer(ticket, None).is_ok_and(|others| others.rows() == 0);
+            && connection
+                .wait(&Asked::of(ticket, &*question))
+                .is_ok_and(|others| others.rows() == 0);
         if !alone && let Some(connection) = member.connection.take() {
             cache::put_back(&connection);
         }

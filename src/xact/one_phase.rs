@@ -15,11 +15,11 @@ use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::Command;
 use crate::protocol::participant::Event;
 use crate::remote::connect::connect;
-use crate::remote::connection::CANCEL_EFFECT;
+use crate::remote::connection::{Asked, CANCEL_EFFECT};
 use crate::remote::options::{Mapping, Server};
 use crate::remote::report;
 use crate::remote::round::{Reply, Round};
-use crate::remote::wait::{Patience, Woke};
+use crate::remote::wait::{Interrupts, WaitEnd};
 use crate::xact::branch::Member;
 use crate::xact::participants::Participant;
 
@@ -53,12 +53,12 @@ pub fn commit(p: &Participant) -> Result<()> {
         Ok(())
     };
     let limit = begin + guc::prepare_timeout().min(guc::commit_timeout());
-    if round.wait(limit, Patience::Settling, WaitEvent::Commit, &mut note)? != Woke::Ready {
+    if round.wait(limit, Interrupts::Return, WaitEvent::Commit, &mut note)? != WaitEnd::Ready {
         let soon = Instant::now() + CANCEL_EFFECT;
         let sending = p.connection.start_cancel();
         let is_taken = sending.is_some_and(|sending| sending.wait_until(soon));
         let deadline = soon.max(begin + guc::commit_timeout());
-        round.wait(deadline, Patience::Stubborn, WaitEvent::Commit, &mut note)?;
+        round.wait(deadline, Interrupts::Ignore, WaitEvent::Commit, &mut note)?;
         // The cancel may still arrive, and must not hit the next transaction.
         if !is_taken {
             p.connection.doom();
@@ -112,13 +112,13 @@ fn status(p: &Participant) -> Result<String> {
     ));
     loop {
         let ticket = fresh.send_alone(&question).ok_or_else(|| fresh.doom_error())?;
-        if !fresh.drain(deadline, Patience::Stubborn)? {
+        if !fresh.drain(deadline, Interrupts::Ignore)? {
             return Err(fresh.doom_error());
         }
         if fresh.fingerprint().as_ref() != Some(&before) {
             return Err(report::lost(c"Another server answers at its address."));
         }
-        let answer = fresh.answer(ticket, Some(&question))?;
+        let answer = fresh.wait(&Asked::of(ticket, &*question))?;
         let status = answer
             .value(0, 0)
             .map_or_else(|| "unknown".into(), |v| v.to_string_lossy().into_owned());

@@ -20,7 +20,7 @@ use crate::protocol::pipeline::Control;
 use crate::protocol::plan::{self, Local, Step, Work};
 use crate::remote::credentials;
 use crate::remote::round::{Reply, Round};
-use crate::remote::wait::{Patience, Woke};
+use crate::remote::wait::{Interrupts, WaitEnd};
 use crate::xact::branch::Member;
 use crate::xact::participants::{self, Participant};
 use crate::xact::refusals::{late, lost_its_lock, lost_its_work, refused, rolled_back};
@@ -86,8 +86,7 @@ fn hear_of_writes(
             p.connection.ask_if_written();
         }
         for p in all {
-            if !p.connection.drain(deadline, Patience::Interruptible)? && !p.connection.is_doomed()
-            {
+            if !p.connection.drain(deadline, Interrupts::Raise)? && !p.connection.is_doomed() {
                 return Err(late(p, timeout));
             }
             if p.connection.is_doomed() {
@@ -156,8 +155,8 @@ fn first_round(
             return Err(rolled_back(p, p.connection.doom_error()));
         }
     }
-    match round.wait(deadline, Patience::Interruptible, WaitEvent::Prepare, note)? {
-        Woke::Ready => Ok(()),
+    match round.wait(deadline, Interrupts::Raise, WaitEvent::Prepare, note)? {
+        WaitEnd::Ready => Ok(()),
         _ => {
             let is_slow = |p: &&&Participant| {
                 matches!(p.state(), State::Preparing | State::CommittingOnePhase)

@@ -12,7 +12,7 @@ use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::Gid;
 use crate::protocol::participant::{Event, Outcome};
 use crate::remote::round::{Reply, Round};
-use crate::remote::wait::Patience;
+use crate::remote::wait::Interrupts;
 use crate::xact::branch::Member;
 use crate::xact::inject;
 
@@ -54,7 +54,7 @@ pub fn gather<'a, M: Member>(
     is_confirmed: impl Fn(&M, &Reply) -> Result<bool>,
 ) -> Result<()> {
     let deadline = Instant::now() + timeout;
-    round.wait(deadline, Patience::Settling, event, |member, reply| {
+    round.wait(deadline, Interrupts::Return, event, |member, reply| {
         if is_confirmed(member, reply)? { member.apply(Event::Confirmed) } else { Ok(()) }
     })?;
     Ok(())

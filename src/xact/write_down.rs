@@ -11,7 +11,7 @@ use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::session_lock::SessionLock;
 use crate::remote::connect::check_pooler;
 use crate::remote::options::{Mapping, Server};
-use crate::remote::wait::Patience;
+use crate::remote::wait::Interrupts;
 use crate::shared::entries::{self, Reserved};
 use crate::shared::incarnation::session_lock;
 use crate::shared::resolvers;
@@ -81,7 +81,7 @@ fn hold_session_locks(
         p.connection.send_lock();
     }
     for p in writers {
-        if !p.connection.drain(deadline, Patience::Interruptible)? && !p.connection.is_doomed() {
+        if !p.connection.drain(deadline, Interrupts::Raise)? && !p.connection.is_doomed() {
             return Err(late(p, timeout));
         }
         if p.connection.is_doomed() {

@@ -1,7 +1,8 @@
-//! Says above a block of commands where it is run, which its mark tells the tests: "```sql,on=shard1".
+//! Says above a block of commands where it is run, which its mark tells the tests:
+//! "```sql,on=shard1".
 
-/// `page` with a line above each block whose mark names servers, a database or a session, and with marks that
-/// highlighting knows.
+/// `page` with a line above each block whose mark names servers, a database or a session, and with
+/// marks that highlighting knows.
 pub fn add_all(page: &str) -> String {
     let mut result = String::new();
     let mut inside = false;

@@ -1,4 +1,5 @@
-//! Drawings of who sends what to whom, as inline SVG made from a block of text that can be read by itself:
+//! Drawings of who sends what to whom, as inline SVG made from a block of text that can be read by
+//! itself:
 //!
 //! ```text
 //! lanes: application | coordinator | shard 1

@@ -1,4 +1,5 @@
-//! Who else uses the bank's servers: sessions with long statements, and those who change definitions.
+//! Who else uses the bank's servers: sessions with long statements, and those who change
+//! definitions.
 
 use std::sync::atomic::Ordering;
 
@@ -10,11 +11,12 @@ use super::places::SHARDS;
 use super::plan::Plan;
 use super::random::Random;
 
-/// Under this name the sessions with long statements can be found, to be cancelled when the bank is to come to rest.
+/// Under this name the sessions with long statements can be found, to be cancelled when the bank is
+/// to come to rest.
 pub(super) const SLEEPER: &str = "sleeper";
 
-/// Runs statements on the shards that may last longer than anybody waits for them. Before each it commits over two
-/// shards: from then on its session is one that may prepare.
+/// Runs statements on the shards that may last longer than anybody waits for them. Before each it
+/// commits over two shards: from then on its session is one that may prepare.
 pub(super) fn sleep(shared: &Shared, plan: &Plan, number: u64) -> Result<()> {
     let mut random = Random::new(plan.seed, 1000 + number);
     let coordinator = number as usize % plan.coordinators();

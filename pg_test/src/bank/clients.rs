@@ -117,7 +117,8 @@ impl Transfer {
 fn told(answer: Result<(), Error>) -> Outcome {
     let Err(error) = answer else { return Outcome::Committed };
     match error.as_db_error() {
-        // 57P0x: the session was ended, at whatever point; 08007: the extension says that nobody knows.
+        // 57P0x: the session was ended, at whatever point; 08007: the extension says that nobody
+        // knows.
         Some(report) if !matches!(report.code().code(), "57P01" | "57P02" | "57P03" | "08007") => {
             Outcome::Refused(reason(&error))
         }
@@ -233,7 +234,8 @@ impl<'a> Customer<'a> {
         let prepared = told(session.batch_execute(&format!("PREPARE TRANSACTION '{gxid}'")));
         let commit = prepared == Outcome::Committed;
         if !commit {
-            // Cancelled before PostgreSQL has begun to prepare, it leaves a transaction block that has failed.
+            // Cancelled before PostgreSQL has begun to prepare, it leaves a transaction block that
+            // has failed.
             let _ = session.batch_execute("ROLLBACK");
         }
         self.owed.push(Owed { gxid, commit, pid });
@@ -246,8 +248,8 @@ impl<'a> Customer<'a> {
         }
     }
 
-    /// Does what a transaction manager does after a crash: what it has heard to be prepared it commits, the rest it
-    /// rolls back. What does not succeed stays owed.
+    /// Does what a transaction manager does after a crash: what it has heard to be prepared it
+    /// commits, the rest it rolls back. What does not succeed stays owed.
     fn pay(&mut self, session: &mut Client, pid: i32) {
         const NO_SUCH: &str = "42704";
         self.owed.retain(|owed| {

@@ -11,7 +11,8 @@ use super::random::Random;
 use crate::proxy::{Hit, NewConnections};
 use crate::{Cluster, Fault, Point, StopMode};
 
-/// What is done, with all that was drawn for it. `u64`s are numbers of transfers that pass meanwhile.
+/// What is done, with all that was drawn for it. `u64`s are numbers of transfers that pass
+/// meanwhile.
 #[derive(Debug, Clone, Copy)]
 enum Action {
     Cut(usize, Point, &'static str, u64),
@@ -78,7 +79,8 @@ fn draw(plan: &Plan, random: &mut Random) -> Action {
 /// So many faults stay armed, and for so many the standby stays away.
 const LASTING: usize = 4;
 
-/// Injects faults for the time of a phase, then lets everything work again. Returns how many there were.
+/// Injects faults for the time of a phase, then lets everything work again. Returns how many there
+/// were.
 pub(super) fn inject(
     bank: &mut Bank,
     shared: &Shared,

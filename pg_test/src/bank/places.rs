@@ -1,4 +1,5 @@
-//! The bank's servers, the places where it keeps money, and what must be true of them when nothing is under way.
+//! The bank's servers, the places where it keeps money, and what must be true of them when nothing
+//! is under way.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -168,8 +169,9 @@ impl Bank {
         }
     }
 
-    /// Kills the coordinator and promotes its synchronous standby, if that runs and has caught up; whether it has. What a
-    /// cancelled session did not wait for is lost otherwise, as it may be. From then on there is no standby.
+    /// Kills the coordinator and promotes its synchronous standby, if that runs and has caught up;
+    /// whether it has. What a cancelled session did not wait for is lost otherwise, as it may be.
+    /// From then on there is no standby.
     pub(super) fn fail_over(&mut self) -> Result<bool> {
         let Some(mut standby) = self.standby.take() else { return Ok(false) };
         let is_ready = standby.is_running()
@@ -217,7 +219,8 @@ impl Bank {
         Ok(())
     }
 
-    /// Waits until nothing is left of any transaction anywhere: prepared, shown in a view, or by its locks.
+    /// Waits until nothing is left of any transaction anywhere: prepared, shown in a view, or by
+    /// its locks.
     pub(super) fn settled_until(&self, deadline: Instant) -> Result<()> {
         let mut left = String::new();
         let within = deadline.saturating_duration_since(Instant::now());

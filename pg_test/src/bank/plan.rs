@@ -1,4 +1,5 @@
-//! What a run is like, drawn from its seed: plain data, printed as one line before anything happens.
+//! What a run is like, drawn from its seed: plain data, printed as one line before anything
+//! happens.
 
 use std::time::Duration;
 
@@ -28,10 +29,12 @@ pub struct Plan {
     pub accounts: u64,
     /// The largest amount.
     pub amount: u64,
-    /// All servers have a `lock_timeout`. Without it, whoever waits for what nobody settles waits for ever.
+    /// All servers have a `lock_timeout`. Without it, whoever waits for what nobody settles waits
+    /// for ever.
     pub lock_timeout: bool,
-    /// Transfers lock rows in any order. The deadlocks over several servers that come of it are nobody's to detect: these
-    /// sessions have a `statement_timeout`. Otherwise all lock them in the same order.
+    /// Transfers lock rows in any order. The deadlocks over several servers that come of it are
+    /// nobody's to detect: these sessions have a `statement_timeout`. Otherwise all lock them in
+    /// the same order.
     pub disorder: bool,
     /// Who waits for the shards.
     pub commit_wait: CommitWait,
@@ -57,11 +60,13 @@ pub struct Plan {
     pub resolver_interval: &'static str,
     /// `pg_fdw_xacts.resolver_retry_max`.
     pub resolver_retry_max: &'static str,
-    /// In a rest, sessions do nothing at all: what they have not confirmed yet is then the resolver's.
+    /// In a rest, sessions do nothing at all: what they have not confirmed yet is then the
+    /// resolver's.
     pub silent: bool,
     /// For how long there are faults before everything must be settled, in seconds.
     pub phase: u64,
-    /// Each transfer has a label, by which one whose answer was lost is asked after (`pg_fdw_xacts_track`).
+    /// Each transfer has a label, by which one whose answer was lost is asked after
+    /// (`pg_fdw_xacts_track`).
     pub labels: bool,
 }
 

@@ -1,9 +1,10 @@
-//! Nothing raises where nothing may: faults injected into the extension itself, after the commit decision, after
-//! PREPARE TRANSACTION, in abort, and after COMMIT PREPARED and ROLLBACK PREPARED by the application.
+//! Nothing raises where nothing may: faults injected into the extension itself, after the commit
+//! decision, after PREPARE TRANSACTION, in abort, and after COMMIT PREPARED and ROLLBACK PREPARED
+//! by the application.
 //!
-//! They need the extension built with its feature `inject` and are run by `cargo xtask test`. Expected each time: the
-//! client gets the answer that is true, the server stays up, everything is settled, and the backend can still be
-//! cancelled and terminated.
+//! They need the extension built with its feature `inject` and are run by `cargo xtask test`.
+//! Expected each time: the client gets the answer that is true, the server stays up, everything is
+//! settled, and the backend can still be cancelled and terminated.
 
 #![allow(missing_docs, reason = "a test's name is its documentation")]
 
@@ -20,7 +21,7 @@ use support::{
     session_with_notices,
 };
 
-/// A Rust panic, an ERROR of PostgreSQL, and memory that cannot be had.
+/// A Rust panic, an ERROR of PostgreSQL, and an allocation that fails.
 const KINDS: [&str; 3] = ["panic", "error", "memory"];
 
 /// Has the next passes of `point` fail in `kind`'s way.
@@ -34,7 +35,8 @@ fn assert_reacts(fleet: &Fleet, mut session: Client) -> Outcome {
     assert_interruptible(fleet, session)
 }
 
-/// No process of the server has died since `witness` connected: a crash would have ended all sessions.
+/// No process of the server has died since `witness` connected: a crash would have ended all
+/// sessions.
 fn assert_no_crash(mut witness: Client) {
     witness.batch_execute("SELECT 1").expect("the server has not restarted itself");
 }

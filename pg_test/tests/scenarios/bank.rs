@@ -6,7 +6,7 @@ use pg_test::bank::{Plan, run};
 
 use crate::support::Outcome;
 
-/// Together they meet whatever a seed can draw; none has a `lock_timeout`.
+/// Together they cover everything that a seed can draw; none sets a `lock_timeout`.
 const SEEDS: [u64; 3] = [11, 16, 39];
 
 fn survives(seed: u64) -> Outcome {

@@ -1,5 +1,5 @@
-//! Real clients as they are: transaction managers, application frameworks, drivers, pgbench. The programs are in
-//! `pg_test/clients`; `cargo xtask test` installs what they need.
+//! Real clients as they are: transaction managers, application frameworks, drivers, pgbench. The
+//! programs are in `pg_test/clients`; `cargo xtask test` installs what they need.
 
 mod frameworks;
 mod managers;

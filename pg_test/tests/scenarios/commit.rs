@@ -1,4 +1,5 @@
-//! The protocol as an application sees it: what commits, what does not, what it costs, and what is seen meanwhile.
+//! The protocol as an application sees it: what commits, what does not, what it costs, and what is
+//! seen meanwhile.
 
 mod commit_wait;
 mod costs;

@@ -1,4 +1,5 @@
-//! The book: its pages are run, its reference is compared with a running server, and what it quotes is there.
+//! The book: its pages are run, its reference is compared with a running server, and what it quotes
+//! is there.
 
 mod messages;
 mod page;

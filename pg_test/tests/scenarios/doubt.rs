@@ -7,7 +7,8 @@ use postgres::Client;
 
 use crate::support::serverid;
 
-/// What is told of a transaction in doubt on a shard, by the view, the statistics and `pg_fdw_xacts_resolve()`.
+/// What is told of a transaction in doubt on a shard, by the view, the statistics and
+/// `pg_fdw_xacts_resolve()`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Told {
     /// `identifier`, `status` and `reason` of each row of the view on that shard.
@@ -57,8 +58,8 @@ pub fn identity(session: &mut Client) -> anyhow::Result<i64> {
     one(session, "SELECT identity FROM fdw_xacts.identity")
 }
 
-/// Prepares a transaction on shard `number` as a COMMIT that was lost before its decision would have left it: it has
-/// no row here. Returns its identifier. `role` owns it there.
+/// Prepares a transaction on shard `number` as a COMMIT that was lost before its decision would
+/// have left it: it has no row here. Returns its identifier. `role` owns it there.
 pub fn leave_orphan(fleet: &Fleet, number: usize, role: &str, id: i32) -> anyhow::Result<String> {
     let mut session = fleet.session()?;
     let user: u32 = one(&mut session, "SELECT current_user::regrole::oid")?;

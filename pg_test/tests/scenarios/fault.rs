@@ -1,4 +1,5 @@
-//! Faults at named points of the protocol, crashes, copies, fail-overs, and what others do in the middle of it.
+//! Faults at named points of the protocol, crashes, copies, fail-overs, and what others do in the
+//! middle of it.
 
 mod bad_input;
 mod commit;

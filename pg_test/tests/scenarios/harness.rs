@@ -1,4 +1,5 @@
-//! The harness itself, on plain servers: a fault that does not strike would make every other test worthless.
+//! The harness itself, on plain servers: a fault that does not strike would make every other test
+//! worthless.
 
 use pg_test::oracle::{one, prepared_gids};
 use pg_test::proxy::NewConnections;

@@ -1,7 +1,8 @@
 //! Scenarios on real clusters: a test names what is done and what must come of it.
 //!
-//! The fault matrix: each row of what can go wrong, and where it is tried. Each test ends with: all agree with the
-//! coordinator's decision, nothing is prepared, shown or locked anywhere, sessions commit again.
+//! The fault matrix: each row of what can go wrong, and where it is tried. Each test ends with: all
+//! agree with the coordinator's decision, nothing is prepared, shown or locked anywhere, sessions
+//! commit again.
 //!
 //! | fault | tests |
 //! |---|---|
@@ -14,9 +15,9 @@
 //! | cancel, statement_timeout, termination, shutdown at every wait | `fault::interrupt` |
 //! | a shard takes long to prepare or to commit | `fault::slow_prepare` |
 //! | a shard hangs in phase one or two | `fault::commit::a_shard_that_hangs…` |
-//! | SIGKILL for the coordinator, a backend, the resolver, a shard | `crash`, `fault::gxid`, `commit` |
-//! | 'gxid' pending over crash, checkpoint, restart | `explicit`, `fault::gxid`, `clients::managers` |
-//! | synchronous_commit = off, no local write | `crash` |
+//! | SIGKILL for the coordinator, a backend, the resolver, a shard | `fault::crash`, `fault::gxid`, `commit` |
+//! | 'gxid' pending over crash, checkpoint, restart | `commit::explicit`, `fault::gxid`, `clients::managers` |
+//! | synchronous_commit = off, no local write | `fault::crash` |
 //! | fail-over of the coordinator or a shard | `fault::failover` |
 //! | synchronous standbys of the coordinator; no room in shared memory | `fault::replication` |
 //! | resolver beside busy sessions | `fault::resolver::beside_busy_sessions…`, `bank` |
@@ -26,11 +27,11 @@
 //! | wrong password, changed address | `fault::resolver` |
 //! | connection lost inside a savepoint; readers under SERIALIZABLE | `fault::prepare` |
 //! | a connection cut in the moment in which it is used again | `fault::idle_connection` |
-//! | a connection pooler between coordinator and shard | `poolers` |
+//! | a connection pooler between coordinator and shard | `fault::poolers` |
 //! | permission that is taken away while a connection is open | `fault::permissions` |
-//! | a shard that writes on another through foreign tables of its own | `nested` |
-//! | a session's advisory lock released by a trigger | `session_lock` |
-//! | an error in a cursor from before the savepoint; writes before the first FETCH | `cursors` |
+//! | a shard that writes on another through foreign tables of its own | `commit::nested` |
+//! | a session's advisory lock released by a trigger | `commit::session_lock` |
+//! | an error in a cursor from before the savepoint; writes before the first FETCH | `fdw::cursors` |
 //! | 10,000 in doubt | `fault::resolver::ten_thousand…` |
 //! | processes that a dead coordinator leaves on a shard | `fault::orphans` |
 //! | workers end in any order, mappings share a database | `fault::workers` |

@@ -1,4 +1,5 @@
-//! What several scenarios share: a statement in the background, the ids the extension gives, quick checks.
+//! What several scenarios share: a statement in the background, the ids the extension gives, quick
+//! checks.
 
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -11,7 +12,8 @@ use postgres::{Client, Error, NoTls};
 
 pub use pg_test::fleet::begin_everywhere;
 
-/// The result of a scenario: an `Err` is the harness's own trouble, what is wrong with the extension panics.
+/// The result of a scenario: an `Err` is the harness's own trouble, what is wrong with the
+/// extension panics.
 pub type Outcome = anyhow::Result<()>;
 
 /// A coordinator with two shards, and a session on it.
@@ -84,7 +86,8 @@ impl Gid {
     }
 }
 
-/// The gid in the only one of `statements` that starts with `command`, for example `PREPARE TRANSACTION`.
+/// The gid in the only one of `statements` that starts with `command`, for example
+/// `PREPARE TRANSACTION`.
 pub fn gid_of(statements: &[String], command: &str) -> Gid {
     let found: Vec<&String> =
         statements.iter().filter(|statement| statement.starts_with(command)).collect();
@@ -117,7 +120,8 @@ pub fn transaction(session: &mut Client, statements: &[&str]) -> Result<(), Erro
     session.batch_execute("COMMIT")
 }
 
-/// What a session was told beside results: warnings and notices, as "SEVERITY: message / DETAIL / HINT".
+/// What a session was told beside results: warnings and notices, as "SEVERITY: message / DETAIL /
+/// HINT".
 #[derive(Debug, Clone, Default)]
 pub struct Notices(Arc<Mutex<Vec<String>>>);
 
@@ -155,7 +159,8 @@ pub fn session_with_notices_in(fleet: &Fleet, database: &str) -> anyhow::Result<
     Ok((session, notices))
 }
 
-/// Row `id` is in lt and on both shards, or in none of them, as `committed` says; asked of each server itself.
+/// Row `id` is in lt and on both shards, or in none of them, as `committed` says; asked of each
+/// server itself.
 pub fn assert_everywhere(fleet: &Fleet, id: i32, committed: bool) -> Outcome {
     let found = [
         fleet.ids_in_lt()?.contains(&id),
@@ -166,15 +171,16 @@ pub fn assert_everywhere(fleet: &Fleet, id: i32, committed: bool) -> Outcome {
     Ok(())
 }
 
-/// A transaction over lt and both shards commits in `session` and is everywhere: nothing is in its way.
+/// A transaction over lt and both shards commits in `session` and is everywhere: nothing is in its
+/// way.
 pub fn assert_commits(fleet: &Fleet, session: &mut Client, id: i32) -> Outcome {
     begin_everywhere(session, id)?;
     session.batch_execute("COMMIT")?;
     assert_everywhere(fleet, id, true)
 }
 
-/// The end of every fault: nothing is in doubt or locked, row `id` is everywhere or nowhere as `committed` says,
-/// and a new session commits again.
+/// The end of every fault: nothing is in doubt or locked, row `id` is everywhere or nowhere as
+/// `committed` says, and a new session commits again.
 pub fn assert_recovered(fleet: &Fleet, id: i32, committed: bool) -> Outcome {
     assert_settled(fleet);
     assert_everywhere(fleet, id, committed)?;
@@ -203,7 +209,8 @@ pub fn statuses(fleet: &Fleet, number: usize) -> anyhow::Result<Vec<String>> {
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// Waits until a late PREPARE has run to its end on shard `number`, whose log is looked at from `mark` on.
+/// Waits until a late PREPARE has run to its end on shard `number`, whose log is looked at from
+/// `mark` on.
 pub fn wait_for_late_prepare(fleet: &Fleet, number: usize, mark: Mark) -> Outcome {
     let shard = fleet.shard(number);
     let mut session = shard.client()?;
@@ -243,7 +250,8 @@ pub fn signal(fleet: &Fleet, function: &str, pid: i32) -> Outcome {
     Ok(())
 }
 
-/// The backend can be cancelled and terminated; a hold-off count gone wrong would prevent both for ever.
+/// The backend can be cancelled and terminated; a hold-off count gone wrong would prevent both for
+/// ever.
 pub fn assert_interruptible(fleet: &Fleet, mut session: Client) -> Outcome {
     let pid: i32 = one(&mut session, "SELECT pg_backend_pid()")?;
     for (function, terminates) in [("pg_cancel_backend", false), ("pg_terminate_backend", true)] {

@@ -1,5 +1,5 @@
-//! The commands of every pgrx project work in this workspace as they are, beside those of xtask; and what they install uses
-//! the libraries of its server.
+//! The commands of every pgrx project work in this workspace as they are, beside those of xtask;
+//! and what they install uses the libraries of its server.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,7 +9,8 @@ use pg_test::install::finish;
 
 use crate::support::Outcome;
 
-/// cargo in the workspace, as somebody runs it who has just cloned it: with a home of their own, and nothing that xtask sets.
+/// cargo in the workspace, as somebody runs it who has just cloned it: with a home of their own,
+/// and nothing that xtask sets.
 fn cargo(home: &Path) -> Command {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a member of the workspace");
     let mut command = Command::new("cargo");
@@ -29,8 +30,8 @@ fn cargo(home: &Path) -> Command {
     command
 }
 
-/// E11. With 0.2.0 cargo hands xtask's PGRX_HOME to everything that it runs, pgrx's build scripts too, which end with
-/// `$PGRX_HOME does not exist` in a fresh clone.
+/// With 0.2.0 cargo hands xtask's PGRX_HOME to everything that it runs, pgrx's build scripts
+/// too, which end with `$PGRX_HOME does not exist` in a fresh clone.
 #[test]
 fn cargo_hands_on_no_home_of_pgrx() -> Outcome {
     let home = tempfile::tempdir()?;
@@ -64,10 +65,11 @@ fn libpq_of(library: &Path) -> anyhow::Result<PathBuf> {
     Ok(path.unwrap_or_else(|| panic!("{} without libpq: {text}", library.display())).into())
 }
 
-/// A process has room for one libpq, and postgres_fdw of version 17 or later needs at least that of its own version.
+/// A process has room for one libpq, and postgres_fdw of version 17 or later needs at least that of
+/// its own version.
 ///
-/// E12. This tells of a wrong one only where the server has a libpq of its own: 0.2.0, installed there with `cargo pgrx
-/// install`, takes the system's.
+/// This tells of a wrong one only where the server has a libpq of its own: 0.2.0, installed
+/// there with `cargo pgrx install`, takes the system's.
 #[test]
 fn the_library_uses_the_libpq_of_its_server() -> Outcome {
     let installation = Installation::from_env()?;

@@ -1,24 +1,26 @@
-//! Beginning a transaction anew on another connection, where the one it was begun on turns out to have ended meanwhile.
+//! Beginning a transaction anew on another connection, where the one it was begun on turns out to
+//! have ended meanwhile.
 //!
-//! An idle connection can be cut without a word, and only its next use finds out. As long as nothing of the new
-//! transaction has been answered there, nothing is known of it here and nothing of it is left there: what was sent behind
-//! START TRANSACTION has gone with the session. So the same segments go out again on a new connection, under the same
-//! tickets, and who waits for the answers notices nothing. It is done once in a transaction, and only where the
-//! connection had worked before: one that ends as soon as it is made ends again.
+//! An idle connection can be cut without notice, and only its next use finds out. As long as
+//! nothing of the new transaction has been answered, nothing is known of it here and nothing of it
+//! is left there: whatever followed START TRANSACTION has ended with the session. So the same
+//! segments are sent again on a new connection, under the same tickets, and whoever waits for the
+//! answers notices nothing. It is done once in a transaction, and only if the connection had worked
+//! before: one that ends as soon as it is made would end again.
 
 use std::ffi::{CStr, CString};
 use std::rc::Rc;
 
 use super::sending::{Isolation, Manner, Message};
+use super::state::{Broken, State};
 use super::{Connection, Opening};
 use crate::protocol::pipeline::{Control, Ticket};
 use crate::protocol::plan::Access;
-use crate::remote::session_state::{Doom, SessionState};
 
-/// More than that is not kept to be sent again.
+/// A transaction that has sent more than this is not kept to be sent again.
 const MOST_BYTES: usize = 1 << 20;
 
-/// What was sent of a transaction that nothing is known of yet.
+/// What was sent of a transaction of which nothing has been answered yet.
 pub struct Unanswered {
     segments: Vec<Segment>,
     bytes: usize,
@@ -47,7 +49,7 @@ enum Owned {
 }
 
 impl Owned {
-    /// A copy, and how large it is; `None` for what only goes on with what was answered.
+    /// A copy and its size; `None` for a message that continues what was answered.
     fn of(message: &Message) -> Option<(Self, usize)> {
         let keep = |params: &[Option<&CStr>]| -> (Vec<Option<CString>>, usize) {
             let bytes = params.iter().flatten().map(|p| p.to_bytes().len()).sum();
@@ -88,20 +90,22 @@ impl Owned {
     }
 }
 
-impl SessionState {
-    /// A transaction is going to begin: what is sent of it is kept, if the session has worked before.
+impl State {
+    /// A transaction is about to begin: what is sent of it is kept, if the session has worked
+    /// before.
     pub(super) fn keep_unanswered(&mut self) {
         let next = self.fifo.next_ticket();
-        let works = self.fingerprint.is_some();
-        self.unanswered = works.then(|| Unanswered { segments: Vec::new(), bytes: 0, next });
+        let works = self.session.fingerprint.is_some();
+        self.transaction.unanswered =
+            works.then(|| Unanswered { segments: Vec::new(), bytes: 0, next });
     }
 
     /// A segment has been sent.
     pub(super) fn note_sent(&mut self, manner: Manner, messages: &[Message]) {
-        let opened = std::mem::take(&mut self.opened);
-        let Some(mut kept) = self.unanswered.take() else { return };
+        let opened = std::mem::take(&mut self.transaction.opened);
+        let Some(mut kept) = self.transaction.unanswered.take() else { return };
         let next = kept.next + (opened.len() + messages.len()) as Ticket;
-        if self.confirmed > 0 || self.fifo.next_ticket() != next {
+        if self.transaction.confirmed > 0 || self.fifo.next_ticket() != next {
             return;
         }
         let mut copies = Vec::with_capacity(messages.len());
@@ -127,7 +131,7 @@ impl SessionState {
             query,
         });
         kept.next = next;
-        self.unanswered = Some(kept);
+        self.transaction.unanswered = Some(kept);
     }
 }
 
@@ -135,22 +139,24 @@ impl Connection {
     /// Whether the transaction can begin anew on another connection.
     pub fn may_begin_anew(&self) -> bool {
         let inner = self.inner.borrow();
-        let has_all = match &inner.unanswered {
+        let has_all = match &inner.transaction.unanswered {
             Some(kept) => kept.next == inner.fifo.next_ticket(),
-            None => inner.depth == 0 && inner.fingerprint.is_some(),
+            None => inner.transaction.depth == 0 && inner.session.fingerprint.is_some(),
         };
         has_all
-            && matches!(self.doomed.get(), Some(Doom::Lost | Doom::LostOpening(_)))
-            && inner.confirmed == 0
-            && !inner.began_anew
+            && matches!(self.broken.get(), Some(Broken::Lost | Broken::LostOpening(_)))
+            && inner.transaction.confirmed == 0
+            && !inner.transaction.began_anew
             && !self.sealed.get()
             && !self.is_tainted()
-            // What the transaction before has committed may not have arrived: this one would not see it.
+            // The previous transaction's COMMIT PREPARED may not have arrived, and this one would
+            // not see its rows.
             && !inner.fifo.awaits(Control::Delivery)
             && inner.delivered != Some(false)
     }
 
-    /// Takes over what `fresh` is connected to, and sends again what has been sent of the transaction.
+    /// Takes over what `fresh` is connected to, and sends again what has been sent of the
+    /// transaction.
     ///
     /// No reference to what libpq keeps in the old connection, such as its message, may be held.
     pub fn begin_anew(&self, fresh: &Self) {
@@ -158,16 +164,16 @@ impl Connection {
         self.wait_set.swap(&fresh.wait_set);
         self.number.swap(&fresh.number);
         self.end.take();
-        self.doomed.set(None);
+        self.broken.set(None);
         self.owns_process.set(fresh.owns_process.get());
         let kept = {
             let mut inner = self.inner.borrow_mut();
-            let kept = inner.unanswered.take();
+            let kept = inner.transaction.unanswered.take();
             let next = kept.as_ref().map(Unanswered::first_ticket);
-            inner.forget_session(next);
+            inner.change_session(next);
             kept
         };
-        let waiting = std::mem::take(&mut self.inner.borrow_mut().openings);
+        let waiting = std::mem::take(&mut self.inner.borrow_mut().transaction.openings);
         for segment in kept.into_iter().flat_map(|kept| kept.segments) {
             let Segment { isolation, owner, level, access, opened, opening, messages, query } =
                 segment;
@@ -175,7 +181,8 @@ impl Connection {
             for opening in &opened {
                 opening.sent.set(None);
             }
-            self.inner.borrow_mut().openings = opened.iter().map(Rc::downgrade).collect();
+            self.inner.borrow_mut().transaction.openings =
+                opened.iter().map(Rc::downgrade).collect();
             let params: Vec<_> = messages.iter().map(Owned::params).collect();
             let again: Vec<_> = messages.iter().zip(&params).map(|(m, p)| m.message(p)).collect();
             let (opening, query) = (opening.as_ref(), query.as_ref());
@@ -185,7 +192,7 @@ impl Connection {
                 break;
             }
         }
-        self.inner.borrow_mut().openings = waiting;
+        self.inner.borrow_mut().transaction.openings = waiting;
         self.flush();
     }
 }
@@ -194,27 +201,5 @@ impl Unanswered {
     fn first_ticket(&self) -> Ticket {
         let count: usize = self.segments.iter().map(|s| s.opened.len() + s.messages.len()).sum();
         self.next - count as Ticket
-    }
-}
-
-impl SessionState {
-    /// The session has ended, and another takes its place. Statements get tickets from `next` on again.
-    fn forget_session(&mut self, next: Option<Ticket>) {
-        self.fifo.begin_anew(next);
-        self.set_up = false;
-        self.fingerprint = None;
-        self.server_pid = None;
-        self.depth = 0;
-        self.session_lock = None;
-        self.lock_to_send = self.asked_lock.is_some();
-        self.prepared_check = None;
-        self.xid = None;
-        self.modified = false;
-        self.opened.clear();
-        self.probe_failed = false;
-        self.unasked = false;
-        self.fetch_run = None;
-        self.chores.clear();
-        self.began_anew = true;
     }
 }

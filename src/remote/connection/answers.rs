@@ -1,39 +1,162 @@
-//! Taking the answers to statements, with or without waiting for them.
+//! Reading answers, and what a statement's owner can do about its answer: [`Connection::poll`],
+//! [`Connection::wait`] and [`Connection::discard`].
 
 use std::ffi::CStr;
 use std::rc::Rc;
 use std::time::Instant;
 
 use super::Connection;
-use crate::libpq::PgResult;
+use super::state::Broken;
+use crate::libpq::{Flush, PgResult, Status};
 use crate::pg::error::{Error, Result, SqlState};
+use crate::pg::versions;
 use crate::pg::wait_event::WaitEvent;
-use crate::pg::{latch, versions};
-use crate::protocol::pipeline::{Answer, Ticket};
+use crate::protocol::pipeline::{Answer, Kind, Ticket};
 use crate::remote::report;
-use crate::remote::session_state::Doom;
-use crate::remote::wait::{Patience, Woke};
+use crate::remote::wait::{Interest, Interrupts, WaitEnd};
+
+/// A statement that was sent, with the texts that its errors name as CONTEXT.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    pub(super) ticket: Ticket,
+    /// What was sent, which may be about a cursor for `query`.
+    command: Rc<CStr>,
+    /// What its failure is reported for.
+    query: Rc<CStr>,
+}
+
+impl Asked {
+    /// A command about a cursor for `query`.
+    pub fn about(ticket: Ticket, command: &Rc<CStr>, query: &Rc<CStr>) -> Self {
+        Self { ticket, command: Rc::clone(command), query: Rc::clone(query) }
+    }
+
+    /// A statement of its own.
+    pub fn of(ticket: Ticket, sql: impl Into<Rc<CStr>>) -> Self {
+        let sql = sql.into();
+        Self { ticket, command: Rc::clone(&sql), query: sql }
+    }
+
+    /// For callers that look at many connections at once.
+    pub fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
+    fn if_lost(&self) -> &CStr {
+        if_lost(&self.command, &self.query)
+    }
+}
+
+/// Which of the two is CONTEXT where the connection is lost, as postgres_fdw has it.
+pub fn if_lost<'a>(command: &'a CStr, query: &'a CStr) -> &'a CStr {
+    if versions::LOSS_NAMES_COMMAND { command } else { query }
+}
 
 impl Connection {
-    /// A statement's answer if it has come; the error of the lost connection if it cannot come any more.
+    /// A statement's answer if [`Connection::pump`] has read it. It waits only for the rest of what
+    /// a server says that ends the session.
+    ///
+    /// # Errors
+    /// The remote's error, the lost connection, or a cancel.
+    pub fn poll(&self, asked: &Asked) -> Result<Option<Rc<PgResult>>> {
+        match self.take(asked.ticket) {
+            None => Ok(None),
+            Some(Ok(Ok(result))) => Ok(Some(result)),
+            Some(Ok(Err(failure))) if failure.is_fatal() => {
+                self.read_to_end(Interrupts::Raise)?;
+                let opening = self.lost_command();
+                let command = opening.as_deref().unwrap_or_else(|| asked.if_lost());
+                Err(self.error_of(&failure, Some(command)))
+            }
+            Some(Ok(Err(failure))) => Err(self.error_behind(asked, &failure)),
+            Some(Err(error)) => {
+                let opening = self.lost_command();
+                let command = opening.as_deref().unwrap_or_else(|| asked.if_lost());
+                Err(report::with_sql(error, Some(command)))
+            }
+        }
+    }
+
+    /// Waits for a statement's answer.
+    ///
+    /// # Errors
+    /// Those of [`Connection::poll`].
+    pub fn wait(&self, asked: &Asked) -> Result<Rc<PgResult>> {
+        loop {
+            if let Some(result) = self.wait_until(asked, None)? {
+                return Ok(result);
+            }
+        }
+    }
+
+    /// Waits for a statement's answer until `deadline`, if there is one; `None` if it has not come
+    /// by then.
+    ///
+    /// # Errors
+    /// Those of [`Connection::poll`].
+    pub fn wait_until(
+        &self,
+        asked: &Asked,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Rc<PgResult>>> {
+        self.take_note();
+        loop {
+            if let Some(result) = self.poll(asked)? {
+                return Ok(Some(result));
+            }
+            let end = self.wait_once(deadline, Interrupts::Raise, WaitEvent::Result)?;
+            if end == WaitEnd::Deadline {
+                return Ok(None);
+            }
+            self.pump();
+        }
+    }
+
+    /// A statement's answer is not wanted any more. The server still works on it.
+    pub fn discard(&self, asked: &Asked) {
+        self.inner.borrow_mut().fifo.abandon(asked.ticket);
+    }
+
+    /// Waits until the server has done with a statement that was discarded, and reports a failure
+    /// that has not been reported.
+    ///
+    /// # Errors
+    /// Such a failure, the lost connection, a cancel.
+    pub fn wait_discarded(&self, asked: &Asked) -> Result<()> {
+        while self.is_due(asked.ticket) {
+            self.pump();
+            // Of what was discarded, only the end of the connection is an answer.
+            if self.is_due(asked.ticket) && self.poll(asked)?.is_none() {
+                self.wait_once(None, Interrupts::Raise, WaitEvent::Result)?;
+            }
+        }
+        let cause = self.inner.borrow().fifo.failure_before(asked.ticket + 1);
+        match cause {
+            Some((cause, its_sql)) => Err(self.error_of(&cause, its_sql.as_deref())),
+            None => Ok(()),
+        }
+    }
+
+    /// The answer behind a ticket if it has been read; the error of the lost connection if it
+    /// cannot come any more.
     pub fn take(&self, ticket: Ticket) -> Option<Result<Answer<PgResult>>> {
         let mut inner = self.inner.borrow_mut();
         if let Some(answer) = inner.fifo.take(ticket) {
             return Some(Ok(answer));
         }
-        let hopeless = match self.doomed.get() {
+        let hopeless = match self.broken.get() {
             None if inner.fifo.expects(ticket) => return None,
             None => return Some(Err(given_up())),
-            Some(Doom::Lost | Doom::LostOpening(_)) => {
+            Some(Broken::Lost | Broken::LostOpening(_)) => {
                 // What the server said last is the reason, not that the stream ended after it.
                 return Some(match inner.fifo.failure() {
                     Some(cause) => Ok(Err(cause)),
                     None => Err(report::lost(&self.message())),
                 });
             }
-            Some(Doom::OutOfStep) => true,
-            // What was asked is still answered, unless the connection is broken too.
-            Some(Doom::CleanupFailed) => {
+            Some(Broken::OutOfStep) => true,
+            // What was asked is still answered, unless the connection is broken, too.
+            Some(Broken::CleanupFailed) => {
                 self.conn.is_bad() || self.conn.is_busy() || inner.fifo.is_idle()
             }
         };
@@ -41,169 +164,118 @@ impl Connection {
         hopeless.then(|| Err(self.doom_error()))
     }
 
-    /// Whether a statement's answer is still to be read: who wants it has to wait for it.
+    /// Whether the answer to a statement has still to be read, so that it can only be waited for.
     pub fn is_due(&self, ticket: Ticket) -> bool {
         self.inner.borrow().fifo.expects(ticket)
     }
 
-    /// Waits for a statement's answer; a failure is raised with `sql` as its CONTEXT.
-    ///
-    /// # Errors
-    /// The remote's error, the lost connection, or a cancel.
-    pub fn answer(&self, ticket: Ticket, sql: Option<&CStr>) -> Result<Rc<PgResult>> {
-        self.answer_to(ticket, sql, sql)
-    }
-
-    /// Waits as [`Connection::answer`] does; where the connection is lost, CONTEXT is what postgres_fdw tells then
-    /// ([`versions::LOSS_NAMES_COMMAND`]): the command that was `sent`, which may be about a cursor for `sql`.
-    ///
-    /// # Errors
-    /// Those of [`Connection::answer`].
-    pub fn answer_to(
-        &self,
-        ticket: Ticket,
-        sent: Option<&CStr>,
-        sql: Option<&CStr>,
-    ) -> Result<Rc<PgResult>> {
-        loop {
-            if let Some(result) = self.answer_by(ticket, sent, sql, None)? {
-                return Ok(result);
-            }
-        }
-    }
-
-    /// [`Self::answer_to`] with a deadline; `None` if there was no answer by then.
-    ///
-    /// # Errors
-    /// Those of [`Self::answer_to`].
-    pub fn answer_by(
-        &self,
-        ticket: Ticket,
-        sent: Option<&CStr>,
-        sql: Option<&CStr>,
-        deadline: Option<Instant>,
-    ) -> Result<Option<Rc<PgResult>>> {
-        self.take_note();
-        loop {
-            if let Some(result) = self.answer_if_read(ticket, sent, sql)? {
-                return Ok(Some(result));
-            }
-            if self.wait(deadline, Patience::Interruptible, WaitEvent::Result)? == Woke::Deadline {
-                return Ok(None);
-            }
-            self.pump();
-        }
-    }
-
-    /// [`Self::answer_to`] if [`Connection::pump`] has read the answer; it waits only for the rest of what a server
-    /// says that goes away.
-    ///
-    /// # Errors
-    /// Those of [`Self::answer_to`].
-    pub fn answer_if_read(
-        &self,
-        ticket: Ticket,
-        sent: Option<&CStr>,
-        sql: Option<&CStr>,
-    ) -> Result<Option<Rc<PgResult>>> {
-        let lost = if versions::LOSS_NAMES_COMMAND { sent } else { sql };
-        match self.take(ticket) {
-            None => Ok(None),
-            Some(Ok(Ok(result))) => Ok(Some(result)),
-            Some(Ok(Err(failure))) if failure.is_fatal() => {
-                self.read_to_end(Patience::Interruptible)?;
-                let opening = self.lost_command();
-                Err(self.error_of(&failure, opening.as_deref().or(lost)))
-            }
-            Some(Ok(Err(failure))) => Err(self.error_behind(ticket, &failure, sql)),
-            Some(Err(error)) => {
-                let opening = self.lost_command();
-                Err(report::with_sql(error, opening.as_deref().or(lost)))
-            }
-        }
-    }
-
-    /// The error that a statement's failed answer is. A statement that only found the transaction failed is
-    /// reported as the one that made it fail, if nobody has reported that yet.
-    fn error_behind(&self, ticket: Ticket, failure: &Rc<PgResult>, sql: Option<&CStr>) -> Error {
+    /// The error that a statement's failed answer is. A statement that only found the transaction
+    /// failed is reported as the one that made it fail, if nobody has reported that yet.
+    fn error_behind(&self, asked: &Asked, failure: &Rc<PgResult>) -> Error {
         let state = SqlState::parse(failure.error_field(b'C'));
-        let cause = self.inner.borrow().fifo.failure_before(ticket);
+        let cause = self.inner.borrow().fifo.failure_before(asked.ticket);
         if let Some((cause, its_sql)) = cause
             && (state == SqlState::IN_FAILED_SQL_TRANSACTION || Rc::ptr_eq(&cause, failure))
         {
             return self.error_of(&cause, its_sql.as_deref());
         }
-        self.error_of(failure, sql)
+        self.error_of(failure, Some(&asked.query))
     }
 
-    /// A statement's answer is not wanted any more. The server still works on it.
-    pub fn abandon(&self, ticket: Ticket) {
-        self.inner.borrow_mut().fifo.abandon(ticket);
-    }
-
-    /// Waits until a statement that was abandoned has been answered, and reports a failure that nobody has
-    /// been told of.
-    ///
-    /// # Errors
-    /// Such a failure, the lost connection, a cancel.
-    pub fn settle(&self, ticket: Ticket, sql: &CStr) -> Result<()> {
-        while self.is_due(ticket) {
-            self.pump();
-            // Only the end of the connection answers what was abandoned.
-            if self.is_due(ticket) && self.answer_if_read(ticket, Some(sql), Some(sql))?.is_none() {
-                self.wait(None, Patience::Interruptible, WaitEvent::Result)?;
-            }
-        }
-        let cause = self.inner.borrow().fifo.failure_before(ticket + 1);
-        match cause {
-            Some((cause, its_sql)) => Err(self.error_of(&cause, its_sql.as_deref())),
-            None => Ok(()),
-        }
-    }
-
-    /// Waits until all that was sent has left, if it has not; whether it waited. Somebody who then waits
-    /// only for the socket to be readable is sure that the server has been asked.
-    ///
-    /// # Errors
-    /// A cancel.
-    pub fn flush_out(&self) -> Result<bool> {
-        let mut waited = false;
-        while self.want().write {
-            self.wait(None, Patience::Interruptible, WaitEvent::Result)?;
-            // A server that sends does not read: its answers are taken meanwhile.
-            self.pump();
-            waited = true;
-        }
-        Ok(waited)
-    }
-
-    /// Somebody is going to sleep until the socket is readable, or the latch is set. Whoever reads from the
-    /// socket before that sets the latch, because what was read no longer wakes the sleeper. With
-    /// `false` nobody is.
-    pub fn watch(&self, watched: bool) {
-        self.watched.set(watched);
+    /// The socket, for a wait on several connections.
+    pub fn interest(&self) -> Interest {
+        // First: it may find that the connection has ended, and have libpq close the socket.
+        let write = self.conn.flush() == Flush::Pending;
+        Interest { socket: self.conn.socket(), write }
     }
 
     /// Sleeps once until there may be something to read, or to write what is still to be sent.
-    pub(super) fn wait(
+    pub(super) fn wait_once(
         &self,
         deadline: Option<Instant>,
-        patience: Patience,
+        interrupts: Interrupts,
         event: WaitEvent,
-    ) -> Result<Woke> {
-        let want = self.want();
+    ) -> Result<WaitEnd> {
+        let interest = self.interest();
         match self.wait_set.try_borrow_mut() {
-            Ok(mut set) => set.wait(&[want], deadline, patience, event),
-            // A termination inside the wait ends the process from there, and its abort comes here again.
-            Err(_) => Ok(Woke::Interrupted),
+            Ok(mut set) => set.wait(&[interest], deadline, interrupts, event),
+            // A termination inside the wait ends the process from there, and its abort comes here
+            // again.
+            Err(_) => Ok(WaitEnd::Interrupted),
         }
     }
 
-    pub(super) fn wake_watcher(&self) {
-        if self.watched.replace(false) {
-            latch::set();
+    /// Reads what has come, without waiting, and takes note of it.
+    pub fn pump(&self) {
+        self.flush();
+        let alive = self.conn.consume_input();
+        self.digest(alive);
+    }
+
+    /// Takes note of what has been read already: when only a command was sent since, that is all
+    /// there can be.
+    pub fn take_note(&self) {
+        self.digest(true);
+    }
+
+    fn digest(&self, alive: bool) {
+        self.note_message();
+        if self.broken.get() == Some(Broken::OutOfStep) {
+            return;
+        }
+        let inner = &mut *self.inner.borrow_mut();
+        let mut ends = 0;
+        let mut woken = !alive;
+        while !inner.fifo.is_idle() && !self.conn.is_busy() && ends < 2 {
+            let Some(result) = self.conn.result() else {
+                ends += 1;
+                continue;
+            };
+            ends = 0;
+            woken = true;
+            let Some(kind) = kind_of(&result) else {
+                // COPY in pipeline mode leaves libpq in a state that nothing ends.
+                self.broken.set(Some(Broken::OutOfStep));
+                return;
+            };
+            // First of all: a command that fails because the connection ends says nothing of its
+            // own.
+            if kind == Kind::Failed {
+                if result.is_fatal() || self.conn.is_bad() {
+                    self.note_end(inner);
+                }
+                inner.transaction.fetch_run = None;
+            }
+            match inner.fifo.answer(kind, result) {
+                Ok(effect) => inner.note(effect, &self.broken),
+                // What libpq makes of the end of a connection answers nothing.
+                Err(_)
+                    if matches!(self.broken.get(), Some(Broken::Lost | Broken::LostOpening(_))) => {
+                }
+                Err(_) => {
+                    self.broken.set(Some(Broken::OutOfStep));
+                    return;
+                }
+            }
+        }
+        if !alive || self.conn.is_bad() {
+            self.note_end(inner);
+        }
+        if woken {
+            self.wake_watcher();
         }
     }
+}
+
+/// `None` for COPY.
+fn kind_of(result: &PgResult) -> Option<Kind> {
+    Some(match result.status() {
+        Status::CommandOk | Status::TuplesOk => Kind::Done,
+        Status::Error | Status::Other => Kind::Failed,
+        Status::PipelineAborted => Kind::Skipped,
+        Status::PipelineSync => Kind::Sync,
+        Status::Copy => return None,
+    })
 }
 
 #[cold]

@@ -1,20 +1,21 @@
 //! Cursors and prepared statements of a session: their names, and when they are opened and closed.
 //!
-//! `DECLARE` travels with the first `FETCH`, so that what is never asked for costs nothing. A cursor shows what was there
-//! when it was opened, so whatever may change its rows sends it before itself; and it belongs to the savepoint in which
-//! it was opened, so that of a later one does, too.
+//! `DECLARE` travels with the first `FETCH`, so that a cursor without a FETCH costs nothing. A
+//! cursor shows the rows that were there when it was opened, so whatever may change them has it
+//! opened first. It ends with the savepoint in which it was opened, so it is opened before the next
+//! savepoint.
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString};
 use std::rc::{Rc, Weak};
 
-use super::{Connection, failures};
-use crate::libpq::Conn;
+use super::state::State;
+use super::wire::Wire;
+use super::{Asked, Connection, failures};
 use crate::pg::error::{Result, c_string};
 use crate::pg::globals::is_in_statement;
 use crate::protocol::pipeline::{Control, Ticket};
 use crate::protocol::plan::Access;
-use crate::remote::session_state::SessionState;
 
 /// `DECLARE` of a cursor for a query.
 pub fn declare_command(cursor: u32, query: &[u8]) -> CString {
@@ -31,11 +32,11 @@ pub fn fetch_command(cursor: u32, rows: usize) -> CString {
 pub struct Opening {
     /// Its number.
     pub cursor: u32,
-    /// `DECLARE`.
+    /// Its `DECLARE`.
     pub declare: Rc<CStr>,
     /// Its parameters.
     pub params: Vec<Option<CString>>,
-    /// What its failure is reported for.
+    /// The query that its failure is reported for.
     pub query: Rc<CStr>,
     /// The nesting level of its owner.
     pub level: Rc<Cell<u32>>,
@@ -45,18 +46,28 @@ pub struct Opening {
     pub sent: Cell<Option<Ticket>>,
 }
 
+impl Opening {
+    /// `DECLARE`, once it was sent.
+    pub fn asked(&self) -> Option<Asked> {
+        self.sent.get().map(|ticket| Asked::about(ticket, &self.declare, &self.query))
+    }
+}
+
 impl Connection {
-    /// A cursor will be opened, unless its owner lets go of it before: see [`Opening`].
+    /// A cursor will be opened, unless its owner drops the [`Opening`] before.
     pub fn announce(&self, opening: &Rc<Opening>) {
-        self.inner.borrow_mut().openings.push(Rc::downgrade(opening));
+        self.inner.borrow_mut().transaction.openings.push(Rc::downgrade(opening));
     }
 
-    /// Queues `DECLARE` of those cursors that have been announced and belong to savepoints that are open.
-    pub(super) fn queue_openings(conn: &Conn, inner: &mut SessionState) -> Option<()> {
-        for opening in std::mem::take(&mut inner.openings).iter().filter_map(Weak::upgrade) {
+    /// Queues `DECLARE` of those cursors that have been announced and belong to savepoints that are
+    /// open.
+    pub(super) fn queue_openings(conn: &Wire, inner: &mut State) -> Option<()> {
+        for opening in
+            std::mem::take(&mut inner.transaction.openings).iter().filter_map(Weak::upgrade)
+        {
             Self::queue_opening(conn, inner, &opening)?;
             if opening.sent.get().is_none() {
-                inner.openings.push(Rc::downgrade(&opening));
+                inner.transaction.openings.push(Rc::downgrade(&opening));
             }
         }
         Some(())
@@ -64,44 +75,44 @@ impl Connection {
 
     /// Queues `DECLARE`, unless that was done, or its savepoint is not open yet.
     pub(super) fn queue_opening(
-        conn: &Conn,
-        inner: &mut SessionState,
+        conn: &Wire,
+        inner: &mut State,
         opening: &Rc<Opening>,
     ) -> Option<()> {
         let level = opening.level.get();
-        if opening.sent.get().is_some() || level > inner.depth {
+        if opening.sent.get().is_some() || level > inner.transaction.depth {
             return Some(());
         }
         let params: Vec<Option<&CStr>> = opening.params.iter().map(Option::as_deref).collect();
         conn.send_query(&opening.declare, &params).then_some(())?;
         opening.sent.set(Some(inner.fifo.statement(level, Some(&opening.query))));
-        inner.opened.push(Rc::clone(opening));
-        inner.cursors.insert(opening.cursor, inner.depth);
-        inner.modified |= opening.access == Access::Modifies;
+        inner.transaction.opened.push(Rc::clone(opening));
+        inner.transaction.cursors.insert(opening.cursor, inner.transaction.depth);
+        inner.transaction.modifies |= opening.access == Access::Modifies;
         Some(())
     }
 
     /// A number for a new cursor; numbers begin anew with each transaction.
     pub fn new_cursor(&self) -> u32 {
         let mut inner = self.inner.borrow_mut();
-        inner.last_cursor += 1;
-        inner.last_cursor
+        inner.transaction.last_cursor += 1;
+        inner.transaction.last_cursor
     }
 
     /// A cursor was declared in the segment just sent.
     pub fn cursor_opened(&self, cursor: u32) {
         let mut inner = self.inner.borrow_mut();
-        let depth = inner.depth;
-        inner.cursors.insert(cursor, depth);
+        let depth = inner.transaction.depth;
+        inner.transaction.cursors.insert(cursor, depth);
     }
 
     /// Closes a cursor before the next statement, unless the end of its savepoint has done so.
     ///
     /// # Errors
-    /// 08006: the connection is known to be lost. Not at COMMIT, where no portal is active: there the commit says
-    /// what becomes of the transaction.
+    /// 08006: the connection is known to be lost. At COMMIT, where no portal is active, there is no
+    /// error: the commit tells what becomes of the transaction.
     pub fn close_cursor(&self, cursor: u32) -> Result<()> {
-        let was_open = self.inner.borrow_mut().cursors.remove(&cursor).is_some();
+        let was_open = self.inner.borrow_mut().transaction.cursors.remove(&cursor).is_some();
         if !was_open {
             return Ok(());
         }
@@ -109,7 +120,7 @@ impl Connection {
         if is_in_statement() && self.is_doomed() && self.conn.is_bad() {
             return Err(failures::no_connection(&command));
         }
-        self.inner.borrow_mut().postponed.push((command, Control::Cleanup));
+        self.inner.borrow_mut().transaction.before_next.push((command, Control::Cleanup));
         // So that COMMIT need not wait long for the answer.
         self.ask_if_written();
         Ok(())
@@ -124,6 +135,7 @@ impl Connection {
 
     /// Deallocates a prepared statement after this transaction.
     pub fn deallocate(&self, name: &CStr) {
-        self.inner.borrow_mut().chores.push(c_string([b"DEALLOCATE ", name.to_bytes()].concat()));
+        let command = c_string([b"DEALLOCATE ", name.to_bytes()].concat());
+        self.inner.borrow_mut().session.after_transaction.push(command);
     }
 }

@@ -5,19 +5,20 @@ use std::ffi::CStr;
 use std::rc::{Rc, Weak};
 use std::time::Instant;
 
+use super::state::Broken;
 use super::{CLEANUP_TIMEOUT, Connection, Opening};
 use crate::pg::error::{Result, c_string};
 use crate::protocol::pipeline::{Control, Ticket};
 use crate::remote::report;
-use crate::remote::session_state::Doom;
-use crate::remote::wait::Patience;
+use crate::remote::wait::Interrupts;
 
 impl Connection {
-    /// The connection keeps the nesting level of one who uses it up to date: when a subtransaction commits,
-    /// what it began belongs to its parent.
+    /// The connection keeps this nesting level of one of its users up to date: when a
+    /// subtransaction commits, what it began belongs to its parent.
     pub fn track(&self, level: &Rc<Cell<u32>>) {
-        let levels = &mut self.inner.borrow_mut().levels;
-        // What has gone away is dropped whenever there is no room, so the list stays in proportion.
+        let levels = &mut self.inner.borrow_mut().transaction.levels;
+        // Users that are gone are removed whenever there is no room, so that the list does not grow
+        // with their number.
         if levels.len() == levels.capacity() {
             levels.retain(|level| level.strong_count() > 0);
             levels.reserve(levels.len() + 8);
@@ -28,10 +29,10 @@ impl Connection {
     fn hand_up(&self, level: u32) {
         let mut inner = self.inner.borrow_mut();
         inner.fifo.hand_up(level);
-        for owner in inner.levels.iter().filter_map(Weak::upgrade) {
+        for owner in inner.transaction.levels.iter().filter_map(Weak::upgrade) {
             owner.set(owner.get().min(level - 1));
         }
-        for declared in inner.cursors.values_mut() {
+        for declared in inner.transaction.cursors.values_mut() {
             *declared = (*declared).min(level - 1);
         }
     }
@@ -40,32 +41,34 @@ impl Connection {
     /// statement.
     ///
     /// # Errors
-    /// The connection is known to be lost, or spoilt by the failed clean-up of a savepoint inside this one.
+    /// The connection is known to be lost, or the clean-up of a savepoint inside this one has
+    /// failed.
     pub fn release(&self, level: u32) -> Result<()> {
-        if self.inner.borrow().depth < level {
+        if self.inner.borrow().transaction.depth < level {
             self.hand_up(level);
             return Ok(());
         }
         let command = c_string(format!("RELEASE SAVEPOINT s{level}"));
-        match self.doomed.get() {
-            Some(Doom::CleanupFailed | Doom::LostOpening(_)) => return Err(self.doom_error()),
-            Some(_) => return Err(self.refusal(Some(&command))),
+        match self.broken.get() {
+            Some(Broken::CleanupFailed | Broken::LostOpening(_)) => return Err(self.doom_error()),
+            Some(_) => return Err(self.refusal(&command)),
             None => {}
         }
         self.hand_up(level);
         let mut inner = self.inner.borrow_mut();
-        inner.unanswered = None;
-        inner.depth = level - 1;
-        inner.postponed.push((command, Control::EndSavepoint));
+        inner.transaction.unanswered = None;
+        inner.transaction.depth = level - 1;
+        inner.transaction.before_next.push((command, Control::EndSavepoint));
         Ok(())
     }
 
-    /// The local subtransaction at `level` aborted: takes the remote transaction back to where it began,
-    /// without waiting for the answer when nothing that it sent is running there. Never raises; what cannot
-    /// be undone dooms the transaction.
+    /// The local subtransaction at `level` aborted: takes the remote transaction back to where it
+    /// began, without waiting for the answer when nothing that it sent is running there. What
+    /// cannot be undone dooms the transaction.
     ///
-    /// A scan of an outer level may have a FETCH under way, sent before or after the savepoint. That one
-    /// is not disturbed, unless something of this level has to be cancelled: then both may be.
+    /// A scan of an outer level may have a FETCH under way, sent before or after the savepoint. It
+    /// is cancelled only if something of this level has to be, because a cancel request cannot tell
+    /// them apart.
     ///
     /// # Errors
     /// Only out of memory and the like.
@@ -77,51 +80,53 @@ impl Connection {
             let mut inner = self.inner.borrow_mut();
             let is_running = inner.fifo.expects_from(level);
             inner.fifo.abandon_from(level);
-            inner.cursors.retain(|_, depth| *depth < level);
+            inner.transaction.cursors.retain(|_, depth| *depth < level);
             let is_outer = |opening: Rc<Opening>| opening.level.get() < level;
-            inner.openings.retain(|opening| opening.upgrade().is_some_and(is_outer));
-            if inner.depth < level {
+            inner.transaction.openings.retain(|opening| opening.upgrade().is_some_and(is_outer));
+            if inner.transaction.depth < level {
                 return Ok(());
             }
-            inner.unanswered = None;
-            (std::mem::replace(&mut inner.depth, level - 1), is_running)
+            inner.transaction.unanswered = None;
+            (std::mem::replace(&mut inner.transaction.depth, level - 1), is_running)
         };
         let command =
             c_string(format!("ROLLBACK TO SAVEPOINT s{level}; RELEASE SAVEPOINT s{level}"));
         if self.is_doomed() {
             let warned = self.warn_if_lost(&command);
-            self.doomed.set(Some(Doom::CleanupFailed));
+            self.broken.set(Some(Broken::CleanupFailed));
             return warned;
         }
-        // What an idle server sends is mostly its last word: then the answer is worth waiting for.
+        // Input from an idle server is usually its FATAL message: then the answer is worth waiting
+        // for.
         let stirs = self.is_drained() && self.conn.has_input();
         if is_running {
             self.cancel();
-            if !self.drain(Instant::now() + CLEANUP_TIMEOUT, Patience::Stubborn)? {
-                self.doomed.set(Some(Doom::CleanupFailed));
+            if !self.drain(Instant::now() + CLEANUP_TIMEOUT, Interrupts::Ignore)? {
+                self.broken.set(Some(Broken::CleanupFailed));
                 return Ok(());
             }
         }
         let Some(ticket) = self.queue_undo(level, depth, stirs) else {
-            self.doomed.set(Some(Doom::CleanupFailed));
+            self.broken.set(Some(Broken::CleanupFailed));
             return Ok(());
         };
         self.flush();
         if stirs { self.confirm_undo(ticket, &command) } else { Ok(()) }
     }
 
-    /// Queues the way back to savepoint `level` in a segment of its own; `None` if there is none. Returns the ticket of
-    /// the second of its two commands, if they are to be `awaited`.
+    /// Queues the way back to savepoint `level` in a segment of its own; `None` if there is none.
+    /// If its two commands are to be `awaited`, the ticket of the second is returned.
     fn queue_undo(&self, level: u32, depth: u32, awaited: bool) -> Option<Ticket> {
         let inner = &mut *self.inner.borrow_mut();
-        // All of it was postponed after the savepoint was sent, so it goes with it.
-        inner.postponed.clear();
-        // The savepoint was skipped: there is nothing to go back to. Where that is still to be answered, so is this.
+        // All of these came after the savepoint, so they are undone with it.
+        inner.transaction.before_next.clear();
+        // A savepoint that was skipped cannot be gone back to. If its answer is still to come, so
+        // is this one's.
         let underway = inner.fifo.awaits(Control::Savepoint(level));
-        if inner.confirmed < level && inner.confirmed < depth && !underway {
+        if inner.transaction.confirmed < level && inner.transaction.confirmed < depth && !underway {
             return None;
         }
-        inner.confirmed = inner.confirmed.min(level - 1);
+        inner.transaction.confirmed = inner.transaction.confirmed.min(level - 1);
         let mut ticket = 0;
         for verb in ["ROLLBACK TO SAVEPOINT", "RELEASE SAVEPOINT"] {
             let command = c_string(format!("{verb} s{level}"));
@@ -134,7 +139,6 @@ impl Connection {
         }
         // The question behind a statement that failed has failed with it.
         Self::queue_probe(&self.conn, inner)?;
-        inner.unasked = false;
         self.conn.send_sync().then_some(())?;
         inner.fifo.sync();
         Some(ticket)
@@ -142,7 +146,7 @@ impl Connection {
 
     /// Waits for the answers to [`Self::queue_undo`]; the last has this ticket.
     fn confirm_undo(&self, last: Ticket, command: &CStr) -> Result<()> {
-        let drained = self.drain(Instant::now() + CLEANUP_TIMEOUT, Patience::Stubborn)?;
+        let drained = self.drain(Instant::now() + CLEANUP_TIMEOUT, Interrupts::Ignore)?;
         let first = self.take(last - 1);
         let answer = match (first, self.take(last)) {
             (Some(Ok(Ok(_))), last) => last,
@@ -154,7 +158,7 @@ impl Connection {
             Some(Err(error)) => self.warn(report::with_sql(error, Some(command)))?,
             _ => {}
         }
-        self.doomed.set(Some(Doom::CleanupFailed));
+        self.broken.set(Some(Broken::CleanupFailed));
         Ok(())
     }
 }

@@ -1,20 +1,21 @@
-//! Sending: a statement travels in one segment with what must come before it: session set-up (in a segment of its
-//! own, or ROLLBACK would undo it), START TRANSACTION, savepoints up to the statement's nesting level, and postponed
-//! CLOSE and RELEASE commands. Behind it travels the question for the transaction's xid, until it has one; behind many
-//! FETCH commands in a row it is asked once.
+//! Sending: a statement travels in one segment with what must come before it: session set-up (in a
+//! segment of its own, or ROLLBACK would undo it), START TRANSACTION, the CLOSE and RELEASE
+//! commands that have waited for it, and savepoints up to its nesting level. Behind it travels the
+//! question for the transaction's xid, until it has one; behind many FETCH commands in a row it is
+//! asked once.
 
 use std::ffi::CStr;
 use std::rc::Rc;
 
+use super::setup::{CONSTRAINTS, probe_name};
+use super::state::{FetchRun, SkippedPrepare, State};
+use super::wire::Wire;
 use super::{Connection, Opening};
-use crate::libpq::{Conn, Flush, PgResult};
+use crate::libpq::{Flush, PgResult};
 use crate::pg::error::{Error, Result, SqlState, c_string};
 use crate::protocol::pipeline::{Control, Fifo, Ticket};
 use crate::protocol::plan::{Access, Xid};
 use crate::remote::report;
-use crate::remote::session_state::{
-    CONSTRAINTS, FetchRun, PROBES, SETUP, SessionState, WATCH_US, probe_name,
-};
 
 /// A statement to send.
 #[derive(Clone, Copy)]
@@ -25,8 +26,9 @@ pub enum Message<'a> {
     Prepare(&'a CStr, &'a CStr),
     /// Executes a prepared statement.
     Execute(&'a CStr, &'a [Option<&'a CStr>]),
-    /// A further `FETCH` from a cursor, after the one before it was answered. Of many in a row the server parses one, and
-    /// most are not followed by the question whether the transaction has written.
+    /// A further `FETCH` from a cursor, after the answer to the one before. Of many in a row the
+    /// server parses one, and most are not followed by the question whether the transaction has
+    /// written.
     FetchMore(&'a CStr),
 }
 
@@ -42,40 +44,36 @@ pub enum Isolation {
 /// How statements are sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Manner<'a> {
-    /// For the transaction, should they begin it.
+    /// That of the transaction, if they begin it.
     pub isolation: Isolation,
-    /// The nesting level of their owner, for whom their answers are.
+    /// The nesting level of their owner, who takes their answers.
     pub owner: u32,
-    /// The nesting level at which they run: what fails there is taken back to it.
+    /// The nesting level at which they run, to which a failure takes the transaction back.
     pub level: u32,
     /// What they may do.
     pub access: Access,
     /// The cursor that they are about, which is opened before if it has not been.
     pub opening: Option<&'a Rc<Opening>>,
-    /// For statements that others may be sent behind before they are answered: what fails because of them is reported
-    /// as its failure.
+    /// For statements whose answers may be taken after others have been sent: what fails because of
+    /// them is reported as a failure of this query.
     pub query: Option<&'a Rc<CStr>>,
 }
 
-/// So many chores wait for the end of the transaction. With more of them it would keep too much memory of the server's.
-const MOST_CHORES: usize = 8;
+/// With more commands that wait for the end of the transaction, it would keep too much of the
+/// server's memory.
+const MOST_AFTER_TRANSACTION: usize = 8;
 
-/// How many `FETCH` commands in a row are followed by the question for the xid. Behind more of them the questions cost
-/// more than the wait for the answer to one at the end, which is a small part of the waits before.
+/// How many `FETCH` commands in a row are each followed by the question for the xid. After that,
+/// one question at the end costs less, although it has to be waited for.
 const FETCHES_WITH_QUESTION: u32 = 64;
 
 impl Connection {
-    /// Sends statements as one segment, without waiting. The tickets of the
-    /// messages are consecutive; the first is returned. `sql` becomes CONTEXT where the connection is lost.
+    /// Sends statements as one segment, without waiting. The tickets of the messages are
+    /// consecutive; the first is returned. `sql` is named as CONTEXT if the connection is lost.
     ///
     /// # Errors
     /// The connection is lost or doomed, or the local transaction is ending.
-    pub fn submit(
-        &self,
-        manner: Manner,
-        messages: &[Message],
-        sql: Option<&CStr>,
-    ) -> Result<Ticket> {
+    pub fn submit(&self, manner: Manner, messages: &[Message], sql: &CStr) -> Result<Ticket> {
         if self.is_doomed() {
             return Err(self.refusal(sql));
         }
@@ -99,24 +97,60 @@ impl Connection {
                 self.flush();
                 Ok(ticket)
             }
-            None => Err(report::with_sql(self.lose(), sql)),
+            None => Err(report::with_sql(self.lose(), Some(sql))),
         }
     }
 
     /// Whether START TRANSACTION was sent and has not been answered.
     fn is_beginning(&self) -> bool {
         let inner = self.inner.borrow();
-        inner.depth > 0 && inner.confirmed == 0
+        inner.transaction.depth > 0 && inner.transaction.confirmed == 0
     }
 
+    /// Queues a segment: the statements, what must come before them, and the question for the xid.
     pub(super) fn queue_segment(&self, manner: Manner, messages: &[Message]) -> Option<Ticket> {
-        let Manner { isolation, owner, level, access, opening, query } = manner;
         let conn = &self.conn;
         let is_beginning = self.is_beginning();
-        let modifies = access == Access::Modifies || self.is_tainted();
+        let modifies = manner.access == Access::Modifies || self.is_tainted();
         let inner = &mut *self.inner.borrow_mut();
         self.queue_preamble(inner)?;
-        if inner.depth == 0 {
+        Self::queue_begin(conn, inner, manner.isolation, is_beginning && modifies)?;
+        for (command, control) in std::mem::take(&mut inner.transaction.before_next) {
+            conn.send_query(&command, &[]).then_some(())?;
+            inner.fifo.control(control);
+        }
+        if inner.session.after_transaction.len() > MOST_AFTER_TRANSACTION {
+            Self::queue_after_transaction(conn, inner)?;
+        }
+        Self::queue_savepoints(conn, inner, manner)?;
+        if modifies {
+            Self::queue_openings(conn, inner)?;
+        }
+        Self::queue_own_opening(conn, inner, manner)?;
+        let first = self.queue_messages(inner, manner, messages)?;
+        inner.transaction.modifies |= manner.access == Access::Modifies;
+        match messages {
+            // A query whose cursor has only been opened has done nothing yet.
+            [] if manner.opening.is_some() && manner.access == Access::Reads => {}
+            [Message::FetchMore(..)] if inner.transaction.has_fetched(FETCHES_WITH_QUESTION) => {
+                inner.transaction.written.omit_question();
+            }
+            _ => Self::queue_probe(conn, inner)?,
+        }
+        conn.send_sync().then_some(())?;
+        inner.fifo.sync();
+        Some(first)
+    }
+
+    /// START TRANSACTION. `is_checked`: it has been sent and not answered, and what follows must
+    /// not run if it fails.
+    fn queue_begin(
+        conn: &Wire,
+        inner: &mut State,
+        isolation: Isolation,
+        is_checked: bool,
+    ) -> Option<()> {
+        if inner.transaction.depth == 0 {
             inner.keep_unanswered();
             let start = match isolation {
                 Isolation::RepeatableRead => c"START TRANSACTION ISOLATION LEVEL REPEATABLE READ",
@@ -124,33 +158,42 @@ impl Connection {
             };
             conn.send_query(start, &[]).then_some(())?;
             inner.fifo.control(Control::Begin);
-            inner.depth = 1;
-        } else if is_beginning && modifies {
-            // Should the transaction not have begun, it must not run in one of its own.
+            inner.transaction.depth = 1;
+        } else if is_checked {
+            // Outside a transaction SAVEPOINT fails, and the server skips the rest of the segment.
             for command in [c"SAVEPOINT px_begun", c"RELEASE SAVEPOINT px_begun"] {
                 conn.send_query(command, &[]).then_some(())?;
                 inner.fifo.control(Control::Cleanup);
             }
         }
-        for (command, control) in std::mem::take(&mut inner.postponed) {
-            conn.send_query(&command, &[]).then_some(())?;
-            inner.fifo.control(control);
-        }
-        if inner.chores.len() > MOST_CHORES {
-            Self::queue_chores(conn, inner)?;
-        }
-        while inner.depth < level {
+        Some(())
+    }
+
+    /// The savepoints up to the level of the statements.
+    fn queue_savepoints(conn: &Wire, inner: &mut State, manner: Manner) -> Option<()> {
+        while inner.transaction.depth < manner.level {
             Self::queue_openings(conn, inner)?;
-            opening.map_or(Some(()), |opening| Self::queue_opening(conn, inner, opening))?;
-            let next = inner.depth + 1;
+            Self::queue_own_opening(conn, inner, manner)?;
+            let next = inner.transaction.depth + 1;
             conn.send_query(&c_string(format!("SAVEPOINT s{next}")), &[]).then_some(())?;
             inner.fifo.control(Control::Savepoint(next));
-            inner.depth = next;
+            inner.transaction.depth = next;
         }
-        if modifies {
-            Self::queue_openings(conn, inner)?;
-        }
-        opening.map_or(Some(()), |opening| Self::queue_opening(conn, inner, opening))?;
+        Some(())
+    }
+
+    fn queue_own_opening(conn: &Wire, inner: &mut State, manner: Manner) -> Option<()> {
+        manner.opening.map_or(Some(()), |opening| Self::queue_opening(conn, inner, opening))
+    }
+
+    /// Returns the ticket of the first, 0 if there is none.
+    fn queue_messages(
+        &self,
+        inner: &mut State,
+        manner: Manner,
+        messages: &[Message],
+    ) -> Option<Ticket> {
+        let conn = &self.conn;
         let mut first = None;
         for message in messages {
             let queued = match *message {
@@ -160,68 +203,53 @@ impl Connection {
                 Message::FetchMore(fetch) => self.queue_fetch(inner, fetch),
             };
             queued.then_some(())?;
-            let ticket = inner.fifo.statement(owner, query);
+            let ticket = inner.fifo.statement(manner.owner, manner.query);
             first.get_or_insert(ticket);
         }
-        inner.modified |= access == Access::Modifies;
-        match messages {
-            // A query that has only been opened has done nothing yet.
-            [] if opening.is_some() && access == Access::Reads => {}
-            [Message::FetchMore(..)]
-                if inner
-                    .fetch_run
-                    .as_ref()
-                    .is_some_and(|run| run.length > FETCHES_WITH_QUESTION) =>
-            {
-                inner.unasked = inner.xid.is_none();
-            }
-            _ => {
-                inner.unasked = false;
-                Self::queue_probe(conn, inner)?;
-            }
-        }
-        conn.send_sync().then_some(())?;
-        inner.fifo.sync();
         Some(first.unwrap_or(0))
     }
 
     /// The question for the transaction's xid, unless that is known.
-    pub(super) fn queue_probe(conn: &Conn, inner: &mut SessionState) -> Option<()> {
-        if inner.xid.is_none() {
-            conn.send_prepared(probe_name(inner.modified), &[]).then_some(())?;
+    pub(super) fn queue_probe(conn: &Wire, inner: &mut State) -> Option<()> {
+        let transaction = &mut inner.transaction;
+        if transaction.written.needs_question() {
+            conn.send_prepared(probe_name(transaction.modifies), &[]).then_some(())?;
+            transaction.written.ask();
             inner.fifo.control(Control::XidProbe);
         }
         Some(())
     }
 
     /// The server still has the statement that it parsed last, unless it was given a name.
-    fn queue_fetch(&self, inner: &mut SessionState, fetch: &CStr) -> bool {
+    fn queue_fetch(&self, inner: &mut State, fetch: &CStr) -> bool {
         let conn = &self.conn;
-        let run = inner.fetch_run.take().filter(|run| run.parsed == conn.parsed());
+        let run = inner.transaction.fetch_run.take().filter(|run| run.parsed == conn.parsed());
         let (queued, fetch, length) = match run {
             Some(run) if *run.fetch == *fetch => {
-                (conn.send_prepared(c"", &[]), run.fetch, run.length + 1)
+                (conn.send_again(fetch), run.fetch, run.length + 1)
             }
             run => {
                 let length = run.map_or(1, |run| run.length + 1);
                 (conn.send_query(fetch, &[]), fetch.to_owned(), length)
             }
         };
-        inner.fetch_run = Some(FetchRun { fetch, parsed: conn.parsed(), length });
+        inner.transaction.fetch_run = Some(FetchRun { fetch, parsed: conn.parsed(), length });
         queued
     }
 
-    /// Asks for the transaction's xid if nobody has since the last statement, or the question has failed, without
-    /// waiting. A connection that is lost is found to be by whoever waits for the answer.
+    /// Asks for the transaction's xid, without waiting, if nobody has since the last statement or
+    /// the question has failed. If the connection is lost, whoever waits for the answer finds out.
     pub fn ask_if_written(&self) {
         let (is_unknown, level) = {
             let inner = self.inner.borrow();
-            (inner.depth > 0 && inner.xid_known() == Xid::Unknown, inner.depth)
+            let transaction = &inner.transaction;
+            let is_unknown = transaction.written.state() == Xid::Unknown;
+            (transaction.depth > 0 && is_unknown, transaction.depth)
         };
         if !is_unknown || self.is_doomed() {
             return;
         }
-        // The transaction has begun: its isolation level is not told again.
+        // The transaction has begun, so its isolation level is not sent.
         let isolation = Isolation::RepeatableRead;
         let access = Access::Reads;
         let manner = Manner { isolation, owner: level, level, access, opening: None, query: None };
@@ -231,57 +259,12 @@ impl Connection {
         }
     }
 
-    /// Session set-up, the session's lock and chores, each in a segment of its own.
-    pub(super) fn queue_preamble(&self, inner: &mut SessionState) -> Option<()> {
-        let conn = &self.conn;
-        if !inner.set_up {
-            inner.set_up = true;
-            conn.send_query(SETUP, &[]).then_some(())?;
-            inner.fifo.control(Control::Setup);
-            for (name, statement) in PROBES.into_iter().chain([CONSTRAINTS]) {
-                conn.send_prepare(name, statement).then_some(())?;
-                inner.fifo.control(Control::Setup);
-            }
-            conn.send_sync().then_some(())?;
-            inner.fifo.sync();
-            inner.chores.push(WATCH_US.to_owned());
-        }
-        if inner.lock_to_send
-            && let Some(lock) = inner.asked_lock
-        {
-            inner.lock_to_send = false;
-            conn.send_query(&lock.take(), &[]).then_some(())?;
-            inner.fifo.control(Control::SessionLock);
-            if inner.prepared_check != Some(lock) {
-                inner.prepared_check = Some(lock);
-                conn.send_prepare(&lock.check_name(), &lock.check()).then_some(())?;
-                inner.fifo.control(Control::Setup);
-            }
-            conn.send_sync().then_some(())?;
-            inner.fifo.sync();
-        }
-        if inner.depth == 0 && !inner.chores.is_empty() {
-            Self::queue_chores(conn, inner)?;
-            conn.send_sync().then_some(())?;
-            inner.fifo.sync();
-        }
-        Some(())
-    }
-
-    fn queue_chores(conn: &Conn, inner: &mut SessionState) -> Option<()> {
-        for command in std::mem::take(&mut inner.chores) {
-            conn.send_query(&command, &[]).then_some(())?;
-            inner.fifo.control(Control::Cleanup);
-        }
-        Some(())
-    }
-
-    /// Sends `PREPARE TRANSACTION`, which is executed only if the session still holds its advisory lock. Deferred
-    /// constraints are checked before that, because their triggers might release it.
-    /// It does not look at dooms and seals. `None` if the connection is lost.
+    /// Sends `PREPARE TRANSACTION`, which is executed only if the session still holds its advisory
+    /// lock. Deferred constraints are checked before that, because their triggers might release it.
+    /// It is sent on a doomed or sealed connection too. `None` if the connection is lost.
     pub fn send_prepare(&self, prepare: &CStr) -> Option<Ticket> {
-        let lock = self.inner.borrow().session_lock?;
-        let check = lock.check_name();
+        let check = self.inner.borrow().session.lock.held()?.check_name();
+        self.conn.set_gid(prepare);
         self.send_commands(
             &[(CONSTRAINTS.0, Control::Constraints), (&check, Control::LockCheck)],
             prepare,
@@ -289,31 +272,32 @@ impl Connection {
         )
     }
 
-    /// Whether the last `PREPARE TRANSACTION` was not executed, because of what came before it.
+    /// Whether the server has skipped the transaction's `PREPARE TRANSACTION`, because something
+    /// before it failed.
     pub fn has_skipped_prepare(&self) -> bool {
-        self.inner.borrow().prepare_skipped
+        self.inner.borrow().transaction.skipped.is_some()
     }
 
     /// Whether that was because the session does not hold its advisory lock any more.
     pub fn has_lost_its_lock(&self) -> bool {
-        self.inner.borrow().lock_lost
+        self.inner.borrow().transaction.skipped == Some(SkippedPrepare::LockLost)
     }
 
-    /// Sends one command outside of any statement's segment, as the protocol needs: COMMIT, COMMIT PREPARED, ROLLBACK
-    /// PREPARED, ROLLBACK, and the resolver's questions.
-    /// It does not look at dooms and seals. `None` if the connection is lost.
+    /// Sends one command outside of any statement's segment, as the protocol needs: COMMIT, COMMIT
+    /// PREPARED, ROLLBACK PREPARED, ROLLBACK, and the resolver's questions. It is sent on a doomed
+    /// or sealed connection too. `None` if the connection is lost.
     pub fn send_alone(&self, command: &CStr) -> Option<Ticket> {
         self.send_commands(&[], command, |fifo| fifo.statement(0, None))
     }
 
-    /// Sends what ends a transaction, as [`Self::send_alone`] does, for an answer that the connection takes itself.
-    /// `false` if the connection is lost.
+    /// Sends what ends a transaction, as [`Self::send_alone`] does, for an answer that the
+    /// connection takes itself. `false` if the connection is lost.
     pub fn send_ending(&self, command: &CStr, control: Control) -> bool {
         self.send_commands(&[], command, |fifo| fifo.control(control)).is_some()
     }
 
-    /// Sends one command, with the prepared statements that must succeed `before` it, as a segment of its own; `expect` notes whose the
-    /// answer is. `None` if the connection is lost.
+    /// Sends one command, with the prepared statements that must succeed `before` it, as a segment
+    /// of its own; `expect` notes whose the answer is. `None` if the connection is lost.
     fn send_commands<T>(
         &self,
         before: &[(&CStr, Control)],
@@ -343,8 +327,9 @@ impl Connection {
     }
 
     pub(super) fn flush(&self) {
+        self.conn.log(&self.server_name);
         if self.conn.flush() == Flush::Failed {
-            // What the server said before it went is still to be read: `pump` finds out.
+            // The server's last message may still be there: `pump` finds out.
             let _ = self.conn.consume_input();
         }
     }

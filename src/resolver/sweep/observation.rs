@@ -14,7 +14,7 @@ use crate::protocol::gid::{Gid, Identity};
 use crate::protocol::pipeline::Ticket;
 use crate::protocol::session_lock::SessionLock;
 use crate::protocol::verdict::Place;
-use crate::remote::Connection;
+use crate::remote::connection::{Asked, Connection};
 use crate::shared::incarnation::session_lock;
 
 /// The questions on their way, in the order in which they were asked.
@@ -195,5 +195,5 @@ fn send(connection: &Connection, sql: &str) -> Result<Ticket> {
 
 /// An answer that has come.
 fn answer(connection: &Connection, ticket: Ticket, sql: &CStr) -> Result<Rc<PgResult>> {
-    connection.answer(ticket, Some(sql))
+    connection.wait(&Asked::of(ticket, sql))
 }

@@ -1,5 +1,5 @@
-//! Application frameworks, unchanged: a transaction of SQLAlchemy's ORM and of Django's that writes two foreign tables
-//! is atomic.
+//! Application frameworks, unchanged: a transaction of SQLAlchemy's ORM and of Django's that writes
+//! two foreign tables is atomic.
 //!
 //! Both programs understand the same commands, so that each scenario is tried with both.
 

@@ -1,5 +1,5 @@
-//! External transaction managers: psycopg's two-phase API and pgjdbc's XA data source, with the coordinator as one of
-//! their resources and two shards behind it.
+//! External transaction managers: psycopg's two-phase API and pgjdbc's XA data source, with the
+//! coordinator as one of their resources and two shards behind it.
 //!
 //! Both programs understand the same commands, so that each scenario is tried with both.
 
@@ -203,8 +203,8 @@ fn settled_while_a_shard_is_down() -> Outcome {
     Ok(())
 }
 
-/// A constraint that is checked at the end makes shard 2 refuse to prepare. The manager is told by its prepare, and
-/// takes a new connection: psycopg holds what it could not prepare for prepared.
+/// A constraint that is checked at the end makes shard 2 refuse to prepare. The manager is told by
+/// its prepare, and takes a new connection: psycopg believes that it is prepared.
 #[test]
 fn refused_by_a_shard() -> Outcome {
     with_each(|fleet, manager| {
@@ -226,7 +226,8 @@ fn refused_by_a_shard() -> Outcome {
     })
 }
 
-/// Shard 2 has gone before it could prepare. Whatever the manager makes of the error, it finds nothing to recover.
+/// Shard 2 has gone before it could prepare. Whatever the manager makes of the error, it finds
+/// nothing to recover.
 #[test]
 fn a_shard_is_lost_before_it_prepares() -> Outcome {
     with_each(|fleet, manager| {

@@ -1,7 +1,7 @@
 //! pgbench's own script, tpcb-like, on its own tables, each hash-partitioned over two shards.
 //!
-//! The shards' transactions are REPEATABLE READ, as `postgres_fdw`'s are: of two that update one branch, the second
-//! fails and pgbench tries it again.
+//! The shards' transactions are REPEATABLE READ, as `postgres_fdw`'s are: of two that update one
+//! branch, the second fails and pgbench tries it again.
 
 use pg_test::oracle::{assert_no_locks, assert_settled, one, statistic};
 use pg_test::{Fleet, Installation};
@@ -72,8 +72,8 @@ fn on_shards(fleet: &Fleet, expression: &str, table: &str) -> anyhow::Result<i64
 fn the_built_in_script_balances() -> Outcome {
     let fleet = Fleet::start()?;
     create_tables(&fleet)?;
-    // Partitions, so that it does not ask for COPY FREEZE, which no partitioned table takes. From 17 on it does all the same
-    // for the other tables: there the server makes the rows.
+    // Partitions, so that it does not ask for COPY FREEZE, which no partitioned table takes. From
+    // 17 on it does all the same for the other tables: there the server makes the rows.
     let generate = if Installation::from_env()?.major() < 17 { "g" } else { "G" };
     pgbench(&fleet, &["-i", "-I", generate, "--partitions=2", "-s", "1", "-q"])?;
     for shard in fleet.shards() {

@@ -1,5 +1,5 @@
-//! A Rust application on tokio-postgres: prepared statements, and statements sent without waiting for the answers of
-//! those before them.
+//! A Rust application on tokio-postgres: prepared statements, and statements sent without waiting
+//! for the answers of those before them.
 
 use futures_util::SinkExt;
 use futures_util::future::{try_join, try_join_all};
@@ -76,8 +76,8 @@ fn statements_sent_side_by_side() -> Outcome {
     Ok(())
 }
 
-/// BEGIN, both writes and COMMIT are on the wire before the first is answered; the second write fails, so that what
-/// follows it, COMMIT, rolls back.
+/// BEGIN, both writes and COMMIT are on the wire before the first is answered; the second write
+/// fails, so that what follows it, COMMIT, rolls back.
 #[test]
 fn a_failure_among_statements_sent_ahead() -> Outcome {
     let fleet = Fleet::start()?;

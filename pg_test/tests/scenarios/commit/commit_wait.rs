@@ -1,4 +1,5 @@
-//! `pg_fdw_xacts.commit_wait = off`: COMMIT returns at the decision, and everything is delivered all the same.
+//! `pg_fdw_xacts.commit_wait = off`: COMMIT returns at the decision, and everything is delivered
+//! all the same.
 
 use pg_test::oracle::{assert_settled, expect_error, one, prepared_gids, statistic};
 use pg_test::proxy::NewConnections;
@@ -20,7 +21,7 @@ fn transactions_follow_each_other_on_the_same_connections() -> Outcome {
     for id in 1..=20 {
         begin_everywhere(&mut session, id)?;
         session.batch_execute("COMMIT")?;
-        // The session's next statement on a shard comes behind the commit there.
+        // The session's next statement on a shard follows the commit there.
         let sum: i64 =
             one(&mut session, "SELECT (SELECT count(*) FROM ft1) + (SELECT count(*) FROM ft2)")?;
         assert_eq!(sum, 2 * i64::from(id));
@@ -108,7 +109,8 @@ fn a_session_that_ends_or_is_killed_leaves_nothing_behind() -> Outcome {
     Ok(())
 }
 
-/// A session that never comes back to the answer: after the time that every owner has, the resolver sees to it.
+/// A session that never comes back to the answer: after the time that every owner has, the resolver
+/// sees to it.
 #[test]
 fn the_answer_to_an_idle_session_is_not_waited_for_in_vain() -> Outcome {
     let (fleet, mut session) = start()?;
@@ -154,7 +156,7 @@ fn a_shard_that_is_down_after_the_decision_gets_its_commit() -> Outcome {
     Ok(())
 }
 
-/// What the next transaction gives up must not take the commit along.
+/// A cancel for the next transaction must not hit the previous one's COMMIT.
 #[test]
 fn a_cancel_of_the_next_statement_does_not_reach_the_commit() -> Outcome {
     let (fleet, mut session) = start()?;

@@ -1,5 +1,6 @@
-//! What a commit and the resolver's rounds cost does not grow with the settings, the table of decisions or the list of
-//! participants. The bounds are far from both what is measured and what a cost that grows would take.
+//! What a commit and the resolver's rounds cost does not grow with the settings, the table of
+//! decisions or the list of participants. The bounds are far from both what is measured and what a
+//! cost that grows would take.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ fn explicit_commits(session: &mut Client, count: usize) -> anyhow::Result<Durati
     Ok(best)
 }
 
-/// D7. Red on 0.2.0, where entries were searched one by one: some twelve times as long.
+/// Red on 0.2.0, where entries were searched one by one: some twelve times as long.
 #[test]
 fn a_commit_does_not_cost_what_the_limit_is() -> Outcome {
     let mut times = Vec::new();
@@ -55,7 +56,8 @@ fn wait_until_swept(fleet: &Fleet, what: &str) -> Outcome {
     })
 }
 
-/// Numbers that no participant has yet, from 100 on, for users of `shard1` or for servers that do not exist.
+/// Numbers that no participant has yet, from 100 on, for users of `shard1` or for servers that do
+/// not exist.
 const FIRST_ID: i32 = 100;
 
 /// How long it takes after a restart until so many user mappings have been swept.
@@ -89,7 +91,8 @@ fn sweep_mappings(count: i32) -> anyhow::Result<Duration> {
     Ok(took)
 }
 
-/// D2. Red on 0.2.0: each was swept on a connection of its own, one after the other, and each step looked at all: 15 s.
+/// Red on 0.2.0: each was swept on a connection of its own, one after the other, and each step
+/// looked at all: 15 s.
 #[test]
 fn a_thousand_user_mappings_are_swept_within_seconds_of_a_restart() -> Outcome {
     let took = sweep_mappings(1000)?;
@@ -97,7 +100,7 @@ fn a_thousand_user_mappings_are_swept_within_seconds_of_a_restart() -> Outcome {
     Ok(())
 }
 
-/// D2 at its full size: 4,000 within 10 s.
+/// At its full size: 4,000 within 10 s.
 #[test]
 #[ignore = "a measurement; run it alone"]
 fn four_thousand_user_mappings_are_swept_within_ten_seconds_of_a_restart() -> Outcome {
@@ -106,8 +109,8 @@ fn four_thousand_user_mappings_are_swept_within_ten_seconds_of_a_restart() -> Ou
     Ok(())
 }
 
-/// The longest that a first commit of a session took, with so many decisions that cannot be delivered, because they are
-/// of so many servers that were dropped.
+/// The longest that a first commit of a session took, with so many decisions that cannot be
+/// delivered, because they are of so many servers that were dropped.
 fn first_commit(rows: i32, dropped: i32) -> anyhow::Result<Duration> {
     let mut fleet = Fleet::start()?;
     let mut session = fleet.session()?;
@@ -141,7 +144,8 @@ fn first_commit(rows: i32, dropped: i32) -> anyhow::Result<Duration> {
     Ok(longest)
 }
 
-/// D2. Red on 0.2.0: the resolver read the whole table for each server that it tried, and did not answer within 10 s.
+/// Red on 0.2.0: the resolver read the whole table for each server that it tried, and did not
+/// answer within 10 s.
 #[test]
 fn a_first_commit_does_not_wait_for_decisions_of_dropped_servers() -> Outcome {
     let longest = first_commit(50_000, 100)?;
@@ -149,7 +153,7 @@ fn a_first_commit_does_not_wait_for_decisions_of_dropped_servers() -> Outcome {
     Ok(())
 }
 
-/// D2 at its full size, against none: at most 100 ms more.
+/// At its full size, against none: at most 100 ms more.
 #[test]
 #[ignore = "a measurement; run it alone"]
 fn half_a_million_decisions_cost_a_first_commit_little() -> Outcome {
@@ -158,7 +162,7 @@ fn half_a_million_decisions_cost_a_first_commit_little() -> Outcome {
     Ok(())
 }
 
-/// D6. Red on 0.2.0: each look-up read all traces.
+/// Red on 0.2.0: each look-up read all traces.
 #[test]
 fn a_label_does_not_cost_what_has_expired() -> Outcome {
     let fleet = Fleet::start()?;

@@ -24,7 +24,7 @@ fn a_decision_takes_less_than_200_bytes_and_goes_when_its_time_has_come() -> Out
     assert_eq!(one::<i64>(&mut session, count)?, TRANSACTIONS);
     let size: i64 = one(&mut session, "SELECT pg_total_relation_size('fdw_xacts.decision')")?;
     assert!(size / TRANSACTIONS <= 200, "{size} bytes for {TRANSACTIONS} decisions");
-    // From here on only the resolver's own word can tell autovacuum of anything.
+    // From here on only what the resolver reports can make autovacuum run.
     wait_until("the rows are analyzed", DEADLINE, || {
         one(
             &mut session,

@@ -1,5 +1,5 @@
-//! `PREPARE TRANSACTION` by the application: the coordinator as one resource manager, its participants behind
-//! it, settled from any session and after any restart.
+//! `PREPARE TRANSACTION` by the application: the coordinator as one resource manager, its
+//! participants behind it, settled from any session and after any restart.
 
 use pg_test::oracle::{assert_settled, assert_usable, one, prepared_gids};
 use pg_test::{Fleet, FleetOptions, StopMode};
@@ -251,7 +251,8 @@ fn settlement_with_a_shard_down_succeeds_with_a_warning_and_is_delivered_later()
     Ok(())
 }
 
-/// The table has a row for each transaction of the last minutes: no settlement may cost more the more there are.
+/// The table has a row for each transaction of the last minutes: no settlement may cost more the
+/// more there are.
 #[test]
 fn settling_does_not_read_through_the_decision_table() -> Outcome {
     let fleet = Fleet::start_with(&FleetOptions {

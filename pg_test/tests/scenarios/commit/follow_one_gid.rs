@@ -1,5 +1,5 @@
-//! With `log_min_messages = debug1` the coordinator's log has a line with the gid for each step of the
-//! protocol: grepping for the gid follows one participant through its transaction.
+//! With `log_min_messages = debug1` the coordinator's log has a line with the gid for each step of
+//! the protocol: grepping for the gid follows one participant through its transaction.
 
 use pg_test::log::Mark;
 use pg_test::oracle::assert_usable;

@@ -1,4 +1,4 @@
-//! Nothing has a fixed number of places that is not told: databases, servers, requests, entries.
+//! No limit is silent: on databases, servers, requests, entries.
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,9 @@ use crate::support::{
     Outcome, assert_commits, assert_everywhere, begin_everywhere, in_background, statuses,
 };
 
-/// A5. Red on 0.2.0: the 64 places went to the first 64 databases, with the extension or without, and what was in doubt
-/// in those behind was never settled; a WARNING for each that found no worker.
+/// Red on 0.2.0: the 64 places went to the first 64 databases, with the extension or without,
+/// and what was in doubt in those behind was never settled; a WARNING for each that found no
+/// worker.
 #[test]
 fn the_last_of_seventy_databases_is_settled_after_a_restart() -> Outcome {
     let mut fleet = Fleet::start_proxied()?;
@@ -58,7 +59,7 @@ fn the_last_of_seventy_databases_is_settled_after_a_restart() -> Outcome {
     Ok(())
 }
 
-/// A5. Red on 0.2.0: the WARNING came for each database, whether it had the extension or not.
+/// Red on 0.2.0: the WARNING came for each database, whether it had the extension or not.
 #[test]
 fn too_few_workers_are_told_with_the_setting() -> Outcome {
     let mut fleet = Fleet::start_with(&FleetOptions {
@@ -94,7 +95,7 @@ fn too_few_workers_are_told_with_the_setting() -> Outcome {
         })
         .count();
     assert!(unlucky <= 1, "no database has a resolver");
-    // More workers, and all is well.
+    // With more workers everything is settled.
     fleet.coordinator.configure(&[("max_worker_processes", "8")])?;
     // While it stops, a resolver that has ended may be missed once more.
     fleet.coordinator.stop(StopMode::Fast)?;
@@ -111,7 +112,8 @@ fn too_few_workers_are_told_with_the_setting() -> Outcome {
 
 const SERVERS: usize = 300;
 
-/// Servers `m1` to `m300` with foreign tables `mt1` to `mt300`, all of them shard 1, and each has prepared once.
+/// Servers `m1` to `m300` with foreign tables `mt1` to `mt300`, all of them shard 1, and each has
+/// prepared once.
 fn many_servers(fleet: &Fleet, session: &mut Client) -> Outcome {
     let port = fleet.port_of_shard(1);
     for number in 1..=SERVERS {
@@ -133,8 +135,8 @@ fn many_servers(fleet: &Fleet, session: &mut Client) -> Outcome {
     Ok(())
 }
 
-/// C3. Red on 0.2.0: there were 256 places for statistics, and what was in doubt on the rest was not seen and not
-/// protected.
+/// Red on 0.2.0: there were 256 places for statistics, and what was in doubt on the rest was
+/// not seen and not protected.
 #[test]
 fn every_server_has_statistics_as_long_as_it_exists() -> Outcome {
     let mut fleet = Fleet::start_proxied()?;
@@ -155,8 +157,8 @@ fn every_server_has_statistics_as_long_as_it_exists() -> Outcome {
     })
 }
 
-/// C3. The same where they are more than there are places for: it is told, and nothing depends on it. Red on 0.2.0, which
-/// showed nothing in doubt.
+/// The same where they are more than there are places for: it is told, and nothing depends on it.
+/// Red on 0.2.0, which showed nothing in doubt.
 #[test]
 fn a_server_without_statistics_is_told_shown_and_protected() -> Outcome {
     let mut fleet = Fleet::start_with(&FleetOptions {
@@ -173,8 +175,8 @@ fn a_server_without_statistics_is_told_shown_and_protected() -> Outcome {
     })
 }
 
-/// A transaction on the last server is decided and not delivered: that is seen, and the server is not dropped, before
-/// a restart and after it.
+/// A transaction on the last server is decided and not delivered: that is seen, and the server is
+/// not dropped, before a restart and after it.
 fn in_doubt_on_the_last_server(fleet: &mut Fleet, mut session: Client) -> Outcome {
     let seen =
         "SELECT coalesce(sum(in_doubt), 0)::int8 FROM pg_stat_fdw_xacts WHERE server = 'm300'";
@@ -206,8 +208,8 @@ fn in_doubt_on_the_last_server(fleet: &mut Fleet, mut session: Client) -> Outcom
     })
 }
 
-/// D4. Red on 0.2.0: the places of 32 sessions that were terminated while they waited for the resolver were free only
-/// at its next round, and nobody else could ask it anything until then.
+/// Red on 0.2.0: the places of 32 sessions that were terminated while they waited for the
+/// resolver were free only at its next round, and nobody else could ask it anything until then.
 #[test]
 fn sessions_that_were_terminated_do_not_block_the_requests_of_others() -> Outcome {
     let fleet = Fleet::start_with(&FleetOptions {
@@ -241,8 +243,8 @@ fn sessions_that_were_terminated_do_not_block_the_requests_of_others() -> Outcom
     Ok(())
 }
 
-/// D5. Red on 0.2.0: `too many prepared transactions on foreign servers` for everybody else, as long as idle sessions did
-/// not read the answers to what they had delivered.
+/// Red on 0.2.0: `too many prepared transactions on foreign servers` for everybody else, as
+/// long as idle sessions did not read the answers to what they had delivered.
 #[test]
 fn idle_sessions_keep_no_entries_from_others() -> Outcome {
     let fleet = Fleet::start_with(&FleetOptions {
@@ -269,7 +271,7 @@ fn idle_sessions_keep_no_entries_from_others() -> Outcome {
         idle.push(session);
     }
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
-    // They go on as if nothing had been.
+    // They go on as before.
     for (id, session) in (11..).zip(&mut idle) {
         begin_everywhere(session, id)?;
         session.batch_execute("COMMIT; SELECT * FROM ft1; SELECT * FROM ft2; SELECT 1")?;

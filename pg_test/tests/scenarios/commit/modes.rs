@@ -1,4 +1,5 @@
-//! Servers that run in another way: a hot standby, single-user mode, and a subscriber whose worker settles what is prepared.
+//! Servers in other modes: a hot standby, single-user mode, and a subscriber whose worker
+//! settles what is prepared.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -9,7 +10,8 @@ use pg_test::{Cluster, DEADLINE, Fleet, FleetOptions, Installation, StopMode, wa
 
 use crate::support::Outcome;
 
-/// E4. Red on 0.2.0: the hint was to raise max_worker_processes, or the error was of transaction ids.
+/// Red on 0.2.0: the hint was to raise max_worker_processes, or the error was of transaction
+/// ids.
 #[test]
 fn a_standby_says_that_it_is_one() -> Outcome {
     let fleet = Fleet::start()?;
@@ -49,7 +51,7 @@ fn a_standby_says_that_it_is_one() -> Outcome {
     standby.stop(StopMode::Fast)
 }
 
-/// E7. Red on 0.2.0: `epoll_ctl() failed`.
+/// Red on 0.2.0: `epoll_ctl() failed`.
 #[test]
 fn single_user_mode_reads_and_writes_one_server() -> Outcome {
     let mut fleet = Fleet::start()?;
@@ -83,9 +85,10 @@ fn single_user_mode_reads_and_writes_one_server() -> Outcome {
     Ok(())
 }
 
-/// A subscription whose trigger writes on the shards: its worker settles what it has prepared without any statement.
+/// A subscription whose trigger writes on the shards: its worker settles what it has prepared
+/// without any statement.
 ///
-/// E8. Red on 0.2.0: delivered when the resolver came by itself.
+/// Red on 0.2.0: delivered when the resolver came by itself.
 #[test]
 fn what_a_subscription_settles_is_delivered_at_once() -> Outcome {
     let fleet = Fleet::start_with(&FleetOptions {
@@ -121,7 +124,8 @@ fn what_a_subscription_settles_is_delivered_at_once() -> Outcome {
     let count = |fleet: &Fleet| -> anyhow::Result<usize> {
         Ok(prepared_gids(fleet.shard(1))?.len() + prepared_gids(fleet.shard(2))?.len())
     };
-    // The resolver uses the fence that it keeps for what is prepared every ten seconds, and settles then, too.
+    // The resolver uses the fence that it keeps for what is prepared every ten seconds, and settles
+    // then, too.
     const SOON: Duration = Duration::from_secs(4);
     for id in 1..=6 {
         let settle = if id % 2 == 1 { "COMMIT" } else { "ROLLBACK" };

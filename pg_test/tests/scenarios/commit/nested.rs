@@ -1,5 +1,5 @@
-//! Shards that write through foreign tables of their own, to a leaf: the transaction has no xid on the shard then, and
-//! has written all the same.
+//! Shards that write through foreign tables of their own, to a leaf: the transaction has no xid on
+//! the shard then, and has written all the same.
 //!
 //! | object | where |
 //! |---|---|
@@ -73,7 +73,8 @@ fn set_up_zero(fleet: &Fleet) -> Outcome {
     Ok(())
 }
 
-/// A2. Red on 0.2.0, which committed the shard as one that has only read, and lost its error: INSERT 0 1, and no row.
+/// Red on 0.2.0, which committed the shard as one that has only read, and lost its error:
+/// INSERT 0 1, and no row.
 #[test]
 fn what_a_leaf_refuses_at_commit_fails_the_commit() -> Outcome {
     for wrapper in ["postgres_fdw", "pg_fdw_xacts"] {
@@ -91,7 +92,7 @@ fn what_a_leaf_refuses_at_commit_fails_the_commit() -> Outcome {
     Ok(())
 }
 
-/// A2. Red on 0.2.0, which committed on the leaf before the decision.
+/// Red on 0.2.0, which committed on the leaf before the decision.
 #[test]
 fn a_shard_that_cannot_prepare_what_its_leaf_has_is_refused() -> Outcome {
     let fleet = start("postgres_fdw")?;
@@ -122,7 +123,7 @@ fn a_shard_that_cannot_prepare_what_its_leaf_has_is_refused() -> Outcome {
     Ok(())
 }
 
-/// A2. Red on 0.2.0: rows on the leaf before COMMIT PREPARED, and after ROLLBACK PREPARED.
+/// Red on 0.2.0: rows on the leaf before COMMIT PREPARED, and after ROLLBACK PREPARED.
 #[test]
 fn a_shard_with_the_extension_is_atomic_to_its_leaf() -> Outcome {
     let fleet = start("pg_fdw_xacts")?;
@@ -155,7 +156,7 @@ fn a_shard_with_the_extension_is_atomic_to_its_leaf() -> Outcome {
     Ok(())
 }
 
-/// A2. Red on 0.2.0, where nothing was prepared.
+/// Red on 0.2.0, where nothing was prepared.
 #[test]
 fn a_crash_of_the_coordinator_leaves_the_leaf_with_the_decision() -> Outcome {
     for (statement, committed) in [("PREPARE TRANSACTION", false), ("COMMIT PREPARED", true)] {
@@ -185,7 +186,7 @@ fn settled_everywhere(fleet: &Fleet) -> Outcome {
     })
 }
 
-/// A2. Red on 0.2.0. What a view writes there cannot be seen before its COMMIT; but it is not lost without a word.
+/// Red on 0.2.0. What a view writes there cannot be seen before its COMMIT; but it is reported.
 #[test]
 fn the_error_of_a_commit_that_nobody_waits_for_is_told() -> Outcome {
     let fleet = start("postgres_fdw")?;
@@ -208,7 +209,8 @@ fn the_error_of_a_commit_that_nobody_waits_for_is_told() -> Outcome {
     })
 }
 
-/// A2. Red on 0.2.0. Where others are waited for, its COMMIT is waited for with them, and fails the transaction.
+/// Red on 0.2.0. Where others are waited for, its COMMIT is waited for with them, and fails the
+/// transaction.
 #[test]
 fn the_commit_of_who_has_only_read_is_awaited_with_the_writers() -> Outcome {
     let fleet = start("postgres_fdw")?;
@@ -226,8 +228,8 @@ fn the_commit_of_who_has_only_read_is_awaited_with_the_writers() -> Outcome {
     Ok(())
 }
 
-/// A statement that may write makes its shard a writer, whatever it has found: it is prepared. Red on 0.2.0, where it was
-/// committed as one that has only read.
+/// A statement that may write makes its shard a writer, whatever it has found: it is prepared. Red
+/// on 0.2.0, where it was committed as one that has only read.
 #[test]
 fn a_modification_of_no_row_is_one() -> Outcome {
     let (fleet, mut session) = crate::support::start()?;
@@ -250,8 +252,8 @@ fn a_modification_of_no_row_is_one() -> Outcome {
     Ok(())
 }
 
-/// A2. A trigger there that writes through a foreign table, and two shards that have the leaf in common. Red on 0.2.0, which
-/// committed without an error.
+/// A trigger there that writes through a foreign table, and two shards that have the leaf in
+/// common. Red on 0.2.0, which committed without an error.
 #[test]
 fn a_trigger_that_writes_on_the_leaf() -> Outcome {
     for (wrapper, code) in [("postgres_fdw", Some("0A000")), ("pg_fdw_xacts", None)] {
@@ -279,7 +281,8 @@ fn a_trigger_that_writes_on_the_leaf() -> Outcome {
     Ok(())
 }
 
-/// A standby, too, may be told to execute what can only be a query there: it is none that has to prepare.
+/// A standby, too, may be told to execute what can only be a query there: it does not have to
+/// prepare.
 #[test]
 fn a_query_that_a_standby_executes_makes_no_writer_of_it() -> Outcome {
     let (fleet, mut session) = crate::support::start()?;
@@ -310,8 +313,9 @@ fn settled_or_stock(fleet: &Fleet, stock: bool) -> Outcome {
     settled_everywhere(fleet)
 }
 
-/// READ ONLY of a savepoint, or of the rest of a transaction that has written, is no promise that nothing is written: a
-/// function there writes on the leaf. Red on 0.2.0: committed on the leaf before the decision.
+/// READ ONLY of a savepoint, or of the rest of a transaction that has written, is no promise that
+/// nothing is written: a function there writes on the leaf. Red on 0.2.0: committed on the leaf
+/// before the decision.
 #[test]
 fn what_runs_in_the_read_only_part_of_a_writing_transaction() -> Outcome {
     let fleet = start("pg_fdw_xacts")?;

@@ -1,5 +1,5 @@
-//! COMMIT over foreign servers: how many phases it takes, what each shard is sent, and a shard that is gone
-//! before or after the decision.
+//! COMMIT over foreign servers: how many phases it takes, what each shard is sent, and a shard that
+//! is gone before or after the decision.
 
 use pg_test::oracle::{assert_settled, assert_usable, one, prepared_gids};
 use pg_test::{Fault, Fleet, Point, StopMode};

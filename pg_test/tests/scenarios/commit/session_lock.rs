@@ -1,5 +1,5 @@
-//! The advisory lock by which a session of the coordinator tells on a shard that it can still prepare: without it nothing
-//! is prepared.
+//! The advisory lock by which a session of the coordinator shows on a shard that it can still
+//! prepare: without it nothing is prepared.
 
 use pg_test::Fleet;
 use pg_test::oracle::{assert_settled, expect_error, prepared_gids};
@@ -20,7 +20,7 @@ fn start(timing: &str) -> anyhow::Result<Fleet> {
     Ok(fleet)
 }
 
-/// A8. Red on 0.2.0, which sent PREPARE from a session that nobody could see any more.
+/// Red on 0.2.0, which sent PREPARE from a session that nobody could see any more.
 #[test]
 fn a_session_whose_lock_a_trigger_has_released_does_not_prepare() -> Outcome {
     for timing in ["NOT DEFERRABLE", "DEFERRABLE INITIALLY DEFERRED"] {

@@ -1,5 +1,5 @@
-//! The unknown COMMIT: a client that lost the answer finds out by its label what happened, and what it was told once
-//! stays true.
+//! The unknown COMMIT: a client that lost the answer finds out by its label what happened, and what
+//! it was told once stays true.
 
 use pg_test::oracle::{assert_settled, assert_usable, expect_error, one};
 use pg_test::{Cluster, DEADLINE, Fleet, Point, StopMode, wait_until};
@@ -107,7 +107,7 @@ fn an_expired_label_is_unknown() -> Outcome {
     Ok(())
 }
 
-/// D6. Red on 0.2.0: any role could fill the table of labels.
+/// Red on 0.2.0: any role could fill the table of labels.
 #[test]
 fn a_role_uses_no_more_labels_than_it_may() -> Outcome {
     let fleet = Fleet::start()?;

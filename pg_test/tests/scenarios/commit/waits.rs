@@ -1,5 +1,5 @@
-//! How many times a transaction waits for the network, one after the other, counted by the clock on a slow network,
-//! and how often it speaks to each shard.
+//! How many times a transaction waits for the network, one after the other, counted by the clock on
+//! a slow network, and how often it speaks to each shard.
 
 use std::time::{Duration, Instant};
 
@@ -38,8 +38,8 @@ impl Network {
         Ok(Self { links, session, _fleet: fleet })
     }
 
-    /// A transaction waits so many times when everything is warm. `sql` is run often, with `{}` another number each
-    /// time: what the machine does besides only ever adds to its time.
+    /// A transaction waits so many times when everything is warm. `sql` is run often, with `{}`
+    /// another number each time: what the machine does besides only ever adds to its time.
     fn assert_waits(&mut self, sql: &str, expected: u32) -> Outcome {
         let mut best = Duration::MAX;
         for attempt in 0..30 {
@@ -72,7 +72,8 @@ fn two_inserts_on_two_shards_and_their_commit_take_four_waits() -> Outcome {
     let mut network = Network::start(2)?;
     let sql = "BEGIN; INSERT INTO ft1 VALUES ({}, 'x'); INSERT INTO ft2 VALUES ({}, 'x'); COMMIT";
     network.assert_waits(sql, 4)?;
-    // What is sent at once may arrive in two parts, with an answer in between: that only ever adds a turn.
+    // What is sent at once may arrive in two parts, with an answer in between: that only ever adds
+    // a turn.
     let mut fewest = [u64::MAX; 2];
     for attempt in 0..10 {
         let before: Vec<u64> = network.links.iter().map(Link::turns).collect();

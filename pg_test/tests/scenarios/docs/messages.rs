@@ -32,7 +32,8 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// The messages of the tables of the page: those of the first column, and of the second where the first is a level.
+/// The messages of the tables of the page: those of the first column, and of the second where the
+/// first is a level.
 fn messages(page: &str) -> Vec<&str> {
     let rows = page.lines().filter_map(|line| line.strip_prefix("| "));
     rows.flat_map(|row| {
@@ -60,7 +61,8 @@ fn every_message_of_the_troubleshooting_page_is_in_the_source() -> Outcome {
     Ok(())
 }
 
-/// `group::file`, with `::test…` where one test shows it: as protocol.md names the tests of a claim.
+/// `group::file`, with `::test…` where one test shows it: as protocol.md names the tests of a
+/// claim.
 #[test]
 fn every_test_that_the_protocol_names_exists() -> Outcome {
     const GROUPS: [&str; 7] = ["clients", "commit", "docs", "exec", "fault", "fdw", "resolver"];

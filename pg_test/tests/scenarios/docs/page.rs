@@ -1,4 +1,5 @@
-//! A page of the book as its tests see it: the blocks that are to be run, in order, with the output that is shown.
+//! A page of the book as its tests see it: the blocks that are to be run, in order, with the output
+//! that is shown.
 //!
 //! `docs/README.md` says how a page marks them.
 
@@ -57,7 +58,8 @@ pub fn runs_after(text: &str) -> Option<&str> {
     Some(rest.split_once(" -->")?.0)
 }
 
-/// The blocks of a page that are run, or marked as not to be run; drawings and samples of text are left out.
+/// The blocks of a page that are run, or marked as not to be run; drawings and samples of text are
+/// left out.
 pub fn blocks(text: &str) -> Result<Vec<Block>> {
     let mut blocks: Vec<Block> = Vec::new();
     // Whether nothing but prose has come since the last block that was run.
@@ -138,8 +140,8 @@ pub fn substitute(code: &str, ports: &BTreeMap<String, u16>) -> Result<String> {
     Ok(code)
 }
 
-/// Whether `real` is what `shown` says. In what is shown, `…` stands for anything within a line, and as a line by
-/// itself for any lines; the width of columns does not matter.
+/// Whether `real` is what `shown` says. In what is shown, `…` stands for anything within a line,
+/// and as a line by itself for any lines; the width of columns does not matter.
 pub fn matches(shown: &str, real: &str) -> bool {
     let tidy = |text: &str| -> Vec<String> {
         let lines = text.lines().map(|line| {

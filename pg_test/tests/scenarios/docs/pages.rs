@@ -1,4 +1,5 @@
-//! The book: every command it shows is run, and what it shows as output is what comes out.
+//! The book: every command it shows is run, and what it shows as output is what comes out. Programs
+//! in Python are run with the packages of [`pg_test::client`].
 
 use std::collections::BTreeSet;
 
@@ -25,6 +26,7 @@ pages! {
     from_postgres_fdw_runs: "from-postgres-fdw.md",
     sharding_runs: "sharding.md",
     tuning_runs: "tuning.md",
+    following_runs: "following.md",
     schema_changes_run: "schema-changes.md",
     transaction_managers_run: "transaction-managers.md",
     operating_runs: "operating.md",

@@ -1,5 +1,5 @@
-//! The reference of the book against a running server: all that there is, and nothing else, with the defaults, units,
-//! ranges, signatures and columns that it has.
+//! The reference of the book against a running server: all that there is, and nothing else, with
+//! the defaults, units, ranges, signatures and columns that it has.
 
 use std::collections::BTreeSet;
 
@@ -64,6 +64,7 @@ fn setting_line(row: &postgres::Row) -> String {
     };
     let context = match row.get("context") {
         "user" => "any session may set it",
+        "superuser" => "superusers may set it",
         "sighup" => "reload",
         "postmaster" => "restart",
         other => panic!("a context that the page has no word for: {other}"),

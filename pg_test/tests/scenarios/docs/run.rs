@@ -1,5 +1,5 @@
-//! Runs a page of the book on real servers: statements in psql, command lines in a shell, settings in
-//! `postgresql.conf`; and compares the output with what the page shows.
+//! Runs a page of the book on real servers: statements in psql, command lines in a shell, settings
+//! in `postgresql.conf`; and compares the output with what the page shows.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -15,7 +15,8 @@ use pg_test::{Cluster, DEADLINE, Installation, StopMode, fleet, wait_until};
 
 use crate::docs::page::{self, Block, Kind};
 
-/// The coordinator's resolver looks often, so that a test need not wait as long as an operator does.
+/// The coordinator's resolver looks often, so that a test need not wait as long as an operator
+/// does.
 const COORDINATOR_SETTINGS: &[(&str, &str)] = &[
     ("pg_fdw_xacts.resolver_interval", "1s"),
     ("pg_fdw_xacts.resolver_retry_min", "200ms"),

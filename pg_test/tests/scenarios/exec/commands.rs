@@ -1,5 +1,5 @@
-//! `pg_fdw_xacts_exec()`: any SQL on a shard commits with the rest or not at all, and what the remote transaction does
-//! not bear is refused at once.
+//! `pg_fdw_xacts_exec()`: any SQL on a shard commits with the rest or not at all, and what the
+//! remote transaction does not allow is refused at once.
 
 use pg_test::oracle::{assert_settled, assert_usable, expect_error, one, prepared_gids};
 use pg_test::{DEADLINE, Fleet, FleetOptions, Point, wait_until};
@@ -14,7 +14,8 @@ fn exec(session: &mut Client, command: &str) -> Result<i64, postgres::Error> {
     Ok(session.query_one(EXEC, &[&"shard1", &command])?.get(0))
 }
 
-/// Three shards and the migration of their table, with that of the foreign tables, in a transaction that is open.
+/// Three shards and the migration of their table, with that of the foreign tables, in a transaction
+/// that is open.
 fn migration(proxied: bool) -> anyhow::Result<(Fleet, Client)> {
     let fleet = Fleet::start_with(&FleetOptions { shards: 3, proxied, ..FleetOptions::default() })?;
     let mut session = fleet.session()?;
@@ -175,7 +176,8 @@ fn a_command_is_cancelled_there_too() -> Outcome {
     cancel.cancel_query(NoTls)?;
     let (mut session, result) = running.join();
     expect_error(result, "57014");
-    // The client is told of the cancel before the transaction is aborted; the next statement waits for that.
+    // The client is told of the cancel before the transaction is aborted; the next statement waits
+    // for that.
     assert_eq!(exec(&mut session, "SELECT 1")?, 1);
     assert!(!is_sleeping()?);
     Ok(())
@@ -258,7 +260,8 @@ fn what_the_transaction_does_not_bear_is_refused_at_once() -> Outcome {
         "CREATE ROLE other;
          CREATE FUNCTION hidden() RETURNS text LANGUAGE sql AS $$ SELECT set_config('timezone', 'UTC', true) $$",
     )?;
-    // To newer grammars a vertical tab is white space: then the coordinator can read what stands behind it.
+    // To newer grammars a vertical tab is white space: then the coordinator can read what stands
+    // behind it.
     let reads_vertical_tab = session.batch_execute("\x0BSELECT 1").is_ok();
     session.batch_execute("BEGIN; INSERT INTO ft1 VALUES (1); INSERT INTO ft2 VALUES (1)")?;
     for (command, code, message) in REFUSED {
@@ -390,7 +393,7 @@ fn who_may_run_it() -> Outcome {
     expect_error(alice.batch_execute(whoami), "42501");
     session.batch_execute("GRANT USAGE ON FOREIGN SERVER shard1, shard2, stock TO alice")?;
     assert_eq!(one::<String>(&mut alice, whoami)?, "remote_alice");
-    // What she may do there is the other server's to say.
+    // The other server decides what she may do there.
     expect_error(exec(&mut alice, "DROP TABLE t"), "42501");
     let error = expect_error(alice.query(EXEC, &[&"shard2", &"SELECT 1"]), "42704");
     assert!(error.message().starts_with("user mapping not found"), "{error:?}");
@@ -460,7 +463,8 @@ fn a_command_is_text_in_any_encoding() -> Outcome {
     Ok(())
 }
 
-/// What a function has removed from the session there is missed by one transaction, not by all that follow.
+/// What a function has removed from the session there is missed by one transaction, not by all that
+/// follow.
 #[test]
 fn a_session_that_has_lost_its_own_statement_is_not_used_again() -> Outcome {
     let (_fleet, mut session) = start()?;

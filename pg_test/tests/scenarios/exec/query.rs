@@ -1,4 +1,5 @@
-//! `pg_fdw_xacts_query()`: the rows of any query on a shard, in the transaction, as the caller declares them.
+//! `pg_fdw_xacts_query()`: the rows of any query on a shard, in the transaction, as the caller
+//! declares them.
 
 use pg_test::oracle::{assert_settled, assert_usable, expect_error, one};
 

@@ -1,5 +1,5 @@
-//! What commands run by `pg_fdw_xacts_exec()` leave in the session of a shard, where nobody sees it: it ends with the
-//! transaction.
+//! What commands run by `pg_fdw_xacts_exec()` leave in the session of a shard, where nobody sees
+//! it: it ends with the transaction.
 
 use pg_test::oracle::{assert_settled, expect_error, one};
 use pg_test::{Fleet, FleetOptions, Point};
@@ -141,7 +141,8 @@ fn many_calls_in_a_query_take_no_memory_together() -> Outcome {
     Ok(())
 }
 
-/// At COMMIT they run with the `search_path` of foreign tables, in the command that asks for them with the role's.
+/// At COMMIT they run with the `search_path` of foreign tables, in the command that asks for them
+/// with the role's.
 #[test]
 fn deferred_triggers_find_names_where_they_are_made_immediate() -> Outcome {
     let (fleet, mut session) = start()?;

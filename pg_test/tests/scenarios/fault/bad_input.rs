@@ -1,5 +1,5 @@
-//! Wrong options, missing settings and unfit servers: each a clear error with a hint at the time it can first
-//! be known, and the session goes on.
+//! Wrong options, missing settings and unfit servers: each a clear error with a hint at the time it
+//! can first be known, and the session goes on.
 
 use pg_test::oracle::{assert_settled, assert_usable, expect_error, prepared_gids};
 use pg_test::{Cluster, Fleet, FleetOptions, Installation, StopMode};

@@ -1,5 +1,5 @@
-//! Faults after the decision: it is committed everywhere, the client has its COMMIT at once with a warning, and the
-//! session goes on. And the single writer's COMMIT, whose answer is the decision.
+//! Faults after the decision: it is committed everywhere, the client has its COMMIT at once with a
+//! warning, and the session goes on. And the single writer's COMMIT, whose answer is the decision.
 
 use std::time::{Duration, Instant};
 
@@ -118,7 +118,8 @@ fn a_shard_that_hangs_in_phase_one_aborts_everywhere() -> Outcome {
     assert_commits(&fleet, &mut session, 2)
 }
 
-/// Both shards are left to the resolver, one of them does not answer: the other is settled all the same.
+/// Both shards are left to the resolver, one of them does not answer: the other is settled all the
+/// same.
 #[test]
 fn the_resolver_settles_healthy_servers_beside_hung_and_unreachable_ones() -> Outcome {
     for hung in [true, false] {
@@ -156,7 +157,8 @@ fn the_resolver_settles_healthy_servers_beside_hung_and_unreachable_ones() -> Ou
     Ok(())
 }
 
-/// A new session has to connect first, and the shard does not answer: that is bounded too, and no error.
+/// A new session has to connect first, and the shard does not answer: that is bounded too, and no
+/// error.
 #[test]
 fn settling_gxid_with_a_hung_shard_returns_at_the_timeout() -> Outcome {
     for (command, committed) in [("COMMIT PREPARED", true), ("ROLLBACK PREPARED", false)] {

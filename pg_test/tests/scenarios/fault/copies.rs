@@ -1,5 +1,5 @@
-//! Several coordinators on the same shards: two databases of one server, a database copied from another, a physical
-//! copy of the whole server. Nobody touches another's transactions.
+//! Several coordinators on the same shards: two databases of one server, a database copied from
+//! another, a physical copy of the whole server. Nobody touches another's transactions.
 
 use pg_test::oracle::{assert_settled, one, prepared_gids};
 use pg_test::{Cluster, DEADLINE, Fault, Fleet, Point, wait_until};
@@ -9,7 +9,8 @@ use crate::support::{
     Outcome, assert_commits, assert_everywhere, assert_recovered, begin_everywhere, commit_held_at,
 };
 
-/// Waits until the resolver of the database behind `session` has come `count` times to shard `number`.
+/// Waits until the resolver of the database behind `session` has come `count` times to shard
+/// `number`.
 fn wait_for_attempts(session: &mut Client, number: usize, count: i64) -> Outcome {
     wait_until("the resolver of the copy comes", DEADLINE, || {
         Ok(attempts(session, number)? >= count)
@@ -39,8 +40,8 @@ fn leave_something(fleet: &Fleet, session: &mut Client, id: i32) -> Outcome {
     Ok(())
 }
 
-/// In `other`, a transaction over both shards that the resolver there has to finish; in the first database,
-/// 'gxid' is pending and must stay so.
+/// In `other`, a transaction over both shards that the resolver there has to finish; in the first
+/// database, 'gxid' is pending and must stay so.
 fn beside_gxid(fleet: &Fleet, other: &mut Client) -> Outcome {
     let mut session = fleet.session()?;
     begin_everywhere(&mut session, 1)?;

@@ -1,5 +1,6 @@
-//! SIGKILL for the coordinator, postmaster and all, at each point of a COMMIT over two shards. Once it is up
-//! again nothing is in doubt, and all servers agree: committed if the decision had been made, else not.
+//! SIGKILL for the coordinator, postmaster and all, at each point of a COMMIT over two shards. Once
+//! it is up again nothing is in doubt, and all servers agree: committed if the decision had been
+//! made, else not.
 
 use pg_test::oracle::assert_settled;
 use pg_test::{Fleet, FleetOptions, Point};
@@ -32,7 +33,8 @@ fn slow_to_write() -> anyhow::Result<Fleet> {
     })
 }
 
-/// Kills the coordinator at `moment` of a transaction that writes everywhere; `committed` is its outcome.
+/// Kills the coordinator at `moment` of a transaction that writes everywhere; `committed` is its
+/// outcome.
 fn killed_at(
     moment: Moment,
     committed: bool,

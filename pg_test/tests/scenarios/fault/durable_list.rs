@@ -1,5 +1,5 @@
-//! A4 and E10. After a restart, before the resolver has come up or where it cannot, the durable list tells what may be in
-//! doubt; and every database that has something in doubt gets a resolver.
+//! After a restart, before the resolver has come up or where it cannot, the durable
+//! list tells what may be in doubt; and every database that has something in doubt gets a resolver.
 
 use pg_test::oracle::{assert_settled, expect_error, one, prepared_gids};
 use pg_test::proxy::NewConnections;
@@ -41,7 +41,7 @@ fn nothing_is_dropped_before_the_resolver_has_looked() -> Outcome {
     session.batch_execute("ALTER SERVER shard1 OPTIONS (SET host '127.0.0.1')")?;
     let told = notices.take();
     assert!(told.iter().any(|n| n.starts_with("WARNING") && n.contains("shard1")), "{told:#?}");
-    // What has never prepared is nobody's business.
+    // Nothing protects a server that has never prepared.
     session.batch_execute(
         "CREATE SERVER unused FOREIGN DATA WRAPPER pg_fdw_xacts; DROP SERVER unused",
     )?;
@@ -91,8 +91,8 @@ fn a_database_that_is_a_template_or_lets_nobody_in() -> Outcome {
     Ok(())
 }
 
-/// The database that CREATE DATABASE copies where none is named has a resolver too, which makes way. Red on 0.2.0, where a
-/// template had none.
+/// The database that CREATE DATABASE copies where none is named has a resolver too, which makes
+/// way. Red on 0.2.0, where a template had none.
 #[test]
 fn a_template_with_the_extension_can_be_copied() -> Outcome {
     let fleet = Fleet::start()?;
@@ -110,8 +110,8 @@ fn a_template_with_the_extension_can_be_copied() -> Outcome {
     Ok(())
 }
 
-/// The copy deletes the original's list, and does not go on with what was on it. Red on 0.2.0: what the copy prepared on was
-/// written down nowhere.
+/// The copy deletes the original's list, and does not go on with what was on it. Red on 0.2.0: what
+/// the copy prepared on was written down nowhere.
 #[test]
 fn a_copied_database_writes_down_its_own_participants() -> Outcome {
     let (fleet, mut session) = start()?;

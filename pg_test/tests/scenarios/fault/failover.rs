@@ -14,7 +14,8 @@ fn standby(fleet: &Fleet) -> anyhow::Result<Cluster> {
     Ok(standby)
 }
 
-/// Kills the coordinator when `standby` knows everything that it knows, and promotes that in its place.
+/// Kills the coordinator when `standby` knows everything that it knows, and promotes that in its
+/// place.
 fn fail_over(fleet: &mut Fleet, standby: Cluster) -> Outcome {
     fleet.coordinator.wait_for_standby(&standby)?;
     fleet.coordinator.kill9()?;
@@ -61,8 +62,9 @@ fn the_promoted_coordinator_settles_what_is_in_doubt() -> Outcome {
     Ok(())
 }
 
-/// The primary of shard 1 is lost with a prepared transaction. Its standby lists none before it is promoted:
-/// that proves nothing, also where it is reached first. `forget_delay` is 0 so that nothing else protects.
+/// The primary of shard 1 is lost with a prepared transaction. Its standby lists none before it is
+/// promoted: that proves nothing, also where it is reached first. `forget_delay` is 0 so that
+/// nothing else protects.
 fn shard_fails_over(options: &str, command: &str, committed: bool) -> Outcome {
     let mut fleet = Fleet::start_with(&FleetOptions {
         coordinator: vec![("pg_fdw_xacts.forget_delay", "0")],

@@ -1,4 +1,5 @@
-//! SIGKILL for the coordinator between two participants, and while 'gxid' is being prepared or settled.
+//! SIGKILL for the coordinator between two participants, and while 'gxid' is being prepared or
+//! settled.
 
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use crate::support::{
     Outcome, assert_recovered, begin_everywhere, commit_held_at, in_background, statuses,
 };
 
-/// Runs `statement` in a session that has written everywhere, kills the coordinator when shard 2 is at `point` of
-/// its `remote` statement and `ready` says so, and starts it again.
+/// Runs `statement` in a session that has written everywhere, kills the coordinator when shard 2 is
+/// at `point` of its `remote` statement and `ready` says so, and starts it again.
 fn killed_at(
     before: &str,
     statement: &str,
@@ -25,7 +26,8 @@ fn killed_at(
     begin_everywhere(&mut session, 1)?;
     session.batch_execute(before)?;
     if !before.is_empty() {
-        // The resolver looks at what it has been handed; it would deliver, too, in the middle of that.
+        // The resolver looks at what it has been handed; it would deliver, too, in the middle of
+        // that.
         session.batch_execute("SELECT * FROM pg_fdw_xacts_resolve()")?;
     }
     let hit = fleet.proxy(2).inject(Fault::hold(point, remote));
@@ -150,7 +152,8 @@ fn a_terminated_resolver_comes_back() -> Outcome {
     assert_recovered(&fleet, 1, true)
 }
 
-/// The resolver's process dies while something is in doubt; the server restarts itself and finds it again.
+/// The resolver's process dies while something is in doubt; the server restarts itself and finds it
+/// again.
 #[test]
 fn a_killed_resolver_leaves_nothing_behind() -> Outcome {
     let fleet = Fleet::start_proxied()?;

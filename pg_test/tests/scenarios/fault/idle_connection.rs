@@ -1,4 +1,5 @@
-//! A connection that was idle is cut at the very moment at which it is used again, when nothing has told of it before.
+//! A connection that was idle is cut at the very moment at which it is used again, when nothing has
+//! told of it before.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +11,7 @@ use crate::support::{Outcome, assert_everywhere, begin_everywhere};
 
 const POINTS: [Point; 2] = [Point::Statement, Point::Answer];
 
-/// E20. Red on 0.2.0: 08006, where postgres_fdw connects anew.
+/// Red on 0.2.0: 08006, where postgres_fdw connects anew.
 #[test]
 fn a_transaction_that_has_only_just_begun_begins_anew() -> Outcome {
     let fleet = Fleet::start_proxied()?;
@@ -53,8 +54,8 @@ fn a_transaction_that_has_only_just_begun_begins_anew() -> Outcome {
     Ok(())
 }
 
-/// E20. What is executed before PREPARE is prepared in the new session, too, also where the session that ended had
-/// prepared it before. Red on 0.2.0: 08006.
+/// What is executed before PREPARE is prepared in the new session, too, also where the session that
+/// ended had prepared it before. Red on 0.2.0: 08006.
 #[test]
 fn a_transaction_that_has_begun_anew_can_prepare() -> Outcome {
     let fleet = Fleet::start_proxied()?;
@@ -72,7 +73,7 @@ fn a_transaction_that_has_begun_anew_can_prepare() -> Outcome {
     Ok(())
 }
 
-/// E20, by asynchronous scans. Red on 0.2.0: 08006.
+/// By asynchronous scans. Red on 0.2.0: 08006.
 #[test]
 fn asynchronous_scans_begin_anew() -> Outcome {
     let fleet = Fleet::start_proxied()?;
@@ -96,7 +97,7 @@ fn asynchronous_scans_begin_anew() -> Outcome {
     Ok(())
 }
 
-/// What has been answered is not begun anew.
+/// A transaction that has been answered is not begun anew.
 #[test]
 fn a_transaction_that_has_been_answered_is_doomed() -> Outcome {
     let fleet = Fleet::start_proxied()?;
@@ -106,7 +107,7 @@ fn a_transaction_that_has_been_answered_is_doomed() -> Outcome {
     expect_error(session.batch_execute("INSERT INTO ft1 VALUES (2, 'x')"), "08006");
     session.batch_execute("ROLLBACK; INSERT INTO ft1 VALUES (3, 'x')")?;
     assert_eq!(fleet.ids_on_shard(1)?, [3]);
-    // Twice is too often.
+    // A second loss is an error.
     let _hits =
         [1, 2].map(|_| fleet.proxy(1).inject(Fault::cut(Point::Statement, "START TRANSACTION")));
     expect_error(session.batch_execute("SELECT * FROM ft1"), "08006");
@@ -114,7 +115,7 @@ fn a_transaction_that_has_been_answered_is_doomed() -> Outcome {
     Ok(())
 }
 
-/// E9. Red on 0.2.0: about one in five failed with 08006.
+/// Red on 0.2.0: about one in five failed with 08006.
 #[test]
 fn a_connection_that_is_lost_at_a_readers_commit_is_replaced() -> Outcome {
     let fleet = Fleet::start_proxied()?;
@@ -129,7 +130,8 @@ fn a_connection_that_is_lost_at_a_readers_commit_is_replaced() -> Outcome {
     Ok(())
 }
 
-/// E2. Red on 0.2.0: what the session had committed was not there when it looked through another mapping.
+/// Red on 0.2.0: what the session had committed was not there when it looked through another
+/// mapping.
 #[test]
 fn another_mapping_sees_what_the_session_has_committed() -> Outcome {
     let fleet = Fleet::start_proxied()?;
@@ -153,7 +155,7 @@ fn another_mapping_sees_what_the_session_has_committed() -> Outcome {
             let seen: anyhow::Result<i64> = one(&mut session, "SELECT count(*) FROM ft1");
             (session, seen)
         });
-        // It waits for that: whoever does not has looked long before.
+        // It waits for that; a reader that does not wait has looked long before.
         wait_until("the session waits for the delivery", DEADLINE, || {
             let waiting = "SELECT count(*) FROM pg_stat_activity
                 WHERE query LIKE 'SELECT count(*) FROM ft1%' AND state = 'active' AND wait_event_type = 'Extension'";
@@ -170,7 +172,7 @@ fn another_mapping_sees_what_the_session_has_committed() -> Outcome {
     Ok(())
 }
 
-/// E22. Red on 0.2.0: libpq's text alone.
+/// Red on 0.2.0: libpq's text alone.
 #[test]
 fn a_warning_of_a_lost_connection_names_the_server() -> Outcome {
     let fleet = Fleet::start_proxied()?;
@@ -188,7 +190,8 @@ fn a_warning_of_a_lost_connection_names_the_server() -> Outcome {
     let _hit = fleet.proxy(1).inject(Fault::cut(Point::Statement, "INSERT"));
     expect_error(session.batch_execute("INSERT INTO ft1 VALUES (2, 'x')"), "08006");
     session.batch_execute("ROLLBACK")?;
-    // A savepoint that cannot be rolled back there: why is in the log. The client reads what postgres_fdw tells.
+    // A savepoint that cannot be rolled back there: why is in the log. The client gets the message
+    // that postgres_fdw has.
     let mark = fleet.coordinator.log().mark()?;
     session.batch_execute("BEGIN; SELECT * FROM ft1; SAVEPOINT a")?;
     let _hit = fleet.proxy(1).inject(Fault::cut(Point::Statement, "INSERT"));
@@ -207,7 +210,7 @@ fn a_warning_of_a_lost_connection_names_the_server() -> Outcome {
     Ok(())
 }
 
-/// E3. Red on 0.2.0: up to 150 kB of parameters.
+/// Red on 0.2.0: up to 150 kB of parameters.
 #[test]
 fn the_context_of_a_failing_batch_is_short() -> Outcome {
     let fleet = Fleet::start()?;

@@ -1,5 +1,6 @@
-//! A7 and A10. Two servers of one image have the same fingerprint: which one it is that is asked, the address tells. What
-//! has gone without us may come back: its decision is kept. And who may not connect any more is settled by others.
+//! Two servers of one image have the same fingerprint: which one it is that is asked, the address
+//! tells. What was settled by others may come back: its decision is kept. And what a role that may
+//! not connect any more has prepared is settled through other roles.
 
 use pg_test::oracle::{
     assert_settled, expect_error, one, prepared_gids, statistic, wait_for_attempts,
@@ -37,7 +38,8 @@ fn point_shard_1_to(fleet: &Fleet, port: u16) -> Outcome {
     Ok(())
 }
 
-/// Red on 0.2.0: a heuristic outcome was reported, the decision deleted, and shard 1 rolled back when it was seen again.
+/// Red on 0.2.0: a heuristic outcome was reported, the decision deleted, and shard 1 rolled back
+/// when it was seen again.
 #[test]
 fn a_commit_is_not_looked_for_on_another_server_of_the_same_image() -> Outcome {
     let fleet = start()?;
@@ -69,7 +71,8 @@ fn a_commit_is_not_looked_for_on_another_server_of_the_same_image() -> Outcome {
     Ok(())
 }
 
-/// The same for a rollback, and across a crash of the coordinator. Red on 0.2.0: DROP SERVER was executed.
+/// The same for a rollback, and across a crash of the coordinator. Red on 0.2.0: DROP SERVER was
+/// executed.
 #[test]
 fn a_rollback_is_not_looked_for_on_another_server_of_the_same_image() -> Outcome {
     let mut fleet = start()?;
@@ -119,7 +122,8 @@ fn a_server_that_moves_while_nothing_is_in_doubt() -> Outcome {
     Ok(())
 }
 
-/// What is prepared proves that a server at another address is the one that was used: the whole of it is believed.
+/// What is prepared proves that a server at another address is the one that was used: the whole of
+/// it is believed.
 #[test]
 fn a_standby_that_takes_over_at_another_address() -> Outcome {
     let mut fleet = start()?;
@@ -146,8 +150,8 @@ fn a_standby_that_takes_over_at_another_address() -> Outcome {
     Ok(())
 }
 
-/// Somebody has rolled back by hand what was decided to commit, and it comes back, as with the restore of a backup. Red on
-/// 0.2.0: the decision had been deleted, and it was rolled back.
+/// Somebody has rolled back by hand what was decided to commit, and it comes back, as with the
+/// restore of a backup. Red on 0.2.0: the decision had been deleted, and it was rolled back.
 #[test]
 fn the_decision_of_a_heuristic_outcome_is_kept() -> Outcome {
     let mut fleet = start()?;
@@ -160,7 +164,7 @@ fn the_decision_of_a_heuristic_outcome_is_kept() -> Outcome {
         Ok(statistic(&fleet, 1, "heuristic")? == 1)
     })?;
     assert_settled(&fleet);
-    // What can be forgotten is, meanwhile.
+    // Other decisions are forgotten meanwhile.
     let mut session = fleet.session()?;
     begin_everywhere(&mut session, 2)?;
     session.batch_execute("COMMIT")?;
@@ -181,7 +185,7 @@ fn the_decision_of_a_heuristic_outcome_is_kept() -> Outcome {
     Ok(())
 }
 
-/// A10. Red on 0.2.0: in doubt for ever with `password is required`.
+/// Red on 0.2.0: in doubt for ever with `password is required`.
 #[test]
 fn a_user_who_may_not_connect_any_more_is_settled_by_another_of_the_same_place() -> Outcome {
     for change in ["DROP ROLE boss", "ALTER ROLE boss NOSUPERUSER"] {

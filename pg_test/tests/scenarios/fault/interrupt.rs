@@ -1,6 +1,6 @@
-//! Cancel, statement_timeout and termination at every wait of a COMMIT: before the decision they abort everywhere,
-//! after it the transaction is committed everywhere and the client has its answer at once. Afterwards
-//! the backend still reacts to both.
+//! Cancel, statement_timeout and termination at every wait of a COMMIT: before the decision they
+//! abort everywhere, after it the transaction is committed everywhere and the client has its answer
+//! at once. Afterwards the backend still reacts to both.
 
 use std::time::{Duration, Instant};
 
@@ -87,7 +87,8 @@ fn a_cancel_after_the_decision_ends_the_wait_and_nothing_else() -> Outcome {
         let (mut session, notices) = session_with_notices(&fleet)?;
         let pid = pid(&mut session)?;
         begin_everywhere(&mut session, 1)?;
-        // Neither the rest of the cancel nor anything else hits the next statement, not even of one message.
+        // Neither the rest of the cancel nor anything else hits the next statement, not even of one
+        // message.
         let hit = fleet.proxy(1).inject(Fault::hold(point, "COMMIT PREPARED"));
         let commit = in_background(session, "COMMIT; SELECT pg_sleep(0.01)");
         hit.wait()?;
@@ -134,7 +135,8 @@ fn a_cancel_while_gxid_is_delivered_ends_the_wait_and_nothing_else() -> Outcome 
         let pid = pid(&mut session)?;
         begin_everywhere(&mut session, 1)?;
         session.batch_execute("PREPARE TRANSACTION 'gxid'")?;
-        // The resolver looks at what it has been handed; it would deliver, too, in the middle of that.
+        // The resolver looks at what it has been handed; it would deliver, too, in the middle of
+        // that.
         session.batch_execute("SELECT * FROM pg_fdw_xacts_resolve()")?;
         let hit = fleet.proxy(1).inject(Fault::hold(Point::Statement, command));
         let settle = in_background(session, &format!("{command} 'gxid'"));
@@ -153,7 +155,8 @@ fn a_cancel_while_gxid_is_delivered_ends_the_wait_and_nothing_else() -> Outcome 
     Ok(())
 }
 
-/// Once the only writer has been sent COMMIT, its answer is the outcome: nothing else ends the wait.
+/// Once the only writer has been sent COMMIT, its answer is the outcome: nothing else ends the
+/// wait.
 #[test]
 fn a_cancel_during_a_one_phase_commit_does_not_lie() -> Outcome {
     let fleet = Fleet::start_proxied()?;
@@ -187,7 +190,8 @@ fn a_fast_shutdown_in_phase_two_loses_nothing() -> Outcome {
     assert_recovered(&fleet, 1, true)
 }
 
-/// Who has only read is not waited for: the end of its transaction may still be on its way when the next one is given up.
+/// A participant that has only read is not waited for: its COMMIT may still be on its way when the
+/// next transaction is cancelled.
 #[test]
 fn a_shard_that_hangs_since_the_last_commit_does_not_hold_up_an_abort() -> Outcome {
     let fleet = Fleet::start()?;

@@ -1,4 +1,5 @@
-//! D9 and E6. What an operator or a default of the database does to the extension's tables stops nobody else.
+//! What an operator or a default of the database does to the extension's tables stops
+//! nobody else.
 
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use crate::support::{
     Outcome, assert_commits, assert_everywhere, begin_everywhere, in_background, start,
 };
 
-/// D9. Red on 0.2.0: VACUUM FULL waited for the end of 'gxid', and every COMMIT behind it, without a limit.
+/// Red on 0.2.0: VACUUM FULL waited for the end of 'gxid', and every COMMIT behind it, without a
+/// limit.
 #[test]
 fn the_decisions_can_be_rewritten_beside_a_pending_gxid() -> Outcome {
     let (mut fleet, mut session) = start()?;
@@ -33,7 +35,7 @@ fn the_decisions_can_be_rewritten_beside_a_pending_gxid() -> Outcome {
     assert_everywhere(&fleet, 2, true)
 }
 
-/// D9. Red on 0.2.0: the COMMIT waited as long as the lock was held.
+/// Red on 0.2.0: the COMMIT waited as long as the lock was held.
 #[test]
 fn a_commit_does_not_wait_for_a_lock_on_the_decisions_past_its_limit() -> Outcome {
     let (fleet, mut session) = start()?;
@@ -53,7 +55,8 @@ fn a_commit_does_not_wait_for_a_lock_on_the_decisions_past_its_limit() -> Outcom
     assert_commits(&fleet, &mut session, 2)
 }
 
-/// D9. An empty table would be an abort of whatever is on its way. Red on 0.2.0: TRUNCATE waited for the end of 'gxid'.
+/// An empty table would be an abort of whatever is on its way. Red on 0.2.0: TRUNCATE waited for
+/// the end of 'gxid'.
 #[test]
 fn the_tables_are_not_truncated() -> Outcome {
     let (fleet, mut session) = start()?;
@@ -67,8 +70,9 @@ fn the_tables_are_not_truncated() -> Outcome {
     assert_everywhere(&fleet, 1, true)
 }
 
-/// E6. Users whose transactions are serializable by default, beside the resolver's own: it looks at labels, deletes old
-/// ones and takes them. Red on 0.2.0: `could not serialize access` where an older label expired during a labelled one.
+/// Users whose transactions are serializable by default, beside the resolver's own: it looks at
+/// labels, deletes old ones and takes them. Red on 0.2.0: `could not serialize access` where an
+/// older label expired during a labelled one.
 #[test]
 fn the_resolver_is_no_party_to_serializable_transactions() -> Outcome {
     let fleet = Fleet::start_with(&FleetOptions {

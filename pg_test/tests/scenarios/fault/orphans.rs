@@ -1,7 +1,8 @@
-//! Orphans: what a dead coordinator has prepared on a shard, beside processes that it has left there. Such a process does
-//! not read from its connection while it waits for a lock or works, and it still holds its session lock: as long as it
-//! lives, nothing of the coordinator's can be settled. Everything must be settled within 30 s, with the resolver's
-//! defaults and without `lock_timeout` or `statement_timeout` anywhere.
+//! Orphans: what a dead coordinator has prepared on a shard, beside processes that it has left
+//! there. Such a process does not read from its connection while it waits for a lock or works, and
+//! it still holds its session lock: as long as it lives, nothing of the coordinator's can be
+//! settled. Everything must be settled within 30 s, with the resolver's defaults and without
+//! `lock_timeout` or `statement_timeout` anywhere.
 
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ enum Work {
     WaitsForTheOrphan,
     /// Waits for a lock that somebody else holds, on and on.
     WaitsForAnother,
-    /// Waits for nobody.
+    /// Works, and waits for nobody.
     IsLong,
 }
 
@@ -52,7 +53,8 @@ fn fleet() -> anyhow::Result<Fleet> {
     Ok(fleet)
 }
 
-/// A transaction that has prepared on shard 1 and not on shard 2, and a bystander's work on shard 1.
+/// A transaction that has prepared on shard 1 and not on shard 2, and a bystander's work on shard
+/// 1.
 struct Orphan {
     commit: Background,
     bystander: Background,
@@ -128,50 +130,51 @@ fn settled_in_spite_of(work: Work, end: End) -> Outcome {
     assert_recovered(&fleet, 3, false)
 }
 
-/// A1. Red on 0.2.0: the one waited for the other, for ever.
+/// Red on 0.2.0: the one waited for the other, for ever.
 #[test]
 fn a_session_that_waits_for_the_orphan_of_a_killed_coordinator() -> Outcome {
     settled_in_spite_of(Work::WaitsForTheOrphan, End::Killed)
 }
 
-/// A1. Red on 0.2.0, as above.
+/// Red on 0.2.0, as above.
 #[test]
 fn a_session_that_waits_for_the_orphan_of_a_halted_and_killed_coordinator() -> Outcome {
     settled_in_spite_of(Work::WaitsForTheOrphan, End::FrozenAndKilled)
 }
 
-/// A1. Red on 0.2.0, as above.
+/// Red on 0.2.0, as above.
 #[test]
 fn a_session_that_waits_for_the_orphan_of_an_immediate_shutdown() -> Outcome {
     settled_in_spite_of(Work::WaitsForTheOrphan, End::Stopped(StopMode::Immediate))
 }
 
-/// A1. Red on 0.2.0, as above: what the OOM killer does.
+/// Red on 0.2.0, as above: what the OOM killer does.
 #[test]
 fn a_session_that_waits_for_the_orphan_of_a_killed_backend() -> Outcome {
     settled_in_spite_of(Work::WaitsForTheOrphan, End::Restarted)
 }
 
-/// A1. Red on 0.2.0: nothing was settled as long as the other lock was held.
+/// Red on 0.2.0: nothing was settled as long as the other lock was held.
 #[test]
 fn a_session_that_waits_for_somebody_elses_lock() -> Outcome {
     settled_in_spite_of(Work::WaitsForAnother, End::Killed)
 }
 
-/// A1. Red on 0.2.0: nothing was settled as long as the statement ran.
+/// Red on 0.2.0: nothing was settled as long as the statement ran.
 #[test]
 fn a_long_statement_of_a_killed_coordinator() -> Outcome {
     settled_in_spite_of(Work::IsLong, End::Killed)
 }
 
-/// A1. Red on 0.2.0, as above.
+/// Red on 0.2.0, as above.
 #[test]
 fn a_long_statement_beside_a_killed_backend() -> Outcome {
     settled_in_spite_of(Work::IsLong, End::Restarted)
 }
 
-/// A1. Red on 0.2.0: the old leader is halted with all its sessions, and its standby promoted. As long as those sessions
-/// live nothing may be rolled back; once the old leader is killed, what they leave must not live on.
+/// Red on 0.2.0: the old leader is halted with all its sessions, and its standby promoted. As
+/// long as those sessions live nothing may be rolled back; once the old leader is killed, what they
+/// leave must not live on.
 #[test]
 fn a_session_that_waits_for_the_orphan_of_a_leader_that_was_halted() -> Outcome {
     let mut fleet = fleet()?;
@@ -195,8 +198,8 @@ fn a_session_that_waits_for_the_orphan_of_a_leader_that_was_halted() -> Outcome 
     assert_recovered(&fleet, 3, false)
 }
 
-/// Where the platform cannot tell whether a client is there, the setting is refused. Nothing else is lost by that: the
-/// proxy misspells it, so that the server refuses it.
+/// Where the platform cannot tell whether a client is there, the setting is refused. Nothing else
+/// is lost by that: the proxy misspells it, so that the server refuses it.
 #[test]
 fn a_server_that_refuses_to_watch_its_client_is_used_all_the_same() -> Outcome {
     let fleet = Fleet::start_proxied()?;

@@ -1,8 +1,8 @@
-//! No connection outlives the permission that it was made under: who may not connect does not use what somebody else's
-//! permission has opened, and the resolver's sessions follow their mappings.
+//! No connection outlives the permission that it was made under: who may not connect does not use
+//! what somebody else's permission has opened, and the resolver's sessions follow their mappings.
 //!
-//! Everywhere the PUBLIC mapping leads to a role that the shard trusts, which is for superusers alone: others are told
-//! that a password is required.
+//! Everywhere the PUBLIC mapping leads to a role that the shard trusts, which is for superusers
+//! alone: others are told that a password is required.
 
 use pg_test::oracle::{assert_settled, expect_error, one, prepared_gids, wait_for_attempts};
 use pg_test::proxy::NewConnections;
@@ -24,7 +24,7 @@ fn start() -> anyhow::Result<Fleet> {
     Ok(fleet)
 }
 
-/// Whoever has no password does not get at the shard, in any way.
+/// A role without a password cannot use the shard in any way.
 #[track_caller]
 fn assert_shut_out(session: &mut Client) {
     for statement in [
@@ -41,7 +41,7 @@ fn connections(session: &mut Client) -> anyhow::Result<i64> {
     one(session, "SELECT count(*) FROM pg_fdw_xacts_get_connections()")
 }
 
-/// B2. Red on 0.2.0: after the refusal SELECT and INSERT worked, as the shard's superuser.
+/// Red on 0.2.0: after the refusal SELECT and INSERT worked, as the shard's superuser.
 #[test]
 fn who_may_not_settle_gxid_gets_no_connection() -> Outcome {
     let fleet = start()?;
@@ -68,7 +68,7 @@ fn who_may_not_settle_gxid_gets_no_connection() -> Outcome {
     Ok(())
 }
 
-/// The same for who does not own the foreign table, which ANALYZE asks first.
+/// The same for a role that does not own the foreign table, which ANALYZE checks first.
 #[track_caller]
 fn assert_shut_out_but_owner(session: &mut Client) {
     for statement in ["SELECT * FROM ft1", "INSERT INTO ft1 VALUES (100, 'stolen')"] {
@@ -76,8 +76,8 @@ fn assert_shut_out_but_owner(session: &mut Client) {
     }
 }
 
-/// Who settles what wrote with another's mapping (here that of a view's owner) gets no further with it than before. Red
-/// on 0.2.0: SELECT and INSERT worked after COMMIT PREPARED.
+/// Who settles what wrote with another's mapping (here that of a view's owner) gets no further with
+/// it than before. Red on 0.2.0: SELECT and INSERT worked after COMMIT PREPARED.
 #[test]
 fn who_settles_what_another_mapping_wrote_does_not_get_that() -> Outcome {
     let fleet = start()?;
@@ -133,8 +133,8 @@ fn what_was_opened_for_a_settlement_that_fails_is_closed() -> Outcome {
     Ok(())
 }
 
-/// B2, its siblings. Red on 0.2.0 in each: the connection that a superuser, or one of their views and functions, had
-/// opened served everybody in the session.
+/// Red on 0.2.0 in each: the connection that a superuser, or one of their views
+/// and functions, had opened served everybody in the session.
 #[test]
 fn a_superusers_connection_serves_no_other_role_of_the_session() -> Outcome {
     let fleet = start()?;
@@ -167,7 +167,7 @@ fn a_superusers_connection_serves_no_other_role_of_the_session() -> Outcome {
     Ok(())
 }
 
-/// B2, its siblings: permission that is taken away while the connection is open. Red on 0.2.0.
+/// Permission that is taken away while the connection is open. Red on 0.2.0.
 #[test]
 fn a_connection_does_not_outlive_what_permitted_it() -> Outcome {
     let fleet = start()?;
@@ -199,7 +199,7 @@ fn a_connection_does_not_outlive_what_permitted_it() -> Outcome {
     Ok(())
 }
 
-/// A6. Red on 0.2.0: it stayed in doubt for ever on the session of the role that may not settle it.
+/// Red on 0.2.0: it stayed in doubt for ever on the session of the role that may not settle it.
 #[test]
 fn the_resolvers_session_follows_its_mapping() -> Outcome {
     let mended: [&str; 2] = [

@@ -1,5 +1,5 @@
-//! PgBouncer between the coordinator and its shards: in session mode it is as good as none, in the others it is refused
-//! before anything is left behind.
+//! PgBouncer between the coordinator and its shards: in session mode it is as good as none, in the
+//! others it is refused before anything is left behind.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ fn start(mode: &str, size: usize) -> anyhow::Result<(Fleet, [Pooler; 2])> {
     Ok((fleet, poolers))
 }
 
-/// E13. Red on 0.2.0: a COMMIT over both shards was refused.
+/// Red on 0.2.0: a COMMIT over both shards was refused.
 #[test]
 fn in_session_mode_everything_works() -> Outcome {
     let (mut fleet, _poolers) = start("session", 20)?;
@@ -36,7 +36,7 @@ fn in_session_mode_everything_works() -> Outcome {
     begin_everywhere(&mut session, 6)?;
     session.batch_execute("ROLLBACK; SELECT * FROM ft1")?;
     assert_everywhere(&fleet, 6, false)?;
-    // The resolver goes the same way, and so does whoever settles after a crash.
+    // The resolver takes the same way, and so does a session that settles after a crash.
     begin_everywhere(&mut session, 7)?;
     session.batch_execute("PREPARE TRANSACTION 'seven'")?;
     begin_everywhere(&mut session, 8)?;
@@ -75,7 +75,7 @@ fn write_at_once(fleet: &Fleet, write: impl Fn(&Fleet, i32) -> Outcome + Sync) -
     })
 }
 
-/// E13. Red on 0.2.0: statements ran, and only the COMMIT over both shards was refused.
+/// Red on 0.2.0: statements ran, and only the COMMIT over both shards was refused.
 #[test]
 fn other_modes_are_refused_at_the_first_statement() -> Outcome {
     for (mode, size) in [("transaction", 1), ("transaction", 5), ("statement", 5)] {
@@ -91,7 +91,7 @@ fn other_modes_are_refused_at_the_first_statement() -> Outcome {
             assert!(refused.hint().unwrap_or_default().contains("session mode"), "{refused:#?}");
             assert_usable(&mut session);
         }
-        // Nobody after us meets what is ours.
+        // The pooler's next user finds nothing of this session.
         for pooler in &poolers {
             let mut other = pg_test::Cluster::config_at(pooler.port()).connect(NoTls)?;
             let answer = other.simple_query("SHOW search_path")?;
@@ -107,7 +107,7 @@ fn other_modes_are_refused_at_the_first_statement() -> Outcome {
     Ok(())
 }
 
-/// E13. Red on 0.2.0: some hung for ever.
+/// Red on 0.2.0: some hung for ever.
 #[test]
 fn sixteen_writers_are_all_refused_in_transaction_mode() -> Outcome {
     let (fleet, _poolers) = start("transaction", 2)?;

@@ -1,5 +1,6 @@
-//! Faults before the decision: whatever keeps one participant from preparing, or the coordinator from committing
-//! after all have prepared, aborts everywhere; an outcome that is not known is kept until it is.
+//! Faults before the decision: whatever keeps one participant from preparing, or the coordinator
+//! from committing after all have prepared, aborts everywhere; an outcome that is not known is kept
+//! until it is.
 
 use pg_test::oracle::{
     assert_settled, assert_usable, expect_error, one, prepared_gids, statistic, wait_for_attempts,
@@ -131,7 +132,8 @@ fn a_prepare_that_lands_after_a_crash_of_the_coordinator_is_rolled_back() -> Out
     assert_recovered(&fleet, 1, false)
 }
 
-/// The other transaction commits while ours has prepared everywhere: ours then is the pivot that must fail.
+/// The other transaction commits while ours has prepared everywhere: ours then is the pivot that
+/// must fail.
 #[test]
 fn a_local_serialization_failure_after_all_have_prepared_aborts_everywhere() -> Outcome {
     let fleet = Fleet::start_proxied()?;
@@ -225,7 +227,8 @@ fn a_serializable_reader_is_prepared_too() -> Outcome {
     Ok(())
 }
 
-/// A shard in which another transaction prepares first finds that ours has read what never was.
+/// A shard in which another transaction prepares first finds that ours has read a state that never
+/// existed.
 #[test]
 fn a_serialization_failure_of_a_shard_aborts_everywhere() -> Outcome {
     let fleet = Fleet::start()?;

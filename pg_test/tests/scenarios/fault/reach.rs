@@ -1,5 +1,6 @@
-//! A3. What the resolver needs to reach a participant is committed and stays as it is before that participant prepares:
-//! its server, its user mapping, the wrapper's handler, the role that uses it.
+//! What the resolver needs to reach a participant is committed and stays as it is before that
+//! participant prepares: its server, its user mapping, the wrapper's handler, the role that uses
+//! it.
 
 use pg_test::oracle::{assert_settled, expect_error, prepared_gids};
 use pg_test::{DEADLINE, Fleet, wait_until};
@@ -7,11 +8,12 @@ use postgres::Client;
 
 use crate::support::{Outcome, assert_commits, in_background, start};
 
-/// How a transaction that must not prepare ends, after each of which nothing may be left on a shard.
+/// How a transaction that must not prepare ends, after each of which nothing may be left on a
+/// shard.
 const ENDINGS: [&str; 2] = ["PREPARE TRANSACTION 'r'", "COMMIT"];
 
-/// Runs a transaction that writes on both shards and changes what the resolver would need, once for each ending: it is
-/// refused before anything is prepared, and the error names the way out.
+/// Runs a transaction that writes on both shards and changes what the resolver would need, once for
+/// each ending: it is refused before anything is prepared, and the error names the way out.
 #[track_caller]
 fn assert_refused(fleet: &Fleet, statements: &str) -> Outcome {
     for ending in ENDINGS {
@@ -54,7 +56,7 @@ fn a_server_or_mapping_made_in_the_transaction() -> Outcome {
     let server = new_server(&fleet);
     let write = "INSERT INTO fresh VALUES (1, 'x'); INSERT INTO ft2 VALUES (1, 'x')";
     assert_refused(&fleet, &format!("{server}; {NEW_MAPPING}; {NEW_TABLE}; {write}"))?;
-    // In a subtransaction it is no less this transaction's.
+    // A change in a subtransaction counts as well.
     assert_refused(
         &fleet,
         &format!("SAVEPOINT a; {server}; {NEW_MAPPING}; {NEW_TABLE}; RELEASE a; {write}"),
@@ -115,8 +117,8 @@ fn a_server_or_mapping_changed_in_the_transaction() -> Outcome {
     assert_refused(&fleet, &format!("{write}; {create}"))
 }
 
-/// The statement that changes the server is the last one of its message: nothing has made it visible yet. Red on 0.2.0:
-/// committed all the same.
+/// The statement that changes the server is the last one of its message: nothing has made it
+/// visible yet. Red on 0.2.0: committed all the same.
 #[test]
 fn a_change_right_before_the_end_of_an_implicit_transaction() -> Outcome {
     let (fleet, mut session) = start()?;
@@ -132,8 +134,8 @@ fn a_change_right_before_the_end_of_an_implicit_transaction() -> Outcome {
     assert_commits(&fleet, &mut session, 1)
 }
 
-/// Without a password of the mapping the resolver may only connect for a superuser, and this one goes with the
-/// transaction. Red on 0.2.0: in doubt for ever with `password is required`.
+/// Without a password of the mapping the resolver may only connect for a superuser, and this one
+/// goes with the transaction. Red on 0.2.0: in doubt for ever with `password is required`.
 #[test]
 fn a_role_made_in_the_transaction() -> Outcome {
     let (fleet, mut session) = start()?;
@@ -158,8 +160,8 @@ fn a_role_made_in_the_transaction() -> Outcome {
     Ok(())
 }
 
-/// A transaction over both shards in the background, at its PREPARE TRANSACTION, while another one has dropped the
-/// mapping and not ended.
+/// A transaction over both shards in the background, at its PREPARE TRANSACTION, while another one
+/// has dropped the mapping and not ended.
 fn beside_a_drop(
     fleet: &Fleet,
     drop: &mut Client,
@@ -183,8 +185,8 @@ fn beside_a_drop(
     Ok(prepare.join().1)
 }
 
-/// Another session's DROP that has not ended yet decides whether the mapping is there. Red on 0.2.0: prepared, and then
-/// without a mapping.
+/// Another session's DROP that has not ended yet decides whether the mapping is there. Red on
+/// 0.2.0: prepared, and then without a mapping.
 #[test]
 fn a_mapping_that_another_session_is_dropping() -> Outcome {
     let (fleet, _session) = start()?;
@@ -212,8 +214,8 @@ fn a_mapping_that_another_session_is_dropping() -> Outcome {
     Ok(())
 }
 
-/// Another session moves the server while a transaction has a connection there: the resolver would look elsewhere. The
-/// transaction can be tried again. Red on 0.2.0: committed all the same.
+/// Another session moves the server while a transaction has a connection there: the resolver would
+/// look elsewhere. The transaction can be tried again. Red on 0.2.0: committed all the same.
 #[test]
 fn a_server_that_another_session_has_moved() -> Outcome {
     let (fleet, mut session) = start()?;
@@ -228,7 +230,7 @@ fn a_server_that_another_session_has_moved() -> Outcome {
         .batch_execute("BEGIN; INSERT INTO ft1 VALUES (2, 'x'); INSERT INTO ft2 VALUES (2, 'x')")?;
     fleet.session()?.batch_execute("ALTER SERVER shard1 OPTIONS (ADD fetch_size '50')")?;
     session.batch_execute("COMMIT")?;
-    // One writer commits in one phase: nobody has to come back for it.
+    // One writer commits in one phase: nothing has to be settled later.
     session.batch_execute("BEGIN; INSERT INTO ft1 VALUES (3, 'x')")?;
     fleet.session()?.batch_execute("ALTER SERVER shard1 OPTIONS (SET host '127.0.0.1')")?;
     session.batch_execute("COMMIT")?;
@@ -237,8 +239,8 @@ fn a_server_that_another_session_has_moved() -> Outcome {
     Ok(())
 }
 
-/// Who connected as a superuser, without a password, and is none any more when the transaction ends: nobody could settle
-/// what is prepared under that name. Red on 0.2.0: prepared all the same.
+/// Who connected as a superuser, without a password, and is none any more when the transaction
+/// ends: nobody could settle what is prepared under that name. Red on 0.2.0: prepared all the same.
 #[test]
 fn a_role_that_may_not_connect_any_more() -> Outcome {
     let (fleet, mut session) = start()?;
@@ -271,8 +273,8 @@ fn a_role_that_may_not_connect_any_more() -> Outcome {
     Ok(())
 }
 
-/// Another session takes the handler away: the resolver would not connect there. Red on 0.2.0: committed all the
-/// same.
+/// Another session takes the handler away: the resolver would not connect there. Red on 0.2.0:
+/// committed all the same.
 #[test]
 fn a_handler_that_another_session_has_changed() -> Outcome {
     let (fleet, mut session) = start()?;
@@ -288,8 +290,8 @@ fn a_handler_that_another_session_has_changed() -> Outcome {
     assert_commits(&fleet, &mut session, 2)
 }
 
-/// A role that is dropped while what it has written waits for its outcome, where no other participant is there to settle it.
-/// The way out of docs/src/limits.md.
+/// A role that is dropped while what it has written waits for its outcome, where no other
+/// participant is there to settle it. The way out of docs/src/limits.md.
 #[test]
 fn a_role_that_is_dropped_while_in_doubt() -> Outcome {
     let (fleet, mut session) = start()?;

@@ -1,5 +1,5 @@
-//! Synchronous standbys of the coordinator: a decision that a fail-over may still lose is not delivered. And the limits
-//! that hold before anything is prepared.
+//! Synchronous standbys of the coordinator: a decision that a fail-over may still lose is not
+//! delivered. And the limits that hold before anything is prepared.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,6 @@ use crate::support::{
 /// A fleet whose coordinator waits for its standby, which is down.
 fn without_its_standby() -> anyhow::Result<(Fleet, Cluster)> {
     let fleet = Fleet::start()?;
-    assert_commits(&fleet, &mut fleet.session()?, 9)?;
     let mut standby = Cluster::standby_of(&fleet.coordinator, "coordinator-standby")?;
     standby.start()?;
     fleet.coordinator.configure(&[("synchronous_standby_names", "*")])?;
@@ -24,6 +23,9 @@ fn without_its_standby() -> anyhow::Result<(Fleet, Cluster)> {
         let sql = "SELECT coalesce((SELECT sync_state = 'sync' FROM pg_stat_replication), false)";
         one::<bool>(&mut fleet.session()?, sql)
     })?;
+    // Only a commit that has waited shows that the coordinator has heard since how far the standby
+    // is. The participants are known there now, too.
+    assert_commits(&fleet, &mut fleet.session()?, 9)?;
     standby.kill9()?;
     Ok((fleet, standby))
 }
@@ -38,7 +40,8 @@ fn wait_for_sync_rep(fleet: &Fleet, pid: i32) -> Outcome {
     })
 }
 
-/// The resolver has looked through its decisions twice since now: its rounds are a second apart in these fleets.
+/// The resolver has looked through its decisions twice since now: its rounds are a second apart in
+/// these fleets.
 fn rounds(fleet: &Fleet) -> Outcome {
     let start = Instant::now();
     wait_until("the resolver had two rounds", DEADLINE, || {

@@ -1,4 +1,5 @@
-//! The resolver: what it may conclude and what not, where it cannot get in for a while, and how fast it is.
+//! The resolver: what it may conclude and what not, where it cannot get in for a while, and how
+//! fast it is.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::{Duration, Instant};
@@ -14,7 +15,8 @@ use crate::support::{
     session_with_notices, statuses,
 };
 
-/// Nothing protects but the rules of what may be concluded: a confirmed decision is forgotten at once.
+/// Nothing protects but the rules of what may be concluded: a confirmed decision is forgotten at
+/// once.
 fn forgetful() -> FleetOptions {
     FleetOptions {
         proxied: true,
@@ -180,8 +182,8 @@ fn a_wrong_password_for_a_while_delays_and_loses_nothing() -> Outcome {
     assert_recovered(&fleet, 1, true)
 }
 
-/// Connections are cut in the second phase again and again, so that the resolver always has something to do while
-/// all sessions commit. A longer run is the bank's.
+/// Connections are cut in the second phase again and again, so that the resolver always has
+/// something to do while all sessions commit. A longer run is the bank's.
 #[test]
 fn beside_busy_sessions_the_resolver_disturbs_none() -> Outcome {
     const SESSIONS: i32 = 16;

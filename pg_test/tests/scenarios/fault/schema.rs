@@ -1,5 +1,6 @@
-//! B1. The resolver and the library believe the extension's own tables alone: not those of the same names that somebody
-//! made in a database without the extension, nor what a superuser has done to them by mistake.
+//! The resolver and the library believe the extension's own tables alone: not those of the same
+//! names that somebody made in a database without the extension, nor what a superuser has done to
+//! them by mistake.
 
 use pg_test::oracle::{assert_settled, expect_error, one, prepared_gids};
 use pg_test::{DEADLINE, Fleet, StopMode, wait_until};
@@ -59,8 +60,8 @@ fn tables_of_the_same_names_with_other_columns() -> Outcome {
     Ok(())
 }
 
-/// Red on 0.2.0: the resolver of mallory's database connected to the shard as its superuser, without a password, and rolled
-/// back what another database had prepared there.
+/// Red on 0.2.0: the resolver of mallory's database connected to the shard as its superuser,
+/// without a password, and rolled back what another database had prepared there.
 #[test]
 fn tables_with_the_identity_of_another_database() -> Outcome {
     let (mut fleet, mut session) = start()?;
@@ -110,7 +111,8 @@ fn tables_with_the_identity_of_another_database() -> Outcome {
     Ok(())
 }
 
-/// What a superuser may do by mistake ends in an error that says so, before anything is prepared. Red on 0.2.0: crashes.
+/// What a superuser may do by mistake ends in an error that says so, before anything is prepared.
+/// Red on 0.2.0: crashes.
 #[test]
 fn tables_that_a_superuser_has_changed() -> Outcome {
     let (fleet, mut session) = start()?;
@@ -145,7 +147,8 @@ fn tables_that_a_superuser_has_changed() -> Outcome {
     for (id, (change, back)) in (10..).zip(changes) {
         session.batch_execute("SELECT * FROM pg_fdw_xacts_resolve()")?;
         session.batch_execute(change)?;
-        // A new session, and one that has used the table: that one notices whatever changes the table itself.
+        // A new session, and one that has used the table: that one notices whatever changes the
+        // table itself.
         let mut writers = vec![fleet.session()?];
         if !change.starts_with("ALTER EXTENSION") {
             writers.push(fleet.session()?);

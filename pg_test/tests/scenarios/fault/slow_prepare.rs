@@ -1,4 +1,5 @@
-//! A shard that takes long to prepare or to commit, because a deferred trigger works there: cancels and limits reach it.
+//! A shard that takes long to prepare or to commit, because a deferred trigger works there: cancels
+//! and limits reach it.
 
 use std::time::{Duration, Instant};
 
@@ -35,8 +36,8 @@ enum By {
     Setting(&'static str),
 }
 
-/// Runs `statements` and COMMIT, which `by` ends; the session, what came of it, and how long that took from there on until
-/// the session went on.
+/// Runs `statements` and COMMIT, which `by` ends; the session, what came of it, and how long that
+/// took from there on until the session went on.
 fn commit_ended_by(
     fleet: &Fleet,
     by: By,
@@ -64,7 +65,7 @@ fn commit_ended_by(
 const BY: [By; 3] =
     [By::Cancel, By::Setting("statement_timeout"), By::Setting("pg_fdw_xacts.prepare_timeout")];
 
-/// D8. Red on 0.2.0: it took as long as the shard did, or `commit_timeout`.
+/// Red on 0.2.0: it took as long as the shard did, or `commit_timeout`.
 #[test]
 fn a_slow_prepare_is_cancelled_at_once() -> Outcome {
     for by in BY {
@@ -87,7 +88,8 @@ fn a_slow_prepare_is_cancelled_at_once() -> Outcome {
     Ok(())
 }
 
-/// D8. Red on 0.2.0: the only writer's COMMIT could not be ended, and after `commit_timeout` its outcome was unknown.
+/// Red on 0.2.0: the only writer's COMMIT could not be ended, and after `commit_timeout` its
+/// outcome was unknown.
 #[test]
 fn a_slow_commit_in_one_phase_is_cancelled_at_once_and_its_outcome_known() -> Outcome {
     for by in BY {
@@ -107,8 +109,8 @@ fn a_slow_commit_in_one_phase_is_cancelled_at_once_and_its_outcome_known() -> Ou
     Ok(())
 }
 
-/// A shard that does not take a cancel is not waited for longer than that: the resolver settles what it prepares. Red on
-/// 0.2.0: the cancel took effect after 10 s.
+/// A shard that does not take a cancel is not waited for longer than that: the resolver settles
+/// what it prepares. Red on 0.2.0: the cancel took effect after 10 s.
 #[test]
 fn a_frozen_shard_does_not_hold_up_the_abort() -> Outcome {
     let fleet = start()?;
@@ -132,7 +134,7 @@ fn a_frozen_shard_does_not_hold_up_the_abort() -> Outcome {
     assert_everywhere(&fleet, 1, false)
 }
 
-/// D8, its siblings: what waits for a shard outside of a COMMIT. Green on 0.2.0 as well.
+/// What waits for a shard outside of a COMMIT. Green on 0.2.0 as well.
 #[test]
 fn analyze_and_import_are_cancelled_at_once() -> Outcome {
     let fleet = start()?;

@@ -1,5 +1,5 @@
-//! The background workers end in any order, and many mappings share one database of a shard: everything is settled all
-//! the same.
+//! The background workers end in any order, and many mappings share one database of a shard:
+//! everything is settled all the same.
 
 use pg_test::oracle::{assert_settled, one, prepared_gids};
 use pg_test::{DEADLINE, Fleet, Point, wait_until};
@@ -39,7 +39,8 @@ fn launcher_and_resolver_end_in_any_order() -> Outcome {
     Ok(())
 }
 
-/// Each of two users may settle only what its own role has prepared there, and only one session can hold the fence.
+/// Each of two users may settle only what its own role has prepared there, and only one session can
+/// hold the fence.
 #[test]
 fn two_mappings_on_one_database_settle_side_by_side() -> Outcome {
     let mut fleet = Fleet::start_proxied()?;

@@ -1,4 +1,5 @@
-//! ANALYZE of foreign tables: what it learns, and that it reads in the remote transaction as everything else.
+//! ANALYZE of foreign tables: what it learns, and that it reads in the remote transaction as
+//! everything else.
 
 use pg_test::oracle::{assert_settled, assert_usable, expect_error, one};
 use pg_test::{DEADLINE, wait_until};
@@ -38,7 +39,8 @@ fn an_analyze_fills_the_statistics() -> Outcome {
     };
     assert_eq!(statistics(&mut session, "id")?, (0.0, -1.0, String::new()));
     assert_eq!(statistics(&mut session, "v")?, (0.25, 3.0, "v1 v2 v3".to_owned()));
-    // Now a sample of 3000 rows: the fractions are about the same, and the values are spread as they are there.
+    // Now a sample of 3000 rows: the fractions are about the same, and the values are spread as
+    // they are there.
     session.batch_execute("SET default_statistics_target = 10; ANALYZE ft1")?;
     assert_eq!(size(&mut session, "ft1")?.0, 10000);
     let (nulls, distinct, _) = statistics(&mut session, "v")?;

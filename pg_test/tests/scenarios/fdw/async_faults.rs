@@ -1,4 +1,5 @@
-//! Asynchronous Append when something goes wrong meanwhile: errors, savepoints rolled back, timeouts, lost connections.
+//! Asynchronous Append when something goes wrong meanwhile: errors, savepoints rolled back,
+//! timeouts, lost connections.
 
 use pg_test::oracle::{assert_settled, expect_error, one};
 use pg_test::{DEADLINE, Fault, Fleet, Point, wait_until};

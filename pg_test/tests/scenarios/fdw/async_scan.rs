@@ -1,4 +1,5 @@
-//! Asynchronous Append: partitions on several servers, and several on one, are asked at the same time.
+//! Asynchronous Append: partitions on several servers, and several on one, are asked at the same
+//! time.
 //!
 //! No test measures time: that two shards are asked at once is seen by holding the answers of both.
 
@@ -11,8 +12,8 @@ use crate::support::{Outcome, in_background};
 /// Rows of each partition.
 pub const ROWS: i32 = 1000;
 
-/// Table `pt(id, v)` with four partitions, in turn on shard 1 and shard 2: `p1` has the ids from 1 to
-/// 1000, `p2` those up to 2000, and so on.
+/// Table `pt(id, v)` with four partitions, in turn on shard 1 and shard 2: `p1` has the ids from 1
+/// to 1000, `p2` those up to 2000, and so on.
 fn parted(fleet: &Fleet) -> anyhow::Result<Client> {
     let mut session = fleet.session()?;
     session.batch_execute(
@@ -245,8 +246,8 @@ fn rescans_with_new_parameters_and_rows_on_their_way() -> Outcome {
         let (id, n): (i32, i64) = (row.get(0), row.get(1));
         assert_eq!(n, i64::from(4 * ROWS - id * 100));
     }
-    // The inner side is left after about one batch of each scan, so that the next parameters find the second one
-    // under way.
+    // The inner side is left after about one batch of each scan, so that the next parameters find
+    // the second one under way.
     for limit in 196..=208 {
         let part = format!(
             "SELECT lt.id, s.id FROM lt, LATERAL

@@ -1,4 +1,5 @@
-//! How many rows one INSERT carries: options, the setting, and where rows go one by one to keep the result.
+//! How many rows one INSERT carries: options, the setting, and where rows go one by one to keep the
+//! result.
 
 use pg_test::Fleet;
 use pg_test::oracle::one;
@@ -51,8 +52,8 @@ fn a_batch_of_wide_rows_goes_in_several_messages() -> Outcome {
     Ok(())
 }
 
-/// A batch of 200 goes in messages of 66, 66, 66 and 2 rows; in a transaction of many batches no more and more statements
-/// are prepared, also where the sizes change.
+/// A batch of 200 goes in messages of 66, 66, 66 and 2 rows; in a transaction of many batches no
+/// more and more statements are prepared, also where the sizes change.
 #[test]
 fn messages_of_changing_size_do_not_pile_up_prepared_statements() -> Outcome {
     let (_fleet, mut session) = start()?;

@@ -1,5 +1,5 @@
-//! Connections of a session, side by side with postgres_fdw: their names, what closes them, and what is told when they
-//! are lost.
+//! Connections of a session, side by side with postgres_fdw: their names, what closes them, and
+//! what is told when they are lost.
 
 use pg_test::Fleet;
 use pg_test::oracle::{assert_settled, expect_error, one};

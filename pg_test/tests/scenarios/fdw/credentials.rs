@@ -164,8 +164,8 @@ fn a_password_is_shown_nowhere() -> Outcome {
     Ok(())
 }
 
-/// What a client's SCRAM exchange leaves in the session opens connections, from PostgreSQL 18 on. The resolver has
-/// none of it, so nothing may be prepared.
+/// What a client's SCRAM exchange leaves in the session opens connections, from PostgreSQL 18 on.
+/// The resolver has none of it, so nothing may be prepared.
 #[test]
 fn credentials_of_the_session_alone_do_not_write_in_two_phases() -> Outcome {
     let fleet = with_passwords()?;

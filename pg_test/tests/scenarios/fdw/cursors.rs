@@ -1,5 +1,6 @@
-//! When a scan's cursor is opened on the shard, and at which savepoint it is fetched: a scan sees what was there when its
-//! statement began, and what fails in it is taken back with the savepoint in which it was fetched.
+//! When a scan's cursor is opened on the shard, and at which savepoint it is fetched: a scan sees
+//! what was there when its statement began, and what fails in it is taken back with the savepoint
+//! in which it was fetched.
 
 use pg_test::Fleet;
 use pg_test::oracle::{assert_settled, expect_error, one};
@@ -23,7 +24,8 @@ fn with_bad_rows() -> anyhow::Result<(Fleet, Client)> {
     Ok((fleet, session))
 }
 
-/// The third row of `c` fails inside of a savepoint, after `before`; what is written around that commits.
+/// The third row of `c` fails inside of a savepoint, after `before`; what is written around that
+/// commits.
 fn assert_commits_without(
     (fleet, session): &mut (Fleet, Client),
     declare: &str,
@@ -48,7 +50,7 @@ fn assert_commits_without(
     Ok(())
 }
 
-/// E1. Red on 0.2.0: COMMIT failed, because the shard's transaction had nothing to go back to.
+/// Red on 0.2.0: COMMIT failed, because the shard's transaction had nothing to go back to.
 #[test]
 fn an_error_in_a_cursor_from_before_the_savepoint_is_taken_back_with_it() -> Outcome {
     const DECLARE: &str = "DECLARE c CURSOR FOR SELECT * FROM bad1 WHERE id > 0";
@@ -63,7 +65,7 @@ fn an_error_in_a_cursor_from_before_the_savepoint_is_taken_back_with_it() -> Out
     assert_commits_without(&mut fleet, DECLARE, &["SAVEPOINT z; FETCH 1 FROM c; RELEASE z"])
 }
 
-/// E1. Red on 0.2.0. Asked by an Append for many at once.
+/// Red on 0.2.0. Asked by an Append for many at once.
 #[test]
 fn an_error_in_an_asynchronous_cursor_is_taken_back_too() -> Outcome {
     const DECLARE: &str = "DECLARE c CURSOR FOR SELECT id FROM ft2 UNION ALL SELECT v FROM bad1 UNION ALL SELECT v FROM bad2";
@@ -72,7 +74,7 @@ fn an_error_in_an_asynchronous_cursor_is_taken_back_too() -> Outcome {
     assert_commits_without(&mut fleet, DECLARE, &["FETCH 1 FROM c"])
 }
 
-/// E1. Red on 0.2.0. The savepoint is that of a PL/pgSQL block with an exception handler.
+/// Red on 0.2.0. The savepoint is that of a PL/pgSQL block with an exception handler.
 #[test]
 fn an_error_of_a_refcursor_that_a_block_catches_is_taken_back() -> Outcome {
     let (fleet, mut session) = with_bad_rows()?;
@@ -118,7 +120,8 @@ fn with_partitions() -> anyhow::Result<(Fleet, Client)> {
     Ok((fleet, session))
 }
 
-/// E21. Red on 0.2.0, where the second partition was read with the rows that had just been written: 500 rows.
+/// Red on 0.2.0, where the second partition was read with the rows that had just been written:
+/// 500 rows.
 #[test]
 fn a_statement_does_not_read_what_it_has_written_itself() -> Outcome {
     for options in ["", "async_capable 'true'", "batch_size '1'"] {
@@ -142,7 +145,8 @@ fn a_statement_does_not_read_what_it_has_written_itself() -> Outcome {
     Ok(())
 }
 
-/// E21. Red on 0.2.0, where a cursor showed what was written between its DECLARE and its first FETCH.
+/// Red on 0.2.0, where a cursor showed what was written between its DECLARE and its first
+/// FETCH.
 #[test]
 fn a_cursor_shows_what_was_there_when_it_was_declared() -> Outcome {
     let (fleet, mut session) = start()?;

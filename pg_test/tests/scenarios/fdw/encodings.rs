@@ -1,5 +1,5 @@
-//! Databases whose encoding is not UTF-8: every name and text is bytes of that encoding, in statements, answers, messages
-//! and in what is written down about participants.
+//! Databases whose encoding is not UTF-8: every name and text is bytes of that encoding, in
+//! statements, answers, messages and in what is written down about participants.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -10,7 +10,8 @@ use postgres::Client;
 
 use crate::support::{Outcome, in_background, session_with_notices_in};
 
-/// A fleet whose resolver comes only when it is called, so that what a statement settles is told from what the resolver does.
+/// A fleet whose resolver comes only when it is called, so that what a statement settles is told
+/// from what the resolver does.
 fn fleet() -> anyhow::Result<Fleet> {
     Fleet::start_with(&FleetOptions {
         proxied: true,
@@ -49,7 +50,7 @@ fn prepared(fleet: &Fleet) -> anyhow::Result<usize> {
     Ok(prepared_gids(fleet.shard(1))?.len() + prepared_gids(fleet.shard(2))?.len())
 }
 
-/// E5. Red on 0.2.0: both shards were still prepared after COMMIT PREPARED.
+/// Red on 0.2.0: both shards were still prepared after COMMIT PREPARED.
 #[test]
 fn a_gxid_in_any_encoding_is_settled_at_once() -> Outcome {
     let fleet = fleet()?;
@@ -67,7 +68,7 @@ fn a_gxid_in_any_encoding_is_settled_at_once() -> Outcome {
     Ok(())
 }
 
-/// E5. Red on 0.2.0: a backtrace of Rust where an argument was not ASCII, and names with U+FFFD.
+/// Red on 0.2.0: a backtrace of Rust where an argument was not ASCII, and names with U+FFFD.
 #[test]
 fn functions_take_and_give_text_of_any_encoding() -> Outcome {
     let fleet = fleet()?;
@@ -95,7 +96,7 @@ fn functions_take_and_give_text_of_any_encoding() -> Outcome {
     Ok(())
 }
 
-/// E5. Red on 0.2.0: names with U+FFFD, or in an encoding that nobody can read.
+/// Red on 0.2.0: names with U+FFFD, or in an encoding that nobody can read.
 #[test]
 fn messages_name_servers_and_roles_in_any_encoding() -> Outcome {
     let fleet = fleet()?;
@@ -112,8 +113,8 @@ fn messages_name_servers_and_roles_in_any_encoding() -> Outcome {
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
          WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()",
     )?;
-    // The first attempt may meet the session that has just been terminated. The role's name comes back as the server
-    // has received it.
+    // The first attempt may meet the session that has just been terminated. The role's name comes
+    // back as the server has received it.
     wait_until("the resolver has been refused", DEADLINE, || {
         session.batch_execute("SELECT * FROM pg_fdw_xacts_resolve()")?;
         let last_error: Option<String> = one(
@@ -162,10 +163,10 @@ fn messages_name_servers_and_roles_in_any_encoding() -> Outcome {
     Ok(())
 }
 
-/// Databases of a shard whose names differ only in characters that are no UTF-8, each with a transaction that its owner
-/// has left behind; one is of another encoding than its own name.
+/// Databases of a shard whose names differ only in characters that are no UTF-8, each with a
+/// transaction that its owner has left behind; one is of another encoding than its own name.
 ///
-/// E5. Red on 0.2.0: the second database was unusable, since its name does not convert.
+/// Red on 0.2.0: the second database was unusable, since its name does not convert.
 #[test]
 fn participants_are_told_apart_by_the_bytes_of_their_names() -> Outcome {
     let mut fleet = fleet()?;
@@ -222,9 +223,10 @@ fn participants_are_told_apart_by_the_bytes_of_their_names() -> Outcome {
     Ok(())
 }
 
-/// In SQL_ASCII texts are bytes of no encoding at all. Their values below are those of LATIN1, which are no UTF-8.
+/// In SQL_ASCII texts are bytes of no encoding at all. Their values below are those of LATIN1,
+/// which are no UTF-8.
 ///
-/// E5. Red on 0.2.0, as the other tests here.
+/// Red on 0.2.0, as the other tests here.
 #[test]
 fn sql_ascii_takes_any_bytes() -> Outcome {
     let fleet = fleet()?;
@@ -254,7 +256,8 @@ fn sql_ascii_takes_any_bytes() -> Outcome {
     Ok(())
 }
 
-/// Runs a script that psql is given in LATIN1, and that no encoding is told of; what it and the server say.
+/// Runs a script that psql is given in LATIN1, and that no encoding is told of; what it and the
+/// server say.
 fn in_latin1(server: &Cluster, database: &str, script: &str) -> anyhow::Result<String> {
     let script = format!("\\connect {database}\n{script}");
     let bytes: Vec<u8> = script.chars().map(|c| u8::try_from(c).expect("LATIN1")).collect();

@@ -1,4 +1,5 @@
-//! Errors of the shards as the application sees them, and queries that are cancelled while a shard works.
+//! Errors of the shards as the application sees them, and queries that are cancelled while a shard
+//! works.
 
 use std::time::{Duration, Instant};
 
@@ -178,7 +179,8 @@ fn a_connection_lost_inside_a_transaction_dooms_it() -> Outcome {
     Ok(())
 }
 
-/// All of a first message is answered in one go, or by the end of the connection, at any of its statements.
+/// All of a first message is answered in one go, or by the end of the connection, at any of its
+/// statements.
 #[test]
 fn a_connection_that_breaks_in_its_first_message_is_an_error_and_never_a_wait() -> Outcome {
     let fleet = Fleet::start_proxied()?;

@@ -1,4 +1,5 @@
-//! `use_remote_estimate`: the planner's own connections and ours, in one backend, never wait for each other.
+//! `use_remote_estimate`: the planner's own connections and ours, in one backend, never wait for
+//! each other.
 
 use pg_test::oracle::{assert_settled, expect_error, one, prepared_gids};
 use pg_test::{DEADLINE, Fleet, wait_until};
@@ -168,7 +169,7 @@ fn a_switch_by_another_session_commits_nothing_early() -> Outcome {
     session.batch_execute("ROLLBACK")?;
     let left: i64 = one(&mut fleet.shard(2).client()?, "SELECT count(*) FROM t")?;
     assert_eq!(left, 0);
-    // The next transaction knows better.
+    // The next transaction sees the change.
     session.batch_execute("BEGIN; EXPLAIN SELECT * FROM ft2; TRUNCATE ft2; COMMIT")?;
     assert_settled(&fleet);
     Ok(())

@@ -1,5 +1,5 @@
-//! EXPLAIN (ANALYZE, VERBOSE) tells of each foreign scan and modification which server it used and how many round trips it
-//! waited for; any other EXPLAIN is postgres_fdw's.
+//! EXPLAIN (ANALYZE, VERBOSE) tells of each foreign scan and modification which server it used and
+//! how many round trips it waited for; any other EXPLAIN is postgres_fdw's.
 
 use pg_test::Fleet;
 use postgres::{Client, SimpleQueryMessage};

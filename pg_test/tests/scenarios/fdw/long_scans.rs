@@ -1,4 +1,5 @@
-//! Scans of many batches: how the batches grow, and that a write by what a scan calls is noticed whenever it happens.
+//! Scans of many batches: how the batches grow, and that a write by what a scan calls is noticed
+//! whenever it happens.
 
 use pg_test::oracle::{assert_usable, expect_error, one};
 use pg_test::proxy::NewConnections;
@@ -143,8 +144,8 @@ fn writing_view(fleet: &Fleet, session: &mut Client, at: i32) -> Outcome {
     view(fleet, session, "noting", "id int", "SELECT note(id) AS id FROM t")
 }
 
-/// Which of PREPARE TRANSACTION and COMMIT shard 1 is told at the end of a transaction that reads there and writes on
-/// shard 2.
+/// Which of PREPARE TRANSACTION and COMMIT shard 1 is told at the end of a transaction that reads
+/// there and writes on shard 2.
 fn endings(fleet: &Fleet, session: &mut Client, read: &str) -> anyhow::Result<Vec<String>> {
     let mark = fleet.shard(1).log().mark()?;
     session.batch_execute(&format!("BEGIN; DELETE FROM ft2 WHERE id > 0; {read}; COMMIT"))?;
@@ -156,7 +157,8 @@ fn endings(fleet: &Fleet, session: &mut Client, read: &str) -> anyhow::Result<Ve
     Ok(words.filter(|w| ["PREPARE TRANSACTION", "COMMIT"].contains(&w.as_str())).collect())
 }
 
-/// The question whether the transaction has written no longer travels with each FETCH of so long a scan.
+/// The question whether the transaction has written no longer travels with each FETCH of so long a
+/// scan.
 #[test]
 fn a_write_in_a_late_batch_is_prepared() -> Outcome {
     let (fleet, mut session) = filled(5000)?;
@@ -194,7 +196,8 @@ fn a_long_scan_that_writes_nothing_is_not_prepared() -> Outcome {
     Ok(())
 }
 
-/// A failure in a late batch is the statement's own, and what is read again begins at the beginning.
+/// A failure in a late batch is the statement's own, and what is read again begins at the
+/// beginning.
 #[test]
 fn a_failure_in_a_late_batch_is_reported_for_its_query() -> Outcome {
     let (fleet, mut session) = filled(5000)?;

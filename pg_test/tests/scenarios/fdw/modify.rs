@@ -1,5 +1,5 @@
-//! Writing foreign tables: row by row, in batches and as one statement on the shard; triggers, generated
-//! columns, RETURNING, ON CONFLICT.
+//! Writing foreign tables: row by row, in batches and as one statement on the shard; triggers,
+//! generated columns, RETURNING, ON CONFLICT.
 
 use pg_test::Fleet;
 use pg_test::oracle::{assert_settled, assert_usable, expect_error, one};

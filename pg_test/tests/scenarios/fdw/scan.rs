@@ -1,5 +1,5 @@
-//! Reading foreign tables: cursors and fetches, rescans, parameters, what postgres_fdw pushes down, values of
-//! many types.
+//! Reading foreign tables: cursors and fetches, rescans, parameters, what postgres_fdw pushes down,
+//! values of many types.
 
 use pg_test::Fleet;
 use pg_test::fleet::ids;
@@ -83,7 +83,8 @@ fn cursors_of_the_application_run_side_by_side_and_backwards() -> Outcome {
 fn a_rescan_with_new_parameters_starts_again() -> Outcome {
     let (_fleet, mut session) = filled(300)?;
     session.batch_execute("INSERT INTO lt SELECT i, 'x' FROM generate_series(1, 5) i")?;
-    // A parameter from the outer side; random() keeps the inner side from being joined remotely or hashed.
+    // A parameter from the outer side; random() keeps the inner side from being joined remotely or
+    // hashed.
     let query = "SELECT lt.id, inner_.n FROM lt,
                  LATERAL (SELECT count(*) AS n FROM ft1 WHERE ft1.id <= lt.id * 50 OFFSET 0) inner_
                  ORDER BY lt.id";

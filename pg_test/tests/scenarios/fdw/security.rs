@@ -1,4 +1,5 @@
-//! Whose mapping is used, what the shard lets it do, and that nobody gets further than with postgres_fdw.
+//! Whose mapping is used, what the shard lets it do, and that nobody gets further than with
+//! postgres_fdw.
 
 use pg_test::Fleet;
 use pg_test::oracle::{expect_error, one};
@@ -6,7 +7,8 @@ use postgres::Client;
 
 use crate::support::Outcome;
 
-/// Roles alice and bob on the coordinator, each mapped to a role of its own on shard 1, which is told by `who`.
+/// Roles alice and bob on the coordinator, each mapped to a role of its own on shard 1, which is
+/// told by `who`.
 fn start() -> anyhow::Result<Fleet> {
     let fleet = Fleet::start()?;
     fleet.shard(1).client()?.batch_execute(
@@ -95,7 +97,7 @@ fn what_only_a_superuser_may_set_stays_so() -> Outcome {
         let alter = format!("ALTER USER MAPPING FOR bob SERVER shard1 OPTIONS ({option})");
         expect_error(bob.batch_execute(&alter), "42501");
     }
-    // Without the superuser's word there is no way in on the server's own credentials.
+    // Unless a superuser allows it, the server's own credentials cannot be used.
     fleet.session()?.batch_execute(
         "ALTER USER MAPPING FOR bob SERVER shard1 OPTIONS (SET password_required 'true')",
     )?;

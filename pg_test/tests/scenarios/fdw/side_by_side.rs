@@ -1,5 +1,5 @@
-//! This extension beside postgres_fdw: server `stock1` and its tables reach shard 1 by that, `shard1` and its tables by
-//! this extension, and both must answer the same.
+//! This extension beside postgres_fdw: server `stock1` and its tables reach shard 1 by that,
+//! `shard1` and its tables by this extension, and both must answer the same.
 
 use std::sync::{Arc, Mutex};
 
@@ -39,10 +39,11 @@ impl Side {
         .fold(statement.to_owned(), |text, (name, value)| text.replace(name, value))
     }
 
-    /// Runs a statement and gives all of its answer, with this side's names as in the statement: what came of it,
-    /// then the warnings on the way.
+    /// Runs a statement and gives all of its answer, with this side's names as in the statement:
+    /// what came of it, then the warnings on the way.
     ///
-    /// From 17 on postgres_fdw asks libpq once more after the end of a connection, which adds a line without news.
+    /// From 17 on postgres_fdw asks libpq once more after the end of a connection, which adds a
+    /// line without news.
     fn answer(&self, (session, warnings): &mut Listening, statement: &str) -> String {
         let mut lines: Vec<String> = match session.simple_query(&self.text(statement)) {
             Ok(messages) => messages.iter().filter_map(row).collect(),
@@ -154,7 +155,8 @@ pub fn same_answers_of(
     Ok(ours)
 }
 
-/// An answer without the lines that tell on which server a clean-up has failed, which stock has not.
+/// An answer without the lines that tell on which server a clean-up has failed, which stock has
+/// not.
 fn without_additions(answer: &str) -> String {
     let is_addition = |line: &&str| line.starts_with("abort on server \"");
     answer.split('\n').filter(|line| !is_addition(line)).collect::<Vec<_>>().join("\n")

@@ -133,7 +133,8 @@ fn a_cursor_of_a_released_savepoint_belongs_to_what_is_around_it() -> Outcome {
     session.batch_execute("INSERT INTO ft1 SELECT i FROM generate_series(1, 250) i")?;
     session
         .batch_execute("BEGIN; SAVEPOINT a; DECLARE c CURSOR FOR SELECT id FROM ft1; RELEASE a")?;
-    // Its first fetch must not open a savepoint there that is none here: the next one would be taken for it.
+    // Its first fetch must not open a savepoint there that is none here: the next one would be
+    // taken for it.
     assert_eq!(session.query("FETCH 10 FROM c", &[])?.len(), 10);
     session.batch_execute(
         "INSERT INTO ft1 VALUES (1000);
@@ -173,7 +174,8 @@ fn an_error_without_a_savepoint_fails_the_whole_transaction() -> Outcome {
     Ok(())
 }
 
-/// A9. Red on 0.2.0, which stored 0 and so could not ask the shard later what became of its transaction.
+/// Red on 0.2.0, which stored 0 and so could not ask the shard later what became of its
+/// transaction.
 #[test]
 fn the_xid_is_known_after_a_failed_statement() -> Outcome {
     let fleet = Fleet::start()?;

@@ -1,4 +1,5 @@
-//! From postgres_fdw to this extension by one statement, and back by another, in sessions that are at work.
+//! From postgres_fdw to this extension by one statement, and back by another, in sessions that are
+//! at work.
 
 use pg_test::Fleet;
 use pg_test::oracle::{assert_settled, expect_error, one};

@@ -203,7 +203,8 @@ fn imported(session: &mut Client) -> anyhow::Result<String> {
     )
 }
 
-/// Drops what is in `dst` and imports again, with what comes between the schema and FROM, and with options.
+/// Drops what is in `dst` and imports again, with what comes between the schema and FROM, and with
+/// options.
 fn import(session: &mut Client, tables: &str, options: &str) -> Result<(), postgres::Error> {
     session.batch_execute("DROP SCHEMA dst CASCADE; CREATE SCHEMA dst")?;
     session.batch_execute(&format!(

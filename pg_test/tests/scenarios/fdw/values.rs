@@ -1,5 +1,5 @@
-//! Names and values of any kind, drawn at random, in several encodings: what is quoted, sent, decoded and compared
-//! on the shard is what was meant.
+//! Names and values of any kind, drawn at random, in several encodings: what is quoted, sent,
+//! decoded and compared on the shard is what was meant.
 
 use std::cell::RefCell;
 
@@ -53,7 +53,8 @@ fn case() -> impl Strategy<Value = Case> {
     )
 }
 
-/// Plays one case: everything comes back as it went, by insert, by scan, by condition, by update and by delete.
+/// Plays one case: everything comes back as it went, by insert, by scan, by condition, by update
+/// and by delete.
 fn play(case: &Case, shard: &mut Client, session: &mut Client) -> Result<(), postgres::Error> {
     // The schema's name may be one that exists.
     let schema = format!("s {}", case.schema);
@@ -136,7 +137,8 @@ fn encodings_are_converted_between_client_coordinator_and_shard() -> Outcome {
              CREATE FOREIGN TABLE \"größe\" (\"ä\" text) SERVER s"
         ))?;
         for client in ["UTF8", "SQL_ASCII", encoding] {
-            // The statements are ASCII: this client writes UTF-8, whatever it has told the server.
+            // The statements are ASCII: this client writes UTF-8, whatever encoding it has
+            // announced.
             session.batch_execute(&format!("SET client_encoding = {client}"))?;
             session.batch_execute("DO $$ BEGIN EXECUTE format('INSERT INTO %I VALUES (%L)', 'gr' || chr(246) || chr(223) || 'e', chr(252) || 'x'); END $$")?;
             let found: String =

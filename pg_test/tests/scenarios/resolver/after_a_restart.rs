@@ -1,4 +1,5 @@
-//! What is told after a restart of what was decided before it, when nobody has asked the participants yet.
+//! What is told after a restart of what was decided before it, when nobody has asked the
+//! participants yet.
 
 use std::time::Duration;
 
@@ -11,8 +12,8 @@ use crate::support::{
     Outcome, assert_commits, assert_everywhere, begin_everywhere, commit_held_at,
 };
 
-/// C1. Red on 0.2.0: the view was empty, in_doubt 0, oldest_in_doubt NULL, resolve() had no row, and outcome() said
-/// `committed`.
+/// Red on 0.2.0: the view was empty, in_doubt 0, oldest_in_doubt NULL, resolve() had no row,
+/// and outcome() said `committed`.
 #[test]
 fn what_was_decided_and_is_not_delivered_is_shown_after_a_restart() -> Outcome {
     for crash in [true, false] {
@@ -60,7 +61,8 @@ fn what_was_decided_and_is_not_delivered_is_shown_after_a_restart() -> Outcome {
     Ok(())
 }
 
-/// Most decisions on record have been delivered: they are told from the others as soon as their participant is asked.
+/// Most decisions on record have been delivered: they are told from the others as soon as their
+/// participant is asked.
 #[test]
 fn delivered_decisions_are_not_in_doubt_once_their_participants_have_been_asked() -> Outcome {
     let mut fleet = Fleet::start()?;
@@ -88,7 +90,7 @@ fn delivered_decisions_are_not_in_doubt_once_their_participants_have_been_asked(
     Ok(())
 }
 
-/// C6. Red on 0.2.0: the row had vanished after the next commit at the new address.
+/// Red on 0.2.0: the row had vanished after the next commit at the new address.
 #[test]
 fn an_undelivered_rollback_stays_in_view_when_its_server_is_moved() -> Outcome {
     let fleet = Fleet::start_proxied()?;
@@ -110,7 +112,8 @@ fn an_undelivered_rollback_stays_in_view_when_its_server_is_moved() -> Outcome {
     fleet.shard(2).client()?.batch_execute("DROP TRIGGER refuse ON t")?;
     let gid = prepared_gids(fleet.shard(1))?.remove(0);
 
-    // Moved to the server of the other shard, where it is used before anybody comes back to the first.
+    // Moved to the server of the other shard, where it is used before anybody comes back to the
+    // first.
     let (here, there) = (fleet.port_of_shard(1), fleet.port_of_shard(2));
     session.batch_execute(&format!("ALTER SERVER shard1 OPTIONS (SET port '{there}')"))?;
     session
@@ -132,7 +135,8 @@ fn an_undelivered_rollback_stays_in_view_when_its_server_is_moved() -> Outcome {
     Ok(())
 }
 
-/// E19. Red on 0.2.0: the row stayed until the resolver's next periodic round, here 30 minutes later.
+/// Red on 0.2.0: the row stayed until the resolver's next periodic round, here 30 minutes
+/// later.
 #[test]
 fn what_is_handed_over_while_a_sweep_is_under_way_causes_another() -> Outcome {
     for point in [Point::Statement, Point::Answer] {
@@ -165,7 +169,7 @@ fn what_is_handed_over_while_a_sweep_is_under_way_causes_another() -> Outcome {
     Ok(())
 }
 
-/// C5. Red on 0.2.0: refused for 8 to 15 ms after the first commit.
+/// Red on 0.2.0: refused for 8 to 15 ms after the first commit.
 #[test]
 fn what_is_not_in_doubt_any_more_may_be_dropped_at_once() -> Outcome {
     let fleet = Fleet::start()?;
@@ -198,7 +202,7 @@ fn what_is_not_in_doubt_any_more_may_be_dropped_at_once() -> Outcome {
     Ok(())
 }
 
-/// E17. Red on 0.2.0: refused until resolve() had run.
+/// Red on 0.2.0: refused until resolve() had run.
 #[test]
 fn what_was_given_up_keeps_nobody_from_dropping_the_extension() -> Outcome {
     for server in [true, false] {

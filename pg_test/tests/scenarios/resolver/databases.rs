@@ -1,5 +1,5 @@
-//! Commands that need a database for themselves, and its resolver: it leaves for as long as one of them runs, and stays
-//! where PostgreSQL refuses them.
+//! Commands that need a database for themselves, and its resolver: it leaves for as long as one of
+//! them runs, and stays where PostgreSQL refuses them.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use postgres::Client;
 
 use crate::support::{Outcome, in_background};
 
-/// By far less than a pause lasts that nobody ends, which was ten seconds.
+/// Far less than a pause that nobody ends, which was ten seconds.
 const SOON: Duration = Duration::from_secs(5);
 
 /// A second database, `other`, with a resolver and tables on both shards.
@@ -43,7 +43,7 @@ fn alone(session: &mut Client) -> Outcome {
     })
 }
 
-/// D1. Red on 0.2.0: the resolver was gone for ten seconds.
+/// Red on 0.2.0: the resolver was gone for ten seconds.
 #[test]
 fn where_others_use_the_database_its_resolver_stays() -> Outcome {
     let (fleet, mut session) = start()?;
@@ -77,7 +77,8 @@ fn where_others_use_the_database_its_resolver_stays() -> Outcome {
     Ok(())
 }
 
-/// D1. Red on 0.2.0: back after ten seconds, whatever became of the command; SET TABLESPACE always failed.
+/// Red on 0.2.0: back after ten seconds, whatever became of the command; SET TABLESPACE always
+/// failed.
 #[test]
 fn the_resolver_is_back_when_the_command_has_ended() -> Outcome {
     let (fleet, mut session) = start()?;
@@ -118,7 +119,7 @@ fn the_resolver_is_back_when_the_command_has_ended() -> Outcome {
     Ok(())
 }
 
-/// D1. Red on 0.2.0 where the owner was refused for another reason.
+/// Red on 0.2.0 where the owner was refused for another reason.
 #[test]
 fn who_may_not_do_it_does_not_send_the_resolver_away() -> Outcome {
     let (fleet, mut session) = start()?;

@@ -8,7 +8,8 @@ use postgres::Client;
 
 use crate::support::Outcome;
 
-/// The decisions are of participants that nobody knows: the resolver reads them, and has nothing to do with them.
+/// The decisions are of participants that nobody knows: the resolver reads them, and has nothing to
+/// do with them.
 fn start() -> anyhow::Result<(Fleet, Client)> {
     let room = ("max_prepared_transactions", "200");
     let fleet = Fleet::start_with(&FleetOptions {
@@ -21,7 +22,8 @@ fn start() -> anyhow::Result<(Fleet, Client)> {
         "INSERT INTO fdw_xacts.decision
          SELECT n, '{1000000,1000001}', '{0,0}' FROM generate_series(1, 400000) n",
     )?;
-    // New rows find room at its beginning, which the resolver has passed for most of the time that it looks.
+    // New rows find room at its beginning, which the resolver has passed for most of the time that
+    // it looks.
     session.batch_execute("DELETE FROM fdw_xacts.decision WHERE nonce <= 20000")?;
     session.batch_execute("VACUUM fdw_xacts.decision")?;
     Ok((fleet, session))
@@ -31,8 +33,8 @@ fn shown(session: &mut Client) -> anyhow::Result<String> {
     one(session, "SELECT coalesce(string_agg(DISTINCT status, ' '), 'none') FROM pg_fdw_xacts")
 }
 
-/// C4. Red on 0.2.0: what was prepared during the look was shown as `aborting`, and its COMMIT PREPARED returned before
-/// anything was delivered.
+/// Red on 0.2.0: what was prepared during the look was shown as `aborting`, and its COMMIT
+/// PREPARED returned before anything was delivered.
 #[test]
 fn what_becomes_pending_while_the_resolver_looks_stays_pending() -> Outcome {
     let (fleet, mut session) = start()?;
@@ -59,7 +61,8 @@ fn what_becomes_pending_while_the_resolver_looks_stays_pending() -> Outcome {
     Ok(())
 }
 
-/// C4, the other way round. Red on 0.2.0: what had run during the look was shown as `prepared` until the next one.
+/// The other way round. Red on 0.2.0: what had run during the look was shown as `prepared`
+/// until the next one.
 #[test]
 fn what_runs_while_the_resolver_looks_leaves_no_row_behind() -> Outcome {
     let (fleet, mut session) = start()?;

@@ -1,5 +1,5 @@
-//! What an operator watches: the files in `monitoring/` against a running coordinator with something in doubt, and what
-//! `pg_stat_activity` shows of the workers and of waiting sessions.
+//! What an operator watches: the files in `monitoring/` against a running coordinator with
+//! something in doubt, and what `pg_stat_activity` shows of the workers and of waiting sessions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -1,7 +1,9 @@
-//! The alerts of `monitoring/` as Prometheus itself evaluates them: `promtool test rules` with what the exporter's queries
-//! returned on real servers. They are silent when nothing is wrong, and tell what is, before and after a restart.
+//! The alerts of `monitoring/` as Prometheus itself evaluates them: `promtool test rules` with what
+//! the exporter's queries returned on real servers. They are silent when nothing is wrong, and tell
+//! what is, before and after a restart.
 //!
-//! C1, C2. Red on 0.2.0: no alert fired for what was in doubt after a restart, nor for what the resolver had left.
+//! Red on 0.2.0: no alert fired for what was in doubt after a restart, nor for what the
+//! resolver had left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -20,7 +22,8 @@ use crate::support::{Outcome, assert_commits, begin_everywhere};
 /// A series and its value at one time.
 type Samples = BTreeMap<String, f64>;
 
-/// How a value goes on from what was seen: minutes and hours pass for Prometheus, and not for the test.
+/// How a value goes on from what was seen: minutes and hours pass for Prometheus, and not for the
+/// test.
 const COUNTER: &str = "_total{";
 const AGE: &str = "oldest_in_doubt_seconds{";
 
@@ -46,8 +49,8 @@ fn samples(session: &mut Client) -> anyhow::Result<Samples> {
     Ok(samples)
 }
 
-/// Which alerts fire `minutes` after `now`, and for which server, if what was seen goes on so: counters that have grown
-/// since `before` grow, ages do, everything else stays.
+/// Which alerts fire `minutes` after `now`, and for which server, if what was seen goes on so:
+/// counters that have grown since `before` grow, ages do, everything else stays.
 fn firing(
     before: &Samples,
     now: &Samples,

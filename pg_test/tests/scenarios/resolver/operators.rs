@@ -1,5 +1,5 @@
-//! What an operator does about transactions in doubt: look, try now, give up, and be kept from dropping what is
-//! still needed.
+//! What an operator does about transactions in doubt: look, try now, give up, and be kept from
+//! dropping what is still needed.
 
 use pg_test::oracle::{assert_settled, expect_error, one, prepared_gids};
 use pg_test::{DEADLINE, Fleet, wait_until};

@@ -1,7 +1,8 @@
-//! Whatever the resolver leaves has a reason, and all who are asked tell the same: the view, the statistics,
-//! `pg_fdw_xacts_resolve()`, and one line of the log.
+//! Whatever the resolver leaves has a reason, and every interface gives the same one: the view, the
+//! statistics, `pg_fdw_xacts_resolve()`, and one line of the log.
 //!
-//! C2. Red on 0.2.0: what a sweep left counted as a success, stood in no view, and was named by no line of the log.
+//! Red on 0.2.0: what a sweep left counted as a success, stood in no view, and was named by no
+//! line of the log.
 
 use pg_test::oracle::{assert_settled, one, prepared_gids, wait_for_attempts};
 use pg_test::{DEADLINE, Fleet, FleetOptions, wait_until};
@@ -16,7 +17,7 @@ fn start() -> anyhow::Result<Fleet> {
     Ok(fleet)
 }
 
-/// What is in doubt on shard 1 stays so, and everybody tells why; `end` takes the reason away.
+/// What is in doubt on shard 1 stays so, and every interface says why; `end` removes the reason.
 fn stays_and_is_told(
     fleet: &Fleet,
     gid: &str,
@@ -83,8 +84,8 @@ fn another_process_holds_the_fence_there() -> Outcome {
     Ok(())
 }
 
-/// Maps to the role `app` on shard 1, which may not settle what the role `other` has prepared there; returns a superuser's
-/// session with the shard.
+/// Maps to the role `app` on shard 1, which may not settle what the role `other` has prepared
+/// there; returns a superuser's session with the shard.
 fn map_to_app(fleet: &Fleet) -> anyhow::Result<Client> {
     let mut shard = fleet.shard(1).client()?;
     shard.batch_execute(
@@ -127,7 +128,8 @@ fn what_waits_for_the_application_says_so_and_is_no_failure() -> Outcome {
     Ok(())
 }
 
-/// The gid belongs to a mapping that does not exist any more, and the role of the one that is left may not settle it.
+/// The gid belongs to a mapping that does not exist any more, and the role of the one that is left
+/// may not settle it.
 #[test]
 fn a_place_that_nobody_may_reach() -> Outcome {
     let fleet = start()?;
@@ -144,7 +146,7 @@ fn a_place_that_nobody_may_reach() -> Outcome {
     })
 }
 
-/// A hundred that fail for one reason are not told in a hundred lines.
+/// A hundred that fail for one reason are not logged in a hundred lines.
 #[test]
 fn many_that_are_left_for_one_reason_are_told_together() -> Outcome {
     let fleet = Fleet::start_with(&FleetOptions {

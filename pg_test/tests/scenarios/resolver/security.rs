@@ -1,5 +1,6 @@
-//! What the roles need and may do: on the shards, where nobody has to be a superuser and where others may stand in the way,
-//! and on the coordinator, where an ordinary role must not stand in anybody's. (docs/src/security.md)
+//! What the roles need and may do: on the shards, where nobody has to be a superuser and where
+//! others may stand in the way, and on the coordinator, where an ordinary role must not stand in
+//! anybody's. (docs/src/security.md)
 
 use pg_test::oracle::{assert_settled, expect_error, one, prepared_gids};
 use pg_test::proxy::NewConnections;
@@ -10,7 +11,8 @@ use crate::support::{
     start,
 };
 
-/// A role of the shards that may use its table and nothing else: enough for commits, and for the resolver after a crash.
+/// A role of the shards that may use its table and nothing else: enough for commits, and for the
+/// resolver after a crash.
 #[test]
 fn a_role_of_the_shards_that_is_no_superuser() -> Outcome {
     let mut fleet = Fleet::start_proxied()?;
@@ -27,7 +29,8 @@ fn a_role_of_the_shards_that_is_no_superuser() -> Outcome {
         ))?;
     }
     assert_commits(&fleet, &mut session, 1)?;
-    // Nothing heard of the commit on one, prepared and not decided on both: after a crash both are settled.
+    // Nothing heard of the commit on one, prepared and not decided on both: after a crash both are
+    // settled.
     let cut = fleet.proxy(1).inject(Fault::cut(Point::Statement, "COMMIT PREPARED"));
     begin_everywhere(&mut session, 2)?;
     session.batch_execute("COMMIT")?;
@@ -48,8 +51,8 @@ fn a_role_of_the_shards_that_is_no_superuser() -> Outcome {
     assert_everywhere(&fleet, 4, true)
 }
 
-/// B3. Who may connect to the shard's database can take the fence; the reason names who it is. Red on 0.2.0, which did
-/// not say who.
+/// Who may connect to the shard's database can take the fence; the reason names who it is. Red on
+/// 0.2.0, which did not say who.
 #[test]
 fn somebody_else_holds_the_fence() -> Outcome {
     let fleet = Fleet::start_proxied()?;
@@ -76,7 +79,8 @@ fn somebody_else_holds_the_fence() -> Outcome {
     assert_everywhere(&fleet, 2, true)
 }
 
-/// B3. Or keeps away the lock that each session has there before it prepares. Red on 0.2.0: no hint said what to do.
+/// Or keeps away the lock that each session has there before it prepares. Red on 0.2.0: no hint
+/// said what to do.
 #[test]
 fn somebody_else_keeps_the_sessions_lock_away() -> Outcome {
     let (fleet, mut session) = start()?;
@@ -112,7 +116,8 @@ fn somebody_else_keeps_the_sessions_lock_away() -> Outcome {
     assert_commits(&fleet, &mut other, 3)
 }
 
-/// Whatever an ordinary role calls, with whatever arguments, is an error or an answer, and nobody else notices.
+/// Whatever an ordinary role calls, with whatever arguments, is an error or an answer, and nobody
+/// else notices.
 #[test]
 fn an_ordinary_role_of_the_coordinator() -> Outcome {
     let (fleet, mut session) = start()?;

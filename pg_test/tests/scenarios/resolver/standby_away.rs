@@ -1,5 +1,5 @@
-//! While the synchronous standby is away, what needs no decision of its own goes on: the resolver waits for no standby
-//! itself. And what does wait for the standby says so.
+//! While the synchronous standby is away, what needs no decision of its own goes on: the resolver
+//! waits for no standby itself. And what does wait for the standby says so.
 
 use std::time::Duration;
 
@@ -49,7 +49,8 @@ fn sweeps_go_on(fleet: &Fleet, id: i32) -> Outcome {
     Ok(())
 }
 
-/// D3. Red on 0.2.0: the resolver waited for the standby with the deletion of the first decision, and settled nothing.
+/// Red on 0.2.0: the resolver waited for the standby with the deletion of the first decision,
+/// and settled nothing.
 #[test]
 fn old_decisions_and_labels_are_deleted_and_the_resolver_goes_on() -> Outcome {
     let (fleet, mut standby) = start()?;
@@ -63,8 +64,9 @@ fn old_decisions_and_labels_are_deleted_and_the_resolver_goes_on() -> Outcome {
     assert_commits(&fleet, &mut session, 20)
 }
 
-/// What must outlive a fail-over is answered when the standby has it, and keeps the resolver from nothing meanwhile.
-/// Red on 0.2.0: it waited with the first of these, for as long as the standby was away.
+/// What must outlive a fail-over is answered when the standby has it, and keeps the resolver from
+/// nothing meanwhile. Red on 0.2.0: it waited with the first of these, for as long as the standby
+/// was away.
 #[test]
 fn requests_that_wait_for_the_standby_keep_the_resolver_from_nothing() -> Outcome {
     let (fleet, mut standby) = start()?;
@@ -100,8 +102,8 @@ fn requests_that_wait_for_the_standby_keep_the_resolver_from_nothing() -> Outcom
     Ok(())
 }
 
-/// A decision that the standby does not have stays, with that reason; what is to be rolled back on the same shard does not
-/// wait for it.
+/// A decision that the standby does not have stays, with that reason; what is to be rolled back on
+/// the same shard does not wait for it.
 #[test]
 fn a_decision_that_is_not_replicated_says_so_and_keeps_nothing_else() -> Outcome {
     let (fleet, mut standby) = start()?;

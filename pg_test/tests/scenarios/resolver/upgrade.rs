@@ -1,4 +1,5 @@
-//! From one version of the extension to the next, with transactions in doubt; and what a dump makes of a coordinator.
+//! From one version of the extension to the next, with transactions in doubt; and what a dump makes
+//! of a coordinator.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -116,7 +117,8 @@ fn an_upgrade_with_transactions_in_doubt_and_pending_loses_none() -> Outcome {
     assert_everywhere(&fleet, 2, true)
 }
 
-/// Gives the foreign servers new OIDs, as pg_upgrade does, and restarts the coordinator; returns the old ones.
+/// Gives the foreign servers new OIDs, as pg_upgrade does, and restarts the coordinator; returns
+/// the old ones.
 fn renumber_servers(fleet: &mut Fleet) -> Result<Vec<String>> {
     let mut session = fleet.session()?;
     let rows = session.query("SELECT oid::text FROM pg_foreign_server ORDER BY 1", &[])?;
@@ -148,7 +150,8 @@ fn what_is_in_doubt_survives_that_servers_get_new_oids() -> Outcome {
     assert_everywhere(&fleet, 1, true)?;
     assert_everywhere(&fleet, 2, true)?;
 
-    // The old ones are looked at through the mappings of the new ones at the same places. Whoever wants can give them up.
+    // The old ones are looked at through the mappings of the new ones at the same places. Whoever
+    // wants can give them up.
     expect_error(session.batch_execute("SELECT pg_fdw_xacts_forget('4294967295')"), "42704");
     session.batch_execute(&format!("SELECT pg_fdw_xacts_forget('{}')", old[0]))?;
     wait_until("nothing is in the way of DROP EXTENSION", DEADLINE, || {
@@ -187,7 +190,7 @@ fn a_restored_dump_is_another_coordinator() -> Outcome {
     restore(&mut fleet.coordinator.client_for("copy", "postgres")?, &dump)?;
     let mut copy = fleet.coordinator.client_for("copy", "postgres")?;
 
-    // It works, and what it has not prepared itself is not its.
+    // It works, and leaves alone what it has not prepared itself.
     begin_everywhere(&mut copy, 2)?;
     copy.batch_execute("COMMIT")?;
     copy.batch_execute("SELECT * FROM pg_fdw_xacts_resolve()")?;

@@ -1,0 +1,148 @@
+//! Waiting until a connection is quiet: everything answered, or a command that nobody waits for, or
+//! everything sent.
+
+use std::time::{Duration, Instant};
+
+use super::Connection;
+use crate::pg::error::Result;
+use crate::pg::latch;
+use crate::pg::wait_event::WaitEvent;
+use crate::protocol::pipeline::Control;
+use crate::remote::wait::{Interrupts, WaitEnd};
+
+/// How long the end of the stream may take to follow the server's last message.
+const PARTING: Duration = Duration::from_secs(5);
+
+impl Connection {
+    /// Waits until everything asked has been answered. `Ok(false)` if it was not by then.
+    ///
+    /// # Errors
+    /// A cancel, under [`Interrupts::Raise`].
+    pub fn drain(&self, deadline: Instant, interrupts: Interrupts) -> Result<bool> {
+        loop {
+            self.pump();
+            if self.inner.borrow().fifo.is_idle() {
+                return Ok(true);
+            }
+            if self.is_doomed()
+                || self.wait_once(Some(deadline), interrupts, WaitEvent::Cleanup)? != WaitEnd::Ready
+            {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Whether everything asked has been answered, as far as it has been read.
+    pub fn is_drained(&self) -> bool {
+        self.inner.borrow().fifo.is_idle()
+    }
+
+    /// Whether a statement has still to be answered: what only the connection itself has asked
+    /// takes no time.
+    pub fn is_at_work(&self) -> bool {
+        self.inner.borrow().fifo.expects_statements()
+    }
+
+    /// Waits until a `COMMIT PREPARED` that nobody has waited for is answered, or the deadline has
+    /// come.
+    ///
+    /// # Errors
+    /// A cancel.
+    pub fn pass_deliveries(&self, deadline: Instant) -> Result<()> {
+        loop {
+            self.pump();
+            let is_underway = self.inner.borrow().fifo.awaits(Control::Delivery);
+            if !is_underway || self.is_doomed() {
+                return Ok(());
+            }
+            if self.wait_once(Some(deadline), Interrupts::Raise, WaitEvent::Settle)?
+                != WaitEnd::Ready
+            {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits until no end of an earlier transaction is on its way any more. `false` if one still is
+    /// when the deadline has come or the wait is interrupted.
+    pub(super) fn pass_endings(&self, deadline: Instant) -> bool {
+        loop {
+            let underway = {
+                let fifo = &self.inner.borrow().fifo;
+                fifo.awaits(Control::Delivery) || fifo.awaits(Control::Ending)
+            };
+            if !underway || self.is_doomed() {
+                return !underway;
+            }
+            let end = self.wait_once(Some(deadline), Interrupts::Return, WaitEvent::Settle);
+            if !matches!(end, Ok(WaitEnd::Ready)) {
+                return false;
+            }
+            self.pump();
+        }
+    }
+
+    /// Waits until the server says, unasked, that it ends the session because it was idle. `false`
+    /// if it has not by then, or the connection has ended otherwise.
+    ///
+    /// # Errors
+    /// A cancel.
+    pub fn hears_of_idle_end(&self, deadline: Instant) -> Result<bool> {
+        loop {
+            self.pump();
+            if self.conn.ended_idle() {
+                return Ok(true);
+            }
+            let end = self.wait_once(Some(deadline), Interrupts::Raise, WaitEvent::Connect)?;
+            if end == WaitEnd::Deadline || self.is_doomed() {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Reads the end of the stream, which follows the server's last message.
+    ///
+    /// # Errors
+    /// A cancel, under [`Interrupts::Raise`].
+    pub(super) fn read_to_end(&self, interrupts: Interrupts) -> Result<()> {
+        let deadline = Instant::now() + PARTING;
+        while !self.conn.is_bad() {
+            self.pump();
+            if !self.conn.is_bad()
+                && self.wait_once(Some(deadline), interrupts, WaitEvent::Result)? != WaitEnd::Ready
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until everything that was sent has left; whether it had to wait. A caller that then
+    /// waits only for the socket to be readable is sure that the server has been asked.
+    ///
+    /// # Errors
+    /// A cancel.
+    pub fn flush_out(&self) -> Result<bool> {
+        let mut waited = false;
+        while self.interest().write {
+            self.wait_once(None, Interrupts::Raise, WaitEvent::Result)?;
+            // A server that sends does not read: its answers are taken meanwhile.
+            self.pump();
+            waited = true;
+        }
+        Ok(waited)
+    }
+
+    /// With `true`, a caller is going to sleep until the socket is readable or the latch is set.
+    /// Whoever reads from the socket before that sets the latch, because input that was read no
+    /// longer wakes the sleeper.
+    pub fn watch(&self, watched: bool) {
+        self.watched.set(watched);
+    }
+
+    pub(super) fn wake_watcher(&self) {
+        if self.watched.replace(false) {
+            latch::set();
+        }
+    }
+}
