@@ -19,11 +19,7 @@ use crate::api::doubt::Shown;
 /// What the view `pg_fdw_xacts` shows: one row per participant that is prepared or about to be, in all databases, and
 /// for what is left there why. What was decided before the start of this server is among them as long as it is not
 /// known whether the participant has heard of it.
-#[pg_extern(sql = "
-CREATE FUNCTION pg_fdw_xacts_participants(OUT dbid oid, OUT transaction xid, OUT serverid oid, OUT userid oid,
-    OUT status text, OUT identifier text, OUT reason text) RETURNS SETOF record
-    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
-")]
+#[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
 fn pg_fdw_xacts_participants() -> TableIterator<
     'static,
