@@ -1,10 +1,10 @@
-//! SQL functions and what the views read.
+//! The SQL functions, those that the views read included.
 //!
 //! * [`connections`]: this session's connections to foreign servers;
-//! * [`doubt`]: what is in doubt, for all of these;
+//! * [`doubt`]: what is in doubt, which the others show;
 //! * [`statistics`]: what `pg_stat_fdw_xacts` reads;
-//! * [`operators`]: try now, give up;
-//! * [`tracking`]: what became of a labelled transaction;
+//! * [`operators`]: have the resolver try now, give up;
+//! * [`tracking`]: what became of a labelled transaction.
 
 mod connections;
 mod doubt;
@@ -16,9 +16,9 @@ use pgrx::prelude::*;
 
 use crate::api::doubt::Shown;
 
-/// What the view `pg_fdw_xacts` shows: one row per participant that is prepared or about to be, in all databases, and
-/// for what is left there why. What was decided before the start of this server is among them as long as it is not
-/// known whether the participant has heard of it.
+/// What the view `pg_fdw_xacts` shows: one row per participant of a transaction that is prepared
+/// there or about to be, in all databases, with the reason if it was left. What was decided before
+/// the start of this server is among them until it is known whether it was delivered.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
 fn pg_fdw_xacts_participants() -> TableIterator<
@@ -47,7 +47,7 @@ fn pg_fdw_xacts_participants() -> TableIterator<
     }))
 }
 
-/// The same for the objects of 0.2.0, until they are updated.
+/// The same as the SQL objects of 0.2.0 call it, until ALTER EXTENSION UPDATE has run.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
 fn pg_fdw_xacts_list() -> TableIterator<

@@ -1,13 +1,13 @@
-//! The resolver: finishes what crashes and lost connections left.
+//! The resolver: finishes what crashes and lost connections have left.
 //!
-//! * [`launcher`]: one per server; starts a worker in each database that has the extension;
-//! * [`worker`]: one per database; serves its backends, forgets old decisions, keeps the times;
-//! * [`sweep`]: settles one participant;
-//! * [`questions`]: what a sweep asks it;
+//! * [`launcher`]: one process per server; starts a resolver in each database that has the
+//!   extension;
+//! * [`worker`]: one process per database; answers its backends, deletes old decisions, and decides
+//!   when to sweep which participant;
+//! * [`sweep`]: settles what is left on one participant;
 //! * [`process`]: what every background worker needs.
 
 pub mod launcher;
 mod process;
-mod questions;
 mod sweep;
 pub mod worker;

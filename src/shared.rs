@@ -1,28 +1,30 @@
-//! What is in shared memory: it makes what is prepared fast to find and visible, and lets backends and resolvers talk to
-//! each other. Losing it loses nothing that [`crate::store`] does not have.
+//! Shared memory: what is prepared is found fast and shown here, and backends and resolvers talk to
+//! each other. After a crash everything that matters is read from [`crate::store`] again.
 //!
-//! * [`shmem`]: what is in shared memory and the lock over it;
-//! * [`places`]: lists of places in its arrays;
+//! * [`shmem`]: its arrays, and the lock over them; [`places`]: lists of places in arrays;
 //! * [`entry`]: what is known of one participant that is prepared or about to be;
 //! * [`entry_change`]: how it follows its participant, and why it may end;
-//! * [`entries`]: all of them;
-//! * [`entry_table`]: where they are;
-//! * [`left`]: what the resolver leaves, and why;
+//! * [`entries`]: all of them; [`entry_table`]: where they are;
+//! * [`left`]: what the resolver has left, and why;
 //! * [`seen`]: which participants have been asked since the start;
 //! * [`stats`]: counters per foreign server;
 //! * [`label_limit`]: how many labels a role may use;
-//! * [`workers`]: which database has a resolver;
-//! * [`requests`]: what backends ask of it.
+//! * [`incarnation`]: what tells this start of the server from others;
+//! * [`resolvers`]: which database has a resolver;
+//! * [`requests`]: what backends ask of it;
+//! * [`confirmed`]: what all participants have confirmed.
 
+pub mod confirmed;
 pub mod entries;
 pub mod entry;
 pub mod entry_change;
 pub mod entry_table;
+pub mod incarnation;
 pub mod label_limit;
 pub mod left;
 pub mod places;
 pub mod requests;
+pub mod resolvers;
 pub mod seen;
 pub mod shmem;
 pub mod stats;
-pub mod workers;

@@ -46,6 +46,6 @@ mod settle;
 pub mod utility;
 mod write_down;
 
-pub use attachment::{Attachment, attach, attach_to_write, on_long_wait, session_lock};
+pub use attachment::{Attachment, attach, attach_to_write, on_long_wait};
 pub use callbacks::collect_deliveries;
 pub use reach::note_dropped_mapping;

@@ -1,5 +1,6 @@
-//! The session's connections: which there are, and closing them. Columns, answers, warnings and errors are those of
-//! postgres_fdw's functions in the same version of PostgreSQL, which can be redefined as calls of these.
+//! The session's connections: a list of them, and closing them. Columns, results, warnings and
+//! errors are those of postgres_fdw's functions in the same version of PostgreSQL, which can be
+//! redefined as calls of these.
 
 use std::ffi::CStr;
 
@@ -11,8 +12,8 @@ use crate::pg::function::text_function;
 use crate::remote::cache;
 use crate::remote::options::Server;
 
-/// The open connections of this session. `server_name` is NULL if the server was dropped in this transaction; what is
-/// not `valid` any more is closed when the transaction ends.
+/// The open connections of this session. `server_name` is NULL if the server was dropped in this
+/// transaction; a connection that is not `valid` any more is closed when the transaction ends.
 #[cfg(not(feature = "pg18"))]
 #[pg_extern(sql = "
 CREATE FUNCTION pg_fdw_xacts_get_connections(OUT server_name text, OUT valid boolean) RETURNS SETOF record
@@ -25,9 +26,9 @@ fn pg_fdw_xacts_get_connections()
     TableIterator::new(list.collect::<Vec<_>>())
 }
 
-/// The open connections of this session. Names are NULL if the server or the user mapping was dropped in this
-/// transaction; what is not `valid` any more is closed when the transaction ends. `closed` is only known with
-/// `check_conn`.
+/// The open connections of this session. Names are NULL if the server or the user mapping was
+/// dropped in this transaction; a connection that is not `valid` any more is closed when the
+/// transaction ends. `closed` is only known with `check_conn`.
 #[cfg(feature = "pg18")]
 #[pg_extern(sql = "
 CREATE FUNCTION pg_fdw_xacts_get_connections(check_conn boolean DEFAULT false, OUT server_name text,
@@ -62,12 +63,12 @@ fn pg_fdw_xacts_get_connections(
     TableIterator::new(list.collect::<Vec<_>>())
 }
 
-/// In the server's encoding; a text is made of its bytes, as a bytea is.
+/// The server's name in the server's encoding: pgrx makes a text of the bytes, as of a bytea.
 fn server_name(serverid: pg_sys::Oid) -> Option<Vec<u8>> {
     Server::find(serverid).map(|server| server.name.into_bytes())
 }
 
-/// Whose mapping it is, if it exists; everybody's is called "public".
+/// The user of a mapping, if it exists; "public" if the mapping is for PUBLIC.
 #[cfg(feature = "pg18")]
 fn user_name(mapping: pg_sys::Oid) -> Option<Vec<u8>> {
     let (user, _) = crate::pg::catalog::user_mapping(mapping)?;
@@ -80,20 +81,22 @@ fn user_name(mapping: pg_sys::Oid) -> Option<Vec<u8>> {
 }
 
 text_function! {
-    /// `pg_fdw_xacts_disconnect(server_name text) returns boolean`: closes this session's connections to a server, of
-    /// whatever user mapping; true if there was any. Those that the current transaction uses stay, with a warning.
+    /// `pg_fdw_xacts_disconnect(server_name text) returns boolean`: closes this session's
+    /// connections to a server, whatever their user mapping; true if it has closed any. Connections
+    /// that the current transaction uses stay open, with a warning.
     pg_fdw_xacts_disconnect_wrapper, pg_finfo_pg_fdw_xacts_disconnect_wrapper, |name| {
         Ok(Datum::from(disconnect(Some(Server::named(name)?))?))
     }
 }
 
-/// Closes all of this session's connections, as `pg_fdw_xacts_disconnect` does.
+/// Closes all connections of this session as `pg_fdw_xacts_disconnect` does.
 #[pg_extern(sql = false)]
 fn pg_fdw_xacts_disconnect_all() -> bool {
     attempt(|| disconnect(None)).unwrap_or_else(|error| error.raise_in_pgrx())
 }
 
-/// Closes what no transaction uses, of one server or of all; tells whether there was any.
+/// Closes the connections that no transaction uses, of one server or of all; returns whether there
+/// were any.
 fn disconnect(serverid: Option<pg_sys::Oid>) -> Result<bool> {
     let mut closed = false;
     for connection in cache::all() {

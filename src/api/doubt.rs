@@ -1,8 +1,9 @@
-//! What is in doubt, as everybody is told who asks: the view, the statistics, `pg_fdw_xacts_resolve()`, the outcome of a
-//! label.
+//! What is in doubt: the one source for the view, the statistics, `pg_fdw_xacts_resolve()` and the
+//! outcome of a label.
 //!
-//! Entries in shared memory tell most of it. What was decided before the start of this server has none: it counts as in
-//! doubt until its participant has been asked (see [`seen`]), and is read from the decision table.
+//! Most of it has an entry in shared memory. What was decided before the start of this server has
+//! none: it counts as in doubt until its participant has been asked (see [`seen`]), and is read
+//! from the decision table.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,13 +13,14 @@ use crate::pg::globals::{in_recovery, my_database, server_start};
 use crate::protocol::gid::Gid;
 use crate::protocol::verdict::{Decision, Reason};
 use crate::shared::entry::{Entry, Status};
-use crate::shared::shmem::{self, ServerStats};
-use crate::shared::{entries, seen, stats, workers};
+use crate::shared::shmem;
+use crate::shared::stats::ServerStats;
+use crate::shared::{entries, resolvers, seen, stats};
 use crate::store::decisions::{self, Row};
 use crate::store::participant_list::{self, ParticipantRecord};
 use crate::store::{forgotten, identity};
 
-/// One participant of a transaction that is prepared there or about to be, or may be.
+/// One participant of a transaction that is prepared there, is about to be, or may be.
 pub struct Shown {
     /// The database here.
     pub dbid: Oid,
@@ -28,16 +30,16 @@ pub struct Shown {
     pub gid: Gid,
     /// What has to be done there.
     pub status: Status,
-    /// A session is at it.
+    /// A backend settles it.
     pub owned: bool,
     /// Since when, in PostgreSQL's microseconds.
     pub since: i64,
-    /// Why it is left, where it is, in the server's encoding.
+    /// Why it is in doubt if it was left to the resolver, in the server's encoding.
     pub reason: Option<Vec<u8>>,
 }
 
 impl Shown {
-    /// Prepared there, and not settled: it holds locks there.
+    /// Whether it is prepared there and not settled: it holds locks there.
     pub fn is_in_doubt(&self) -> bool {
         matches!(self.status, Status::Prepared | Status::Committing | Status::Aborting)
     }
@@ -47,15 +49,16 @@ impl Shown {
         Oid::from_u32(self.gid.serverid)
     }
 
-    /// In this database.
+    /// Whether it is of this database.
     pub fn is_here(&self) -> bool {
         self.dbid == my_database()
     }
 }
 
-/// All of them, those of other databases as far as shared memory tells.
+/// All of them. Of other databases, only what has an entry in shared memory.
 pub fn all() -> Vec<Shown> {
-    // In this order: what is not found among the entries any more has been asked for.
+    // `asked` is read before the entries: whatever is left of a participant that counts as asked
+    // has an entry by then.
     let asked = seen::asked();
     let entries = entries::all();
     let stats = stats::all();
@@ -71,7 +74,7 @@ fn of_entry(entry: &Entry, stats: &[ServerStats]) -> Option<Shown> {
     let reason = match (entry.is_left(), entry.status) {
         (true, Status::Prepared) => Some(Reason::Undecided.text().into()),
         (true, Status::Committing | Status::Aborting) => Some(match entry.reason {
-            // The server's own words, or those of the attempt to reach it.
+            // What the server has answered, or why it was not reached, is more precise.
             Reason::Unreached | Reason::Refused | Reason::Gone => {
                 last_error(entry.dbid, entry.serverid, stats)
                     .unwrap_or_else(|| entry.reason.text().into())
@@ -95,12 +98,12 @@ fn last_error(dbid: Oid, serverid: Oid, stats: &[ServerStats]) -> Option<Vec<u8>
     stats.iter().find(|s| (s.dbid, s.serverid) == (dbid, serverid)).and_then(stats::last_error)
 }
 
-/// What the decision table of this database alone knows.
+/// What only the decision table of this database tells.
 fn of_table(asked: &seen::Asked, list: &[ParticipantRecord], stats: &[ServerStats]) -> Vec<Shown> {
     let standby = in_recovery();
     let lacked = shmem::read(|m| m.shared.entries_lacked);
-    // What is prepared here has entries as soon as a resolver has looked for it.
-    let pending = standby || lacked || !workers::resolver_is_up();
+    // What is prepared here has entries once the resolver has read the decision table.
+    let pending = standby || lacked || !resolvers::is_up();
     let unasked = !standby && list.iter().any(|r| !asked.has(r.id));
     if !pending && !unasked {
         return Vec::new();
@@ -139,8 +142,8 @@ fn of_table(asked: &seen::Asked, list: &[ParticipantRecord], stats: &[ServerStat
     shown
 }
 
-/// Whether a participant of a transaction that was committed before the start of this server has not been asked yet
-/// whether it has heard of it. A standby cannot tell.
+/// Whether a transaction was committed before the start of this server, and one of its participants
+/// has not been asked since whether it was delivered there. False on a standby, which cannot tell.
 pub fn is_unasked(xid: TransactionId) -> bool {
     let standby = in_recovery();
     let asked = seen::asked();
@@ -159,5 +162,5 @@ pub fn is_unasked(xid: TransactionId) -> bool {
                 && !forgotten.contains(&(row.nonce, *id))
         })
     };
-    decisions::all().iter().any(|row| row.xid == xid && is_left(row))
+    decisions::of_xid(xid).iter().any(is_left)
 }

@@ -1,4 +1,4 @@
-//! What an operator can do about transactions in doubt: have the resolver try now, or give up.
+//! What an operator can do about transactions in doubt: have the resolver try now, or give them up.
 
 use std::collections::HashSet;
 use std::ffi::CStr;
@@ -15,11 +15,12 @@ use crate::shared::entry::Status;
 use crate::shared::requests;
 use crate::store::{decisions, identity, participant_list};
 
-/// A text is made of its bytes, in the server's encoding, as a bytea is.
+/// Identifier, outcome and reason. Texts are bytes in the server's encoding, of which pgrx makes a
+/// text as of a bytea.
 type Resolved = (Vec<u8>, String, Option<Vec<u8>>);
 
-/// Has the resolver try everything now, and tells for each transaction that is in doubt in this database, or for
-/// the one asked for, what happened, and why it still is if it is.
+/// Has the resolver try everything now. Returns for each transaction that was in doubt in this
+/// database, or for the one asked for, what happened; and if it still is in doubt, why.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
 fn pg_fdw_xacts_resolve_and_tell(
@@ -32,7 +33,7 @@ fn pg_fdw_xacts_resolve_and_tell(
     TableIterator::new(rows)
 }
 
-/// The same for the objects of 0.2.0, until they are updated.
+/// The same as the SQL objects of 0.2.0 call it, until ALTER EXTENSION UPDATE has run.
 #[pg_extern(sql = false)]
 fn pg_fdw_xacts_resolve(
     identifier: Option<&[u8]>,
@@ -71,15 +72,16 @@ fn resolve(identifier: Option<&[u8]>) -> Result<Vec<Resolved>> {
     Ok(rows)
 }
 
-/// What no backend of this database looks after any more.
+/// What is in doubt in this database and left to the resolver.
 fn in_doubt_here() -> Vec<Shown> {
     doubt::all().into_iter().filter(|s| s.is_here() && !s.owned && s.is_in_doubt()).collect()
 }
 
 text_function! {
-    /// `pg_fdw_xacts_forget(identifier text) returns void`: stops trying to settle a transaction on a server that will never
-    /// come back, or everything on a server, by its name, or by its OID where it has none any more. The decision stays:
-    /// it is delivered should the prepared transaction ever be seen.
+    /// `pg_fdw_xacts_forget(identifier text) returns void`: gives up a transaction on a server that
+    /// will never come back, or everything on a server. A server is given by its name, or by its
+    /// OID if it no longer exists. The decision stays, and is delivered should the prepared
+    /// transaction ever be seen.
     pg_fdw_xacts_forget_wrapper, pg_finfo_pg_fdw_xacts_forget_wrapper, |identifier| {
         forget(identifier).map(|()| Datum::from(0))
     }
@@ -88,7 +90,7 @@ text_function! {
 fn forget(identifier: &CStr) -> Result<()> {
     crate::pg::preload::require()?;
     not_on_standby(c"pg_fdw_xacts_forget()")?;
-    // SAFETY: looks at the session's user.
+    // SAFETY: reads the current role.
     if !unsafe { pg_sys::superuser() } {
         return Err(Error::new(
             SqlState::new(b"42501"),
@@ -108,7 +110,7 @@ fn forget_transaction(gid: &Gid, identifier: &str) -> Result<()> {
             format!("\"{identifier}\" is not a transaction of this database"),
         ));
     }
-    let row = decisions::all().into_iter().find(|row| row.nonce == gid.nonce);
+    let row = decisions::of_nonce(gid.nonce);
     if row.is_some_and(|row| row.decision == Decision::InProgress) {
         return Err(Error::new(
             SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -142,7 +144,8 @@ fn forget_server(name: &CStr) -> Result<()> {
     requests::forget_server(serverid).map(|_| ())
 }
 
-/// A server that has no name any more, by its OID: pg_upgrade gives servers new ones.
+/// A server on the list of participants, by its OID: a dropped one, or one from before pg_upgrade,
+/// which gives servers new OIDs.
 fn gone(oid: &CStr) -> Option<pg_sys::Oid> {
     let oid = pg_sys::Oid::from_u32(oid.to_str().ok()?.parse().ok()?);
     participant_list::all().iter().any(|r| r.serverid == oid).then_some(oid)

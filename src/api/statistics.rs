@@ -1,5 +1,5 @@
-//! What the view `pg_stat_fdw_xacts` reads: per foreign server of this database, what happened since the start of
-//! this server and what is in doubt now.
+//! What the view `pg_stat_fdw_xacts` reads: for each foreign server of this database, what has
+//! happened since the start of this server, and what is in doubt now.
 
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::prelude::*;
@@ -7,7 +7,7 @@ use pgrx::prelude::*;
 use crate::api::doubt::{self, Shown};
 use crate::shared::stats;
 
-/// One row per foreign server that has been prepared on or swept.
+/// One row per foreign server on which something was prepared, was swept, or is in doubt.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
 fn pg_fdw_xacts_stats() -> TableIterator<
@@ -31,7 +31,7 @@ fn pg_fdw_xacts_stats() -> TableIterator<
     let in_doubt: Vec<Shown> =
         doubt::all().into_iter().filter(|s| s.is_here() && s.is_in_doubt()).collect();
     let mut servers = stats::all();
-    // Of a server that nobody has asked since the start there are no statistics yet.
+    // A server that was not asked since the start has no statistics yet.
     for shown in &in_doubt {
         if servers.iter().all(|s| s.serverid != shown.serverid()) {
             servers.push(stats::empty(shown.dbid, shown.serverid()));

@@ -1,4 +1,5 @@
-//! For a client that lost the answer to its COMMIT: label the transaction inside it, ask later what became of it.
+//! Labels, for a client that may lose the answer to its COMMIT: it labels the transaction from
+//! within, and can ask later what became of it.
 
 use std::ffi::CStr;
 
@@ -12,12 +13,12 @@ use crate::pg::function::{not_on_standby, text_function};
 use crate::pg::globals::{in_recovery, nest_level};
 use crate::pg::syncrep;
 use crate::protocol::label::{Known, Outcome, is_valid, outcome};
-use crate::shared::{entries, label_limit, requests, workers};
+use crate::shared::{entries, label_limit, requests, resolvers};
 use crate::store::{labels, table};
 
 text_function! {
-    /// `pg_fdw_xacts_track(label text) returns void`: labels the current transaction. The label is written with it, so
-    /// that it is there exactly if the transaction commits.
+    /// `pg_fdw_xacts_track(label text) returns void`: labels the current transaction. The label is
+    /// written by the transaction itself, so it exists exactly if the transaction commits.
     pg_fdw_xacts_track_wrapper, pg_finfo_pg_fdw_xacts_track_wrapper, |label| {
         track(label).map(|()| Datum::from(0))
     }
@@ -35,11 +36,12 @@ fn track(label: &CStr) -> Result<()> {
         .detail("The label would vanish with the savepoint, while the transaction commits.")
         .hint("Call pg_fdw_xacts_track() first, before any savepoint."));
     }
-    // It is the resolver that lets labels expire.
-    workers::identity_if_ready();
+    // A resolver is needed to delete labels that have expired.
+    resolvers::identity_if_ready();
     label_limit::count()?;
     labels::insert(label, false)?;
-    // SAFETY: sets a flag of the transaction: an outcome that was told must outlive a crash.
+    // SAFETY: sets a flag of the transaction. An outcome that a client was told must outlive a
+    // crash.
     unsafe { pg_sys::ForceSyncCommit() };
     syncrep::require_synchronous_commit();
     Ok(())
@@ -53,10 +55,11 @@ fn check(label: &CStr) -> Result<()> {
 }
 
 text_function! {
-    /// `pg_fdw_xacts_outcome(label text) returns text`: what became of the transaction with a label: `committed`,
-    /// `committing` (decided, a participant has still to hear), `prepared`, `in progress`, `aborted`, or `unknown` (the
-    /// label has expired, or this is a standby). Asking for a label that nobody has used takes it: a transaction that
-    /// tries to use it later fails, so that `aborted` stays true.
+    /// `pg_fdw_xacts_outcome(label text) returns text`: what became of the transaction with a
+    /// label: `committed`, `committing` (committed, but not all participants have confirmed),
+    /// `prepared`, `in progress`, `aborted`, or `unknown` (the label has expired, or this is a
+    /// standby). Asking for a label that nobody has used takes it: a transaction that tries to use
+    /// it later fails, so that `aborted` stays true.
     pg_fdw_xacts_outcome_wrapper, pg_finfo_pg_fdw_xacts_outcome_wrapper, |label| {
         Ok(table::text(&c_string(ask(label)?.to_string())))
     }
@@ -75,33 +78,33 @@ fn ask(label: &CStr) -> Result<Outcome> {
         if requests::take_label(label)? {
             return Ok(Outcome::Aborted);
         }
-        // A transaction has used it meanwhile, or is about to.
+        // A transaction has used it meanwhile, or is about to: look again.
         check_for_interrupts()?;
     }
 }
 
-/// What the table says, and whether a participant has still to hear of it.
+/// What the table says of a label, and whether not all participants have confirmed its transaction.
 fn look(label: &CStr) -> Result<(Known, bool)> {
     let Some(row) = labels::find(label)? else {
         let known = if labels::has_expired(label) { Known::Expired } else { Known::Unseen };
         return Ok((known, false));
     };
     let known = match (row.taken, row.in_progress) {
-        // Not committed yet, so nobody has been told so: as if it were not there.
+        // The resolver is taking it, and has not committed: nobody was told yet that it is taken.
         (true, true) => Known::Running,
         (true, false) => Known::Taken,
         (false, true) if is_prepared(row.xid)? => Known::Prepared,
         (false, true) => Known::Running,
         (false, false) => Known::Committed,
     };
-    // In this order: what is not to be asked for any more has an entry.
+    // In this order: whatever is left of a participant that counts as asked has an entry by then.
     let unconfirmed = (known == Known::Committed && doubt::is_unasked(row.xid))
         || !entries::of_transaction(row.xid).is_empty();
     Ok((known, unconfirmed))
 }
 
 fn is_prepared(xid: pg_sys::TransactionId) -> Result<bool> {
-    // `select` and not `get_one`: a standby cannot assign the xid that the latter asks for.
+    // `select` and not `get_one`, which asks for an xid: a standby cannot assign one.
     Spi::connect(|client| {
         let query =
             "SELECT FROM pg_catalog.pg_prepared_xacts WHERE transaction OPERATOR(pg_catalog.=) $1";

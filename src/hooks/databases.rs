@@ -18,7 +18,7 @@ use crate::pg::globals::{current_user, my_database};
 use crate::pg::node::option;
 use crate::pg::wait_event::WaitEvent;
 use crate::pg::{catalog, latch, text, versions};
-use crate::shared::workers;
+use crate::shared::resolvers;
 
 /// As long as PostgreSQL waits for the database's other sessions to end (`CountOtherDBBackends`).
 const OTHERS_MAY_END: Duration = Duration::from_secs(5);
@@ -54,7 +54,7 @@ unsafe extern "C-unwind" fn on_transaction(
     use pg_sys::XactEvent as E;
     let ended = matches!(event, E::XACT_EVENT_COMMIT | E::XACT_EVENT_ABORT | E::XACT_EVENT_PREPARE);
     if ended && PAUSED.get().get() != Oid::INVALID {
-        workers::end_pause(PAUSED.get().replace(Oid::INVALID));
+        resolvers::end_pause(PAUSED.get().replace(Oid::INVALID));
     }
 }
 
@@ -108,12 +108,12 @@ fn leave(name: &CStr, wanted: Wanted) -> Result<()> {
     }
     if matches!(wanted, Wanted::Drop { .. }) {
         if left_in(dbid)? == Left::Unknown {
-            workers::await_look_at(dbid)?;
+            resolvers::await_look_at(dbid)?;
         }
         left_in(dbid)?.refuse(|| format!("drop database \"{}\"", text::carried(name)))?;
     }
     if wanted == (Wanted::Drop { force: true }) || others_end(dbid)? {
-        workers::pause(dbid);
+        resolvers::pause(dbid);
         PAUSED.get().set(dbid);
     }
     Ok(())

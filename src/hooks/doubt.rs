@@ -6,7 +6,7 @@ use pgrx::pg_sys::Oid;
 use crate::hooks::second_look;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::pg::globals::my_database;
-use crate::shared::workers;
+use crate::shared::resolvers;
 use crate::store::participant_list::{self, ParticipantRecord};
 
 /// 55006: the object is in use.
@@ -86,16 +86,16 @@ pub fn left_in(dbid: Oid) -> Result<Left> {
         return Ok(left_by_list(|_| true));
     }
     // Only its own sessions can read the list of another database.
-    Ok(if workers::has_been_looked_at(dbid) { Left::Nothing } else { Left::Unknown })
+    Ok(if resolvers::has_been_looked_at(dbid) { Left::Nothing } else { Left::Unknown })
 }
 
 /// What the durable list says of this database's participants that `which` picks, where shared
 /// memory, which is empty after a start of the server, shows nothing yet.
 fn left_by_list(which: impl Fn(&ParticipantRecord) -> bool) -> Left {
-    if workers::resolver_is_up() || !participant_list::listed().iter().any(which) {
+    if resolvers::is_up() || !participant_list::listed().iter().any(which) {
         Left::Nothing
     } else {
-        workers::wake_resolver(my_database());
+        resolvers::wake(my_database());
         Left::Unknown
     }
 }

@@ -9,7 +9,7 @@ use crate::pg::error::{Result, SqlState, check_for_interrupts};
 use crate::pg::latch;
 use crate::pg::wait_event::WaitEvent;
 use crate::shared::entry::{Entry, Status};
-use crate::shared::{entries, requests, stats, workers};
+use crate::shared::{entries, requests, resolvers, stats};
 
 /// How long the resolver may take to look, here and in another database.
 const LOOK: Duration = Duration::from_secs(2);
@@ -37,15 +37,15 @@ pub fn finds(dbid: Oid, own: bool, concerns: impl Fn(Oid, Option<Oid>) -> bool) 
         if entries.iter().any(|e| !e.is_left() || e.status == Status::Prepared) {
             return Obstacle::Certain;
         }
-        let unswept = || stats::may_be_unswept(dbid, |serverid| concerns(serverid, None));
-        if !entries.is_empty() || unswept() { Obstacle::Possible } else { Obstacle::None }
+        let unsettled = || stats::may_be_unsettled(dbid, |serverid| concerns(serverid, None));
+        if !entries.is_empty() || unsettled() { Obstacle::Possible } else { Obstacle::None }
     };
     match look() {
         Obstacle::None => return Ok(false),
         Obstacle::Certain => return Ok(true),
         Obstacle::Possible => {}
     }
-    if own && workers::resolver_is_up() {
+    if own && resolvers::is_up() {
         match requests::resolve_within(LOOK) {
             Err(error) if error.sqlstate() == SqlState::QUERY_CANCELED => return Err(error),
             // On a timeout it is still at another participant: what it has found so far counts.

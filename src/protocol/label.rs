@@ -1,29 +1,29 @@
-//! Labels by which a client asks later what became of a transaction.
+//! Labels, by which a client can ask later what became of a transaction.
 
 use std::fmt;
 
 /// The longest label in bytes.
 pub const MAX_LEN: usize = 200;
 
-/// A label that a client may use: not empty, and not too long.
+/// Whether a client may use a label: it is not empty, and not too long.
 pub fn is_valid(label: &[u8]) -> bool {
     !label.is_empty() && label.len() <= MAX_LEN
 }
 
-/// What is known of a label in the table of labels.
+/// What the table of labels says of a label.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Known {
-    /// Its transaction runs.
+    /// Its transaction has not ended.
     Running,
     /// Its transaction is prepared here under the application's 'gxid'.
     Prepared,
     /// Its transaction committed.
     Committed,
-    /// Somebody asked for it before it was used: it cannot be used any more.
+    /// A client asked for it before it was used: it cannot be used any more.
     Taken,
-    /// It was used, or taken, longer ago than labels are kept.
+    /// It was used or taken, longer ago than labels are kept.
     Expired,
-    /// Nothing.
+    /// Nobody has used or taken it.
     Unseen,
 }
 
@@ -32,15 +32,15 @@ pub enum Known {
 pub enum Outcome {
     /// Committed, and all participants have confirmed.
     Committed,
-    /// Committed, and a participant has still to hear of it.
+    /// Committed, but not all participants have confirmed.
     Committing,
     /// Prepared under the application's 'gxid'.
     Prepared,
-    /// Not ended.
+    /// Its transaction has not ended.
     InProgress,
-    /// It can not commit any more.
+    /// Its transaction has not committed, and cannot any more.
     Aborted,
-    /// It cannot be known from here.
+    /// This server cannot tell.
     Unknown,
 }
 
@@ -57,9 +57,9 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// The answer about a label; `None`: it has first to be taken, so that it cannot be used any more, because an answer
-/// that is final must stay true. `standby`: asked on a server in recovery, which sees only the past.
-/// `unconfirmed`: a participant has still to hear.
+/// The answer about a label; `None`: the label must be taken first, so that no transaction can use
+/// it any more and the answer `aborted` stays true. `standby`: asked on a server in recovery, which
+/// only knows what was replayed. `unconfirmed`: not all participants have confirmed.
 pub fn outcome(known: Known, standby: bool, unconfirmed: bool) -> Option<Outcome> {
     Some(match (known, standby) {
         (Known::Committed, _) if unconfirmed => Outcome::Committing,
@@ -72,7 +72,7 @@ pub fn outcome(known: Known, standby: bool, unconfirmed: bool) -> Option<Outcome
     })
 }
 
-/// What is kept of a label that has expired (FNV-1a, 64 bits, as a bigint).
+/// The trace that is kept of an expired label: its FNV-1a hash of 64 bits, as a bigint.
 pub fn trace(label: &[u8]) -> i64 {
     let hash = label.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -94,7 +94,7 @@ mod tests {
     ];
 
     #[test]
-    fn aborted_is_only_said_of_what_can_not_commit_any_more() {
+    fn aborted_is_only_said_of_a_label_that_was_taken() {
         for known in ALL {
             for standby in [false, true] {
                 for unconfirmed in [false, true] {

@@ -1,8 +1,8 @@
-//! Committed transactions that have not been confirmed by all of their participants, found by participant: what the
-//! resolver has still to deliver, or to learn that it was delivered.
+//! Committed transactions that not all of their participants have confirmed: what the resolver
+//! still has to deliver, or to find delivered.
 //!
-//! It only says what is decided and open. That a transaction is not in it means nothing: whether one has aborted is
-//! read from the table of decisions.
+//! A transaction that is not in the ledger may be committed all the same: whether one has aborted
+//! is read from the decision table.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,31 +11,32 @@ use crate::protocol::gid::Nonce;
 #[derive(Debug)]
 struct Transaction {
     xid: u32,
-    /// Those that have not been heard to have none of it left.
+    /// The participants that have not confirmed it.
     members: Vec<i32>,
 }
 
-/// The open ones.
+/// The transactions that are open.
 #[derive(Default, Debug)]
 pub struct Ledger {
     transactions: HashMap<Nonce, Transaction>,
-    /// What is open at each participant that has something open, with the transaction's xid there; 0 where it is not
+    /// By participant: what is open there, with the transaction's xid there; 0 where it is not
     /// known.
     open: HashMap<i32, BTreeMap<Nonce, u64>>,
 }
 
 impl Ledger {
-    /// Whether a transaction is in it.
+    /// Whether a transaction is open.
     pub fn has(&self, nonce: Nonce) -> bool {
         self.transactions.contains_key(&nonce)
     }
 
-    /// The local xid of a transaction that is in it.
+    /// The local xid of an open transaction.
     pub fn xid(&self, nonce: Nonce) -> Option<u32> {
         self.transactions.get(&nonce).map(|transaction| transaction.xid)
     }
 
-    /// Adds a committed transaction with its local xid, its participants and its xids there, unless it is in it.
+    /// Adds a committed transaction with its local xid, and its participants with its xids there.
+    /// Does nothing if it is open already.
     pub fn add(&mut self, nonce: Nonce, xid: u32, members: impl IntoIterator<Item = (i32, u64)>) {
         if self.has(nonce) {
             return;
@@ -48,8 +49,8 @@ impl Ledger {
         self.transactions.insert(nonce, Transaction { xid, members });
     }
 
-    /// A participant has none of a transaction left; tells whether that makes it the last one.
-    pub fn delivered(&mut self, nonce: Nonce, id: i32) -> bool {
+    /// A participant has confirmed a transaction; returns whether it was the last one.
+    pub fn confirmed_by(&mut self, nonce: Nonce, id: i32) -> bool {
         self.close(nonce, id);
         let Some(transaction) = self.transactions.get_mut(&nonce) else { return false };
         transaction.members.retain(|member| *member != id);
@@ -60,14 +61,14 @@ impl Ledger {
         last
     }
 
-    /// A transaction has been confirmed by all.
-    pub fn settled(&mut self, nonce: Nonce) {
+    /// All participants have confirmed a transaction.
+    pub fn confirmed_by_all(&mut self, nonce: Nonce) {
         for id in self.transactions.remove(&nonce).into_iter().flat_map(|t| t.members) {
             self.close(nonce, id);
         }
     }
 
-    /// A participant is not on the list any more: nothing is delivered there.
+    /// A participant was taken off the list: nothing is delivered there any more.
     pub fn remove(&mut self, id: i32) {
         self.open.remove(&id);
     }
@@ -81,17 +82,17 @@ impl Ledger {
         }
     }
 
-    /// The participants that have something open.
+    /// The participants at which something is open.
     pub fn participants(&self) -> impl Iterator<Item = i32> {
         self.open.keys().copied()
     }
 
-    /// How many are open at a participant.
+    /// How many transactions are open at a participant.
     pub fn count_at(&self, id: i32) -> usize {
         self.open.get(&id).map_or(0, BTreeMap::len)
     }
 
-    /// What is open at a participant, with the xids there.
+    /// The transactions that are open at a participant, with their xids there.
     pub fn open_at(&self, id: i32) -> impl Iterator<Item = (Nonce, u64)> {
         self.open.get(&id).into_iter().flatten().map(|(nonce, xid)| (*nonce, *xid))
     }
@@ -123,11 +124,11 @@ mod tests {
         assert_eq!(open_at(&ledger, 8), [(1, 80)]);
         assert!(open_at(&ledger, 5).is_empty(), "it was known before");
         assert_eq!(ledger.xid(nonce(1)), Some(10));
-        assert!(!ledger.delivered(nonce(1), 7));
+        assert!(!ledger.confirmed_by(nonce(1), 7));
         assert_eq!(open_at(&ledger, 7), [(2, 71)]);
-        assert!(ledger.delivered(nonce(1), 8));
+        assert!(ledger.confirmed_by(nonce(1), 8));
         assert!(!ledger.has(nonce(1)) && ledger.has(nonce(2)));
-        assert!(!ledger.delivered(nonce(1), 8), "only once");
+        assert!(!ledger.confirmed_by(nonce(1), 8), "only once");
     }
 
     #[test]
@@ -135,13 +136,14 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.add(nonce(1), 10, [(7, 0), (8, 0)]);
         ledger.remove(7);
-        assert!(!ledger.delivered(nonce(1), 8));
+        assert!(!ledger.confirmed_by(nonce(1), 8));
         assert!(ledger.has(nonce(1)));
         assert_eq!(ledger.participants().count(), 0);
     }
 
     proptest! {
-        /// In whatever order: open at a participant is exactly what was added, not delivered there and not settled.
+        /// In whatever order: open at a participant is exactly what was added, not delivered there
+        /// and not settled.
         #[test]
         fn open_is_what_was_added_and_not_delivered(
             steps in proptest::collection::vec((0..3u8, 0..4u64, 0..4i32), 0..60)
@@ -162,11 +164,11 @@ mod tests {
                                 model.remove(&number);
                             }
                         }
-                        let last = ledger.delivered(nonce(number), id);
+                        let last = ledger.confirmed_by(nonce(number), id);
                         prop_assert_eq!(last, was && !model.contains_key(&number));
                     }
                     _ => {
-                        ledger.settled(nonce(number));
+                        ledger.confirmed_by_all(nonce(number));
                         model.remove(&number);
                     }
                 }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-/// The wait before attempt `failures + 1`: `min` doubled with each failure up to `max`, then a random
-/// quarter less, so that many coordinators do not come back in step. `jitter` is any random number.
+/// The wait before the next attempt after so many failures: `min`, doubled with each failure up to
+/// `max`, less a random part of up to a quarter, so that many coordinators do not try in step.
+/// `jitter` is any random number.
 pub fn delay(failures: u32, min: Duration, max: Duration, jitter: u32) -> Duration {
     let full = min.saturating_mul(1u32.checked_shl(failures.min(31)).unwrap_or(u32::MAX)).min(max);
     full - full.mul_f64(f64::from(jitter) / f64::from(u32::MAX) / 4.0)

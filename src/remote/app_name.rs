@@ -12,7 +12,8 @@ use crate::remote::options::OptionPair;
 pub const APPLICATION_NAME: &CStr = c"application_name";
 /// What a session is called that nobody has named, as postgres_fdw calls its own.
 pub const FALLBACK: &CStr = c"postgres_fdw";
-/// What the resolver calls itself.
+/// What the resolver calls itself: the `application_name` of its sessions and the `backend_type` and
+/// `application_name` of its processes here.
 pub const RESOLVER: &CStr = c"pg_fdw_xacts resolver";
 
 /// The name for a session under these server options, if one is given: the first that is not empty once its escapes are

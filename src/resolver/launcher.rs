@@ -1,11 +1,11 @@
 //! The launcher: one process per server that starts a resolver in each database with the extension.
 //!
-//! Only in a database itself can be seen whether the extension is there. So a worker is started in each, a few at a
-//! time; one that finds no extension says so and ends, and takes no place from anybody. A backend that needs a
-//! resolver there later asks for it in shared memory and wakes the launcher.
+//! Whether a database has the extension can only be seen from inside. So a resolver is started in
+//! each database, a few at a time; if it finds no extension, it says so and ends. A backend that
+//! needs a resolver there later asks for it in shared memory, and wakes the launcher.
 //!
-//! Each resolver takes one of `max_worker_processes`. Where there is none left, the launcher says so, once for each
-//! database, and goes on trying.
+//! Each resolver takes one of `max_worker_processes`. If there is none left, the launcher warns,
+//! once for each database, and goes on trying.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::CStr;
@@ -18,11 +18,12 @@ use crate::pg::error::{Error, Result, SqlState, boundary, c_string};
 use crate::pg::globals::my_pid;
 use crate::pg::wait_event::WaitEvent;
 use crate::pg::{latch, transaction};
+use crate::remote::app_name;
 use crate::resolver::process;
-use crate::shared::shmem::WorkerState;
-use crate::shared::{seen, stats, workers};
+use crate::shared::resolvers::State;
+use crate::shared::{confirmed, resolvers, seen, stats};
 
-/// How long after its end a worker is started again.
+/// How long after its start a resolver that has ended is started again at the earliest.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
 /// How long a command that needs a database alone may take to get it.
@@ -44,7 +45,8 @@ pub fn register() {
 pub extern "C-unwind" fn pg_fdw_xacts_launcher_main(_argument: pg_sys::Datum) {
     boundary(|| {
         process::take_signals();
-        // SAFETY: no database: only shared catalogs are read.
+        // SAFETY: called once in a new background worker. Without a database, only shared catalogs
+        // can be read.
         unsafe {
             pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0)
         };
@@ -54,7 +56,7 @@ pub extern "C-unwind" fn pg_fdw_xacts_launcher_main(_argument: pg_sys::Datum) {
 }
 
 fn run() -> Result<()> {
-    workers::become_launcher();
+    resolvers::become_launcher();
     seen::note_start();
     let mut launcher = Launcher::default();
     loop {
@@ -63,21 +65,22 @@ fn run() -> Result<()> {
     }
 }
 
-/// How many databases are looked at at a time.
+/// In how many databases at a time resolvers look for the extension.
 const LOOKS: usize = 4;
 
-/// How often it looks for databases that nobody has told it of.
+/// How often the launcher looks for new databases.
 const LIST_INTERVAL: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
 struct Launcher {
-    /// The workers that were started and, as far as is known, have not ended.
+    /// The resolvers that were started and are not known to have ended.
     running: HashMap<pg_sys::Oid, Running>,
-    /// Databases that have still to be looked at.
+    /// Databases that no resolver has looked at yet.
     unseen: VecDeque<pg_sys::Oid>,
-    /// Those that have been, or are being looked at.
+    /// Databases that resolvers have looked at, or do now.
     seen: HashSet<pg_sys::Oid>,
-    /// Those for which there was no worker, since when, and whether that was said.
+    /// Databases for which there was no worker process, since when, and whether a warning was
+    /// given.
     refused: HashMap<pg_sys::Oid, (Instant, bool)>,
     next_list: Option<Instant>,
 }
@@ -88,14 +91,14 @@ impl Launcher {
             self.next_list = Some(Instant::now() + LIST_INTERVAL);
             self.list()?;
         }
-        let paused = workers::end_pauses(PAUSE);
-        workers::want_lost();
-        // First: what has ended is wanted again, and started in the same round.
+        let paused = resolvers::end_pauses(PAUSE);
+        resolvers::want_lost();
+        // Before the others: a resolver that has ended is started again in the same round.
         self.note_ended();
         self.look_further();
         let refused = self.start_wanted()?;
         process::show(false, &c_string(format!("{} resolvers started", self.running.len())));
-        // A worker that ended too soon, or could not start, has to be tried again; everything else wakes the latch.
+        // These have to be tried again soon; everything else sets the latch.
         let soon = paused
             || refused
             || !self.unseen.is_empty()
@@ -105,11 +108,11 @@ impl Launcher {
         Ok(())
     }
 
-    /// Reads which databases there are.
+    /// Reads the list of databases.
     fn list(&mut self) -> Result<()> {
         let (all, usable) = transaction::run(|| Ok(databases()))?;
         stats::forget_databases(&all);
-        workers::forget_confirmed(&all);
+        confirmed::keep_databases(&all);
         self.seen.retain(|dbid| usable.contains(dbid));
         self.refused.retain(|dbid, _| usable.contains(dbid));
         self.unseen = usable.into_iter().filter(|dbid| !self.seen.contains(dbid)).collect();
@@ -122,29 +125,29 @@ impl Launcher {
                 return true;
             }
             if !exists(*dbid) {
-                workers::forget_database(*dbid);
+                resolvers::forget_database(*dbid);
                 seen::forget_database(*dbid);
                 return false;
             }
-            if workers::state(*dbid) == WorkerState::Absent {
+            if resolvers::state(*dbid) == State::Absent {
                 return false;
             }
             if worker.since.elapsed() >= RESTART_AFTER {
-                workers::want_again(*dbid);
+                resolvers::want_again(*dbid);
                 return false;
             }
             true
         });
     }
 
-    /// Has the next databases looked at, while not too many are.
+    /// Has resolvers look at the next databases, a few at a time.
     fn look_further(&mut self) {
         let looks = self.running.iter().filter(|(dbid, worker)| worker.is_looking(**dbid)).count();
         let mut room = LOOKS.saturating_sub(looks);
         while room > 0
             && let Some(dbid) = self.unseen.pop_front()
         {
-            if !workers::want_to_look(dbid) {
+            if !resolvers::want_to_look(dbid) {
                 self.unseen.push_front(dbid);
                 return;
             }
@@ -153,12 +156,12 @@ impl Launcher {
         }
     }
 
-    /// Starts the workers that are wanted; tells whether one could not be.
+    /// Starts the resolvers that are wanted; returns whether one could not be started.
     fn start_wanted(&mut self) -> Result<bool> {
         let mut refused = Vec::new();
-        for dbid in workers::take_wanted() {
+        for dbid in resolvers::take_wanted() {
             if !exists(dbid) {
-                workers::forget_database(dbid);
+                resolvers::forget_database(dbid);
                 continue;
             }
             match start(dbid) {
@@ -170,9 +173,9 @@ impl Launcher {
             }
         }
         for dbid in &refused {
-            workers::want_again(*dbid);
+            resolvers::want_again(*dbid);
         }
-        // A look that is under way, or has just ended, soon leaves its worker to the next.
+        // Resolvers that only look at a database soon leave their worker processes to others.
         let now = Instant::now();
         for dbid in &refused {
             let (since, told) = self.refused.entry(*dbid).or_insert((now, false));
@@ -204,14 +207,14 @@ struct Running {
     since: Instant,
 }
 
-/// A look that takes longer, because somebody has locked something there, holds up no other.
+/// If a look takes longer, because somebody has locked a catalog there, others do not wait for it.
 const LONG_LOOK: Duration = Duration::from_secs(5);
 
 impl Running {
-    /// Whether it is still to be seen if its database has the extension.
+    /// Whether it has not found out yet if its database has the extension.
     fn is_looking(&self, dbid: pg_sys::Oid) -> bool {
         !self.has_ended()
-            && workers::state(dbid) == WorkerState::Starting
+            && resolvers::state(dbid) == State::Starting
             && self.since.elapsed() < LONG_LOOK
     }
 
@@ -227,7 +230,7 @@ fn start(dbid: pg_sys::Oid) -> Option<Running> {
     let name = c_string(format!("pg_fdw_xacts resolver for database {dbid}"));
     let mut worker = process::describe(
         &name,
-        process::RESOLVER,
+        app_name::RESOLVER,
         c"pg_fdw_xacts_resolver_main",
         pg_sys::Datum::from(dbid),
         pg_sys::BGW_NEVER_RESTART,
@@ -247,8 +250,8 @@ fn exists(dbid: pg_sys::Oid) -> bool {
     transaction::run(|| Ok(databases())).is_ok_and(|(_, usable)| usable.contains(&dbid))
 }
 
-/// All databases, and those among them that are whole: templates, and those that let nobody in, may have something in doubt
-/// too.
+/// All databases, and those among them that can be connected to. Templates and databases that allow
+/// no connections are among these, because they may have something in doubt too.
 fn databases() -> (Vec<pg_sys::Oid>, Vec<pg_sys::Oid>) {
     let (mut all, mut usable) = (Vec::new(), Vec::new());
     // SAFETY: a scan of a shared catalog in a transaction, as the autovacuum launcher does it.
@@ -263,7 +266,7 @@ fn databases() -> (Vec<pg_sys::Oid>, Vec<pg_sys::Oid>) {
             }
             let database = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>();
             all.push(database.oid);
-            // A DROP DATABASE that was cut short leaves a number that only it sets, negative and not -1.
+            // An interrupted DROP DATABASE leaves a number below -1.
             if database.datconnlimit >= -1 {
                 usable.push(database.oid);
             }

@@ -1,4 +1,4 @@
-//! What every background worker of ours needs: signals, reload, its own registration.
+//! What both kinds of background workers need: registration, signals, reloading the configuration.
 
 use std::ffi::{CStr, c_char, c_int};
 
@@ -7,28 +7,27 @@ use pgrx::pg_sys;
 use crate::pg::error::check_for_interrupts;
 use crate::pg::{raw, versions};
 
-/// `backend_type` and `application_name` of resolvers.
-pub const RESOLVER: &CStr = c"pg_fdw_xacts resolver";
-
-/// Takes signals as a backend does: SIGTERM ends the process at its next wait, SIGHUP reloads.
+/// Handles signals as a backend does: SIGTERM ends the process at its next wait, SIGHUP makes it
+/// reload the configuration.
 pub fn take_signals() {
-    // SAFETY: handlers of the server's own.
+    // SAFETY: PostgreSQL's own handlers.
     unsafe {
         versions::pqsignal(libc::SIGTERM, raw::die);
         versions::pqsignal(libc::SIGHUP, raw::SignalHandlerForConfigReload);
         pg_sys::BackgroundWorkerUnblockSignals();
-        // Until now SIGHUP was ignored (`StartBackgroundWorker`): a reload that came meanwhile would be missed.
+        // SIGHUP was ignored until now (`StartBackgroundWorker`), so a reload may have been missed.
         pg_sys::ConfigReloadPending = 1;
     }
 }
 
-/// Shows this process under a name in `application_name` of `pg_stat_activity`; after it is connected.
+/// Sets the `application_name` of this process in `pg_stat_activity`, once it is connected.
 pub fn introduce(name: &CStr) {
     // SAFETY: the name is copied into shared memory.
     unsafe { pg_sys::pgstat_report_appname(name.as_ptr()) };
 }
 
-/// Shows what this process does, or waits for if not `busy`, in `state` and `query` of `pg_stat_activity`.
+/// Shows in `state` and `query` of `pg_stat_activity` what this process does, or waits for if it is
+/// not `busy`.
 pub fn show(busy: bool, what: &CStr) {
     use pg_sys::BackendState::{STATE_IDLE, STATE_RUNNING};
     // SAFETY: the text is copied into shared memory.
@@ -40,10 +39,10 @@ pub fn show(busy: bool, what: &CStr) {
     }
 }
 
-/// Ends the process when asked to, and rereads the configuration when asked to.
+/// Ends the process if it was asked to, and reloads the configuration if it was asked to.
 ///
 /// # Errors
-/// None that come back: a termination exits inside.
+/// None: a termination does not return.
 pub fn attend() -> crate::pg::error::Result<()> {
     check_for_interrupts()?;
     // SAFETY: plain flag of the process; reloading is allowed outside a transaction.
@@ -56,9 +55,8 @@ pub fn attend() -> crate::pg::error::Result<()> {
     Ok(())
 }
 
-/// A background worker's description; `kind` is its `backend_type`.
-///
-/// `restart`: seconds after which the postmaster starts it again, or `BGW_NEVER_RESTART`.
+/// A background worker's description. `kind` is its `backend_type`, `restart` the number of seconds
+/// after which the postmaster starts it again, or `BGW_NEVER_RESTART`.
 pub fn describe(
     name: &CStr,
     kind: &CStr,

@@ -1,80 +1,86 @@
-//! Settling one participant, and those beside it: everything prepared there that is ours. A sweep never waits by itself,
-//! so that many run side by side and a slow server delays nobody else.
+//! Settling one participant, and others in the same place. A sweep never waits by itself, so that
+//! many run side by side and a slow server delays nobody else.
 //!
 //! The order of the observations closes the races:
-//! 1. the decision rows, for what may be concluded from a gid that is *not* listed: what is open of them is kept by
-//!    participant, and given to the sweep at its beginning;
+//! 1. the committed transactions that the participants have not confirmed, for conclusions from a
+//!    gid that is *not* listed: the resolver keeps them by participant, and gives them to the sweep
+//!    when it begins;
 //! 2. the server's fingerprint, and whether it is in recovery;
-//! 3. the fence: an exclusive advisory lock on our identity there, so that of all copies of this coordinator only
-//!    one settles;
-//! 4. which sessions of ours are alive, of this start of the server or of another, and again after
+//! 3. the fence: an exclusive advisory lock on our identity there, so that of all copies of this
+//!    coordinator only one settles;
+//! 4. which sessions of ours are alive, of this incarnation or of another; read again after
 //! 5. the list of prepared transactions of our identity;
-//! 6. the decision rows again, for what is listed. A row is inserted before its PREPARE is sent, so a
+//! 6. the decision rows of what is listed. A row is inserted before its PREPARE is sent, so a
 //!    listed gid without a row has aborted.
+//!
+//! * [`observation`]: 2 to 5;
+//! * [`settling`]: what follows, and COMMIT PREPARED and ROLLBACK PREPARED;
+//! * [`moving`]: a server at another address than the recorded one;
+//! * [`failure`]: why nothing could be settled.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::{CStr, CString};
-use std::rc::Rc;
+use std::ffi::CString;
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 
-use crate::libpq::PgResult;
-use crate::pg::error::{Error, Result, SqlState, c_string};
-use crate::pg::{text, transaction};
+use crate::pg::error::{Error, Result};
+use crate::pg::transaction;
 use crate::protocol::gid::{Gid, Identity, Nonce};
-use crate::protocol::pipeline::Ticket;
-use crate::protocol::verdict::{Decision, Place, Reason};
+use crate::protocol::verdict::Decision;
 use crate::remote::connect::{Connecting, Established, Step};
 use crate::remote::options::{Mapping, Purpose, Server};
 use crate::remote::wait::Want;
 use crate::remote::{Connection, report};
-use crate::resolver::questions;
 use crate::resolver::sweep::failure::Failure;
+use crate::resolver::sweep::observation::{Observation, Questions};
 use crate::resolver::sweep::settling::Settling;
 use crate::shared::entry::{Entry, Status};
 use crate::shared::left::{Left, Members};
 use crate::store::participant_list::ParticipantRecord;
 use crate::store::trusted;
-use crate::xact::session_lock;
 
-mod concluding;
 pub mod failure;
 mod moving;
+mod observation;
 mod settling;
 
 /// How long connecting, and then each step of the conversation, may take.
 const STEP: Duration = Duration::from_secs(10);
 
-/// How long decisions wait for the synchronous standbys, and how often is looked whether these have caught up.
-const REPLICATION: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(10));
+/// How long commits wait for the synchronous standbys.
+const REPLICATION: Duration = Duration::from_secs(1);
+
+/// How often a sweep checks whether these have caught up.
+const REPLICATION_POLL: Duration = Duration::from_millis(10);
 
 /// A sweep on its way.
 pub struct Sweep {
-    subject: Subject,
     stage: Stage,
     deadline: Instant,
+    /// How many transactions it has to settle, as far as was known when it began.
+    known: usize,
 }
 
-/// What it is about.
+/// What a sweep is about.
 pub struct Subject {
-    /// Whose transactions.
     pub identity: Identity,
     /// The participant that it is for.
     pub participant: ParticipantRecord,
-    /// As whose user it connects: this one, or another in the same place.
-    pub by: ParticipantRecord,
-    /// All that it asks for: this one, and others in the same place that are reached in the same way.
+    /// The participant with whose user mapping it connects: the same, or another in the same place.
+    pub connect_as: ParticipantRecord,
+    /// All participants that it asks for: this one, and others in the same place that are reached
+    /// in the same way.
     pub members: Members,
-    /// What backends have left here before it began.
-    pub left: Vec<Entry>,
-    /// What an earlier one has found prepared.
-    pub seen: HashSet<Gid>,
-    /// Committed transactions with these participants that nobody has confirmed.
+    /// What backends had left here when it began.
+    pub handed_over: Vec<Entry>,
+    /// What an earlier sweep has found prepared.
+    pub listed_before: HashSet<Gid>,
+    /// Committed transactions that these participants have not confirmed.
     pub committed: Vec<Open>,
 }
 
-/// A committed transaction at one of its participants.
+/// A committed transaction that one of its participants has not confirmed.
 #[derive(Clone, Copy)]
 pub struct Open {
     /// Its name there.
@@ -87,78 +93,77 @@ pub struct Open {
     pub xid: pg_sys::TransactionId,
 }
 
-/// What the decision table says of transactions, and their xids here; those that it does not have are not in it.
+/// What the decision table says of transactions, with their xids here; those without a row are not
+/// in it.
 pub type Decisions = HashMap<Nonce, (Decision, pg_sys::TransactionId)>;
 
 enum Stage {
-    Connecting(Connecting, CString),
-    Asking(Fenced, Asked),
-    /// What is listed has to be looked up in the decision table, which is read once for all that have come so far.
-    Listed(Fenced, Settling),
-    Settling(Fenced, Settling),
-    /// Decisions wait for the synchronous standbys, until then.
-    Replicating(Fenced, Settling, Instant),
+    Connecting(Subject, Connecting, CString),
+    Asking(Subject, Fenced, Questions),
+    /// What is listed has to be looked up in the decision table, which is read once for all sweeps
+    /// that have come so far.
+    Listed(Settling),
+    /// Commits wait for the synchronous standbys, until then.
+    Replicating(Settling, Instant),
+    /// Answers are on their way.
+    Settling(Settling),
 }
 
-/// A session that holds the fence, or has asked for it. The server ends it when nothing is heard of us
-/// for `idle_session_timeout`: the fence is a lease.
-///
-/// With it the address that it was made with.
-pub struct Fenced(Established, CString);
+/// A session that holds the fence, or has asked for it. The server ends it when it has heard
+/// nothing from us for `idle_session_timeout`: the fence is a lease.
+pub struct Fenced {
+    session: Established,
+    /// The address that the session was made to.
+    address: CString,
+}
 
 impl Fenced {
+    fn connection(&self) -> &Connection {
+        &self.session.connection
+    }
+
     /// Whether server and mapping still lead to it.
     fn is_current(&self, participant: &ParticipantRecord) -> Result<bool> {
         let Some(mapping) = Mapping::find(participant.userid, participant.serverid) else {
             return Ok(false);
         };
         let server = Server::read(participant.serverid);
-        self.0.is_current(&server, &mapping, Purpose::Resolver)
+        self.session.is_current(&server, &mapping, Purpose::Resolver)
     }
 }
 
-struct Asked {
-    fence: Option<Ticket>,
-    /// Asked before the list: who is not there any more cannot prepare after it.
-    before: Ticket,
-    list: Ticket,
-    /// Asked after the list: whose transaction is on it, is there still.
-    after: Ticket,
-}
-
-/// What a sweep found.
+/// What a sweep has found and done.
 pub struct Swept {
-    /// The participants that were asked for.
+    /// The participants that it asked for.
     pub members: Members,
     /// The foreign server's name.
     pub server: CString,
     /// What is left, and why.
     pub left: Vec<Left>,
-    /// What the server has answered to one that it has refused.
+    /// What the server has answered to the first COMMIT or ROLLBACK PREPARED that it has refused.
     pub refusal: Option<Error>,
-    /// A session of another start is alive there, which may still prepare something.
-    pub strangers: bool,
+    /// A session of another incarnation is alive there, which may still prepare something.
+    pub other_incarnations: bool,
     /// Something was handed over while it was under way: sweep again at once.
     pub more: bool,
-    /// Committed transactions of which a participant has nothing left.
+    /// Committed transactions of which nothing is left on a participant, with its number.
     pub delivered: Vec<(Nonce, i32)>,
-    /// Prepared transactions that were settled.
+    /// How many prepared transactions were settled.
     pub resolved: u64,
-    /// Decided commits that somebody on the participant has undone.
+    /// Those of the delivered that somebody on the participant has undone.
     pub heuristic: Vec<(Nonce, i32)>,
-    /// The server has moved: where to.
+    /// The new address of a server that has moved.
     pub moved: Option<CString>,
-    /// Keeps the fence, while anything of ours is prepared there.
+    /// The session that holds the fence, to be kept as long as anything of ours is prepared there.
     pub fenced: Option<Fenced>,
 }
 
-/// What became of a step.
+/// How far a sweep has come.
 pub enum Progress {
-    /// Wait for the socket, then advance again.
+    /// It waits for its socket: advance it again then.
     Waits(Box<Sweep>),
     /// It has to be told what was decided of what is listed.
     Listed(Box<Sweep>),
-    /// Done.
     Done(Box<Swept>),
 }
 
@@ -166,39 +171,46 @@ impl Sweep {
     /// Starts to settle participants, on the session that still holds the fence if there is one.
     ///
     /// # Errors
-    /// The server or user mapping has gone, or connecting fails at once.
+    /// The server or user mapping no longer exists, or connecting fails at once.
     pub fn start(subject: Subject, fenced: Option<Fenced>) -> Result<Self, Failure> {
         let deadline = Instant::now() + STEP;
-        let fenced = fenced.filter(|f| f.0.connection.is_reusable() && !f.0.connection.hung_up());
+        // A committed transaction that a backend has left here is among both.
+        let is_aborting = |e: &&Entry| e.status == Status::Aborting;
+        let known =
+            subject.committed.len() + subject.handed_over.iter().filter(is_aborting).count();
+        let fenced = fenced.filter(|f| f.connection().is_reusable() && !f.connection().hung_up());
         let fenced = match fenced {
             Some(fenced) if transaction::run(|| fenced.is_current(&subject.participant))? => {
                 Some(fenced)
             }
-            // Server or mapping have been changed, or the user's privileges: it ends, and with it its fence.
+            // If server, mapping or the user's privileges were changed, the session ends, and the
+            // fence with it.
             _ => None,
         };
         let stage = match fenced {
-            Some(fenced) => Stage::ask(fenced, subject.identity, true)?,
+            Some(fenced) => {
+                let questions = Questions::ask(fenced.connection(), subject.identity, true)?;
+                Stage::Asking(subject, fenced, questions)
+            }
             None => {
-                let (connecting, address) = transaction::run(|| connect(&subject.by, deadline))??;
-                Stage::Connecting(connecting, address)
+                let (connecting, address) =
+                    transaction::run(|| connect(&subject.connect_as, deadline))??;
+                Stage::Connecting(subject, connecting, address)
             }
         };
-        Ok(Self { subject, stage, deadline })
+        Ok(Self { stage, deadline, known })
     }
 
     /// What it does, in words for `pg_stat_activity`.
     pub fn describe(&self) -> Vec<u8> {
         let (doing, server) = match &self.stage {
-            Stage::Connecting(connecting, _) => ("connecting to", connecting.server_name()),
-            Stage::Asking(fenced, _)
-            | Stage::Listed(fenced, _)
-            | Stage::Settling(fenced, _)
-            | Stage::Replicating(fenced, ..) => ("on", &*fenced.0.connection.server_name),
+            Stage::Connecting(_, connecting, _) => ("connecting to", connecting.server_name()),
+            Stage::Asking(_, fenced, _) => ("on", &*fenced.connection().server_name),
+            Stage::Listed(settling)
+            | Stage::Settling(settling)
+            | Stage::Replicating(settling, _) => ("on", &*settling.connection().server_name),
         };
-        // A committed one that a backend has left here is among both.
-        let aborting = self.subject.left.iter().filter(|e| e.status == Status::Aborting).count();
-        let what = match self.subject.committed.len() + aborting {
+        let what = match self.known {
             0 => "looking for transactions".to_owned(),
             1 => "settling 1 transaction".to_owned(),
             count => format!("settling {count} transactions"),
@@ -209,18 +221,18 @@ impl Sweep {
     /// The socket to wait for.
     pub fn want(&self) -> Want {
         match &self.stage {
-            Stage::Connecting(connecting, _) => connecting.want(),
-            Stage::Asking(fenced, _)
-            | Stage::Listed(fenced, _)
-            | Stage::Settling(fenced, _)
-            | Stage::Replicating(fenced, ..) => fenced.0.connection.want(),
+            Stage::Connecting(_, connecting, _) => connecting.want(),
+            Stage::Asking(_, fenced, _) => fenced.connection().want(),
+            Stage::Listed(settling)
+            | Stage::Settling(settling)
+            | Stage::Replicating(settling, _) => settling.connection().want(),
         }
     }
 
-    /// When to go on, also if nothing has come.
+    /// When to advance it even if nothing has come from its socket.
     pub fn deadline(&self) -> Instant {
         match self.stage {
-            Stage::Replicating(..) => self.deadline.min(Instant::now() + REPLICATION.1),
+            Stage::Replicating(..) => self.deadline.min(Instant::now() + REPLICATION_POLL),
             _ => self.deadline,
         }
     }
@@ -228,66 +240,66 @@ impl Sweep {
     /// Goes on as far as it can without waiting.
     ///
     /// # Errors
-    /// The participant cannot be reached, does not answer in time, is not the recorded server, only reads, or
-    /// somebody else holds the fence.
+    /// The participant cannot be reached, does not answer in time, is not the recorded server, is
+    /// in recovery, or somebody else holds the fence.
     pub fn advance(mut self) -> Result<Progress, Failure> {
         loop {
             self.stage = match self.stage {
-                Stage::Connecting(connecting, address) if !connecting.is_ready() => {
-                    self.stage = Stage::Connecting(connecting, address);
-                    return self.waits();
-                }
-                Stage::Connecting(connecting, address) => match connecting.step()? {
-                    Step::Established(established) => {
-                        self.deadline = Instant::now() + STEP;
-                        Stage::ask(Fenced(*established, address), self.subject.identity, false)?
-                    }
-                    Step::Waits(connecting) => {
-                        self.stage = Stage::Connecting(connecting, address);
+                Stage::Connecting(subject, connecting, address) => {
+                    if !connecting.is_ready() {
+                        self.stage = Stage::Connecting(subject, connecting, address);
                         return self.waits();
                     }
-                },
-                Stage::Asking(fenced, asked) => {
-                    if !drained(&fenced.0.connection)? {
-                        self.stage = Stage::Asking(fenced, asked);
+                    match connecting.step()? {
+                        Step::Established(established) => {
+                            self.deadline = Instant::now() + STEP;
+                            let fenced = Fenced { session: *established, address };
+                            let questions =
+                                Questions::ask(fenced.connection(), subject.identity, false)?;
+                            Stage::Asking(subject, fenced, questions)
+                        }
+                        Step::Waits(connecting) => {
+                            self.stage = Stage::Connecting(subject, connecting, address);
+                            return self.waits();
+                        }
+                    }
+                }
+                Stage::Asking(subject, fenced, questions) => {
+                    if !drained(fenced.connection())? {
+                        self.stage = Stage::Asking(subject, fenced, questions);
                         return self.waits();
                     }
                     self.deadline = Instant::now() + STEP;
-                    let settling = Settling::begin(&fenced, &asked, &self.subject)?;
-                    if settling.listed.is_empty() {
-                        Stage::Settling(fenced, settling)
-                    } else {
-                        Stage::Listed(fenced, settling)
-                    }
+                    let seen = Observation::read(&fenced, &questions, &subject)?;
+                    let nothing = seen.listed.is_empty();
+                    let settling = Settling::begin(subject, fenced, seen)?;
+                    if nothing { Stage::Settling(settling) } else { Stage::Listed(settling) }
                 }
                 Stage::Listed(..) => return Ok(Progress::Listed(Box::new(self))),
-                Stage::Replicating(fenced, mut settling, until) => {
+                Stage::Replicating(mut settling, until) => {
                     let late = Instant::now() >= until;
-                    if !settling.deliver_commits(&fenced.0.connection, late)? {
-                        fenced.0.connection.pump();
-                        self.stage = Stage::Replicating(fenced, settling, until);
+                    if !settling.deliver_commits(late)? {
+                        settling.connection().pump();
+                        self.stage = Stage::Replicating(settling, until);
                         return self.waits();
                     }
-                    Stage::Settling(fenced, settling)
+                    Stage::Settling(settling)
                 }
-                Stage::Settling(fenced, settling) => {
-                    if !drained(&fenced.0.connection)? {
-                        self.stage = Stage::Settling(fenced, settling);
+                Stage::Settling(settling) => {
+                    if !drained(settling.connection())? {
+                        self.stage = Stage::Settling(settling);
                         return self.waits();
                     }
-                    return self
-                        .subject
-                        .conclude(fenced, settling)
-                        .map(|swept| Progress::Done(Box::new(swept)));
+                    return settling.conclude().map(|swept| Progress::Done(Box::new(swept)));
                 }
             };
         }
     }
 
-    /// What is listed, of one that has to be told what was decided.
+    /// What is listed, if it has to be told what was decided of that.
     pub fn listed(&self) -> impl Iterator<Item = &Gid> {
         let listed = match &self.stage {
-            Stage::Listed(_, settling) => Some(&settling.listed),
+            Stage::Listed(settling) => Some(&settling.seen.listed),
             _ => None,
         };
         listed.into_iter().flatten()
@@ -298,9 +310,9 @@ impl Sweep {
     /// # Errors
     /// Those of [`Sweep::advance`].
     pub fn decide(mut self, decisions: &Decisions) -> Result<Progress, Failure> {
-        if let Stage::Listed(fenced, mut settling) = self.stage {
-            settling.judge(&fenced.0.connection, decisions)?;
-            self.stage = Stage::Replicating(fenced, settling, Instant::now() + REPLICATION.0);
+        if let Stage::Listed(mut settling) = self.stage {
+            settling.judge(decisions)?;
+            self.stage = Stage::Replicating(settling, Instant::now() + REPLICATION);
         }
         self.advance()
     }
@@ -310,14 +322,15 @@ impl Sweep {
             return Ok(Progress::Waits(Box::new(self)));
         }
         let error = match &self.stage {
-            Stage::Connecting(connecting, _) => connecting.timed_out(),
+            Stage::Connecting(_, connecting, _) => connecting.timed_out(),
             _ => report::lost(c"the server did not answer in time"),
         };
         Err(error.into())
     }
 }
 
-/// Whether the handler of a server's wrapper belongs to the extension: it is not called to find out.
+/// Whether the handler of a server's wrapper belongs to the extension; it is not called to find
+/// out.
 fn handler_is_ours(serverid: pg_sys::Oid) -> bool {
     // SAFETY: catalog entries in this transaction's memory.
     let handler = unsafe {
@@ -327,29 +340,17 @@ fn handler_is_ours(serverid: pg_sys::Oid) -> bool {
     trusted::is_member(pg_sys::ProcedureRelationId, handler)
 }
 
-/// The connection to come, with its address, or that there is nowhere to connect to.
+/// Begins to connect; returns the connection to come and its address.
 fn connect(
     participant: &ParticipantRecord,
     deadline: Instant,
 ) -> Result<Result<(Connecting, CString), Failure>> {
     let Some(mapping) = Mapping::find(participant.userid, participant.serverid) else {
-        let error = Error::new(
-            SqlState::UNDEFINED_OBJECT,
-            format!(
-                "transactions may be in doubt on foreign server {}, but the server or its user mapping for user {} has gone",
-                participant.serverid, participant.userid
-            ),
-        );
-        return Ok(Err(Failure { reason: Reason::Gone, error }));
+        return Ok(Err(failure::gone(participant)));
     };
     let server = Server::read(participant.serverid);
     if !handler_is_ours(participant.serverid) {
-        let error = Error::new(
-            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("server \"{}\" does not use pg_fdw_xacts", text::carried(&server.name)),
-        )
-        .hint("Give its wrapper the handler pg_fdw_xacts_handler until nothing is in doubt there.");
-        return Ok(Err(Failure { reason: Reason::Gone, error }));
+        return Ok(Err(failure::other_wrapper(&server.name)));
     }
     let connecting = Connecting::start(&server, &mapping, Purpose::Resolver, Some(deadline))?;
     Ok(Ok((connecting, server.address())))
@@ -362,40 +363,4 @@ fn drained(connection: &Connection) -> Result<bool> {
         return Ok(true);
     }
     if connection.is_doomed() { Err(connection.doom_error()) } else { Ok(false) }
-}
-
-fn send(connection: &Connection, sql: &str) -> Result<Ticket> {
-    connection.send_alone(&c_string(sql)).ok_or_else(|| connection.doom_error())
-}
-
-/// An answer that has come.
-fn answer(connection: &Connection, ticket: Ticket, sql: &CStr) -> Result<Rc<PgResult>> {
-    connection.answer(ticket, Some(sql))
-}
-
-impl Stage {
-    /// Asks for everything that has to be known before anything is settled.
-    fn ask(fenced: Fenced, identity: Identity, has_fence: bool) -> Result<Self> {
-        let connection = &fenced.0.connection;
-        let fence = if has_fence {
-            None
-        } else {
-            Some(send(connection, &questions::fence(identity, session_lock(identity)))?)
-        };
-        let before = send(connection, &questions::sessions(identity))?;
-        let list = send(connection, &questions::prepared(identity))?;
-        let after = send(connection, &questions::sessions(identity))?;
-        Ok(Self::Asking(fenced, Asked { fence, before, list, after }))
-    }
-}
-
-fn place(fenced: &Fenced, participant: &ParticipantRecord) -> Result<Place> {
-    let Fenced(Established { connection, .. }, address) = fenced;
-    let fingerprint = connection.fingerprint().ok_or_else(|| connection.doom_error())?;
-    let is_recorded = participant.is_at(&fingerprint) && participant.is_where(address);
-    Ok(match (fingerprint.in_recovery, is_recorded) {
-        (true, _) => Place::InRecovery,
-        (false, true) => Place::Recorded,
-        (false, false) => Place::Other,
-    })
 }

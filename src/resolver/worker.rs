@@ -1,9 +1,19 @@
 //! The resolver of one database.
 //!
-//! After its start every participant on the durable list is due: a crash may have left something there.
-//! From then on a backend that leaves something behind wakes it; what nobody tells, it finds in its rounds.
-//! It also answers for its database: draws the identity, writes down participants, and deletes decisions
-//! when all have confirmed and `forget_delay` has passed.
+//! When it starts, it sweeps every participant on the durable list: a crash may have left something
+//! there. From then on, a backend that leaves something in doubt wakes it; what backends cannot
+//! tell it finds by reading the decision table from time to time.
+//!
+//! It also does for its database what only one process may do: it draws the identity, writes
+//! participants down, and deletes decisions when all participants have confirmed and `forget_delay`
+//! has passed.
+//!
+//! * [`answering`]: does what backends ask for;
+//! * [`sweeping`]: takes in what backends have left, and starts sweeps; [`results`]: what follows;
+//! * [`reading`]: reads the tables;
+//! * [`participant`]: one participant, and when to sweep it; [`roster`]: all of them;
+//! * [`pending`]: what is prepared here under the application's 'gxid';
+//! * [`telling`]: what the log says of what is left.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::CString;
@@ -16,19 +26,21 @@ use crate::pg::syncrep;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::{Identity, Nonce};
 use crate::protocol::ledger::Ledger;
+use crate::remote::app_name;
 use crate::remote::wait::{Patience, WaitSet};
 use crate::resolver::process;
 use crate::resolver::worker::participant::Participant;
 use crate::resolver::worker::reading::Reading;
 use crate::resolver::worker::roster::Roster;
-use crate::shared::{seen, stats, workers};
+use crate::shared::{confirmed, resolvers, seen, stats};
 use crate::store::participant_list::{self, ParticipantRecord};
 use crate::store::{forgotten, identity, trusted};
 
+mod answering;
 mod participant;
 mod pending;
 mod reading;
-mod requests;
+mod results;
 mod roster;
 mod sweeping;
 mod telling;
@@ -39,7 +51,7 @@ pub extern "C-unwind" fn pg_fdw_xacts_resolver_main(argument: pg_sys::Datum) {
     boundary(|| {
         process::take_signals();
         let dbid = pg_sys::Oid::from_u32(argument.value() as u32);
-        // SAFETY: a database to connect to, as superuser.
+        // SAFETY: called once in a new background worker; connects as superuser.
         unsafe {
             pg_sys::BackgroundWorkerInitializeConnectionByOid(
                 dbid,
@@ -48,66 +60,71 @@ pub extern "C-unwind" fn pg_fdw_xacts_resolver_main(argument: pg_sys::Datum) {
             );
             pg_sys::before_shmem_exit(Some(at_exit), pg_sys::Datum::from(0));
         }
-        process::introduce(process::RESOLVER);
-        if !workers::become_resolver() {
+        process::introduce(app_name::RESOLVER);
+        if !resolvers::become_resolver() {
             return Ok(());
         }
         while let Some(mut worker) = Worker::start()? {
-            while workers::is_trusted() {
+            while resolvers::is_trusted() {
                 worker.round()?;
             }
-            if workers::is_paused() {
+            if resolvers::is_paused() {
                 return Ok(());
             }
         }
-        workers::report_resolver(None);
+        resolvers::report(None);
         Ok(())
     });
 }
 
 unsafe extern "C-unwind" fn at_exit(_code: i32, _argument: pg_sys::Datum) {
-    workers::leave_resolver();
+    resolvers::leave();
 }
 
 struct Worker {
     identity: Identity,
     participants: Roster,
-    /// Committed transactions that have not been confirmed by all.
+    /// Committed transactions that not all of their participants have confirmed.
     ledger: Ledger,
-    /// Transactions that all participants have confirmed, oldest first.
-    confirmed: VecDeque<(Instant, Nonce)>,
-    /// The same, to look up.
-    settled: HashSet<Nonce>,
-    /// What is not delivered any more: its decision stays.
+    /// Transactions that all participants have confirmed, and whose decisions are not deleted yet.
+    confirmed: HashSet<Nonce>,
+    /// Decisions to delete, with the time from which `forget_delay` counts; oldest first.
+    to_delete: VecDeque<(Instant, Nonce)>,
+    /// What an operator has given up, by transaction: the numbers of the participants. Their
+    /// decisions are kept.
     forgotten: HashMap<Nonce, HashSet<i32>>,
-    /// Participants that are not clean on servers for whose statistics there was no place.
+    /// By server without a place for statistics: how many participants may have something left
+    /// there.
     elsewhere: HashMap<pg_sys::Oid, u64>,
     /// Backends that wait until each of these participants has been tried.
-    trying: Vec<requests::Trying>,
-    /// Up to where WAL had been written when it started: an earlier one may have left what no standby has.
+    trying: Vec<answering::Trying>,
+    /// How far WAL had been written when this process started: an earlier resolver may have written
+    /// what no standby has yet.
     started: pg_sys::XLogRecPtr,
     /// Backends whose answer waits for the synchronous standbys.
-    replicating: Vec<requests::Replicating>,
-    /// What is being read through, a part in each round.
+    replicating: Vec<answering::Replicating>,
+    /// The table that is being read, a part in each round.
     reading: Option<Reading>,
-    /// It has looked through the decision table since it has started.
+    /// This process has read the whole decision table.
     has_looked: bool,
     next_look: Instant,
     next_reap: Instant,
     next_forget: Instant,
     next_expiry: Instant,
-    /// Not all that is due could be tried in this round.
+    /// Not every participant that is due could be tried in this round.
     more_due: bool,
-    /// What backends had left when that was looked at last; None: it has to be looked at.
+    /// [`entries::left_changes`] when [`Worker::note_handed_over`] ran last; None if it has to run.
+    ///
+    /// [`entries::left_changes`]: crate::shared::entries::left_changes
     left_seen: Option<u64>,
-    /// What was shown last of what it does.
+    /// What `pg_stat_activity` shows of this process.
     shown: CString,
 }
 
 impl Worker {
-    /// Reads the durable state; `None` where the extension is missing.
+    /// Reads the durable state; `None` if the extension is missing.
     fn start() -> Result<Option<Self>> {
-        // Who is answered waits for the standbys, see `started`.
+        // Does not wait for synchronous standbys: answers to backends do, see `started`.
         let (state, _) = syncrep::run_here(|| {
             if !trusted::extension_exists() {
                 return Ok(None);
@@ -121,8 +138,8 @@ impl Worker {
             identity,
             participants: Roster::default(),
             ledger: Ledger::default(),
-            confirmed: VecDeque::new(),
-            settled: HashSet::new(),
+            confirmed: HashSet::new(),
+            to_delete: VecDeque::new(),
             forgotten: HashMap::new(),
             elsewhere: HashMap::new(),
             trying: Vec::new(),
@@ -146,10 +163,10 @@ impl Worker {
             let is_asked = asked.has(registered.id);
             worker.add(registered, Some(now), is_asked);
         }
-        // Commits need not wait until it has looked through a large table of decisions.
-        worker.publish_unswept();
-        workers::new_generation();
-        workers::report_resolver(Some(identity));
+        // It is ready before it has read the decision table, so that commits do not have to wait.
+        worker.publish_unsettled();
+        resolvers::new_generation();
+        resolvers::report(Some(identity));
         Ok(Some(worker))
     }
 
@@ -166,15 +183,15 @@ impl Worker {
         self.read_on()?;
         self.start_sweeps()?;
         self.advance_sweeps()?;
-        // In this order: who has asked acts on what is published.
-        self.publish_unswept();
+        // In this order: a backend that is answered acts on what was published.
+        self.publish_unsettled();
         self.answer_trying();
         self.answer_replicated();
         self.show();
         self.sleep()
     }
 
-    /// Shows in `pg_stat_activity` what is under way.
+    /// Shows in `pg_stat_activity` what this process does.
     fn show(&mut self) {
         let sweeping = self.participants.sweeping();
         let sweeps = sweeping.iter().filter_map(|id| self.participants.get(*id)?.sweep.as_ref());
@@ -184,8 +201,8 @@ impl Worker {
         let text = if busy {
             lines.join(&b", "[..])
         } else {
-            let (unswept, all) = (self.participants.unswept(), self.participants.len());
-            format!("waiting; {unswept} of {all} participants to settle").into_bytes()
+            let (unsettled, all) = (self.participants.unsettled(), self.participants.len());
+            format!("waiting; {unsettled} of {all} participants to settle").into_bytes()
         };
         let text = c_string(text);
         if text != self.shown {
@@ -194,23 +211,23 @@ impl Worker {
         }
     }
 
-    /// Tells everybody on which servers something may be left.
-    fn publish_unswept(&mut self) {
+    /// Publishes in shared memory on which servers something may be left.
+    fn publish_unsettled(&mut self) {
         let changed = self.participants.take_changed();
         if changed.is_empty() {
             return;
         }
-        for (serverid, unswept) in changed {
+        for (serverid, unsettled) in changed {
             self.elsewhere.remove(&serverid);
-            if !stats::set_unswept(serverid, unswept) && unswept > 0 {
-                self.elsewhere.insert(serverid, unswept);
+            if !stats::set_unsettled(serverid, unsettled) && unsettled > 0 {
+                self.elsewhere.insert(serverid, unsettled);
             }
         }
-        workers::set_unswept_elsewhere(self.elsewhere.values().sum());
+        resolvers::set_unsettled_elsewhere(self.elsewhere.values().sum());
         stats::report_lack();
     }
 
-    /// Waits for the latch, for a participant's answer, or for the next thing to do.
+    /// Waits for the latch, for a participant's answer, or until the next thing is due.
     fn sleep(&self) -> Result<()> {
         let now = Instant::now();
         let mut next = self.next_reading().min(self.next_reap);
@@ -222,7 +239,7 @@ impl Worker {
             next = next.min(sweep.deadline());
             wants.push(sweep.want());
         }
-        // What is due already waits for a sweep to end.
+        // A participant that is due already waits for another sweep to end.
         if let Some(due) = self.participants.next_due().filter(|due| *due > now || wants.is_empty())
         {
             next = next.min(due);
@@ -231,7 +248,7 @@ impl Worker {
             next = now;
         }
         if !self.replicating.is_empty() {
-            next = next.min(now + requests::REPLICATION_POLL);
+            next = next.min(now + answering::REPLICATION_POLL);
         }
         wants.retain(|want| want.socket >= 0);
         let sockets: Vec<_> = wants.iter().map(|want| want.socket).collect();
@@ -241,17 +258,18 @@ impl Worker {
     }
 
     fn note_confirmed(&mut self) {
-        for nonce in workers::take_confirmed() {
-            self.settle(nonce);
+        for nonce in confirmed::take() {
+            self.all_confirmed(nonce);
         }
     }
 
     /// All participants of a transaction have confirmed it.
-    fn settle(&mut self, nonce: Nonce) {
-        self.ledger.settled(nonce);
-        // The decision that somebody may still need one day stays.
-        if self.settled.insert(nonce) && !self.forgotten.contains_key(&nonce) {
-            self.confirmed.push_back((Instant::now(), nonce));
+    fn all_confirmed(&mut self, nonce: Nonce) {
+        self.ledger.confirmed_by_all(nonce);
+        // Where a participant was given up, its prepared transaction may still come to light: then
+        // it needs the decision.
+        if self.confirmed.insert(nonce) && !self.forgotten.contains_key(&nonce) {
+            self.to_delete.push_back((Instant::now(), nonce));
         }
     }
 

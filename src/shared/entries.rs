@@ -16,8 +16,8 @@ use crate::protocol::participant::Outcome;
 use crate::protocol::verdict::Reason;
 use crate::shared::entry::{Entry, Owner, Status};
 use crate::shared::entry_change::{Change, Why};
+use crate::shared::resolvers;
 use crate::shared::shmem::{self, Memory};
-use crate::shared::workers;
 
 /// A participant that is about to be prepared, or is.
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +90,7 @@ fn make_room() -> bool {
         (databases, now - m.shared.room_made_at < ROOM.as_micros() as i64)
     });
     for dbid in databases {
-        workers::wake_resolver(dbid);
+        resolvers::wake(dbid);
     }
     soon
 }
@@ -117,7 +117,7 @@ pub fn follow(gid: &Gid, change: Change) {
         }
         Change::Leave(_) => {
             if let Some(dbid) = write(gid, change) {
-                workers::wake_resolver(dbid);
+                resolvers::wake(dbid);
             }
         }
     }
@@ -251,7 +251,7 @@ pub enum Known {
 pub fn prepared_here(of: impl FnOnce() -> Result<Option<pg_sys::TransactionId>>) -> Result<Known> {
     let (none_open, lacked) = shmem::read(|m| (m.entries().open() == 0, m.shared.entries_lacked));
     // A resolver that is up has made entries for what was prepared before the start of this server.
-    let complete = !lacked && workers::resolver_is_up();
+    let complete = !lacked && resolvers::is_up();
     if none_open && complete {
         return Ok(Known::Local);
     }

@@ -1,7 +1,8 @@
-//! How many labels each role uses, so that none fills the table for all: counted in shared memory, per
-//! `pg_fdw_xacts.track_retention`, from the start of the server.
+//! How many labels each role uses within `pg_fdw_xacts.track_retention`, counted from the start of
+//! the server: so that no role can fill the table for all others.
 //!
-//! There is a counter for each remainder of a role's OID; roles that share one share the limit.
+//! The counter of a role is found by its OID modulo the number of counters; roles with the same
+//! counter share the limit.
 
 use std::time::Duration;
 
@@ -13,20 +14,20 @@ use crate::shared::shmem;
 
 const COUNTERS: usize = 4096;
 
-/// In shared memory.
+/// The part of shared memory that holds this.
 #[repr(C)]
 pub struct Counters([Counter; COUNTERS]);
 
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Counter {
-    /// When it was 0 last, in PostgreSQL's microseconds.
+    /// When it was 0, in PostgreSQL's microseconds.
     since: i64,
     labels: u64,
 }
 
 impl Counter {
-    /// Counts one more, unless there are as many as allowed.
+    /// Counts one more label; `false` if that is more than allowed.
     fn add(&mut self, now: i64, retention: Duration, limit: u64) -> bool {
         if now - self.since > retention.as_micros() as i64 {
             *self = Self { since: now, labels: 0 };
@@ -39,12 +40,12 @@ impl Counter {
     }
 }
 
-/// The current role is about to use a label, or to take one by asking for it.
+/// Counts a label that the current role is about to use, or to take by asking for it.
 ///
 /// # Errors
-/// 53400 when it has used as many as a role may.
+/// 53400 if the role has used as many as it may.
 pub fn count() -> Result<()> {
-    // SAFETY: who the session acts for, and the clock.
+    // SAFETY: reads the current role and the clock.
     let (role, superuser, now) =
         unsafe { (pg_sys::GetUserId(), pg_sys::superuser(), pg_sys::GetCurrentTimestamp()) };
     let Some(limit) = guc::track_limit().filter(|_| !superuser) else { return Ok(()) };

@@ -1,5 +1,5 @@
-//! What the resolver leaves on a participant, and why: kept with the entries, so that everybody who is asked tells the
-//! same.
+//! What the resolver has left on participants, and why. The reasons are kept in the entries, so
+//! that the view, the statistics and the log all say the same.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,19 +16,19 @@ use crate::store::participant_list::ParticipantRecord;
 /// A prepared transaction that a sweep has left.
 #[derive(Clone, Copy, Debug)]
 pub struct Left {
-    /// Which.
+    /// Its name there.
     pub gid: Gid,
     /// What has to be delivered.
     pub status: Status,
-    /// The local transaction, 0 where its row does not tell.
+    /// The local transaction, 0 where it is not known.
     pub xid: pg_sys::TransactionId,
     /// Why it was left.
     pub reason: Reason,
-    /// The participant lists it: it is prepared there.
+    /// The participant lists it, so it is prepared there.
     pub listed: bool,
 }
 
-/// Some participants, to tell whose an entry is.
+/// A group of participants, to find out which entries are theirs.
 #[derive(Clone, Default)]
 pub struct Members {
     ids: HashSet<i32>,
@@ -47,8 +47,8 @@ impl<'a> FromIterator<&'a ParticipantRecord> for Members {
 }
 
 impl Members {
-    /// Whether an entry is that of something on one of them. The same server and user are another participant when the
-    /// server was moved.
+    /// Whether an entry is of one of them. Server and user alone do not tell: if the server was
+    /// moved, they may be those of two participants.
     pub fn have(&self, entry: &Entry) -> bool {
         if entry.participant != 0 {
             return self.ids.contains(&entry.participant);
@@ -61,14 +61,14 @@ impl Members {
         self.ids.iter().copied()
     }
 
-    /// The one that a gid is of.
+    /// The number of the one that a gid is of.
     pub fn of(&self, gid: &Gid) -> Option<i32> {
         self.by_mapping.get(&(gid.serverid.into(), gid.userid.into())).copied()
     }
 }
 
-/// Notes why each was left on a participant. What has no entry, because it was prepared before this server's start,
-/// gets one; tells whether there was room for all.
+/// Notes in the entries why each was left. Makes an entry where there is none, because it was
+/// prepared before the start of this server; returns whether there was room for all.
 pub fn note(members: &Members, left: &[Left]) -> bool {
     let entry = |l: &Left| {
         let participant = members.of(&l.gid).unwrap_or(0);
@@ -87,7 +87,7 @@ pub fn note(members: &Members, left: &[Left]) -> bool {
                 }
                 continue;
             }
-            // What is expected has an entry as long as it is anybody's concern.
+            // What is part of normal operation has an entry as long as it is not settled.
             if !left.reason.is_expected() && (left.listed || left.reason == Reason::Unlisted) {
                 room &= table.insert(new);
             }
@@ -96,7 +96,7 @@ pub fn note(members: &Members, left: &[Left]) -> bool {
     })
 }
 
-/// Notes why nothing was settled on a participant.
+/// Notes in the entries of a participant why nothing was settled there.
 pub fn note_failure(entries: &[Entry], reason: Reason) {
     shmem::write(|m| {
         let mut table = m.entries();
@@ -109,7 +109,7 @@ pub fn note_failure(entries: &[Entry], reason: Reason) {
     });
 }
 
-/// What backends, or an earlier sweep, have left on some participants.
+/// What backends or earlier sweeps have left on some participants.
 pub fn handed_over(members: &Members) -> Vec<Entry> {
     let mut all = entries::left();
     all.retain(|e| e.status.is_decided() && members.have(e));

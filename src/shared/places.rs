@@ -1,5 +1,5 @@
-//! Lists of places in an array that is shared by all processes: which are free, and which are in use for what. A list
-//! costs what is on it, whatever the length of the array.
+//! Lists of places in an array in shared memory: which are free, and which are used for what. What
+//! a list costs depends on how many places are on it, not on the length of the array.
 
 /// No place.
 const NONE: u32 = u32::MAX;
@@ -12,7 +12,7 @@ pub struct Link {
     previous: u32,
 }
 
-/// Puts a place at the head of a chain, before the one that was.
+/// Puts a place at the head of a chain, before the old head.
 pub fn chain(links: &mut [Link], place: u32, head: Option<u32>) {
     links[place as usize] = Link { next: head.unwrap_or(NONE), previous: NONE };
     if let Some(head) = head {
@@ -20,7 +20,7 @@ pub fn chain(links: &mut [Link], place: u32, head: Option<u32>) {
     }
 }
 
-/// Takes a place out of its chain. If it was the head, the next one is, or none.
+/// Takes a place out of its chain. If it was the head, returns the new one.
 pub fn unchain(links: &mut [Link], place: u32) -> Option<NewHead> {
     let Link { next, previous } = links[place as usize];
     if next != NONE {
@@ -33,11 +33,11 @@ pub fn unchain(links: &mut [Link], place: u32) -> Option<NewHead> {
     Some(NewHead((next != NONE).then_some(next)))
 }
 
-/// The head of a chain has changed to this one; `None`: the chain has ended.
+/// The new head of a chain; `None`: the chain is empty now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NewHead(pub Option<u32>);
 
-/// Those on a chain.
+/// The places of a chain.
 pub fn chained(links: &[Link], head: Option<u32>) -> impl Iterator<Item = usize> {
     follow(links, head.unwrap_or(NONE))
 }
@@ -51,7 +51,7 @@ fn follow(links: &[Link], first: u32) -> impl Iterator<Item = usize> {
     })
 }
 
-/// A list of places, in the order in which they came.
+/// A list of places, in the order in which they were added.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct List {
@@ -61,15 +61,15 @@ pub struct List {
 }
 
 impl List {
-    /// A list of none.
+    /// The empty list.
     pub const EMPTY: Self = Self { first: NONE, last: NONE, len: 0 };
 
-    /// How many are on it.
+    /// How many places are on it.
     pub fn len(&self) -> usize {
         self.len as usize
     }
 
-    /// The first one.
+    /// The first place.
     pub fn first(&self) -> Option<u32> {
         (self.first != NONE).then_some(self.first)
     }
@@ -85,7 +85,7 @@ impl List {
         self.len += 1;
     }
 
-    /// Takes a place off that is on it.
+    /// Removes a place that is on it.
     pub fn remove(&mut self, links: &mut [Link], place: u32) {
         let Link { next, previous } = links[place as usize];
         match previous {
@@ -99,14 +99,14 @@ impl List {
         self.len -= 1;
     }
 
-    /// Those on it.
+    /// The places on it.
     pub fn iter<'a>(&self, links: &'a [Link]) -> impl Iterator<Item = usize> + use<'a> {
         follow(links, self.first)
     }
 }
 
-/// Which places are free: those that were given back, and those from `untouched` on, which nobody has used yet and
-/// whose memory holds nothing.
+/// Which places are free: those that were given back, and those from `untouched` on, which were
+/// never used and whose memory was never written.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Free {
@@ -115,15 +115,15 @@ pub struct Free {
 }
 
 impl Free {
-    /// All are.
+    /// All places are free.
     pub const ALL: Self = Self { given_back: List::EMPTY, untouched: 0 };
 
-    /// How many of the places that have these links are free.
+    /// How many of the places with these links are free.
     pub fn len(&self, links: &[Link]) -> usize {
         self.given_back.len() + links.len() - self.untouched as usize
     }
 
-    /// Takes one.
+    /// Takes a free place.
     pub fn take(&mut self, links: &mut [Link]) -> Option<u32> {
         if let Some(place) = self.given_back.first() {
             self.given_back.remove(links, place);
@@ -137,7 +137,7 @@ impl Free {
         Some(place)
     }
 
-    /// Gives one back that is on no other list of these links.
+    /// Gives back a place that is on no other list of these links.
     pub fn give_back(&mut self, links: &mut [Link], place: u32) {
         self.given_back.push(links, place);
     }
@@ -175,7 +175,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against lists that are simply kept as such: each place is on one of two lists, or free.
+        /// Compared with plain lists: each place is on one of two lists, or free.
         #[test]
         fn a_place_is_on_one_list_or_free(steps in proptest::collection::vec((0..3u8, 0..PLACES), 0..80)) {
             let mut links = [Link { next: 7, previous: 7 }; PLACES];

@@ -1,12 +1,13 @@
-//! Which participants have been asked since the start of this server what they hold.
+//! Which participants have been asked since the start of this server what is prepared there.
 //!
-//! A crash and a restart lose the entries. What was decided before is on record, but whether a participant has heard of
-//! it is not: until the participant has been asked, it counts as in doubt. Afterwards whatever is left there has an
-//! entry again. What has been decided since the start has always had one.
+//! Entries are lost when the server restarts. What was decided before is on record, but whether it
+//! was delivered is not: until the participant has been asked, it counts as in doubt. Then whatever
+//! is left there has an entry again. What was decided since the start always has one.
 //!
-//! A participant is a bit, 64 of one database to a word. There are enough words for 4096 databases with numbers of
-//! participants up to 64, or for one with numbers up to 262,144; a participant for which there is no word is never
-//! marked, so that its older decisions stay in view until they are deleted.
+//! Each participant has a bit; a word has the bits of 64 participants of one database. There are
+//! enough words for 4096 databases with up to 64 participants each, or for one with 262,144. A
+//! participant for which there is no word never counts as asked: its older decisions are shown
+//! until they are deleted.
 
 use std::collections::HashMap;
 
@@ -17,11 +18,11 @@ use crate::shared::shmem;
 
 const WORDS: usize = 4096;
 
-/// In shared memory.
+/// The part of shared memory that holds this.
 #[repr(C)]
 pub struct Seen {
-    /// Older transactions were before this server's start, or its promotion; 0 until the launcher has come up, which no
-    /// distributed transaction overtakes.
+    /// Transactions with an older xid are from before the start of this server, or its promotion. 0
+    /// until the launcher has started; no distributed transaction commits before that.
     first_xid: TransactionId,
     words: [Word; WORDS],
 }
@@ -29,9 +30,9 @@ pub struct Seen {
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Word {
-    /// Invalid where unused.
+    /// Invalid if the word is unused.
     dbid: Oid,
-    /// Which 64 participants.
+    /// Which 64 participants: their numbers divided by 64.
     index: u32,
     bits: u64,
 }
@@ -40,9 +41,9 @@ fn place(participant: i32) -> (u32, u64) {
     (participant as u32 / 64, 1 << (participant as u32 % 64))
 }
 
-/// This server has started: what is in the tables so far is from before.
+/// The server has started: what is in the tables by now is from before the start.
 pub fn note_start() {
-    // SAFETY: a background worker of a server that is not in recovery: the next xid is known.
+    // SAFETY: called in a background worker of a server that is not in recovery.
     let next = unsafe { pg_sys::ReadNextFullTransactionId() };
     shmem::write(|m| {
         if m.shared.seen.first_xid == pg_sys::InvalidTransactionId {
@@ -65,7 +66,7 @@ pub fn add(participant: i32) {
     });
 }
 
-/// A database is gone.
+/// A database no longer exists.
 pub fn forget_database(dbid: Oid) {
     shmem::write(|m| {
         for word in m.shared.seen.words.iter_mut().filter(|w| w.dbid == dbid) {
@@ -74,13 +75,13 @@ pub fn forget_database(dbid: Oid) {
     });
 }
 
-/// Who has been asked, of this database's participants.
+/// Which participants of this database have been asked.
 pub struct Asked {
     first_xid: TransactionId,
     words: HashMap<u32, u64>,
 }
 
-/// Reads it.
+/// Which participants of this database have been asked.
 pub fn asked() -> Asked {
     let dbid = my_database();
     shmem::read(|m| Asked {
@@ -103,9 +104,9 @@ impl Asked {
         self.words.get(&index).is_some_and(|bits| bits & bit != 0)
     }
 
-    /// Whether a transaction was before the start.
+    /// Whether a transaction is from before the start.
     pub fn is_older(&self, xid: TransactionId) -> bool {
-        // SAFETY: compares numbers.
+        // SAFETY: only compares numbers.
         self.first_xid == pg_sys::InvalidTransactionId
             || unsafe { pg_sys::TransactionIdPrecedes(xid, self.first_xid) }
     }

@@ -1,6 +1,6 @@
-//! Counters per foreign server since the start of this server, for `pg_stat_fdw_xacts`. A place is taken when something
-//! happens on a server, and given back when the server or its database has gone. Nothing but the counters depends on
-//! there being one.
+//! Counters per foreign server since the start of this server, for `pg_stat_fdw_xacts`. A server
+//! gets a place when something happens on it, and loses it when the server or its database no
+//! longer exists. Without a place nothing is counted; everything else works.
 
 use std::cell::Cell;
 
@@ -13,20 +13,52 @@ use crate::pg::globals::{my_database, now};
 use crate::pg::shared_index::{Key, SharedIndex};
 use crate::shared::entry::Entry;
 use crate::shared::places::{Free, Link, List};
-use crate::shared::shmem::{self, ERROR_LEN, ServerStats};
-use crate::shared::workers;
+use crate::shared::{resolvers, shmem};
+
+/// The longest error message that is kept, with its NUL.
+const ERROR_LEN: usize = 256;
+
+/// What happened on one foreign server since the start of this server.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ServerStats {
+    /// The database here.
+    pub dbid: Oid,
+    /// The foreign server.
+    pub serverid: Oid,
+    /// Confirmed PREPAREs.
+    pub prepared: u64,
+    /// Prepared transactions that their owner committed.
+    pub committed: u64,
+    /// Prepared transactions that their owner rolled back.
+    pub rolled_back: u64,
+    /// Prepared transactions that the resolver settled.
+    pub resolved: u64,
+    /// Transactions decided to commit that somebody on the server has undone.
+    pub heuristic: u64,
+    /// Participants on it on which something may be left.
+    pub unsettled: u64,
+    /// Attempts of the resolver.
+    pub attempts: u64,
+    /// Attempts that failed.
+    pub failures: u64,
+    /// When the last one failed, in PostgreSQL's microseconds.
+    pub last_error_at: i64,
+    /// Why, in the server's encoding, ended by a NUL.
+    pub last_error: [u8; ERROR_LEN],
+}
 
 /// Which places are in use.
 #[repr(C)]
 pub struct StatsLists {
     free: Free,
     used: List,
-    /// There was none for a server, and nobody has been told yet.
+    /// A server got no place, and no warning was given yet.
     lacked: bool,
 }
 
 impl StatsLists {
-    /// As the server starts.
+    /// As they are when the server starts.
     pub const NONE_USED: Self = Self { free: Free::ALL, used: List::EMPTY, lacked: false };
 }
 
@@ -42,7 +74,7 @@ unsafe impl Key for ServerKey {}
 
 static BY_SERVER: BackendLocal<SharedIndex<ServerKey>> = BackendLocal::new(SharedIndex::new());
 
-/// The memory of the index over so many servers.
+/// How much memory the index needs for so many servers.
 pub fn index_size(servers: usize) -> usize {
     SharedIndex::<ServerKey>::size(servers)
 }
@@ -59,7 +91,7 @@ pub struct Statistics<'a> {
     pub(super) links: &'a mut [Link],
 }
 
-/// The statistics of a server of which nothing has been counted.
+/// The statistics of a server for which nothing was counted.
 pub fn empty(dbid: Oid, serverid: Oid) -> ServerStats {
     ServerStats {
         dbid,
@@ -69,7 +101,7 @@ pub fn empty(dbid: Oid, serverid: Oid) -> ServerStats {
         rolled_back: 0,
         resolved: 0,
         heuristic: 0,
-        unswept: 0,
+        unsettled: 0,
         attempts: 0,
         failures: 0,
         last_error_at: 0,
@@ -78,7 +110,7 @@ pub fn empty(dbid: Oid, serverid: Oid) -> ServerStats {
 }
 
 impl Statistics<'_> {
-    /// The statistics of a server of a database, made if there is room.
+    /// The statistics of a server; takes a place for it if it has none and there is room.
     fn of(&mut self, dbid: Oid, serverid: Oid) -> Option<&mut ServerStats> {
         let key = ServerKey { dbid: dbid.to_u32(), serverid: serverid.to_u32() };
         if let Some(place) = BY_SERVER.get().find(&key) {
@@ -146,20 +178,21 @@ pub fn attempt(serverid: Oid, resolved: u64, heuristic: u64, error: Option<&Erro
     });
 }
 
-/// Why the last attempt that failed did, if one has.
+/// Why the last failed attempt has failed, if there was one.
 pub fn last_error(stats: &ServerStats) -> Option<Vec<u8>> {
     let end = stats.last_error.iter().position(|b| *b == 0).unwrap_or(stats.last_error.len());
     (stats.last_error_at != 0).then(|| stats.last_error[..end].to_vec())
 }
 
-/// How many participants on a server have not been swept clean; tells whether there was a place to note it at.
+/// Sets on how many participants of a server something may be left; `false` if the server has no
+/// place.
 #[must_use]
-pub fn set_unswept(serverid: Oid, participants: u64) -> bool {
+pub fn set_unsettled(serverid: Oid, participants: u64) -> bool {
     let dbid = my_database();
     shmem::write(|m| {
         let mut all = m.stats();
         let stats = all.of(dbid, serverid);
-        stats.map(|stats| stats.unswept = participants).is_some()
+        stats.map(|stats| stats.unsettled = participants).is_some()
     })
 }
 
@@ -169,20 +202,20 @@ pub fn all() -> Vec<ServerStats> {
     shmem::read(|m| m.stats().of_database(dbid).copied().collect())
 }
 
-/// Whether something of which no entry tells may be left on one of those servers of a database. Where a server's
-/// participants could not be noted at a place of its own, any may be meant.
-pub fn may_be_unswept(dbid: Oid, which: impl Fn(Oid) -> bool) -> bool {
+/// Whether something without an entry may be left on one of the servers of a database that `which`
+/// picks. If that is the case on a server without a place, it may be any server.
+pub fn may_be_unsettled(dbid: Oid, which: impl Fn(Oid) -> bool) -> bool {
     shmem::read(|m| {
-        let elsewhere =
-            m.workers.iter().any(|w| workers::is_of(w, dbid) && w.unswept_elsewhere > 0);
-        elsewhere || m.stats().of_database(dbid).any(|s| s.unswept > 0 && which(s.serverid))
+        resolvers::is_unsettled_elsewhere(m.resolvers, dbid)
+            || m.stats().of_database(dbid).any(|s| s.unsettled > 0 && which(s.serverid))
     })
 }
 
-/// Gives back the places of servers of this database that are no more, where nothing is left. In a transaction.
+/// Gives back the places of servers of this database that no longer exist and have nothing left.
+/// Called in a transaction.
 pub fn forget_dropped() {
     let dbid = my_database();
-    let unused = |s: &ServerStats| s.dbid == dbid && s.unswept == 0;
+    let unused = |s: &ServerStats| s.dbid == dbid && s.unsettled == 0;
     let candidates: Vec<Oid> = shmem::read(|m| {
         m.stats().of_database(dbid).filter(|s| unused(s)).map(|s| s.serverid).collect()
     });
@@ -198,12 +231,12 @@ pub fn forget_dropped() {
     }
 }
 
-/// Gives back the places of databases that are no more.
+/// Gives back the places of databases that no longer exist.
 pub fn forget_databases(existing: &[Oid]) {
     shmem::write(|m| m.stats().remove(|s| !existing.contains(&s.dbid)));
 }
 
-/// Tells, once until there is room again, that there was no place for the statistics of a server.
+/// Warns that a server got no place; once, until there is room again.
 pub fn report_lack() {
     static TOLD: BackendLocal<Cell<bool>> = BackendLocal::new(Cell::new(false));
     let lacked = shmem::write(|m| {
@@ -224,9 +257,9 @@ pub fn report_lack() {
     }
 }
 
-/// How many bytes of a text fit, without a part of a character.
+/// How many bytes of a text fit without cutting a character.
 fn clipped(text: &[u8], limit: usize) -> usize {
-    // SAFETY: the bytes and how many they are; in the server's encoding.
+    // SAFETY: the bytes of a text in the server's encoding, with their number.
     let length =
         unsafe { pg_sys::pg_mbcliplen(text.as_ptr().cast(), text.len() as i32, limit as i32) };
     length as usize

@@ -1,8 +1,9 @@
-//! The decision table: one row per distributed transaction, inserted in the local transaction before the
-//! first PREPARE is sent. The row's fate is the decision.
+//! The decision table: one row per distributed transaction, inserted by the local transaction
+//! before the first PREPARE is sent. The row is the decision: if it is committed, every participant
+//! commits, and if it is not, every participant rolls back.
 //!
-//! Invariants: a row is inserted and deleted, never updated, so that a scan cannot miss it; a row is deleted
-//! only after all of its participants have confirmed and `forget_delay` has passed.
+//! Invariants: a row is inserted and deleted, never updated, so that a scan cannot miss it; a row
+//! is deleted only after all of its participants have confirmed and `forget_delay` has passed.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
@@ -16,21 +17,22 @@ use crate::protocol::verdict::Decision;
 use crate::store::participant_list::ParticipantRecord;
 use crate::store::table::{self, See, Table, int8_array};
 
-/// A row.
+/// A row of the decision table.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// Which transaction.
+    /// The transaction.
     pub nonce: Nonce,
     /// Committed, or still in progress.
     pub decision: Decision,
     /// The local transaction.
     pub xid: TransactionId,
-    /// Its participants' numbers in the list of participants, with their remote xids.
+    /// The numbers of its participants on the list of participants, each with the transaction's xid
+    /// there; 0 where it is not known.
     pub participants: Vec<(i32, u64)>,
 }
 
 impl Row {
-    /// The names of its prepared transactions on the participants that `list` still knows.
+    /// The gids of its prepared transactions on those participants that are still on the list.
     pub fn gids<'a>(
         &'a self,
         identity: Identity,
@@ -42,11 +44,12 @@ impl Row {
     }
 }
 
-/// Writes the row into the current transaction, and makes its commit durable whatever
-/// `synchronous_commit` says: a transaction with an xid and no WAL of its own would commit unflushed.
+/// Inserts a row in the current transaction, and makes its commit durable whatever
+/// `synchronous_commit` says: a transaction with an xid and no WAL of its own would commit
+/// unflushed.
 ///
 /// # Errors
-/// The extension is missing here, or others keep the table locked until `deadline`.
+/// 55000 if the extension is missing here; 55P03 if others keep the table locked until `deadline`.
 pub fn insert(nonce: Nonce, participants: &[(i32, u64)], deadline: Instant) -> Result<()> {
     let table = Table::open_by(c"decision", pg_sys::RowExclusiveLock, deadline)?;
     let numbers: Vec<i64> = participants.iter().map(|(id, _)| i64::from(*id)).collect();
@@ -56,7 +59,7 @@ pub fn insert(nonce: Nonce, participants: &[(i32, u64)], deadline: Instant) -> R
         int8_array(&numbers),
         int8_array(&xids),
     ]);
-    // Not kept until the end of a transaction that may be prepared here for days.
+    // Released early: the transaction may stay prepared here for days.
     table.release(pg_sys::RowExclusiveLock);
     // SAFETY: sets a flag of the transaction.
     unsafe { pg_sys::ForceSyncCommit() };
@@ -64,18 +67,38 @@ pub fn insert(nonce: Nonce, participants: &[(i32, u64)], deadline: Instant) -> R
     Ok(())
 }
 
-/// Every row, also those of running and locally prepared transactions. What is not among them has
-/// aborted, or was confirmed and forgotten. Empty where the extension is missing.
+/// Every row, also those of transactions that still run or are prepared here. A transaction without
+/// a row has aborted, or all participants have confirmed it and its row was deleted. Empty if the
+/// extension is missing.
 pub fn all() -> Vec<Row> {
+    which(|_, _| true)
+}
+
+/// The row of a transaction.
+pub fn of_nonce(nonce: Nonce) -> Option<Row> {
+    which(|_, other| other == nonce).pop()
+}
+
+/// The row of a local transaction. Rows that are kept for ever may have the same xid, from before a
+/// wraparound.
+pub fn of_xid(xid: TransactionId) -> Vec<Row> {
+    which(|row, _| row.xid == xid)
+}
+
+/// The rows of [`all`] that `wanted` picks; the others are not read as a whole.
+fn which(wanted: impl Fn(&table::Row, Nonce) -> bool) -> Vec<Row> {
     let mut rows = Vec::new();
     if let Some(table) = Table::open_if_exists(c"decision", pg_sys::AccessShareLock) {
-        table.scan(See::Dirty, |row| rows.extend(nonce(row).map(|nonce| read(row, nonce))));
+        table.scan(See::Dirty, |row| {
+            let nonce = nonce(row).filter(|nonce| wanted(row, *nonce));
+            rows.extend(nonce.map(|nonce| read(row, nonce)));
+        });
     }
     rows
 }
 
-/// The rows of [`all`] in the part of the table that begins at a block, but those of some transactions; and where the next
-/// part begins.
+/// The rows of [`all`] in the part of the table that begins at a block, except those that
+/// `leave_out` picks; and where the next part begins.
 pub fn part(first: u32, leave_out: impl Fn(&Nonce) -> bool) -> (Vec<Row>, Option<u32>) {
     let mut rows = Vec::new();
     let Some(table) = Table::open_if_exists(c"decision", pg_sys::AccessShareLock) else {
@@ -87,7 +110,8 @@ pub fn part(first: u32, leave_out: impl Fn(&Nonce) -> bool) -> (Vec<Row>, Option
     (rows, next)
 }
 
-/// What has been decided of some transactions, with their xids: those without a row are not in it.
+/// What is decided of the `wanted` transactions, with their local xids; those without a row are not
+/// in the map.
 pub fn of_all(wanted: &HashSet<Nonce>) -> HashMap<Nonce, (Decision, TransactionId)> {
     let mut found = HashMap::new();
     if let Some(table) = Table::open_if_exists(c"decision", pg_sys::AccessShareLock) {
@@ -113,9 +137,9 @@ fn read(row: &table::Row, nonce: Nonce) -> Row {
     Row { nonce, decision: decision(row), xid: row.xid, participants: numbers.zip(xids).collect() }
 }
 
-/// What has become of the row that a local transaction has inserted, without reading it.
+/// What is decided of a local transaction that has inserted a row, without reading the row.
 pub fn of(xid: TransactionId) -> Decision {
-    // SAFETY: looks at the transactions that run or are prepared, and then at the commit log.
+    // SAFETY: reads which transactions run or are prepared, and then the commit log.
     unsafe {
         if pg_sys::TransactionIdIsInProgress(xid) {
             Decision::InProgress
@@ -127,10 +151,11 @@ pub fn of(xid: TransactionId) -> Decision {
     }
 }
 
-/// Deletes rows in the part of the table that begins at a block; returns where the next part begins.
+/// Deletes the rows of some transactions in the part of the table that begins at a block; returns
+/// where the next part begins.
 ///
 /// # Errors
-/// The extension is missing here.
+/// 55000 if the extension is missing here.
 pub fn delete_part(first: u32, nonces: &HashSet<Nonce>) -> Result<Option<u32>> {
     let table = Table::open(c"decision", pg_sys::RowExclusiveLock)?;
     Ok(table.delete_part(first, |row| nonce(row).is_some_and(|n| nonces.contains(&n))))

@@ -1,4 +1,5 @@
-//! What an operator gave up: transactions that are not delivered to a participant any more.
+//! What an operator has given up with pg_fdw_xacts_forget(): the resolver no longer delivers these
+//! transactions to these participants.
 
 use std::collections::HashSet;
 
@@ -9,7 +10,7 @@ use crate::pg::transaction::make_durable;
 use crate::protocol::gid::Nonce;
 use crate::store::table::{See, Table};
 
-/// The transactions that are not delivered to a participant any more.
+/// Each transaction that was given up, with the number of the participant.
 pub fn all() -> HashSet<(Nonce, i32)> {
     let mut found = HashSet::new();
     if let Some(table) = Table::open_if_exists(c"forgotten", pg_sys::AccessShareLock) {
@@ -20,10 +21,10 @@ pub fn all() -> HashSet<(Nonce, i32)> {
     found
 }
 
-/// From now on a transaction is not delivered to a participant any more.
+/// Gives up a transaction at a participant.
 ///
 /// # Errors
-/// The extension is missing here.
+/// 55000 if the extension is missing here.
 pub fn add(nonce: Nonce, id: i32) -> Result<()> {
     let table = Table::open(c"forgotten", pg_sys::RowExclusiveLock)?;
     table.insert(&mut [Datum::from(nonce.number() as i64), Datum::from(id)]);

@@ -1,5 +1,5 @@
-//! The identity of this database: the number in its gids that tells them from those of any other coordinator. Drawn and
-//! written by the resolver alone.
+//! The identity of this database: the number in its gids that tells them from those of any other
+//! coordinator. Only the resolver draws and writes it.
 
 use std::cell::Cell;
 
@@ -13,7 +13,7 @@ use crate::pg::transaction::make_durable;
 use crate::protocol::gid::Identity;
 use crate::store::table::{See, Table};
 
-/// The identity of this database, if one has been drawn for it.
+/// The identity of this database, if it has one.
 pub fn known() -> Option<Identity> {
     let dbid = my_database();
     let table = Table::open_if_exists(c"identity", pg_sys::AccessShareLock)?;
@@ -26,8 +26,8 @@ pub fn known() -> Option<Identity> {
     found
 }
 
-/// Whether this is the identity that is stored in this database. The table of an extension that was created anew is another
-/// one; in the same table the identity stays what it is.
+/// Whether this identity is stored in this database. The answer is cached as long as the table
+/// keeps its OID: the identity changes only when the extension is dropped and created again.
 pub fn is_stored(identity: Identity) -> bool {
     static READ: BackendLocal<Cell<Option<(Oid, Identity)>>> = BackendLocal::new(Cell::new(None));
     let Some(table) = Table::oid(c"identity") else { return false };
@@ -38,12 +38,12 @@ pub fn is_stored(identity: Identity) -> bool {
     READ.get().get() == Some((table, identity))
 }
 
-/// The identity of this database; drawn if it has none. A copied database (`CREATE DATABASE … TEMPLATE`)
-/// carries the original's rows with the original's OID: it draws anew and forgets them, because they
-/// are not its own. Labels stay: they tell of transactions that the copy has.
+/// The identity of this database; draws one if it has none. A copied database (`CREATE DATABASE …
+/// TEMPLATE`) has the original's rows with the original's OID: it draws its own identity and
+/// deletes those rows. Labels stay, because the copy contains the transactions that they name.
 ///
 /// # Errors
-/// No randomness, or no extension.
+/// XX000 when the system gives no random bytes; 55000 if the extension is missing here.
 pub fn known_or_drawn() -> Result<Identity> {
     let dbid = my_database();
     if let Some(identity) = known() {
@@ -54,7 +54,7 @@ pub fn known_or_drawn() -> Result<Identity> {
     for copied in [c"decision", c"participant", c"forgotten"] {
         Table::open(copied, pg_sys::RowExclusiveLock)?.delete(|_| true);
     }
-    // SAFETY: in a transaction; who reads on in it does not see what was deleted.
+    // SAFETY: in a transaction. From here on it does not see the deleted rows.
     unsafe { pg_sys::CommandCounterIncrement() };
     let identity = Identity::draw(random()?);
     table.insert(&mut [Datum::from(dbid), Datum::from(identity.number() as i64)]);

@@ -1,8 +1,10 @@
-//! The table of labels: what became of transactions, for clients that lost the answer.
+//! The table of labels, by which clients that lost the answer to COMMIT find out what became of
+//! their transactions.
 //!
-//! A label's row is inserted by the transaction that it names, and shares its fate. A row that says "taken" is inserted
-//! by the resolver, for somebody who asked before the label was used; the unique index lets only one of the two in.
-//! Rows are inserted and deleted, never updated.
+//! A label's row is inserted by the transaction that it names, and commits or aborts with it. If a
+//! client asks for a label that no transaction has used, the resolver inserts a row that says
+//! "taken"; the unique index lets only one of the two in. Rows are inserted and deleted, never
+//! updated.
 
 use std::ffi::CStr;
 use std::time::Duration;
@@ -17,23 +19,23 @@ use crate::store::table::{Key, See, Table, text};
 const INDEX: &CStr = c"label_key";
 const TRACE_INDEX: &CStr = c"expired_trace";
 
-/// For how many times `track_retention` it is remembered that an expired label was there.
+/// An expired label leaves a trace, which is kept for this many times `track_retention`.
 const TRACES_LAST: i64 = 30;
 
-/// A row.
+/// A row of the table of labels.
 pub struct Label {
     /// The transaction that inserted it.
     pub xid: TransactionId,
     /// That transaction has not ended.
     pub in_progress: bool,
-    /// It was taken.
+    /// The label was taken.
     pub taken: bool,
 }
 
-/// The row of a label, also of a running transaction.
+/// The row of a label, also if its transaction has not ended.
 ///
 /// # Errors
-/// The extension is missing here.
+/// 55000 if the extension is missing here.
 pub fn find(label: &CStr) -> Result<Option<Label>> {
     let mut found = None;
     Table::open(c"label", pg_sys::AccessShareLock)?.find(
@@ -48,7 +50,7 @@ pub fn find(label: &CStr) -> Result<Option<Label>> {
     Ok(found)
 }
 
-/// Whether a label was there that has expired.
+/// Whether a label has been used or taken, and has expired.
 pub fn has_expired(label: &CStr) -> bool {
     let trace = trace(label.to_bytes());
     let mut found = false;
@@ -62,10 +64,10 @@ pub fn has_expired(label: &CStr) -> bool {
     found
 }
 
-/// Inserts a row into the current transaction.
+/// Inserts a row in the current transaction.
 ///
 /// # Errors
-/// 42710 where the label is in use, was, or is taken.
+/// 42710 if the label is or was in use, or is taken.
 pub fn insert(label: &CStr, taken: bool) -> Result<()> {
     let used = || {
         Error::new(
@@ -85,11 +87,11 @@ pub fn insert(label: &CStr, taken: bool) -> Result<()> {
         .map_err(|error| if error.sqlstate() == unique_violation { used() } else { error })
 }
 
-/// Deletes what has been kept for long enough in the part of the table that begins at a block, and keeps its trace for a
-/// while; returns where the next part begins.
+/// Deletes labels that are older than `retention` in the part of the table that begins at a block,
+/// and writes a trace of each; returns where the next part begins.
 ///
 /// # Errors
-/// The extension is missing here.
+/// 55000 if the extension is missing here.
 pub fn expire_part(first: u32, retention: Duration) -> Result<Option<u32>> {
     let keep = retention.as_micros() as i64;
     let now = now();
@@ -108,11 +110,11 @@ pub fn expire_part(first: u32, retention: Duration) -> Result<Option<u32>> {
     Ok(next)
 }
 
-/// Deletes traces that have been kept for long enough in the part of their table that begins at a block; returns where the
-/// next part begins.
+/// Deletes traces that have been kept for long enough in the part of their table that begins at a
+/// block; returns where the next part begins.
 ///
 /// # Errors
-/// The extension is missing here.
+/// 55000 if the extension is missing here.
 pub fn expire_traces_part(first: u32, retention: Duration) -> Result<Option<u32>> {
     let keep = (retention.as_micros() as i64).saturating_mul(TRACES_LAST);
     let now = now();

@@ -1,8 +1,7 @@
-//! The identity of this database, and the durable list of every participant that ever prepared. Both are
-//! written by the resolver alone.
+//! The durable list of every participant that ever prepared. Only the resolver writes it.
 //!
-//! The list is what a crash leaves of an aborted transaction: each participant on it may hold something
-//! prepared until it has been swept.
+//! After a crash, this list is the only record of aborted transactions: each participant on it may
+//! hold something prepared until it has been swept.
 
 use std::collections::HashSet;
 use std::ffi::{CStr, CString};
@@ -16,47 +15,48 @@ use crate::protocol::gid::{Gid, Identity, Nonce};
 use crate::store::table::{See, Table, text};
 use crate::store::trusted;
 
-/// The column of the address, which is not there before ALTER EXTENSION UPDATE.
+/// The column of the address, which is missing until ALTER EXTENSION UPDATE has run.
 const ADDRESS: usize = 5;
 
 /// A participant on the list.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ParticipantRecord {
-    /// Its number, which the decision rows refer to.
+    /// Its number, by which decision rows refer to it.
     pub id: i32,
     /// The foreign server.
     pub serverid: Oid,
     /// The local user whose mapping was used.
     pub userid: Oid,
-    /// Which server that was.
+    /// Which server that was, as in a [`Fingerprint`].
     pub system_identifier: u64,
     /// The database there, as in a [`Fingerprint`].
     pub database: CString,
-    /// Where the foreign server's options said that it is; `None` where that is not known, from before an upgrade.
+    /// Its address by the options of the foreign server; `None` if it was recorded before addresses
+    /// were.
     pub address: Option<CString>,
 }
 
 impl ParticipantRecord {
-    /// The gid of a transaction there.
+    /// The gid of a transaction on it.
     pub fn gid(&self, identity: Identity, nonce: Nonce) -> Gid {
         let (serverid, userid) = (self.serverid.to_u32(), self.userid.to_u32());
         Gid { identity, nonce, serverid, userid }
     }
 
-    /// Whether a server of that address may be the one that was used. Two servers of one image cannot be told apart by
-    /// what they say of themselves.
+    /// Whether a server at that address may be the recorded one. Only the address tells two copies
+    /// of one server apart: both have the same fingerprint.
     pub fn is_where(&self, address: &CStr) -> bool {
         self.address.as_deref().is_none_or(|known| known == address)
     }
 
-    /// Whether a connection has reached the participant that was recorded.
+    /// Whether a server with that fingerprint may be the recorded one.
     pub fn is_at(&self, fingerprint: &Fingerprint) -> bool {
         self.system_identifier == fingerprint.system_identifier
             && self.database == fingerprint.database
     }
 }
 
-/// The list; empty where the extension is missing.
+/// The list; empty if the extension is missing.
 pub fn all() -> Vec<ParticipantRecord> {
     let mut list = Vec::new();
     let Some(table) = Table::open_if_exists(c"participant", pg_sys::AccessShareLock) else {
@@ -75,7 +75,7 @@ pub fn all() -> Vec<ParticipantRecord> {
     list
 }
 
-/// [`all`], also while the extension is being dropped and the list has gone.
+/// [`all`]; also works while the extension is being dropped and the table has gone already.
 pub fn listed() -> Vec<ParticipantRecord> {
     if trusted::has(c"participant") { all() } else { Vec::new() }
 }
@@ -83,7 +83,7 @@ pub fn listed() -> Vec<ParticipantRecord> {
 /// Adds a participant.
 ///
 /// # Errors
-/// The extension is missing here.
+/// 55000 if the extension is missing here.
 pub fn insert(participant: &ParticipantRecord) -> Result<()> {
     let table = Table::open(c"participant", pg_sys::RowExclusiveLock)?;
     let mut values = vec![
@@ -101,10 +101,10 @@ pub fn insert(participant: &ParticipantRecord) -> Result<()> {
     Ok(())
 }
 
-/// Participants have moved to another address.
+/// Records that participants have moved to another address.
 ///
 /// # Errors
-/// The extension is missing here.
+/// 55000 if the extension is missing here.
 pub fn move_to(ids: &HashSet<i32>, address: Option<&CStr>) -> Result<()> {
     let moved: Vec<ParticipantRecord> = all().into_iter().filter(|r| ids.contains(&r.id)).collect();
     Table::open(c"participant", pg_sys::RowExclusiveLock)?.delete(|row| ids.contains(&row.int4(0)));
@@ -114,10 +114,10 @@ pub fn move_to(ids: &HashSet<i32>, address: Option<&CStr>) -> Result<()> {
     Ok(())
 }
 
-/// Takes the participants on a server off the list.
+/// Takes the participants on a server off the list; returns how many.
 ///
 /// # Errors
-/// The extension is missing here.
+/// 55000 if the extension is missing here.
 pub fn delete_server(serverid: Oid) -> Result<usize> {
     let table = Table::open(c"participant", pg_sys::RowExclusiveLock)?;
     Ok(table.delete(|row| row.oid(1) == serverid))

@@ -1,5 +1,6 @@
-//! Which tables are the extension's: those of schema `fdw_xacts` that belong to it and to its owner, and have the columns
-//! that it gave them. Whoever may create a schema could make tables of the same names: what they say is not read.
+//! Which tables are the extension's: those of schema `fdw_xacts` that belong to it and to its
+//! owner, and have the columns that it gave them. A role that may create a schema could make tables
+//! of the same names: those are never read.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
@@ -13,7 +14,8 @@ use crate::pg::versions;
 const EXTENSION: &CStr = c"pg_fdw_xacts";
 const SCHEMA: &CStr = c"fdw_xacts";
 
-/// The types of a table's columns. Later ones may follow: they are neither read nor written.
+/// The types of a table's columns. Columns that somebody has added behind them are neither read nor
+/// written.
 fn columns(name: &CStr) -> &'static [Oid] {
     use pg_sys::{BOOLOID, INT4OID, INT8ARRAYOID, INT8OID, OIDOID, TEXTOID, TIMESTAMPTZOID};
     match name.to_bytes() {
@@ -27,7 +29,7 @@ fn columns(name: &CStr) -> &'static [Oid] {
     }
 }
 
-/// The extension, where it exists.
+/// The extension, if it exists in this database.
 pub fn extension() -> Option<Oid> {
     // SAFETY: a catalog look-up that may find nothing.
     let oid = unsafe { pg_sys::get_extension_oid(EXTENSION.as_ptr(), true) };
@@ -42,7 +44,7 @@ pub fn is_member(class: Oid, object: Oid) -> bool {
     })
 }
 
-/// What has the name of a table or an index in the extension's schema, whosever it is.
+/// The table or index of that name in a schema `fdw_xacts`, whoever has made it.
 fn named(name: &CStr) -> Option<Oid> {
     // SAFETY: catalog look-ups.
     let oid = unsafe {
@@ -55,23 +57,23 @@ fn named(name: &CStr) -> Option<Oid> {
     (oid != Oid::INVALID).then_some(oid)
 }
 
-/// Whether there is something with that name at all: while the extension is being dropped its tables go one by one.
+/// Whether a table of that name exists: DROP EXTENSION removes the tables one by one.
 pub fn has(name: &CStr) -> bool {
     named(name).is_some()
 }
 
-/// Whether a table has that name in the extension's schema.
+/// Whether a table is the one of that name in schema `fdw_xacts`.
 pub fn is_named(table: Oid, name: &CStr) -> bool {
     named(name) == Some(table)
 }
 
-/// The tables that have been found to be the extension's, until one of them changes.
+/// The tables that were checked and are the extension's; one that changes is removed.
 static FOUND: BackendLocal<RefCell<Vec<Oid>>> = BackendLocal::new(RefCell::new(Vec::new()));
 
-/// One of the extension's tables; `None` where the extension does not exist.
+/// One of the extension's tables; `None` if the extension does not exist.
 ///
 /// # Errors
-/// 55000 where the extension exists and the table is missing, or is not the extension's.
+/// 55000 if the extension exists and the table is missing, or is not the extension's.
 pub fn oid(name: &CStr) -> Result<Option<Oid>> {
     let found = named(name);
     if let Some(oid) = found
@@ -81,7 +83,7 @@ pub fn oid(name: &CStr) -> Result<Option<Oid>> {
     }
     let Some(extension) = extension() else { return Ok(None) };
     let Some(oid) = found else { return Err(tampered(name, "There is no such table.")) };
-    // Before looking: what changes meanwhile is noticed.
+    // Added before the check, so that a change during the check removes it again.
     forget_changed();
     FOUND.get().borrow_mut().push(oid);
     let checked = check_owner(name, oid, extension);
@@ -92,7 +94,7 @@ pub fn oid(name: &CStr) -> Result<Option<Oid>> {
 }
 
 fn check_owner(name: &CStr, table: Oid, extension: Oid) -> Result<()> {
-    // SAFETY: look-ups in catalogs, in a transaction.
+    // SAFETY: catalog look-ups, in a transaction.
     let (member, owner) = unsafe {
         let class = pg_sys::RelationRelationId;
         (pg_sys::getExtensionOfObject(class, table) == extension, owner_of(table))
@@ -129,9 +131,10 @@ unsafe fn owner_of(table: Oid) -> Option<Oid> {
     }
 }
 
-/// The owner of the extension, which has no catalog cache before PostgreSQL 18.
+/// The owner of the extension. `pg_extension` has no catalog cache before PostgreSQL 18.
 fn extension_owner(extension: Oid) -> Oid {
-    // SAFETY: a scan of a catalog by its index, in a transaction; the row is read before the scan ends.
+    // SAFETY: a scan of a catalog by its index, in a transaction; the row is read before the scan
+    // ends.
     unsafe {
         let lock = pg_sys::AccessShareLock as i32;
         let relation = pg_sys::table_open(pg_sys::ExtensionRelationId, lock);
@@ -158,7 +161,7 @@ fn extension_owner(extension: Oid) -> Oid {
     }
 }
 
-/// Has a table that changes looked at anew.
+/// Has PostgreSQL tell of tables that change: these are checked again.
 fn forget_changed() {
     static REGISTERED: BackendLocal<Cell<bool>> = BackendLocal::new(Cell::new(false));
     if !REGISTERED.get().replace(true) {
@@ -167,23 +170,23 @@ fn forget_changed() {
     }
 }
 
-/// Called inside any catalog access. An invalid OID stands for every table.
+/// Called inside any catalog access. An invalid OID means that any table may have changed.
 unsafe extern "C-unwind" fn changed(_: pg_sys::Datum, table: Oid) {
-    // A borrow is only held for a look-up, which never comes here.
+    // No borrow is held across a catalog access.
     if let Ok(mut found) = FOUND.get().try_borrow_mut() {
         found.retain(|other| table != Oid::INVALID && *other != table);
     }
 }
 
-/// Whether a table that is open has the form that the extension gave it.
+/// Checks that an open table has the columns that the extension gave it.
 ///
 /// # Safety
 /// An open relation.
 ///
 /// # Errors
-/// 55000: it has not.
+/// 55000 if it has not.
 pub unsafe fn check_columns(name: &CStr, relation: pg_sys::Relation) -> Result<()> {
-    // SAFETY: by contract: its catalog row.
+    // SAFETY: an open relation has a catalog row.
     let form = unsafe { &*(*relation).rd_rel };
     if form.relkind != pg_sys::RELKIND_RELATION as i8
         || form.relam != pg_sys::HEAP_TABLE_AM_OID
@@ -192,7 +195,7 @@ pub unsafe fn check_columns(name: &CStr, relation: pg_sys::Relation) -> Result<(
         return Err(tampered(name, "It is no permanent heap table."));
     }
     let types = columns(name);
-    // SAFETY: by contract: its descriptor, of which no more columns are read than it has.
+    // SAFETY: an open relation has a descriptor, of which no more columns are read than it has.
     let fits = unsafe {
         let descriptor = (*relation).rd_att;
         (*descriptor).natts as usize >= types.len()
@@ -204,18 +207,18 @@ pub unsafe fn check_columns(name: &CStr, relation: pg_sys::Relation) -> Result<(
     if fits { Ok(()) } else { Err(tampered(name, "Its columns are others.")) }
 }
 
-/// An index of the extension's schema, which must be a unique one on the first column of a table that is open.
+/// The unique index of that name on the first column of an open table.
 ///
 /// # Errors
-/// 55000: it is not.
+/// 55000 if there is none.
 pub fn unique_index(name: &CStr, table: pg_sys::Relation) -> Result<Oid> {
     index_of(name, table, true)
 }
 
-/// The same, unique or not.
+/// The index of that name on the first column of an open table, unique or not.
 ///
 /// # Errors
-/// 55000: there is none.
+/// 55000 if there is none.
 pub fn index(name: &CStr, table: pg_sys::Relation) -> Result<Oid> {
     index_of(name, table, false)
 }
@@ -262,10 +265,10 @@ pub fn extension_exists() -> bool {
     extension().is_some()
 }
 
-/// Checks that the tables that a commit rests on are the extension's, where it exists.
+/// Checks that the tables that a commit rests on are the extension's, if it exists.
 ///
 /// # Errors
-/// 55000: one is not.
+/// 55000 if one is not.
 pub fn check_tables() -> Result<()> {
     [c"identity", c"participant", c"decision", c"forgotten"]
         .into_iter()

@@ -12,15 +12,14 @@ use crate::libpq::PgResult;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::pg::globals::{deadlock_timeout, is_serializable, nest_level};
-use crate::protocol::gid::Identity;
 use crate::protocol::pipeline::Ticket;
 use crate::protocol::plan::{Access, Mode};
-use crate::protocol::session_lock::SessionLock;
 use crate::remote::cache::{self, Cached};
 use crate::remote::connection::{Connection, Isolation, Manner, Message, Opening};
 use crate::remote::credentials;
 use crate::remote::options::Mapping;
-use crate::shared::workers;
+use crate::shared::incarnation::session_lock;
+use crate::shared::resolvers;
 use crate::xact::{callbacks, deliveries, endings, participants};
 
 /// A participant's session as one scan or modification sees it. It remembers the nesting level at
@@ -77,7 +76,7 @@ pub fn attach(userid: Oid, serverid: Oid) -> Result<Attachment> {
             deliveries::pass(&connection)?;
         }
         participants::join(&connection, serverid, userid);
-        if let Some(identity) = workers::identity_if_ready() {
+        if let Some(identity) = resolvers::identity_if_ready() {
             connection.lock_session(session_lock(identity));
         }
     }
@@ -111,12 +110,6 @@ pub fn attach_to_write(userid: Oid, serverid: Oid) -> Result<Attachment> {
         return Err(credentials::cannot_settle(&connection.server_name));
     }
     Ok(session.with(Access::Modifies))
-}
-
-/// The advisory lock that the sessions of an identity hold on participants since this server's
-/// start.
-pub fn session_lock(identity: Identity) -> SessionLock {
-    SessionLock { key: identity.session_key(), incarnation: workers::incarnation() }
 }
 
 impl Attachment {

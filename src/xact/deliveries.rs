@@ -20,7 +20,7 @@ use crate::protocol::gid::Nonce;
 use crate::protocol::participant::{Event, Outcome};
 use crate::protocol::pipeline::Control;
 use crate::remote::cache::Cached;
-use crate::shared::workers;
+use crate::shared::confirmed;
 use crate::xact::branch::Member;
 use crate::xact::participants::Participant;
 use crate::xact::settle;
@@ -127,7 +127,7 @@ pub fn collect() -> Result<()> {
                 let left = delivery.transaction.unconfirmed.get() - 1;
                 delivery.transaction.unconfirmed.set(left);
                 if left == 0 {
-                    workers::confirmed(delivery.transaction.nonce);
+                    confirmed::add(delivery.transaction.nonce);
                 }
             }
             Some(false) => delivery.participant.apply(Event::Unconfirmed)?,

@@ -27,11 +27,12 @@ use crate::protocol::verdict::Decision;
 use crate::remote::cache::{self, Cached};
 use crate::remote::options::{Mapping, Server};
 use crate::remote::wait::Patience;
+use crate::shared::confirmed;
 use crate::shared::entries::{self, Known};
-use crate::shared::workers;
+use crate::shared::incarnation::session_lock;
 use crate::store::{decisions, identity, participant_list};
 use crate::xact::branch::{Branch, Member};
-use crate::xact::{session_lock, settle};
+use crate::xact::settle;
 
 /// What is to be delivered once PostgreSQL has settled 'gxid'.
 struct Settlement {
@@ -158,13 +159,7 @@ fn pending_by_row(xid: pg_sys::TransactionId) -> Option<Pending> {
 /// the resolver goes on there, under its fence. Our own session takes its lock before it looks, so
 /// that of two copies at least one finds the other.
 fn let_go_of_copied(members: &mut [Waiting], lock: SessionLock, deadline: Instant) -> Result<()> {
-    let question = c_string(format!(
-        "SELECT FROM pg_catalog.pg_locks \
-         WHERE locktype = 'advisory' AND objsubid = 2 AND classid = {}::oid AND objid <> {}::oid \
-         AND database = (SELECT oid FROM pg_catalog.pg_database \
-                         WHERE datname = pg_catalog.current_database())",
-        lock.key as u32, lock.incarnation as u32
-    ));
+    let question = c_string(lock.other_incarnations());
     let asked: Vec<_> = members
         .iter()
         .map(|member| {
@@ -180,7 +175,7 @@ fn let_go_of_copied(members: &mut [Waiting], lock: SessionLock, deadline: Instan
         };
         let alone = connection.drain(deadline, Patience::Interruptible)?
             && connection.holds(lock)
-            && connection.answer(ticket, None).is_ok_and(|strangers| strangers.rows() == 0);
+            && connection.answer(ticket, None).is_ok_and(|others| others.rows() == 0);
         if !alone && let Some(connection) = member.connection.take() {
             cache::put_back(&connection);
         }
@@ -245,7 +240,7 @@ pub fn deliver() -> Result<()> {
     let left = settle::leave_unconfirmed(&members, PgLogLevel::WARNING);
     let is_settled = complete && members.iter().all(|m| m.state() == State::Settled);
     if outcome == Outcome::Commit && is_settled {
-        workers::confirmed(nonce);
+        confirmed::add(nonce);
     }
     for connection in members.iter().filter_map(|m| m.connection.as_ref()) {
         cache::put_back(connection);

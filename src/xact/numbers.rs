@@ -13,7 +13,7 @@ use crate::pg::error::{Error, Result, SqlState};
 use crate::protocol::fingerprint::Fingerprint;
 use crate::protocol::gid::Identity;
 use crate::remote::basis::Basis;
-use crate::shared::{requests, workers};
+use crate::shared::{requests, resolvers};
 use crate::xact::participants::Participant;
 
 /// What a number belongs to: an identity, which changes when the extension is created anew; a
@@ -31,7 +31,7 @@ static KNOWN: BackendLocal<RefCell<Vec<(Key, i32)>>> = BackendLocal::new(RefCell
 pub fn participant_number(identity: Identity, p: &Participant) -> Result<i32> {
     let fingerprint = &p.connection.fingerprint().ok_or_else(|| p.connection.doom_error())?;
     let (serverid, userid) = (p.serverid, p.userid);
-    let generation = workers::generation();
+    let generation = resolvers::generation();
     let known = KNOWN.get().borrow().iter().find_map(|((i, g, s, u, f, basis), id)| {
         let is_it = (*i, *g, *s, *u) == (identity, generation, serverid, userid)
             && f == fingerprint

@@ -10,7 +10,7 @@ use crate::pg::globals::clear_cancel;
 use crate::pg::syncrep;
 use crate::protocol::participant::{Event, Outcome, State};
 use crate::remote::cache;
-use crate::shared::workers;
+use crate::shared::confirmed;
 use crate::xact::branch::Member;
 use crate::xact::participants::{self, Participant};
 use crate::xact::{deliveries, inject, settle};
@@ -33,7 +33,7 @@ pub fn phase_two() -> Result<()> {
     let left = settle::leave_unconfirmed(prepared.iter().copied(), PgLogLevel::WARNING);
     let all_settled = prepared.iter().all(|p| p.state() == State::Settled);
     if let (true, Some(first)) = (all_settled, prepared.first().and_then(|p| p.prepared())) {
-        workers::confirmed(first.gid.nonce);
+        confirmed::add(first.gid.nonce);
     }
     for p in &all {
         cache::put_back(&p.connection);

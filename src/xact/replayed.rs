@@ -10,7 +10,7 @@ use crate::pg::globals::{is_background_worker, my_database};
 use crate::protocol::participant::Outcome;
 use crate::protocol::verdict::Decision;
 use crate::shared::entry::Status;
-use crate::shared::{entries, workers};
+use crate::shared::{entries, resolvers};
 use crate::store::decisions;
 
 /// After a transaction of a background worker: leaves what it has settled to the resolver, and
@@ -32,7 +32,7 @@ pub fn hand_over() -> Result<()> {
         };
         entries::note_decided(&gid, outcome);
         debug(|| format!("'{gid}': replayed {outcome:?}; handed over to the resolver"));
-        workers::wake_resolver(dbid);
+        resolvers::wake(dbid);
     }
     Ok(())
 }

@@ -13,13 +13,14 @@ use crate::remote::connect::check_pooler;
 use crate::remote::options::{Mapping, Server};
 use crate::remote::wait::Patience;
 use crate::shared::entries::{self, Reserved};
-use crate::shared::workers;
+use crate::shared::incarnation::session_lock;
+use crate::shared::resolvers;
 use crate::store::{decisions, trusted};
 use crate::xact::branch::Member;
 use crate::xact::numbers::participant_number;
 use crate::xact::participants::Participant;
+use crate::xact::reach;
 use crate::xact::refusals::{late, rolled_back};
-use crate::xact::{reach, session_lock};
 
 /// Gives each writer its gid, and writes down what the resolver needs to settle it.
 ///
@@ -31,7 +32,7 @@ pub fn write_down(writers: &[&Participant], deadline: Instant, timeout: Duration
     }
     trusted::check_tables()?;
     reach::check(writers)?;
-    let identity = workers::identity()?;
+    let identity = resolvers::identity()?;
     hold_session_locks(writers, session_lock(identity), deadline, timeout)?;
     let nonce = Nonce::draw(random()?);
     let mut row = Vec::with_capacity(writers.len());

@@ -2,6 +2,7 @@
 
 mod after_a_restart;
 mod databases;
+mod following;
 mod large_table;
 mod monitoring;
 mod monitoring_alerts;

@@ -1,58 +1,62 @@
-//! What a sweep does with a participant's answers: concludes what may be settled, and settles it.
+//! What follows from what a participant has shown: the verdicts on what is listed, their delivery,
+//! and what may be concluded about the rest.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
+use std::fmt::Display;
 
 use pgrx::{PgLogLevel, pg_sys};
 
-use super::concluding::other_server;
-use super::failure::Failure;
-use super::{Asked, Decisions, Fenced, Subject, answer, moving, place, send};
+use super::failure::{self, Failure};
+use super::observation::{self, Observation};
+use super::{Decisions, Fenced, Subject, Swept};
+use crate::pg::debug::debug;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::pg::{syncrep, text};
-use crate::protocol::gid::{Command, Gid, Prepared};
+use crate::protocol::gid::{Command, Gid, Nonce, Prepared};
 use crate::protocol::participant::Outcome;
 use crate::protocol::pipeline::Ticket;
-use crate::protocol::session_lock::SessionLock;
-use crate::protocol::verdict::{Decision, Others, Place, Reason, Verdict, settle};
+use crate::protocol::verdict::{Decision, Others, Place, Reason, Verdict, judge, judge_absence};
 use crate::remote::Connection;
-use crate::resolver::questions;
 use crate::shared::entries;
 use crate::shared::entry::{Entry, Status};
 use crate::shared::entry_change::Why;
-use crate::shared::left::Left;
-use crate::xact::session_lock;
+use crate::shared::left::{Left, Members, handed_over};
 
 const INSUFFICIENT_PRIVILEGE: SqlState = SqlState::new(b"42501");
 
-/// Everything has been asked, and the verdicts on what is listed are on their way.
+/// A sweep that has read the participant's answers, and settles.
 pub(super) struct Settling {
-    pub(super) listed: HashSet<Gid>,
-    /// It has turned out to be the recorded server, at another address.
-    pub(super) moved: Option<CString>,
-    /// What is not settled now, and why.
-    pub(super) left: HashMap<Gid, Left>,
-    /// What the server has answered to the first that it has refused.
-    pub(super) refusal: Option<Error>,
-    pub(super) strangers: bool,
-    pub(super) alive: Vec<i32>,
-    pub(super) place: Place,
-    /// Decided, and listed; they are sent once the synchronous standbys have what was written until `decided`.
+    pub(super) subject: Subject,
+    pub(super) fenced: Fenced,
+    pub(super) seen: Observation,
+    /// Listed and committed; sent once the synchronous standbys have what was written until
+    /// `decided`.
     commits: Vec<Listed>,
     decided: pg_sys::XLogRecPtr,
     sent: Vec<Sent>,
-    /// What became of the committed transactions that are not listed.
-    pub(super) verified: Option<Ticket>,
+    /// What became of the committed transactions that are not listed, on its way.
+    status: Option<Ticket>,
+    /// What is not settled now, and why.
+    left: HashMap<Gid, Left>,
+    /// What the server has answered to the first COMMIT or ROLLBACK PREPARED that it has refused.
+    refusal: Option<Error>,
+    /// How many were settled.
+    resolved: u64,
+    /// Committed transactions of which nothing is left on a participant, with its number.
+    delivered: Vec<(Nonce, i32)>,
+    /// Those of them that somebody on the participant has undone.
+    heuristic: Vec<(Nonce, i32)>,
 }
 
 /// A gid that the participant lists.
 struct Listed {
     gid: Gid,
-    /// The local transaction, 0 where there is no row.
+    /// The local transaction, 0 if there is no row.
     xid: pg_sys::TransactionId,
 }
 
-/// A verdict on its way.
+/// A COMMIT PREPARED or ROLLBACK PREPARED on its way.
 struct Sent {
     listed: Listed,
     tag: &'static CStr,
@@ -60,123 +64,80 @@ struct Sent {
 }
 
 impl Settling {
-    /// Looks at the answers. What is listed is for [`Self::judge`], and its commits for [`Self::deliver_commits`].
-    pub(super) fn begin(
-        fenced: &Fenced,
-        asked: &Asked,
-        subject: &Subject,
-    ) -> Result<Self, Failure> {
-        let identity = subject.identity;
-        let place = place(fenced, &subject.participant)?;
-        let connection = &fenced.0.connection;
-        if place == Place::InRecovery {
-            let error = Error::new(
-                SqlState::READ_ONLY_SQL_TRANSACTION,
-                format!("server \"{}\" is a standby", text::carried(&connection.server_name)),
-            );
-            return Err(Failure { reason: Reason::Standby, error });
-        }
-        if let Some(fence) = asked.fence {
-            let held = answer(connection, fence, c"pg_try_advisory_lock")?;
-            let is_held = held.value(0, 0).is_some_and(|v| v.to_bytes() == b"t");
-            // The one who is at work there may be this process, for another participant.
-            if !is_held && place == Place::Other {
-                return Err(other_server(fenced, &subject.participant));
-            }
-            if !is_held {
-                let error = Error::new(
-                    SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-                    format!(
-                        "another process settles transactions of this coordinator on server \"{}\"",
-                        text::carried(&connection.server_name)
-                    ),
-                )
-                .detail(format!(
-                    "The advisory lock {} is held there by {}.",
-                    identity.number(),
-                    held.value(0, 1).map_or_else(
-                        || "a session that has just ended".into(),
-                        |holder| format!("process {}", text::carried(holder))
-                    )
-                ))
-                .hint("A physical copy of this coordinator must not run beside it. Whoever may connect to that database can take the lock: REVOKE CONNECT on it from those who need not.");
-                return Err(Failure { reason: Reason::Fence, error });
-            }
-        }
-        let SessionLock { incarnation, .. } = session_lock(identity);
-        let mut strangers = false;
-        let mut alive = Vec::new();
-        for ticket in [asked.before, asked.after] {
-            let sessions = answer(connection, ticket, c"pg_locks")?;
-            for row in 0..sessions.rows() {
-                let number = |column| -> Option<i64> {
-                    sessions.value(row, column)?.to_str().ok()?.parse().ok()
-                };
-                if number(1) == Some(i64::from(incarnation as u32)) {
-                    alive.extend(number(0).map(|pid| pid as i32));
-                } else {
-                    strangers = true;
-                }
-            }
-        }
-        let list = answer(connection, asked.list, c"pg_prepared_xacts")?;
-        let listed: HashSet<Gid> = (0..list.rows())
-            .filter_map(|row| Gid::parse(list.value(row, 0)?.to_str().ok()?))
-            .filter(|gid| gid.identity == identity)
-            .collect();
-        let moved = moving::follow(fenced, subject, &listed)?;
-        let place = if moved.is_some() { Place::Recorded } else { place };
-        let mut settling = Self {
-            listed,
-            moved,
-            left: HashMap::new(),
-            refusal: None,
-            strangers,
-            alive,
-            place,
-            commits: Vec::new(),
-            decided: 0,
-            sent: Vec::new(),
-            verified: None,
-        };
+    /// Asks what became of the committed transactions that are not listed. [`judge`](Self::judge)
+    /// comes next.
+    pub(super) fn begin(subject: Subject, fenced: Fenced, seen: Observation) -> Result<Self> {
         let unlisted: Vec<u64> = subject
             .committed
             .iter()
-            .filter(|open| open.remote_xid != 0 && !settling.listed.contains(&open.gid))
+            .filter(|open| open.remote_xid != 0 && !seen.listed.contains(&open.gid))
             .map(|open| open.remote_xid)
             .collect();
-        if place == Place::Recorded && !unlisted.is_empty() {
-            settling.verified = Some(send(connection, &questions::status(&unlisted))?);
-        }
-        Ok(settling)
+        let status = if seen.place == Place::Recorded && !unlisted.is_empty() {
+            Some(observation::ask_status(fenced.connection(), &unlisted)?)
+        } else {
+            None
+        };
+        Ok(Self {
+            subject,
+            fenced,
+            seen,
+            commits: Vec::new(),
+            decided: 0,
+            sent: Vec::new(),
+            status,
+            left: HashMap::new(),
+            refusal: None,
+            resolved: 0,
+            delivered: Vec::new(),
+            heuristic: Vec::new(),
+        })
     }
 
-    /// Leaves one, for a reason.
-    pub(super) fn leave(
-        &mut self,
-        gid: Gid,
-        status: Status,
-        xid: pg_sys::TransactionId,
-        reason: Reason,
-    ) {
-        let listed = self.listed.contains(&gid);
+    pub(super) fn connection(&self) -> &Connection {
+        self.fenced.connection()
+    }
+
+    fn server(&self) -> String {
+        text::carried(&self.connection().server_name)
+    }
+
+    /// Logs a step of the protocol at DEBUG1, with the gid.
+    fn log_step(&self, gid: &Gid, step: impl Display) {
+        debug(|| format!("'{gid}' on server \"{}\": {step}", self.server()));
+    }
+
+    fn leave(&mut self, gid: Gid, status: Status, xid: pg_sys::TransactionId, reason: Reason) {
+        self.log_step(&gid, format_args!("left in doubt: {}", reason.text()));
+        let listed = self.seen.listed.contains(&gid);
         self.left.insert(gid, Left { gid, status, xid, reason, listed });
     }
 
-    /// Finds the verdicts on what is listed, and sends those that take back.
-    pub(super) fn judge(&mut self, connection: &Connection, decisions: &Decisions) -> Result<()> {
+    /// Finds the verdict on each gid that is listed, and sends the rollbacks. The commits are for
+    /// [`deliver_commits`](Self::deliver_commits).
+    pub(super) fn judge(&mut self, decisions: &Decisions) -> Result<()> {
         self.decided = syncrep::written_so_far();
         let owned: HashSet<Gid> = entries::owned().iter().filter_map(Entry::gid).collect();
-        for gid in self.listed.iter().copied().collect::<Vec<Gid>>() {
+        for gid in self.seen.listed.iter().copied().collect::<Vec<Gid>>() {
             let (decision, xid) = decisions
                 .get(&gid.nonce)
                 .copied()
                 .unwrap_or((Decision::Absent, pg_sys::InvalidTransactionId));
-            let others =
-                Others { owner: owned.contains(&gid), strangers: self.strangers, replicated: true };
-            match settle(self.place, others, decision) {
-                Verdict::Commit => self.commits.push(Listed { gid, xid }),
-                Verdict::Rollback => self.send(connection, Listed { gid, xid }, false)?,
+            let others = Others {
+                owner: owned.contains(&gid),
+                other_incarnations: self.seen.other_incarnations,
+                replicated: true,
+            };
+            let listed = Listed { gid, xid };
+            match judge(self.seen.place, others, decision) {
+                Verdict::Commit => {
+                    self.log_step(&gid, "verdict: commit, its decision is committed");
+                    self.commits.push(listed);
+                }
+                Verdict::Rollback => {
+                    self.log_step(&gid, "verdict: roll back, it has no decision");
+                    self.send(listed, Outcome::Abort)?;
+                }
                 Verdict::Leave(reason) => {
                     let status = match decision {
                         Decision::Committed => Status::Committing,
@@ -190,9 +151,9 @@ impl Settling {
         Ok(())
     }
 
-    /// Sends the commits, once the synchronous standbys have all that was decided; `false` while they have not. When it
-    /// is `late` they are left.
-    pub(super) fn deliver_commits(&mut self, connection: &Connection, late: bool) -> Result<bool> {
+    /// Sends the commits once the synchronous standbys have every decision; returns `false` while
+    /// they have not. If it is too `late` to wait any longer, the commits are left.
+    pub(super) fn deliver_commits(&mut self, late: bool) -> Result<bool> {
         if self.commits.is_empty() {
             return Ok(true);
         }
@@ -200,53 +161,51 @@ impl Settling {
         if !replicated && !late {
             return Ok(false);
         }
-        let others = Others { strangers: self.strangers, replicated, owner: false };
+        let other_incarnations = self.seen.other_incarnations;
+        let others = Others { other_incarnations, replicated, owner: false };
         for listed in std::mem::take(&mut self.commits) {
-            match settle(self.place, others, Decision::Committed) {
+            match judge(self.seen.place, others, Decision::Committed) {
                 Verdict::Leave(reason) => {
                     self.leave(listed.gid, Status::Committing, listed.xid, reason);
                 }
-                _ => self.send(connection, listed, true)?,
+                _ => self.send(listed, Outcome::Commit)?,
             }
         }
         Ok(true)
     }
 
-    fn send(&mut self, connection: &Connection, listed: Listed, commit: bool) -> Result<()> {
-        let settle_by = Prepared::new(listed.gid);
-        let outcome = if commit { Outcome::Commit } else { Outcome::Abort };
-        let &Command { ref sql, tag } = settle_by.settling(outcome);
+    fn send(&mut self, listed: Listed, outcome: Outcome) -> Result<()> {
+        let prepared = Prepared::new(listed.gid);
+        let &Command { ref sql, tag } = prepared.settling(outcome);
+        let connection = self.connection();
         let ticket = connection.send_alone(sql).ok_or_else(|| connection.doom_error())?;
+        self.log_step(&listed.gid, format_args!("sent {}", tag.to_string_lossy()));
         self.sent.push(Sent { listed, tag, ticket });
         Ok(())
     }
 
-    /// Notes what the participant answered to the verdicts; returns how many it settled.
-    pub(super) fn note_answers(&mut self, connection: &Connection) -> Result<u64> {
-        let mut resolved = 0;
+    /// Reads the answers to what was sent, which have all come.
+    fn note_answers(&mut self) -> Result<()> {
         for Sent { listed: Listed { gid, xid }, tag, ticket } in std::mem::take(&mut self.sent) {
             let status =
                 if tag == c"COMMIT PREPARED" { Status::Committing } else { Status::Aborting };
-            let reason = match connection.take(ticket) {
+            let reason = match self.connection().take(ticket) {
                 Some(Ok(Ok(result))) if result.command_tag() == tag => {
-                    resolved += 1;
-                    // Also that of a user mapping which is not there any more.
+                    self.resolved += 1;
+                    // Even if its user mapping no longer exists.
                     entries::end(&gid, Why::Resolved);
+                    let (tag, server) = (tag.to_string_lossy(), self.server());
                     Error::new(
                         SqlState(0),
-                        format!(
-                            "resolved: {} '{gid}' on server \"{}\"",
-                            tag.to_string_lossy(),
-                            text::carried(&connection.server_name)
-                        ),
+                        format!("resolved: {tag} '{gid}' on server \"{server}\""),
                     )
                     .log(PgLogLevel::LOG)?;
                     continue;
                 }
                 Some(Ok(Err(failure))) => {
                     let reason = refusal(SqlState::parse(failure.error_field(b'C')));
-                    if !reason.is_expected() {
-                        self.refusal.get_or_insert_with(|| connection.error_of(&failure, None));
+                    if !reason.is_expected() && self.refusal.is_none() {
+                        self.refusal = Some(self.connection().error_of(&failure, None));
                     }
                     reason
                 }
@@ -254,17 +213,147 @@ impl Settling {
             };
             self.leave(gid, status, xid, reason);
         }
-        Ok(resolved)
+        Ok(())
+    }
+
+    /// Everything has been answered: concludes what is delivered, what is left, and why.
+    ///
+    /// # Errors
+    /// The server is not the recorded one.
+    pub(super) fn conclude(mut self) -> Result<Swept, Failure> {
+        self.note_answers()?;
+        let gone = self.conclude_committed()?;
+        let more = self.conclude_handed_over(&gone);
+        // What was listed before and is not any more, of no participant on the list, has ended.
+        for gid in self.subject.listed_before.iter().filter(|gid| !self.left.contains_key(gid)) {
+            entries::end(gid, Why::GoneUnlisted);
+        }
+        if self.seen.place != Place::Recorded {
+            return Err(failure::other_server(&self.fenced, &self.subject.participant));
+        }
+        let Self { subject: Subject { members, .. }, fenced, seen, left, .. } = self;
+        let left: Vec<Left> = left.into_values().collect();
+        let keep_fence =
+            more || seen.other_incarnations || !left.is_empty() || awaits_application(&members);
+        Ok(Swept {
+            members,
+            server: fenced.connection().server_name.clone(),
+            left,
+            refusal: self.refusal,
+            other_incarnations: seen.other_incarnations,
+            more,
+            delivered: self.delivered,
+            resolved: self.resolved,
+            heuristic: self.heuristic,
+            moved: seen.moved,
+            fenced: keep_fence.then_some(fenced),
+        })
+    }
+
+    /// Concludes about the committed transactions; returns those of which nothing is left on their
+    /// participants.
+    fn conclude_committed(&mut self) -> Result<HashSet<Gid>> {
+        let statuses = match self.status {
+            Some(ticket) => observation::read_status(self.connection(), ticket)?,
+            None => HashMap::new(),
+        };
+        let mut gone = HashSet::new();
+        if self.seen.place != Place::Recorded {
+            return Ok(gone);
+        }
+        for open in std::mem::take(&mut self.subject.committed) {
+            let gid = open.gid;
+            if self.left.contains_key(&gid) {
+                continue;
+            }
+            if !self.seen.listed.contains(&gid) {
+                match statuses.get(&open.remote_xid).map(String::as_str) {
+                    // Without a status it is too old for the server to know, and must be assumed to
+                    // be delivered.
+                    Some("committed") | None => {
+                        self.log_step(&gid, "was committed before");
+                    }
+                    Some("in progress") => {
+                        self.leave(gid, Status::Committing, open.xid, Reason::Unlisted);
+                        continue;
+                    }
+                    Some(other) => {
+                        self.heuristic.push((gid.nonce, open.participant));
+                        self.report_heuristic(&gid, other)?;
+                    }
+                }
+            }
+            gone.insert(gid);
+            self.delivered.push((gid.nonce, open.participant));
+        }
+        Ok(gone)
+    }
+
+    /// Concludes about what backends have left on the participants and is not listed, or `gone`;
+    /// returns whether something was handed over too late to conclude about it.
+    fn conclude_handed_over(&mut self, gone: &HashSet<Gid>) -> bool {
+        let known: HashSet<Gid> = self.subject.handed_over.iter().filter_map(Entry::gid).collect();
+        let mut more = false;
+        for entry in handed_over(&self.subject.members) {
+            let Some(gid) = entry.gid() else { continue };
+            if self.left.contains_key(&gid) {
+                continue;
+            }
+            let reason = if self.seen.listed.contains(&gid) || gone.contains(&gid) {
+                None
+            } else if !known.contains(&gid) {
+                // It may have been handed over after the list was read.
+                more = true;
+                continue;
+            } else if entry.status == Status::Aborting {
+                let other_incarnations = self.seen.other_incarnations;
+                let others = Others { other_incarnations, ..Others::default() };
+                let preparer_lives = self.seen.alive.contains(&entry.remote_pid);
+                let was_listed = self.subject.listed_before.contains(&gid);
+                judge_absence(self.seen.place, others, preparer_lives, was_listed)
+            } else {
+                // It is not among the committed transactions that this sweep asks for: its owner
+                // delivers it, or all have confirmed it already.
+                Some(Reason::Overtaken)
+            };
+            match reason {
+                None => {
+                    self.log_step(&gid, "not prepared any more");
+                    entries::end(&gid, Why::Gone);
+                }
+                Some(reason) => self.leave(gid, entry.status, entry.xid, reason),
+            }
+        }
+        more
+    }
+
+    fn report_heuristic(&self, gid: &Gid, status: &str) -> Result<()> {
+        Error::new(
+            SqlState::new(b"40000"),
+            format!(
+                "heuristic outcome: '{gid}' was decided to commit but is {status} on server \"{}\"",
+                self.server()
+            ),
+        )
+        .detail("Somebody settled the prepared transaction there by hand, or the server was restored to an earlier state.")
+        .hint("The other servers have committed: repair the data on this one.")
+        .log(PgLogLevel::WARNING)
     }
 }
 
 /// What an error in answer to COMMIT PREPARED or ROLLBACK PREPARED means.
 fn refusal(code: SqlState) -> Reason {
     match code {
-        // Somebody else settled it between the list and now: the next sweep finds out how.
+        // Somebody else has settled it since the list was read: the next sweep finds out how.
         SqlState::UNDEFINED_OBJECT => Reason::Overtaken,
         SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE => Reason::Busy,
         INSUFFICIENT_PRIVILEGE => Reason::NotAllowed,
         _ => Reason::Refused,
     }
+}
+
+/// Whether something here waits for the application's COMMIT PREPARED or ROLLBACK PREPARED.
+fn awaits_application(members: &Members) -> bool {
+    let left = entries::left();
+    left.iter().any(|e| e.status == Status::Prepared && members.have(e))
 }

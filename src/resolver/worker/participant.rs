@@ -1,10 +1,11 @@
-//! What the resolver knows of one participant: when to sweep it, and how the last sweep went.
+//! One participant as the resolver knows it: when to sweep it, and how the last sweep went.
 
 use std::collections::HashSet;
 use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
 use crate::guc;
+use crate::pg::debug::debug;
 use crate::pg::error::{Result, c_string};
 use crate::pg::random::random;
 use crate::pg::transaction;
@@ -25,28 +26,31 @@ pub(super) struct Participant {
     pub(super) registered: ParticipantRecord,
     /// When to sweep it; None while there is no reason to.
     pub(super) due: Option<Instant>,
+    /// How many attempts in a row have failed or left something.
     pub(super) failures: u32,
-    /// The last attempt came to nothing.
+    /// The last attempt has failed.
     has_failed: bool,
-    /// What the log has been told.
+    /// What the log says of it.
     told: Told,
-    /// It has been asked since the start of this server.
+    /// It has been asked since the start of this server what is prepared there.
     asked: bool,
-    /// Its server or user mapping has gone: nobody can ask by it any more.
+    /// Its server or user mapping no longer exists.
     gone: bool,
-    /// Why the last attempt failed, with so many undelivered; None where it did not, or something was handed over.
+    /// Why the last attempt failed, and how many transactions it left, if none of them has an
+    /// entry.
     failed_for: Option<(Reason, usize)>,
-    /// What was found prepared there last, and left.
-    pub(super) seen: HashSet<Gid>,
-    /// It has not been swept clean since the start, or something was left there since.
-    pub(super) unswept: bool,
-    /// The sweep on its way.
+    /// What the last sweep found prepared there, and left.
+    pub(super) listed: HashSet<Gid>,
+    /// Something may be left there: it has not been swept since the start, or the last sweep has
+    /// left something, or a backend has since.
+    pub(super) unsettled: bool,
+    /// The sweep that is under way.
     pub(super) sweep: Option<Box<Sweep>>,
     /// The session that holds the fence, kept while something of ours is prepared there.
     pub(super) fenced: Option<Fenced>,
 }
 
-/// How often a kept fence is used: well within its lease.
+/// How often a session that holds the fence is used, which renews the lease.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
 impl Participant {
@@ -60,14 +64,14 @@ impl Participant {
             asked,
             gone: false,
             failed_for: None,
-            seen: HashSet::new(),
-            unswept: due.is_some(),
+            listed: HashSet::new(),
+            unsettled: due.is_some(),
             sweep: None,
             fenced: None,
         }
     }
 
-    /// Reads where it is written down to be.
+    /// Reads its address from the durable list again.
     pub(super) fn read_address(&mut self) -> Result<()> {
         let list = transaction::run(|| Ok(participant_list::all()))?;
         let written = list.into_iter().find(|r| r.id == self.registered.id);
@@ -78,8 +82,9 @@ impl Participant {
         Ok(())
     }
 
-    /// As whom to connect: itself, and after a failed attempt in turn as those in the same place too. Its user may have
-    /// lost what is needed to connect, or its mapping its password.
+    /// With whose user mapping to connect: with its own, and after failed attempts in turn also
+    /// with those of others in the same place. Its user may have lost the right to connect, or its
+    /// mapping the password.
     pub(super) fn connect_as<'a>(
         &'a self,
         stand_ins: &'a [ParticipantRecord],
@@ -90,7 +95,9 @@ impl Participant {
         }
     }
 
-    /// Notes how a sweep went. What it has left is no success: it is counted, shown and logged with its reason.
+    /// Takes in the result of a sweep. `noted`: there is an entry for whatever it has left.
+    /// `elsewhere`: what other participants will settle. A sweep that has left something counts as
+    /// a failure, and the reason is shown and logged.
     pub(super) fn swept(
         &mut self,
         swept: Swept,
@@ -98,7 +105,7 @@ impl Participant {
         elsewhere: &HashSet<Gid>,
     ) -> Result<()> {
         let now = Instant::now();
-        // With an entry for whatever is left, nobody has to guess any more.
+        // From now on the entries tell what is left there.
         if noted {
             self.note_asked();
         }
@@ -108,14 +115,14 @@ impl Participant {
         let heuristic = swept.heuristic.len() as u64;
         stats::attempt(self.registered.serverid, swept.resolved, heuristic, failure.as_ref());
         let is_done = |l: &Left| l.reason == Reason::Undecided || elsewhere.contains(&l.gid);
-        self.unswept = swept.strangers || !swept.left.iter().all(is_done);
-        self.seen = swept.left.iter().filter(|l| l.listed).map(|l| l.gid).collect();
+        self.unsettled = swept.other_incarnations || !swept.left.iter().all(is_done);
+        self.listed = swept.left.iter().filter(|l| l.listed).map(|l| l.gid).collect();
         self.fenced = swept.fenced;
         if std::mem::take(&mut self.has_failed) {
-            // The server is back: what is left there has not been waited for yet.
+            // The server is back: begin again with the shortest delay.
             self.failures = 0;
         }
-        if self.unswept {
+        if self.unsettled {
             self.retry(now);
         } else {
             self.failures = 0;
@@ -124,7 +131,7 @@ impl Participant {
             }
         }
         if swept.more {
-            self.unswept = true;
+            self.unsettled = true;
             self.due = Some(now);
         }
         let left = swept.left.iter().filter(|l| !l.reason.is_expected());
@@ -137,16 +144,17 @@ impl Participant {
         }
     }
 
-    /// Notes that it was swept with another one. `left`: something is left here that is not done with.
+    /// Takes in the result of a sweep for another participant in the same place. `left`: something
+    /// is left here.
     pub(super) fn swept_beside(&mut self, server: &CStr, noted: bool, left: bool) -> Result<()> {
         if noted {
             self.note_asked();
         }
-        // It has become due again since.
+        // It has become due again meanwhile.
         if self.due.is_some() {
             return Ok(());
         }
-        self.unswept = left;
+        self.unsettled = left;
         if left {
             self.retry(Instant::now());
             return Ok(());
@@ -155,31 +163,33 @@ impl Participant {
         self.told.succeeded(server)
     }
 
-    /// It is known, from now on and to everybody, what is left there of what was decided before the start. Another one in
-    /// the same database may have been asked, which lists what is prepared there for all of them.
+    /// Publishes that it is known what is left there of what was decided before the start. Any
+    /// participant in the same database may have been asked: the list is the same for all of them.
     pub(super) fn note_asked(&mut self) {
         if !std::mem::replace(&mut self.asked, true) {
             seen::add(self.registered.id);
         }
     }
 
-    /// Whether its server or user mapping has gone.
+    /// Whether its server or user mapping no longer exists.
     pub(super) fn is_gone(&self) -> bool {
         self.gone
     }
 
-    /// Whether nobody can ask by it any more, nor has since the start.
+    /// Whether it has not been asked since the start, and cannot be with its own user mapping.
     pub(super) fn cannot_be_asked(&self) -> bool {
         self.gone && !self.asked
     }
 
-    /// Whether it has been asked since the start: until then, what was decided before counts as in doubt.
+    /// Whether it has been asked since the start. Until then, what was decided before the start
+    /// counts as in doubt there.
     pub(super) fn is_asked(&self) -> bool {
         self.asked
     }
 
-    /// Reports a failure once, not for each attempt, and tries again later. What is `undelivered`, so many, was decided
-    /// before the start or since, and counts as in doubt, too, until it has been asked for.
+    /// Takes in that a sweep has failed, and tries again later. `undelivered` are the `count`
+    /// committed transactions that the participant has not confirmed: they count as in doubt until
+    /// it has been asked. The log is told once of a failure, not for each attempt.
     pub(super) fn failed(
         &mut self,
         failure: Failure,
@@ -195,7 +205,7 @@ impl Participant {
         left::note_failure(&left, reason);
         let mut left: HashSet<Gid> = left.iter().filter_map(Entry::gid).collect();
         let count = if self.asked { 0 } else { count };
-        // The same again is not worth the list.
+        // Does not make the list when nothing has changed.
         let known = left.is_empty() && self.failed_for == Some((reason, count));
         self.failed_for = left.is_empty().then_some((reason, count));
         if known {
@@ -203,6 +213,9 @@ impl Participant {
         }
         if count > 0 {
             left.extend(undelivered());
+        }
+        for gid in &left {
+            debug(|| format!("'{gid}': left in doubt: {}", reason.text()));
         }
         let left: Vec<(Gid, Reason)> = left.into_iter().map(|gid| (gid, reason)).collect();
         if !left.is_empty() {
@@ -214,18 +227,10 @@ impl Participant {
         self.told.failed(&error, left.is_empty())
     }
 
-    /// Has it swept soon, unless that is under way or has failed just now. The heartbeat of a kept fence is not
-    /// waited for.
-    pub(super) fn make_due(&mut self) {
-        if self.sweep.is_none() && (self.failures == 0 || self.due.is_none()) {
-            let now = Instant::now();
-            self.due = Some(self.due.map_or(now, |due| due.min(now)));
-        }
-    }
-
+    /// Has it swept again after a delay that grows with each failure.
     pub(super) fn retry(&mut self, now: Instant) {
         let (min, max) = guc::resolver_retry();
-        // Without randomness all come at the same time, which is no reason to fail.
+        // Without random bytes all are tried at the same time, which does no harm.
         let jitter = random().map(u32::from_ne_bytes).unwrap_or(0);
         let wait = retry::delay(self.failures, min, max, jitter);
         self.failures = self.failures.saturating_add(1);

@@ -1,8 +1,8 @@
-//! What is prepared here under the application's 'gxid': entries for what was so before this server's start, and what has
-//! ended without anybody's telling.
+//! What is prepared here under the application's 'gxid': makes entries for what was prepared before
+//! the start of this server, and notices what has ended without the resolver being told.
 //!
-//! Looking through the decision table takes a while, in which transactions are prepared and end. So what a row said is
-//! asked again of the transaction itself, when it matters.
+//! Reading the decision table takes a while, and meanwhile transactions are prepared and end. So
+//! the state of the transaction itself is read again when it matters.
 
 use pgrx::pg_sys;
 
@@ -13,10 +13,10 @@ use crate::shared::entries::{self, Reserved};
 use crate::shared::entry::Status;
 use crate::store::decisions::{self, Row};
 
-/// Gives a participant of a transaction that is prepared here an entry, if it has none. One that runs has one, or will
-/// have.
+/// Makes an entry for a participant of a transaction that is prepared here, if there is none. A
+/// transaction that still runs makes its entries itself.
 pub(super) fn adopt(gid: &Gid, (participant, remote_xid): (i32, u64), row: &Row) {
-    // SAFETY: looks through the processes of this server; one that is prepared has none.
+    // SAFETY: searches the processes of this server; a prepared transaction has none.
     let runs = unsafe { pg_sys::BackendXidGetPid(row.xid) } != 0;
     if !runs && decisions::of(row.xid) == Decision::InProgress {
         let reserved = Reserved { gid: *gid, participant, remote_xid, remote_pid: 0 };
@@ -24,7 +24,7 @@ pub(super) fn adopt(gid: &Gid, (participant, remote_xid): (i32, u64), row: &Row)
     }
 }
 
-/// What was prepared here and is not any more has been settled by somebody who told nobody: it has to be delivered.
+/// Notices what was prepared here and is not any more: its outcome has to be delivered.
 pub(super) fn note_ended() {
     for entry in entries::left() {
         let Some(gid) = entry.gid().filter(|_| entry.status == Status::Prepared) else { continue };

@@ -1,5 +1,5 @@
-//! The participants that the resolver looks after, found by number, by user mapping, by place and by time, so that a
-//! round costs what there is to do in it.
+//! All participants of this database, found by number, by user mapping, by site and by the time at
+//! which they are due: so that a round of the resolver costs what there is to do in it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::CString;
@@ -11,7 +11,8 @@ use crate::resolver::sweep::Sweep;
 use crate::resolver::worker::participant::Participant;
 use crate::store::participant_list::ParticipantRecord;
 
-/// A database of a server, as participants are recorded. Only one session of ours can hold the fence there.
+/// The server and database that a participant is recorded to be on. Only one session of ours can
+/// hold the fence there.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Site {
     system_identifier: u64,
@@ -25,11 +26,11 @@ impl Site {
     }
 }
 
-/// What of a participant is found by the indexes.
+/// What the indexes hold of a participant.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Traits {
     due: Option<Instant>,
-    unswept: bool,
+    unsettled: bool,
     sweeps: bool,
     fenced: bool,
 }
@@ -38,18 +39,18 @@ impl Traits {
     fn of(participant: &Participant) -> Self {
         Self {
             due: participant.due,
-            unswept: participant.unswept,
+            unsettled: participant.unsettled,
             sweeps: participant.sweep.is_some(),
             fenced: participant.fenced.is_some(),
         }
     }
 
-    const NONE: Self = Self { due: None, unswept: false, sweeps: false, fenced: false };
+    const NONE: Self = Self { due: None, unsettled: false, sweeps: false, fenced: false };
 }
 
 struct Indexed {
     participant: Participant,
-    /// As the indexes have it.
+    /// As the indexes hold them.
     traits: Traits,
 }
 
@@ -74,14 +75,16 @@ pub(super) struct Roster {
     participants: HashMap<i32, Indexed>,
     by_mapping: HashMap<(Oid, Oid), BTreeSet<i32>>,
     sites: HashMap<Site, AtSite>,
-    /// Those that are not being swept and have a time, unless another sweep at their site is under way.
+    /// Participants that are due at a time, without those at a site where a sweep is under way.
     due: BTreeSet<(Instant, i32)>,
     sweeping: BTreeSet<i32>,
-    /// How many are unswept on each server, and on how many servers that has changed.
-    unswept: HashMap<Oid, u64>,
+    /// How many participants of each server may have something left there.
+    unsettled: HashMap<Oid, u64>,
+    /// The servers of which that number has changed.
     changed: HashSet<Oid>,
-    all_unswept: usize,
-    /// The highest number given so far.
+    /// The sum of the numbers.
+    all_unsettled: usize,
+    /// The highest number of a participant so far.
     last_id: i32,
 }
 
@@ -107,7 +110,7 @@ impl Roster {
         self.last_id + 1
     }
 
-    /// A number stands in a decision: it is not given again.
+    /// A decision contains this number, so no other participant may get it.
     pub(super) fn note_id(&mut self, id: i32) {
         self.last_id = self.last_id.max(id);
     }
@@ -119,13 +122,13 @@ impl Roster {
         self.by_mapping.entry((registered.serverid, registered.userid)).or_default().insert(id);
         self.sites.entry(Site::of(registered)).or_default().participants.insert(id);
         self.changed.insert(registered.serverid);
-        self.unswept.entry(registered.serverid).or_default();
+        self.unsettled.entry(registered.serverid).or_default();
         self.participants.insert(id, Indexed { participant, traits: Traits::NONE });
         self.index(id);
     }
 
     pub(super) fn remove(&mut self, id: i32) {
-        self.change(id, |p| (p.due, p.unswept, p.sweep, p.fenced) = (None, false, None, None));
+        self.change(id, |p| (p.due, p.unsettled, p.sweep, p.fenced) = (None, false, None, None));
         let Some(Indexed { participant, .. }) = self.participants.remove(&id) else { return };
         let registered = &participant.registered;
         if let Some(ids) = self.by_mapping.get_mut(&(registered.serverid, registered.userid)) {
@@ -136,7 +139,7 @@ impl Roster {
         }
     }
 
-    /// Changes a participant; nothing else does.
+    /// Changes a participant, and the indexes with it. Participants are changed in no other way.
     pub(super) fn change<T>(
         &mut self,
         id: i32,
@@ -147,7 +150,7 @@ impl Roster {
         Some(value)
     }
 
-    /// Takes the sweep of one that is being swept; it counts as being swept until it is changed.
+    /// Takes the sweep of a participant, which counts as being swept until it is changed.
     pub(super) fn take_sweep(&mut self, id: i32) -> Option<Box<Sweep>> {
         self.participants.get_mut(&id)?.participant.sweep.take()
     }
@@ -161,11 +164,11 @@ impl Roster {
             return;
         }
         let registered = &participant.registered;
-        if was.unswept != now.unswept {
-            let by = if now.unswept { 1 } else { -1 };
-            let unswept = self.unswept.entry(registered.serverid).or_default();
-            *unswept = unswept.wrapping_add_signed(by);
-            self.all_unswept = self.all_unswept.wrapping_add_signed(by as isize);
+        if was.unsettled != now.unsettled {
+            let by = if now.unsettled { 1 } else { -1 };
+            let unsettled = self.unsettled.entry(registered.serverid).or_default();
+            *unsettled = unsettled.wrapping_add_signed(by);
+            self.all_unsettled = self.all_unsettled.wrapping_add_signed(by as isize);
             self.changed.insert(registered.serverid);
         }
         let site = self.sites.entry(Site::of(registered)).or_default();
@@ -178,7 +181,7 @@ impl Roster {
             self.due.remove(&(due, id));
         }
         if was_busy != is_busy {
-            // Those beside it wait for its end, and cost nothing meanwhile.
+            // The others at the site wait for the sweep to end, and are not looked at until then.
             for other in &site.participants {
                 let due = self.participants.get(other).and_then(|other| other.participant.due);
                 if let Some(due) = due {
@@ -191,18 +194,18 @@ impl Roster {
         }
     }
 
-    /// Those with a user mapping.
+    /// The participants with a user mapping.
     pub(super) fn with_mapping(&self, serverid: Oid, userid: Oid) -> Vec<i32> {
         self.by_mapping.get(&(serverid, userid)).into_iter().flatten().copied().collect()
     }
 
-    /// Those on a server.
+    /// The participants on a foreign server.
     pub(super) fn on_server(&self, serverid: Oid) -> Vec<i32> {
         let all = self.participants.values().map(|indexed| &indexed.participant.registered);
         all.filter(|r| r.serverid == serverid).map(|r| r.id).collect()
     }
 
-    /// Those at the site of one, and itself.
+    /// The participants at the site of one, itself included.
     pub(super) fn beside(
         &self,
         registered: &ParticipantRecord,
@@ -212,7 +215,7 @@ impl Roster {
         ids.filter_map(|id| self.get(*id))
     }
 
-    /// Those at its site that keep the fence.
+    /// The participants at its site that keep a session with the fence.
     pub(super) fn fenced_at(&self, registered: &ParticipantRecord) -> Vec<i32> {
         self.sites
             .get(&Site::of(registered))
@@ -228,35 +231,36 @@ impl Roster {
         site.is_some_and(|site| !site.sweeps.is_empty() || !site.fenced.is_empty())
     }
 
-    /// Whether one is due, and nothing is under way at its site.
+    /// Whether a participant is due, and no sweep is under way at its site.
     pub(super) fn is_startable(&self, id: i32, now: Instant) -> bool {
         let due = self.get(id).and_then(|p| p.due).filter(|due| *due <= now);
         due.is_some_and(|due| self.due.contains(&(due, id)))
     }
 
-    /// Those that are being swept.
+    /// The participants that are being swept.
     pub(super) fn sweeping(&self) -> Vec<i32> {
         self.sweeping.iter().copied().collect()
     }
 
-    /// When the next one could be swept.
+    /// When the next participant is due.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.due.first().map(|(due, _)| *due)
     }
 
-    /// Those that are due, the longest first.
+    /// The participants that are due, longest overdue first.
     pub(super) fn due(&self, now: Instant) -> Vec<i32> {
         self.due.iter().take_while(|(due, _)| *due <= now).map(|(_, id)| *id).collect()
     }
 
-    /// How many participants have not been swept clean.
-    pub(super) fn unswept(&self) -> usize {
-        self.all_unswept
+    /// On how many participants something may be left.
+    pub(super) fn unsettled(&self) -> usize {
+        self.all_unsettled
     }
 
-    /// The servers on which that number has changed since the last call, with it.
+    /// The servers whose number of participants with something left may have changed since the last
+    /// call, with that number.
     pub(super) fn take_changed(&mut self) -> Vec<(Oid, u64)> {
         let changed = std::mem::take(&mut self.changed);
-        changed.into_iter().map(|id| (id, self.unswept.get(&id).copied().unwrap_or(0))).collect()
+        changed.into_iter().map(|id| (id, self.unsettled.get(&id).copied().unwrap_or(0))).collect()
     }
 }

@@ -1,4 +1,5 @@
-//! Which participants are swept now, together with which others, and what has come of it.
+//! Which participants have to be swept because backends have left something on them, and which are
+//! swept now, together with which others.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
@@ -8,34 +9,35 @@ use pgrx::pg_sys::{Oid, TransactionId};
 
 use super::Worker;
 use crate::pg::error::Result;
-use crate::pg::{syncrep, transaction};
-use crate::protocol::gid::{Gid, Nonce};
-use crate::protocol::verdict::{Decision, Reason};
+use crate::pg::transaction;
+use crate::protocol::gid::Gid;
+use crate::protocol::verdict::Decision;
 use crate::remote::options::Server;
-use crate::resolver::sweep::failure::Failure;
-use crate::resolver::sweep::{Decisions, Open, Progress, Subject, Sweep, Swept};
-use crate::resolver::worker::participant::Participant;
+use crate::resolver::sweep::{Decisions, Open, Progress, Subject, Sweep};
 use crate::shared::entries;
 use crate::shared::entry::{Entry, Status};
-use crate::shared::left::{self, Left, Members};
+use crate::shared::entry_change::Why;
+use crate::shared::left::Members;
+use crate::store::decisions;
 use crate::store::participant_list::ParticipantRecord;
-use crate::store::{decisions, forgotten};
 
-/// How many sweeps run at a time, and how many of them on one server.
+/// How many sweeps run at a time.
 const SWEEPS: usize = 128;
+
+/// How many of them run on one server.
 const SWEEPS_ON_SERVER: usize = 16;
 
-/// How long one round may spend on sweeps that fail to start: others are served between many that fail at once, for
-/// example because their servers have been dropped.
+/// How long one round may spend on sweeps that fail to start, for example because their servers
+/// were dropped: backends are answered between the rounds.
 const FAILING: Duration = Duration::from_millis(10);
 
-/// How many others are tried in the place of one whose server has gone.
+/// With how many other user mappings a participant is tried whose own server no longer exists.
 const STAND_INS: usize = 16;
 
-/// How many committed transactions one sweep asks for: others are served between two.
+/// How many committed transactions one sweep asks for: backends are answered between two sweeps.
 const OPEN_IN_SWEEP: usize = 10_000;
 
-/// Where each server is, as its options say; none for one that has gone.
+/// The address of each server by its options; None for a server that no longer exists.
 type Addresses = HashMap<Oid, Option<CString>>;
 
 fn address(serverid: Oid) -> Option<CString> {
@@ -43,7 +45,99 @@ fn address(serverid: Oid) -> Option<CString> {
 }
 
 impl Worker {
-    /// Starts the sweeps that are due; those that could not be started now are begun in the next round.
+    /// Something may be left on a participant: it is swept soon.
+    pub(super) fn has_work(&mut self, id: i32) {
+        self.participants.change(id, |participant| participant.unsettled = true);
+        self.make_due(id);
+    }
+
+    /// Has a participant swept soon, unless a sweep is under way or the last one has failed: then
+    /// it is retried when the delay has passed. Does not wait for the time at which the fence is to
+    /// be renewed.
+    pub(super) fn make_due(&mut self, id: i32) {
+        self.participants.change(id, |p| {
+            if p.sweep.is_none() && (p.failures == 0 || p.due.is_none()) {
+                let now = Instant::now();
+                p.due = Some(p.due.map_or(now, |due| due.min(now)));
+            }
+        });
+    }
+
+    /// Has the participants swept on which backends have left something since the last time.
+    pub(super) fn note_handed_over(&mut self) {
+        let changes = entries::left_changes();
+        if self.left_seen.replace(changes) == Some(changes) {
+            return;
+        }
+        for mut entry in entries::left() {
+            let Some(gid) = entry.gid() else { continue };
+            if entry.participant != 0 && !self.participants.has(entry.participant) {
+                entries::release(&gid);
+                entry.participant = 0;
+            }
+            match entry.status {
+                Status::Committing if self.confirmed.contains(&gid.nonce) => {
+                    entries::end(&gid, Why::Gone);
+                }
+                Status::Committing => {
+                    self.note_committed(&gid, &entry);
+                    self.note_work(&entry);
+                }
+                Status::Aborting => self.note_work(&entry),
+                // It waits for the application. Meanwhile this server must hold the fence there: a
+                // physical copy of it that does not know the transaction would roll it back.
+                Status::Prepared => self.guard(&entry),
+                Status::Preparing => {}
+            }
+        }
+    }
+
+    /// The owner of a committed transaction has left it to the resolver. Its participants without
+    /// an entry have confirmed.
+    fn note_committed(&mut self, gid: &Gid, entry: &Entry) {
+        if self.ledger.has(gid.nonce) {
+            return;
+        }
+        let all = entries::of_transaction(entry.xid);
+        let of_it = all.iter().filter(|e| e.nonce == entry.nonce && e.participant != 0);
+        let open: Vec<(i32, u64)> = of_it
+            .map(|e| (e.participant, e.remote_xid))
+            .filter(|(id, _)| !self.is_forgotten(gid.nonce, *id))
+            .collect();
+        if !open.is_empty() {
+            self.ledger.add(gid.nonce, entry.xid.into_inner(), open);
+        }
+    }
+
+    fn note_work(&mut self, entry: &Entry) {
+        for id in self.whose(entry) {
+            self.has_work(id);
+        }
+    }
+
+    /// The participants that an entry may be of.
+    fn whose(&self, entry: &Entry) -> Vec<i32> {
+        match entry.participant {
+            0 => self.participants.with_mapping(entry.serverid, entry.userid),
+            id => vec![id],
+        }
+    }
+
+    /// Has the fence taken where an entry's transaction is prepared.
+    fn guard(&mut self, entry: &Entry) {
+        for id in self.whose(entry) {
+            if self
+                .participants
+                .get(id)
+                .is_some_and(|p| !self.participants.is_fenced(&p.registered))
+            {
+                self.make_due(id);
+            }
+        }
+    }
+
+    /// Starts the sweeps that are due; those that cannot be started now are started in a later
+    /// round.
     pub(super) fn start_sweeps(&mut self) -> Result<()> {
         self.more_due = false;
         let now = Instant::now();
@@ -66,7 +160,7 @@ impl Worker {
             if all >= SWEEPS {
                 break;
             }
-            // One that was taken along by another since is not due any more, and one beside another waits.
+            // A sweep that was just started may be for this one too, or be under way at its site.
             if !self.participants.is_startable(id, now) {
                 continue;
             }
@@ -90,7 +184,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Starts to sweep a participant and those beside it; tells whether that was possible.
+    /// Starts to sweep a participant and others in the same place; returns whether that was
+    /// possible.
     fn start_sweep(
         &mut self,
         registered: ParticipantRecord,
@@ -108,41 +203,7 @@ impl Worker {
                 fenced = kept;
             }
         }
-        let mut seen = HashSet::new();
-        let mut committed = Vec::new();
-        let mut members = Vec::new();
-        for member in group {
-            let taken = self.participants.change(member, |p| {
-                p.due = None;
-                (p.registered.clone(), std::mem::take(&mut p.seen))
-            });
-            let Some((registered, of_member)) = taken else { continue };
-            seen.extend(of_member);
-            for (nonce, remote_xid) in self.ledger.open_at(member) {
-                let gid = registered.gid(self.identity, nonce);
-                if committed.len() == OPEN_IN_SWEEP {
-                    break;
-                }
-                if !owned.contains(&gid) {
-                    let xid = TransactionId::from(self.ledger.xid(nonce).unwrap_or(0));
-                    committed.push(Open { gid, participant: member, remote_xid, xid });
-                }
-            }
-            members.push(registered);
-        }
-        let list = members;
-        let members: Members = list.iter().collect();
-        let mut left = left.to_vec();
-        left.retain(|e| e.status.is_decided() && members.have(e));
-        let mut stand_ins: Vec<ParticipantRecord> =
-            list.into_iter().filter(|member| member.id != id).collect();
-        if stand_ins.is_empty() {
-            stand_ins = self.stand_ins(&registered);
-        }
-        let by = self.participants.get(id).map(|p| p.connect_as(&stand_ins).clone());
-        let by = by.unwrap_or_else(|| registered.clone());
-        let (identity, participant) = (self.identity, registered);
-        let subject = Subject { identity, participant, by, members, left, seen, committed };
+        let subject = self.subject(registered, group, owned, left);
         match Sweep::start(subject, fenced) {
             Ok(sweep) => {
                 self.participants.change(id, |p| p.sweep = Some(Box::new(sweep)));
@@ -155,8 +216,60 @@ impl Worker {
         }
     }
 
-    /// The participants that one session can ask for: in one place, and reached in the same way. That two servers look the
-    /// same from inside does not make them one: they may be copies.
+    /// What the sweep of a participant and others in the same place is about; they are not due any
+    /// more.
+    fn subject(
+        &mut self,
+        participant: ParticipantRecord,
+        group: Vec<i32>,
+        owned: &HashSet<Gid>,
+        left: &[Entry],
+    ) -> Subject {
+        let mut listed_before = HashSet::new();
+        let mut committed = Vec::new();
+        let mut list = Vec::new();
+        for id in group {
+            let taken = self.participants.change(id, |p| {
+                p.due = None;
+                (p.registered.clone(), std::mem::take(&mut p.listed))
+            });
+            let Some((member, listed)) = taken else { continue };
+            listed_before.extend(listed);
+            for (nonce, remote_xid) in self.ledger.open_at(id) {
+                let gid = member.gid(self.identity, nonce);
+                if committed.len() == OPEN_IN_SWEEP {
+                    break;
+                }
+                if !owned.contains(&gid) {
+                    let xid = TransactionId::from(self.ledger.xid(nonce).unwrap_or(0));
+                    committed.push(Open { gid, participant: id, remote_xid, xid });
+                }
+            }
+            list.push(member);
+        }
+        let members: Members = list.iter().collect();
+        let mut handed_over = left.to_vec();
+        handed_over.retain(|e| e.status.is_decided() && members.have(e));
+        let mut stand_ins = list;
+        stand_ins.retain(|member| member.id != participant.id);
+        if stand_ins.is_empty() {
+            stand_ins = self.stand_ins(&participant);
+        }
+        let connect_as = self.participants.get(participant.id);
+        let connect_as = connect_as.map(|p| p.connect_as(&stand_ins).clone());
+        Subject {
+            identity: self.identity,
+            connect_as: connect_as.unwrap_or_else(|| participant.clone()),
+            participant,
+            members,
+            handed_over,
+            listed_before,
+            committed,
+        }
+    }
+
+    /// The participants that one session can ask for: those at the same site and the same address.
+    /// The address counts because two servers at one site may be copies.
     fn group(&self, registered: &ParticipantRecord, addresses: &mut Addresses) -> Result<Vec<i32>> {
         let beside: Vec<(i32, Oid)> = self
             .participants
@@ -181,8 +294,9 @@ impl Worker {
         Ok(beside.into_iter().filter(is_same).map(|(id, _)| id).collect())
     }
 
-    /// Who else may ask for one whose server has gone, or moved: those that are recorded at the same address. The sweep
-    /// looks whether they still lead there.
+    /// The participants that are recorded at the same address as one whose server no longer exists
+    /// or has moved: the sweep may use their user mappings. It checks whether these still lead
+    /// there.
     fn stand_ins(&self, registered: &ParticipantRecord) -> Vec<ParticipantRecord> {
         self.participants
             .beside(registered)
@@ -193,7 +307,7 @@ impl Worker {
             .collect()
     }
 
-    /// Takes the sweeps that are on their way as far as they go without waiting.
+    /// Advances the sweeps that are under way as far as they can go without waiting.
     pub(super) fn advance_sweeps(&mut self) -> Result<()> {
         let mut listed = Vec::new();
         for id in self.participants.sweeping() {
@@ -214,19 +328,8 @@ impl Worker {
         Ok(())
     }
 
-    fn progressed(&mut self, id: i32, progress: Result<Progress, Failure>) -> Result<()> {
-        match progress {
-            Ok(Progress::Waits(sweep) | Progress::Listed(sweep)) => {
-                self.participants.change(id, |p| p.sweep = Some(sweep));
-                Ok(())
-            }
-            Ok(Progress::Done(swept)) => self.swept(id, *swept),
-            Err(failure) => self.failed(id, failure),
-        }
-    }
-
-    /// What has been decided of what is listed. What is known to be committed stays so, and what waits for the application
-    /// tells itself; the others are looked for in the table, and have aborted if they are not there.
+    /// What was decided of what is listed. The table is read only for transactions that are neither
+    /// known to be committed nor prepared here under the application's 'gxid'.
     fn decisions<'a>(&self, listed: impl Iterator<Item = &'a Gid>) -> Result<Decisions> {
         let mut found = Decisions::new();
         let mut wanted = HashSet::new();
@@ -249,134 +352,5 @@ impl Worker {
             found.extend(transaction::run(|| Ok(decisions::of_all(&wanted)))?);
         }
         Ok(found)
-    }
-
-    fn swept(&mut self, id: i32, swept: Swept) -> Result<()> {
-        let members = swept.members.clone();
-        let noted = left::note(&members, &swept.left);
-        let elsewhere = self.of_others(id, &swept.left);
-        let left: HashSet<i32> = swept
-            .left
-            .iter()
-            .filter(|l| l.reason != Reason::Undecided)
-            .filter_map(|l| members.of(&l.gid))
-            .collect();
-        let (strangers, server) = (swept.strangers, swept.server.clone());
-        let delivered = swept.delivered.clone();
-        let moved = swept.moved.clone();
-        self.keep_heuristic(&swept.heuristic)?;
-        self.participants.change(id, |p| p.swept(swept, noted, &elsewhere)).transpose()?;
-        for member in members.ids().filter(|_| moved.is_some()) {
-            self.participants.change(member, |p| p.registered.address.clone_from(&moved));
-        }
-        for member in members.ids() {
-            let left = strangers || left.contains(&member);
-            let beside = |p: &mut Participant| {
-                let is_due = p.due.is_some();
-                p.swept_beside(&server, noted, left).map(|()| is_due)
-            };
-            let waits = member != id
-                && self.participants.change(member, beside).transpose()?.unwrap_or(false);
-            if !waits {
-                self.tried(member);
-            }
-        }
-        for (nonce, id) in &delivered {
-            if self.ledger.delivered(*nonce, *id) {
-                self.settle(*nonce);
-            }
-        }
-        // More than one sweep asks for, or known since it began.
-        if !delivered.is_empty() {
-            for member in members.ids() {
-                if self.ledger.open_at(member).next().is_some() {
-                    self.has_work(member);
-                }
-            }
-        }
-        self.note_asked_by_others(id);
-        // What was handed over meanwhile is looked at again.
-        self.left_seen = None;
-        self.note_handed_over();
-        Ok(())
-    }
-
-    /// What has gone from a participant without us may come back, with a restore or on the server that we were not shown:
-    /// its decision is kept for ever.
-    fn keep_heuristic(&mut self, heuristic: &[(Nonce, i32)]) -> Result<()> {
-        if heuristic.is_empty() {
-            return Ok(());
-        }
-        syncrep::run_here(|| {
-            heuristic.iter().try_for_each(|(nonce, id)| forgotten::add(*nonce, *id))
-        })?;
-        for (nonce, id) in heuristic {
-            self.forgotten.entry(*nonce).or_default().insert(*id);
-        }
-        Ok(())
-    }
-
-    fn failed(&mut self, id: i32, failure: Failure) -> Result<()> {
-        self.tried(id);
-        let is_elsewhere = failure.reason == Reason::OtherServer;
-        let Self { participants, ledger, identity, .. } = self;
-        let fail = |p: &mut Participant| {
-            let registered = p.registered.clone();
-            let undelivered = || {
-                let open = ledger.open_at(id);
-                open.map(|(nonce, _)| registered.gid(*identity, nonce)).collect()
-            };
-            p.failed(failure, ledger.count_at(id), undelivered)?;
-            // It may have been written down that it moved, in a sweep that then failed.
-            if is_elsewhere { p.read_address() } else { Ok(()) }
-        };
-        participants.change(id, fail).transpose()?;
-        self.note_asked_by_others(id);
-        // The others whom it was to ask for try it as their own users.
-        let Some(registered) = self.participants.get(id).map(|p| p.registered.clone()) else {
-            return Ok(());
-        };
-        let others: Vec<i32> = self
-            .participants
-            .beside(&registered)
-            .filter(|p| p.due.is_none() && p.sweep.is_none())
-            .filter(|p| p.unswept || self.is_awaited(p.registered.id))
-            .map(|p| p.registered.id)
-            .collect();
-        for other in others {
-            self.participants.change(other, |p| match p.failures {
-                0 => p.make_due(),
-                _ => p.retry(Instant::now()),
-            });
-        }
-        Ok(())
-    }
-
-    /// What has lost its server or user mapping is asked by others in the same database, if there are any.
-    fn note_asked_by_others(&mut self, id: i32) {
-        let Some(participant) = self.participants.get(id) else { return };
-        let beside = || self.participants.beside(&participant.registered);
-        if !beside().any(Participant::is_asked) {
-            return;
-        }
-        let gone: Vec<i32> =
-            beside().filter(|p| p.cannot_be_asked()).map(|p| p.registered.id).collect();
-        for id in gone {
-            self.participants.change(id, Participant::note_asked);
-        }
-    }
-
-    /// What one mapping's role may not settle, and the one that has prepared it may: that one is swept next.
-    fn of_others(&mut self, id: i32, left: &[Left]) -> HashSet<Gid> {
-        let mut elsewhere = HashSet::new();
-        for gid in left.iter().filter(|l| l.reason == Reason::NotAllowed).map(|l| l.gid) {
-            for other in self.participants.with_mapping(gid.serverid.into(), gid.userid.into()) {
-                if other != id {
-                    elsewhere.insert(gid);
-                    self.has_work(other);
-                }
-            }
-        }
-        elsewhere
     }
 }

@@ -1,5 +1,6 @@
-//! What the log and the statistics are told of what is left on a participant: the transaction, the server, why, and what
-//! will happen next. Once for each change, not for each attempt.
+//! What the log and the statistics say of what is left on a participant: the transaction, the
+//! server, the reason, and what happens next. The log is told once of each change, not of each
+//! attempt.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
@@ -12,20 +13,20 @@ use crate::protocol::gid::Gid;
 use crate::protocol::verdict::Reason;
 use crate::resolver::sweep::Swept;
 
-/// So many transactions get a line each; of more that are left for one reason one line tells.
+/// Up to this many transactions that are left for one reason get a line each; more share one line.
 const LINES: usize = 10;
 
-/// What the log has been told of one participant.
+/// What the log was told of one participant.
 #[derive(Default)]
 pub(super) struct Told {
     /// Why each transaction is left.
     left: HashMap<Gid, Vec<u8>>,
-    /// Why the last attempt failed, empty if it did not.
+    /// Why the last attempt failed; empty if it did not.
     failure: Vec<u8>,
 }
 
-/// Why a sweep that has left something is no success; `None` if it is one. What is `elsewhere` is for another
-/// participant's.
+/// Why a sweep counts as a failure; `None` if it does not. What is `elsewhere` will be settled by
+/// another participant's sweep.
 pub(super) fn failure(swept: &Swept, elsewhere: &HashSet<Gid>) -> Option<Error> {
     let server = swept.server.to_bytes();
     let mut counts: HashMap<Reason, u64> = HashMap::new();
@@ -36,8 +37,8 @@ pub(super) fn failure(swept: &Swept, elsewhere: &HashSet<Gid>) -> Option<Error> 
     }
     let total: u64 = counts.values().sum();
     let Some((reason, _)) = counts.into_iter().max_by_key(|(_, count)| *count) else {
-        return swept.strangers.then(|| {
-            let text = Reason::Strangers.text();
+        return swept.other_incarnations.then(|| {
+            let text = Reason::OtherIncarnation.text();
             let text = [b"server \"", server, b"\" has to be asked again: ", text.as_bytes()];
             Error::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, text.concat())
         });
@@ -55,7 +56,8 @@ fn subject(count: u64) -> Vec<u8> {
     }
 }
 
-/// A reason in full, with what the server has said, or why it was not reached.
+/// A reason in full: what the server has answered, or why it was not reached, if that is more
+/// precise.
 fn why(reason: Reason, error: Option<&Error>) -> Vec<u8> {
     match (reason, error) {
         (Reason::Refused | Reason::NotAllowed | Reason::Unreached | Reason::Gone, Some(error)) => {
@@ -66,7 +68,7 @@ fn why(reason: Reason, error: Option<&Error>) -> Vec<u8> {
 }
 
 impl Told {
-    /// Tells of what is left, as far as it has changed. `error` is what the server has said.
+    /// Tells what is left, as far as that has changed. `error` is what the server has answered.
     pub(super) fn about(
         &mut self,
         server: &CStr,
@@ -107,7 +109,8 @@ impl Told {
         Ok(())
     }
 
-    /// An attempt has failed. Where nothing is known to be left there, only this tells of it.
+    /// Tells that an attempt has failed, if it is not known to have left anything (`alone`): of
+    /// what it has left, [`about`](Self::about) tells.
     pub(super) fn failed(&mut self, error: &Error, alone: bool) -> Result<()> {
         let text = error.summary();
         if self.failure == text {
@@ -123,7 +126,7 @@ impl Told {
             .log(PgLogLevel::LOG)
     }
 
-    /// All is well, and was not before.
+    /// Tells that the server was reached again, after attempts that failed.
     pub(super) fn succeeded(&mut self, server: &CStr) -> Result<()> {
         if std::mem::take(&mut self.failure).is_empty() {
             return Ok(());
@@ -133,7 +136,7 @@ impl Told {
     }
 }
 
-/// What will happen next; a sentence or two.
+/// What happens next, in one or two sentences.
 fn next(reason: Reason) -> String {
     let (_, longest) = guc::resolver_retry();
     format!("{} It comes again at the latest {longest:?} after each attempt.", reason.next())

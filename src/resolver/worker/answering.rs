@@ -1,75 +1,83 @@
-//! What backends ask of the resolver, and its answers.
+//! The resolver's side of [`requests`]: does what backends ask for, and answers them.
 
 use std::collections::HashSet;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::time::{Duration, Instant};
 
-use pgrx::{PgLogLevel, pg_sys};
+use pgrx::PgLogLevel;
+use pgrx::pg_sys::{self, Oid};
 
 use super::Worker;
-use crate::pg::error::{Error, Result, SqlState, c_string};
+use crate::pg::error::{Error, Result, SqlState};
 use crate::pg::globals::{last_commit_end, my_database};
 use crate::pg::{syncrep, text, transaction};
 use crate::protocol::gid::Nonce;
 use crate::protocol::verdict::Decision;
 use crate::remote::options::Server;
 use crate::shared::entry_change::Why;
-use crate::shared::shmem::{Request, RequestKind};
-use crate::shared::{entries, requests, workers};
+use crate::shared::requests::{Ask, Request};
+use crate::shared::{entries, requests, resolvers};
 use crate::store::participant_list::{self, ParticipantRecord};
 use crate::store::{decisions, forgotten, labels};
 
 /// A backend that waits until each of these participants has been tried.
-pub struct Trying {
-    slot: usize,
+pub(super) struct Trying {
     request: Request,
     participants: HashSet<i32>,
 }
 
-/// A backend whose answer waits until the synchronous standbys have what it tells of.
-pub struct Replicating {
-    slot: usize,
+/// A backend whose answer waits until the synchronous standbys have what the answer rests on.
+pub(super) struct Replicating {
     request: Request,
     answer: i32,
     position: pg_sys::XLogRecPtr,
 }
 
-/// How often is looked whether they have.
+/// How often the resolver checks whether they have.
 pub(super) const REPLICATION_POLL: Duration = Duration::from_millis(10);
 
 impl Worker {
     /// Does what backends ask for.
     pub(super) fn answer_requests(&mut self) -> Result<()> {
-        for (slot, request) in requests::waiting() {
-            let mut known = self.trying.iter().map(|t| &t.request).chain(
-                // They wait for a standby, the resolver does not.
-                self.replicating.iter().map(|r| &r.request),
-            );
-            if known.any(|r| r.serial == request.serial) {
+        for (request, ask) in requests::waiting() {
+            if self.is_in_hand(&request) {
                 continue;
             }
-            let answer = match request.kind {
-                RequestKind::Register => match self.register(&request).transpose() {
-                    Some(answer) => answer,
-                    // It is looked at again when the table of decisions has been read.
-                    None => continue,
-                },
-                RequestKind::ForgetTransaction => self.forget_transaction(&request),
-                RequestKind::ForgetServer => self.forget_server(&request),
-                RequestKind::TakeLabel => Ok(i32::from(take_label(&request))),
-                RequestKind::Resolve => {
-                    self.try_all(slot, request)?;
+            let answer = match ask {
+                Ask::Register { serverid, userid, system_identifier, database } => {
+                    let wanted = ParticipantRecord {
+                        id: 0,
+                        serverid,
+                        userid,
+                        system_identifier,
+                        database,
+                        address: None,
+                    };
+                    match self.register(wanted).transpose() {
+                        Some(answer) => answer,
+                        // Tried again when the whole decision table has been read.
+                        None => continue,
+                    }
+                }
+                Ask::ForgetTransaction { nonce, serverid, userid } => {
+                    self.forget_transaction(nonce, serverid, userid)
+                }
+                Ask::ForgetServer(serverid) => self.forget_server(serverid),
+                Ask::TakeLabel(label) => Ok(i32::from(take_label(&label))),
+                Ask::Resolve => {
+                    self.try_all(request)?;
                     continue;
                 }
             };
             match answer {
                 Ok(answer) => {
-                    // What it tells of is before this; so is what an earlier request has written.
+                    // What the answer rests on was written before this point, by this request or by
+                    // an earlier one.
                     let position = last_commit_end().max(self.started);
-                    self.replicating.push(Replicating { slot, request, answer, position });
+                    self.replicating.push(Replicating { request, answer, position });
                 }
                 Err(error) => {
-                    requests::answer(slot, &request, None);
+                    request.answer(None);
                     error.log(PgLogLevel::WARNING)?;
                 }
             }
@@ -78,25 +86,32 @@ impl Worker {
         Ok(())
     }
 
-    /// Answers those whose answer the synchronous standbys have.
+    /// Whether the resolver has begun a request that it has not answered yet.
+    fn is_in_hand(&self, request: &Request) -> bool {
+        self.trying.iter().any(|t| t.request.is(request))
+            || self.replicating.iter().any(|r| r.request.is(request))
+    }
+
+    /// Answers those whose answer the synchronous standbys have; the resolver does not wait for
+    /// these.
     pub(super) fn answer_replicated(&mut self) {
         self.replicating.retain(|r| {
             let replicated = syncrep::outlives_a_failover(r.position);
             if replicated {
-                requests::answer(r.slot, &r.request, Some(r.answer));
+                r.request.answer(Some(r.answer));
             }
-            !replicated && asked_still(r)
+            !replicated && r.request.is_waiting()
         });
     }
 
-    /// Writes down a participant that a backend is about to prepare on; `None`: not yet. Where the server is said to be is
-    /// read from the catalog: the backend makes sure that this is what its connection was made from.
-    fn register(&mut self, request: &Request) -> Result<Option<i32>> {
-        let mut wanted = wanted(request);
+    /// Writes down a participant that a backend is about to prepare on, and returns its number;
+    /// `None`: it cannot be done yet. The server's address is read from the catalog; the backend
+    /// makes sure that its connection was made to that address.
+    fn register(&mut self, mut wanted: ParticipantRecord) -> Result<Option<i32>> {
         wanted.address =
             transaction::run(|| Ok(Server::find(wanted.serverid)))?.map(|server| server.address());
         let of_mapping = self.participants.with_mapping(wanted.serverid, wanted.userid);
-        // All that is wanted, but perhaps at another address.
+        // The same participant, but perhaps at another address.
         let like: Vec<ParticipantRecord> = of_mapping
             .into_iter()
             .filter_map(|id| self.participants.get(id))
@@ -109,11 +124,11 @@ impl Worker {
             return Ok(Some(known.id));
         }
         for known in like {
-            if known.address.is_none() || self.is_clean(&known) {
+            if known.address.is_none() || self.is_settled(&known) {
                 return self.move_to(known, wanted.address).map(Some);
             }
         }
-        // The number of a forgotten participant may still stand in decisions.
+        // The number of a participant that was forgotten may still stand in a decision.
         if !self.has_looked {
             return Ok(None);
         }
@@ -126,19 +141,20 @@ impl Worker {
         Ok(Some(id))
     }
 
-    /// Whether nothing can be left on a participant: it has been swept clean, and nothing has been prepared there since
-    /// that is not confirmed.
-    fn is_clean(&self, registered: &ParticipantRecord) -> bool {
+    /// Whether nothing can be left on a participant: a sweep has left nothing there, and nothing
+    /// has been prepared there since that is not confirmed.
+    fn is_settled(&self, registered: &ParticipantRecord) -> bool {
         let dbid = my_database();
         let ParticipantRecord { id, serverid, userid, .. } = *registered;
         let has_entry = entries::all()
             .iter()
             .any(|e| (e.dbid, e.serverid, e.userid) == (dbid, serverid, userid));
-        let is_swept = self.participants.get(id).is_some_and(|p| !p.unswept && p.sweep.is_none());
+        let is_swept = self.participants.get(id).is_some_and(|p| !p.unsettled && p.sweep.is_none());
         self.has_looked && is_swept && !has_entry && self.ledger.count_at(id) == 0
     }
 
-    /// The server of a participant that is clean has another address now, or it was not known: it keeps its number.
+    /// A participant with nothing left on it has another address now, or one that was not recorded:
+    /// it keeps its number.
     fn move_to(&mut self, registered: ParticipantRecord, address: Option<CString>) -> Result<i32> {
         let id = registered.id;
         syncrep::run_here(|| participant_list::move_to(&HashSet::from([id]), address.as_deref()))?;
@@ -151,7 +167,8 @@ impl Worker {
         Ok(id)
     }
 
-    /// Two addresses of one server, or two servers of one image: which, cannot be known.
+    /// Warns of two addresses that look like one server from inside. Whether it is one server or
+    /// two copies of an image cannot be known.
     fn warn_of_twin(&self, new: &ParticipantRecord) -> Result<()> {
         let twin = self
             .participants
@@ -174,50 +191,48 @@ impl Worker {
         .log(PgLogLevel::WARNING)
     }
 
-    /// Makes everything due; the answer comes when all have been tried.
-    fn try_all(&mut self, slot: usize, request: Request) -> Result<()> {
+    /// Makes every participant due; answered when each has been tried.
+    fn try_all(&mut self, request: Request) -> Result<()> {
         self.look_at_all()?;
         let participants: HashSet<i32> = self.participants.ids().collect();
         for id in &participants {
             self.participants.change(*id, |participant| participant.due = Some(Instant::now()));
         }
-        self.trying.push(Trying { slot, request, participants });
+        self.trying.push(Trying { request, participants });
         Ok(())
     }
 
-    /// Notes that a participant has been tried.
+    /// A participant has been tried.
     pub(super) fn tried(&mut self, id: i32) {
         for trying in &mut self.trying {
             trying.participants.remove(&id);
         }
     }
 
-    /// Whether somebody waits until a participant has been tried.
+    /// Whether a backend waits until a participant has been tried.
     pub(super) fn is_awaited(&self, id: i32) -> bool {
         self.trying.iter().any(|trying| trying.participants.contains(&id))
     }
 
-    /// Answers those for whom all have been tried.
+    /// Answers those for whom every participant has been tried.
     pub(super) fn answer_trying(&mut self) {
         let known = &self.participants;
         self.trying.retain_mut(|trying| {
             trying.participants.retain(|id| known.has(*id));
             if trying.participants.is_empty() {
-                requests::answer(trying.slot, &trying.request, Some(0));
+                trying.request.answer(Some(0));
             }
             !trying.participants.is_empty()
         });
     }
 
-    fn forget_transaction(&mut self, request: &Request) -> Result<i32> {
-        let Some(nonce) = Nonce::new(request.nonce) else { return Ok(0) };
-        let ids = self.participants.with_mapping(request.serverid, request.userid);
+    fn forget_transaction(&mut self, nonce: Nonce, serverid: Oid, userid: Oid) -> Result<i32> {
+        let ids = self.participants.with_mapping(serverid, userid);
         let (committed, _) = syncrep::run_here(|| {
-            let row = decisions::all()
-                .into_iter()
-                .find(|row| row.nonce == nonce && row.decision == Decision::Committed);
+            let row = decisions::of_nonce(nonce);
             let committed: Vec<i32> = row
                 .iter()
+                .filter(|row| row.decision == Decision::Committed)
                 .flat_map(|row| row.participants.iter().map(|p| p.0))
                 .filter(|id| ids.contains(id))
                 .collect();
@@ -233,46 +248,30 @@ impl Worker {
         }
         for id in &committed {
             self.forgotten.entry(nonce).or_default().insert(*id);
-            if self.ledger.delivered(nonce, *id) {
-                self.settle(nonce);
+            if self.ledger.confirmed_by(nonce, *id) {
+                self.all_confirmed(nonce);
             }
         }
         Ok(forgotten.max(committed.len() as i32))
     }
 
-    fn forget_server(&mut self, request: &Request) -> Result<i32> {
-        let ids = self.participants.on_server(request.serverid);
-        syncrep::run_here(|| participant_list::delete_server(request.serverid))?;
+    fn forget_server(&mut self, serverid: Oid) -> Result<i32> {
+        let ids = self.participants.on_server(serverid);
+        syncrep::run_here(|| participant_list::delete_server(serverid))?;
         for id in &ids {
             self.participants.remove(*id);
             self.ledger.remove(*id);
         }
-        workers::new_generation();
-        Ok((ids.len() + entries::end_server(request.serverid)) as i32)
+        resolvers::new_generation();
+        Ok((ids.len() + entries::end_server(serverid)) as i32)
     }
 }
 
-/// Whether somebody waits for the answer.
-fn asked_still(r: &Replicating) -> bool {
-    requests::waiting().iter().any(|(_, request)| request.serial == r.request.serial)
-}
-
-fn wanted(request: &Request) -> ParticipantRecord {
-    ParticipantRecord {
-        id: 0,
-        serverid: request.serverid,
-        userid: request.userid,
-        system_identifier: request.system_identifier,
-        database: c_string(&request.database[..]),
-        address: None,
-    }
-}
-
-/// Takes a label. A transaction that is about to use it is not waited for: others wait for the resolver.
-fn take_label(request: &Request) -> bool {
-    let label = c_string(&request.label[..]);
+/// Takes a label; `false` if a transaction has used it. Does not wait for one that is about to,
+/// because other backends wait for the resolver.
+fn take_label(label: &CStr) -> bool {
     let taken = syncrep::run_here(|| {
-        if labels::find(&label)?.is_some() {
+        if labels::find(label)?.is_some() {
             return Ok(false);
         }
         // SAFETY: the setting is local to this transaction.
@@ -288,11 +287,11 @@ fn take_label(request: &Request) -> bool {
                 false,
             );
         }
-        labels::insert(&label, true)?;
+        labels::insert(label, true)?;
         // SAFETY: sets a flag of the transaction: what is said of the label must outlive a crash.
         unsafe { pg_sys::ForceSyncCommit() };
         Ok(true)
     });
-    // In use, or about to be: whoever asked looks again.
+    // In use, or about to be: the backend reads the label again.
     taken.is_ok_and(|(taken, _)| taken)
 }
