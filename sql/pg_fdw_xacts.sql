@@ -17,6 +17,38 @@ CREATE FUNCTION pg_fdw_xacts_query(server name, query text) RETURNS SETOF record
     LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'pg_fdw_xacts_query';
 REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_exec(name, text), pg_fdw_xacts_query(name, text) FROM PUBLIC;
 
+-- What the views of views.sql read: what is in doubt, and statistics of foreign servers.
+CREATE FUNCTION pg_fdw_xacts_participants(OUT dbid oid, OUT transaction xid, OUT serverid oid, OUT userid oid,
+    OUT status text, OUT identifier text, OUT reason text) RETURNS SETOF record
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_participants_wrapper';
+CREATE FUNCTION pg_fdw_xacts_stats(OUT serverid oid, OUT prepared bigint, OUT committed bigint,
+    OUT rolled_back bigint, OUT resolved bigint, OUT heuristic bigint, OUT attempts bigint,
+    OUT failures bigint, OUT in_doubt bigint, OUT oldest_in_doubt timestamptz, OUT last_error text,
+    OUT last_error_at timestamptz) RETURNS SETOF record
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_stats_wrapper';
+
+-- For operators: have the resolver try now, and give up.
+CREATE FUNCTION pg_fdw_xacts_resolve(identifier text DEFAULT NULL, OUT identifier text, OUT outcome text,
+    OUT reason text) RETURNS SETOF record
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_resolve_and_tell_wrapper';
+REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_resolve(text) FROM PUBLIC;
+CREATE FUNCTION pg_fdw_xacts_forget(identifier text) RETURNS void
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_forget_wrapper';
+REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_forget(text) FROM PUBLIC;
+
+-- For a client that loses the answer to its COMMIT: label a transaction, and ask what became of it.
+CREATE FUNCTION pg_fdw_xacts_track(label text) RETURNS void
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_track_wrapper';
+CREATE FUNCTION pg_fdw_xacts_outcome(label text) RETURNS text
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_outcome_wrapper';
+
+-- The session's connections, closed. pg_fdw_xacts_get_connections() is in src/api/connections.rs, because PostgreSQL
+-- 18 has more columns.
+CREATE FUNCTION pg_fdw_xacts_disconnect(server_name text) RETURNS boolean
+    LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'pg_fdw_xacts_disconnect_wrapper';
+CREATE FUNCTION pg_fdw_xacts_disconnect_all() RETURNS boolean
+    LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'pg_fdw_xacts_disconnect_all_wrapper';
+
 -- The durable state. The library reads and writes these tables itself, below SQL: nobody needs
 -- privileges on them, and nobody should change them. None of them is dumped: a restored database
 -- is another coordinator. (The schema is not called pg_fdw_xacts because PostgreSQL reserves pg_ for itself.)

@@ -19,11 +19,7 @@ use crate::api::doubt::Shown;
 /// What the view `pg_fdw_xacts` shows: one row per participant of a transaction that is prepared
 /// there or about to be, in all databases, with the reason if it was left. What was decided before
 /// the start of this server is among them until it is known whether it was delivered.
-#[pg_extern(sql = "
-CREATE FUNCTION pg_fdw_xacts_participants(OUT dbid oid, OUT transaction xid, OUT serverid oid, OUT userid oid,
-    OUT status text, OUT identifier text, OUT reason text) RETURNS SETOF record
-    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
-")]
+#[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
 fn pg_fdw_xacts_participants() -> TableIterator<
     'static,

@@ -11,8 +11,9 @@
 //! * [`verdict`]: what the resolver may conclude about a prepared transaction it found;
 //! * [`retry`]: when to try again.
 //!
-//! `order` and `cut` are the groundwork of consistent reads, checked by a model and called by nothing else yet:
-//! the order of decisions, and whether the snapshots of several servers are one cut through it.
+//! `order` and `cut` are the groundwork of consistent reads, checked by a model and called by
+//! nothing else yet: the order of decisions, and whether the snapshots of several servers are one
+//! cut through it.
 
 #[cfg(test)]
 mod cut;

@@ -1,7 +1,8 @@
-//! Tests inside of a server (`cargo pgrx test`): what one server can show that is its own participant.
+//! Tests inside of a server (`cargo pgrx test`): what one server can show that is its own
+//! participant.
 //!
-//! Their tables are made with the extension and so are committed, as a participant's must be. A test's own
-//! transaction is rolled back, on the participant too; each modifies tables of its own.
+//! Their tables are made with the extension and so are committed, as a participant's must be. A
+//! test's own transaction is rolled back, on the participant too; each modifies tables of its own.
 //! Schema `r` is what the participant has, `f` what foreign tables make of it.
 
 use pgrx::spi::Spi;
@@ -40,7 +41,8 @@ fn plan(statement: &str) -> String {
     text(&format!("SELECT r.plan($q${statement}$q$)"))
 }
 
-/// The error that a statement ends with: SQLSTATE, message, DETAIL, HINT, constraint and CONTEXT, a line each.
+/// The error that a statement ends with: SQLSTATE, message, DETAIL, HINT, constraint and CONTEXT, a
+/// line each.
 fn failure(statement: &str) -> String {
     text(&format!("SELECT r.failure($q${statement}$q$)"))
 }

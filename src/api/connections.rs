@@ -89,19 +89,8 @@ text_function! {
     }
 }
 
-extension_sql!(
-    "
-CREATE FUNCTION pg_fdw_xacts_disconnect(server_name text) RETURNS boolean
-    LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'pg_fdw_xacts_disconnect_wrapper';
-",
-    name = "pg_fdw_xacts_disconnect"
-);
-
 /// Closes all connections of this session as `pg_fdw_xacts_disconnect` does.
-#[pg_extern(sql = "
-CREATE FUNCTION pg_fdw_xacts_disconnect_all() RETURNS boolean
-    LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
-")]
+#[pg_extern(sql = false)]
 fn pg_fdw_xacts_disconnect_all() -> bool {
     attempt(|| disconnect(None)).unwrap_or_else(|error| error.raise_in_pgrx())
 }

@@ -21,12 +21,7 @@ type Resolved = (Vec<u8>, String, Option<Vec<u8>>);
 
 /// Has the resolver try everything now. Returns for each transaction that was in doubt in this
 /// database, or for the one asked for, what happened; and if it still is in doubt, why.
-#[pg_extern(sql = "
-CREATE FUNCTION pg_fdw_xacts_resolve(identifier text DEFAULT NULL, OUT identifier text, OUT outcome text,
-    OUT reason text) RETURNS SETOF record
-    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
-REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_resolve(text) FROM PUBLIC;
-")]
+#[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
 fn pg_fdw_xacts_resolve_and_tell(
     identifier: Option<&[u8]>,
@@ -91,15 +86,6 @@ text_function! {
         forget(identifier).map(|()| Datum::from(0))
     }
 }
-
-extension_sql!(
-    "
-CREATE FUNCTION pg_fdw_xacts_forget(identifier text) RETURNS void
-    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_forget_wrapper';
-REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_forget(text) FROM PUBLIC;
-",
-    name = "pg_fdw_xacts_forget"
-);
 
 fn forget(identifier: &CStr) -> Result<()> {
     crate::pg::preload::require()?;

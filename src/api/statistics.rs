@@ -8,13 +8,7 @@ use crate::api::doubt::{self, Shown};
 use crate::shared::stats;
 
 /// One row per foreign server on which something was prepared, was swept, or is in doubt.
-#[pg_extern(sql = "
-CREATE FUNCTION pg_fdw_xacts_stats(OUT serverid oid, OUT prepared bigint, OUT committed bigint,
-    OUT rolled_back bigint, OUT resolved bigint, OUT heuristic bigint, OUT attempts bigint,
-    OUT failures bigint, OUT in_doubt bigint, OUT oldest_in_doubt timestamptz, OUT last_error text,
-    OUT last_error_at timestamptz) RETURNS SETOF record
-    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
-")]
+#[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
 fn pg_fdw_xacts_stats() -> TableIterator<
     'static,

@@ -24,14 +24,6 @@ text_function! {
     }
 }
 
-extension_sql!(
-    "
-CREATE FUNCTION pg_fdw_xacts_track(label text) RETURNS void
-    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_track_wrapper';
-",
-    name = "pg_fdw_xacts_track"
-);
-
 fn track(label: &CStr) -> Result<()> {
     crate::pg::preload::require()?;
     not_on_standby(c"pg_fdw_xacts_track()")?;
@@ -72,14 +64,6 @@ text_function! {
         Ok(table::text(&c_string(ask(label)?.to_string())))
     }
 }
-
-extension_sql!(
-    "
-CREATE FUNCTION pg_fdw_xacts_outcome(label text) RETURNS text
-    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_outcome_wrapper';
-",
-    name = "pg_fdw_xacts_outcome"
-);
 
 fn ask(label: &CStr) -> Result<Outcome> {
     crate::pg::preload::require()?;

@@ -1,14 +1,16 @@
-//! Whether the snapshots of several servers are one cut through the order of decisions: everything up to one decision on
-//! all of them, and of what comes later nothing.
+//! Whether the snapshots of several servers are one cut through the order of decisions: everything
+//! up to one decision on all of them, and of what comes later nothing.
 //!
-//! Participants of one coordinator's transactions are told of a decision one after the other, so snapshots that are taken
-//! at about the same time may show one half of a transaction. No server can tell; the coordinator can, because each
-//! decision has a number ([`order`](crate::protocol::order)) and each participant's xid is known: an xid is visible in a
+//! Participants of one coordinator's transactions are told of a decision one after the other, so
+//! snapshots that are taken at about the same time may show one half of a transaction. No server
+//! can tell; the coordinator can, because each decision has a number
+//! ([`order`](crate::protocol::order)) and each participant's xid is known: an xid is visible in a
 //! snapshot or it is not.
 
-/// A transaction on one server, as far as readers need to know it. A cut that has anything from `from` on has it all up to
-/// there; a cut at `to` or later must see it. With one number for both, that is a numbered transaction; one that does not
-/// prepare may become visible at any time between.
+/// A transaction on one server, as far as readers need to know it. A cut that has anything from
+/// `from` on has it all up to there; a cut at `to` or later must see it. With one number for both,
+/// that is a numbered transaction; one that does not prepare may become visible at any time
+/// between.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Row {
@@ -18,15 +20,17 @@ pub struct Row {
     pub xid: u64,
     /// Where it is visible, the cut is at least here.
     pub from: u64,
-    /// A cut at this number or a later one must see it; [`NOT_YET`] while its commit has not been answered.
+    /// A cut at this number or a later one must see it; [`NOT_YET`] while its commit has not been
+    /// answered.
     pub to: u64,
 }
 
 /// No cut has to see it yet.
 pub const NOT_YET: u64 = u64::MAX;
 
-/// A server's snapshot, as `pg_current_snapshot()` tells it. Meant for top-level xids of transactions that have committed
-/// or will: an aborted one looks visible, too. On a standby the text is wrong, because xids in progress are missing there.
+/// A server's snapshot, as `pg_current_snapshot()` tells it. Meant for top-level xids of
+/// transactions that have committed or will: an aborted one looks visible, too. On a standby the
+/// text is wrong, because xids in progress are missing there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Snapshot {
     xmax: u64,
@@ -75,15 +79,17 @@ pub struct Taken {
 pub enum Verdict {
     /// They are, at this number.
     Cut(u64),
-    /// They are not, and none that is fixed is to blame: all fresh ones are to be taken again. Not the late ones alone: one
-    /// that is taken alone is a round trip ahead of the others, and sees what they do not.
+    /// They are not, and none that is fixed is to blame: all fresh ones are to be taken again. Not
+    /// the late ones alone: one that is taken alone is a round trip ahead of the others, and sees
+    /// what they do not.
     Again(Row),
     /// They are not, and one that is fixed lacks this: no waiting can help.
     TooOld(Row),
 }
 
-/// Checks snapshots against the rows at their places. `opened` is what the clock showed before the oldest of them was
-/// asked for; the rows are those that were known at any time since then, read after the last snapshot was answered.
+/// Checks snapshots against the rows at their places. `opened` is what the clock showed before the
+/// oldest of them was asked for; the rows are those that were known at any time since then, read
+/// after the last snapshot was answered.
 pub fn check(opened: u64, rows: &[Row], taken: &[Taken]) -> Verdict {
     let at_place = |row: &Row| {
         let place = row.place;

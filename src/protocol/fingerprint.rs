@@ -13,8 +13,8 @@ pub struct Fingerprint {
     pub in_recovery: bool,
 }
 
-/// A database's name in ASCII, as `encode(…, 'escape')` writes its bytes. The name itself may not convert to the
-/// encoding of the database here, and an error would make the server unusable.
+/// A database's name in ASCII, as `encode(…, 'escape')` writes its bytes. The name itself may not
+/// convert to the encoding of the database here, and an error would make the server unusable.
 pub fn escaped(name: &CStr) -> CString {
     let mut text = Vec::new();
     for &byte in name.to_bytes() {

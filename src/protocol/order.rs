@@ -1,10 +1,10 @@
-//! The order of decisions, which consistent reads are checked against: a clock that counts decisions, and the
-//! recent past of those whose delivery has ended.
+//! The order of decisions, which consistent reads are checked against: a clock that counts
+//! decisions, and the recent past of those whose delivery has ended.
 //!
-//! A decision gets its number before the first participant may hear of it, so whatever a reader can see anywhere
-//! has a number already. As long as a unit of readers is open, a participant that has confirmed leaves a row here:
-//! otherwise a transaction that is confirmed on one participant and delayed on another would leave nothing by which
-//! its missing half could be noticed.
+//! A decision gets its number before the first participant may hear of it, so whatever a reader can
+//! see anywhere has a number already. As long as a unit of readers is open, a participant that has
+//! confirmed leaves a row here: otherwise a transaction that is confirmed on one participant and
+//! delayed on another would leave nothing by which its missing half could be noticed.
 //!
 //! While no unit is open nothing is written for readers.
 
@@ -19,7 +19,8 @@ struct Past {
     ended: u64,
 }
 
-/// The clock, the open units and the past. Plain data: it lives in shared memory, where all bytes are 0 at first.
+/// The clock, the open units and the past. Plain data: it lives in shared memory, where all bytes
+/// are 0 at first.
 #[derive(Clone, Debug)]
 #[repr(C)]
 pub struct Order<const HISTORY: usize> {
@@ -63,7 +64,8 @@ pub struct Opened {
 }
 
 impl<const HISTORY: usize> Order<HISTORY> {
-    /// A transaction is decided: its number. Called before the first `COMMIT PREPARED` of it is sent.
+    /// A transaction is decided: its number. Called before the first `COMMIT PREPARED` of it is
+    /// sent.
     pub fn decide(&mut self) -> u64 {
         self.clock += 1;
         self.clock
@@ -74,8 +76,8 @@ impl<const HISTORY: usize> Order<HISTORY> {
         self.add(Row { place, xid, from: number, to: number });
     }
 
-    /// `COMMIT` of a transaction that does not prepare is about to be sent: the number from which on it may be visible,
-    /// `None` where no reader needs to know.
+    /// `COMMIT` of a transaction that does not prepare is about to be sent: the number from which
+    /// on it may be visible, `None` where no reader needs to know.
     pub fn one_phase_sent(&self) -> Option<u64> {
         (self.open_units > 0).then_some(self.clock)
     }
@@ -95,8 +97,9 @@ impl<const HISTORY: usize> Order<HISTORY> {
         }
     }
 
-    /// A unit of readers begins, before its first snapshot is asked for; `None` while something is delivered of which no
-    /// entry tells. Every unit that was opened has to be [closed](Self::close).
+    /// A unit of readers begins, before its first snapshot is asked for; `None` while something is
+    /// delivered of which no entry tells. Every unit that was opened has to be
+    /// [closed](Self::close).
     pub fn open(&mut self) -> Option<Opened> {
         if self.blind.open > 0 {
             return None;
@@ -121,8 +124,8 @@ impl<const HISTORY: usize> Order<HISTORY> {
         self.blind.open -= 1;
     }
 
-    /// The rows whose delivery has ended since a unit was opened; `None` where some are not known any more, or were never
-    /// known: then the unit has to be opened anew.
+    /// The rows whose delivery has ended since a unit was opened; `None` where some are not known
+    /// any more, or were never known: then the unit has to be opened anew.
     pub fn since(&self, opened: Opened) -> Option<Vec<Row>> {
         if self.blind.started != opened.blind_started {
             return None;

@@ -12,8 +12,8 @@ use crate::remote::options::OptionPair;
 pub const APPLICATION_NAME: &CStr = c"application_name";
 /// The name of a session without a given name, the same as in postgres_fdw.
 pub const FALLBACK: &CStr = c"postgres_fdw";
-/// What the resolver calls itself: the `application_name` of its sessions and the `backend_type` and
-/// `application_name` of its processes here.
+/// What the resolver calls itself: the `application_name` of its sessions and the `backend_type`
+/// and `application_name` of its processes here.
 pub const RESOLVER: &CStr = c"pg_fdw_xacts resolver";
 
 /// The name for a session with these server options, if one is given: the first that is not empty

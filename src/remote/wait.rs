@@ -108,9 +108,9 @@ impl WaitSet {
         this
     }
 
-    /// Waits once. Every socket in the set is waited for, named in `interests` or not: a caller that is
-    /// woken for nothing should make a smaller set. [`Self::is_ready`] then tells which sockets are
-    /// ready.
+    /// Waits once. Every socket in the set is waited for, named in `interests` or not: a caller
+    /// that is woken for nothing should make a smaller set. [`Self::is_ready`] then tells which
+    /// sockets are ready.
     ///
     /// # Errors
     /// A cancel, under [`Interrupts::Raise`].

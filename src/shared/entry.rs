@@ -62,8 +62,8 @@ pub enum Owner {
 ///    * could not have the outcome confirmed: Committing or Aborting (`entries::follow`);
 ///    * has prepared the local transaction under the application's 'gxid': Prepared;
 ///    * has died, or has not delivered the decision in time (`entries::reap`);
-///    * goes on without waiting for the answer, and a transaction that finds no free entry needs the
-///      room (`entries::reserve`).
+///    * goes on without waiting for the answer, and a transaction that finds no free entry needs
+///      the room (`entries::reserve`).
 /// 6. From there a session that settles 'gxid' may take it back (`Change::Claim`): 4 again.
 /// 7. The resolver ends the entry when the participant has confirmed the outcome, or is found to
 ///    have nothing prepared; an operator can give it up. Every end names its reason

@@ -1,4 +1,5 @@
-//! Errors of a participant, of converting its values and of options, and what is still there behind them.
+//! Errors of a participant, of converting its values and of options, and what is still there behind
+//! them.
 
 #[pgrx::pg_schema]
 mod tests {

@@ -95,6 +95,9 @@ const ROOMS: [Room; 13] = [
 /// How many lines a file may have: about what can be read in one go.
 const LINES: usize = 400;
 
+/// How many characters a line of comments may have, as rustfmt's lines of code.
+const WIDTH: usize = 100;
+
 /// A source file of the extension, its code without comments.
 struct Source {
     /// Its path below `src`.
@@ -259,6 +262,25 @@ fn no_file_is_longer_than_can_be_read_in_one_go() {
                 "src/{}: {lines} lines; above {LINES} a file has more than one subject",
                 source.path
             ));
+        }
+    }
+    assert_none(&found);
+}
+
+/// rustfmt wraps code; nothing but this wraps comments. Tables and URLs cannot be wrapped.
+#[test]
+fn comments_are_wrapped_where_code_is() {
+    let mut found = Vec::new();
+    for directory in ["src", "bench/src", "docs/render/src", "xtask/src"] {
+        for file in sources(&root().join(directory)).expect("it can be read") {
+            let text = std::fs::read_to_string(&file).expect("sources are UTF-8");
+            for (n, line) in text.lines().enumerate() {
+                let comment = line.trim_start().starts_with("//");
+                let whole = line.contains(" | ") || line.contains("://");
+                if comment && !whole && line.chars().count() > WIDTH {
+                    found.push(format!("{}:{}: wrap at {WIDTH}", file.display(), n + 1));
+                }
+            }
         }
     }
     assert_none(&found);
