@@ -115,7 +115,7 @@ impl Stage {
                 compare(block, &output)
             }
             Kind::Python => {
-                let output = finish(python()?.args(["-c", &code]).env("PGUSER", "postgres"))?;
+                let output = finish(python()?.args(["-c", code]).env("PGUSER", "postgres"))?;
                 compare(block, &output)
             }
             Kind::Sql => {
