@@ -1,11 +1,18 @@
-//! A process has room for one libpq: where the server's installation has its own, which its postgres_fdw
-//! needs, ours is that one too. PostgreSQL's own extensions are linked the same way.
+//! Which libpq the extension is linked with, and the configuration option `pre_pg17`.
+//!
+//! A process has room for one libpq. A server whose installation has its own, which its
+//! postgres_fdw needs, has to find that one here too; PostgreSQL's own extensions are linked the
+//! same way.
 
 use std::path::Path;
 
 use pgrx_pg_config::{PgConfig, Pgrx};
 
 fn main() {
+    println!("cargo:rustc-check-cfg=cfg(pre_pg17)");
+    if ["PG15", "PG16"].iter().any(|version| has_feature(version)) {
+        println!("cargo:rustc-cfg=pre_pg17");
+    }
     // pgrx's own build script follows the same two.
     println!("cargo:rerun-if-env-changed=PGRX_PG_CONFIG_PATH");
     if let Ok(configuration) = Pgrx::config_toml() {
@@ -19,15 +26,20 @@ fn main() {
     }
 }
 
-/// The server that this build is for: the one that cargo-pgrx names, or the one that is configured for the feature.
+/// The server that this build is for: the one that cargo-pgrx names, or the one configured for the
+/// feature.
 fn server() -> Option<PgConfig> {
-    let label = (15..=18).map(|major| format!("pg{major}")).find(|label| {
-        std::env::var_os(format!("CARGO_FEATURE_{}", label.to_uppercase())).is_some()
-    })?;
+    let label = (15..=18)
+        .map(|major| format!("pg{major}"))
+        .find(|label| has_feature(&label.to_uppercase()))?;
     Pgrx::from_config().ok()?.get(&label).ok()
 }
 
-/// Whether the dynamic linker looks there by itself, as for the libraries of the system's packages.
+fn has_feature(name: &str) -> bool {
+    std::env::var_os(format!("CARGO_FEATURE_{name}")).is_some()
+}
+
+/// Whether the dynamic linker looks there anyway, as for libraries of the system's packages.
 fn is_searched_anyway(directory: &Path) -> bool {
     let architecture = std::env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
     let multiarch = format!("/usr/lib/{architecture}-linux-gnu");
@@ -36,7 +48,7 @@ fn is_searched_anyway(directory: &Path) -> bool {
         .any(|place| same(directory, Path::new(place)))
 }
 
-/// Whether both are one directory: /lib is often a link to /usr/lib.
+/// Whether both name one directory: /lib is often a link to /usr/lib.
 fn same(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }

@@ -40,8 +40,8 @@ pub extern "C" fn pg_finfo_pg_fdw_xacts_exec() -> *const pg_sys::Pg_finfo_record
     &RECORD
 }
 
-/// `pg_fdw_xacts_exec(server name, command text) returns bigint`: runs one or more commands, and returns
-/// how many rows they have affected in total.
+/// `pg_fdw_xacts_exec(server name, command text) returns bigint`: runs one or more commands, and
+/// returns how many rows they have affected in total.
 ///
 /// # Safety
 /// Called by PostgreSQL with these two arguments, none of them NULL.
@@ -66,7 +66,8 @@ pub extern "C" fn pg_finfo_pg_fdw_xacts_query() -> *const pg_sys::Pg_finfo_recor
     &RECORD
 }
 
-/// `pg_fdw_xacts_query(server name, query text) returns setof record`: runs one command and returns its rows.
+/// `pg_fdw_xacts_query(server name, query text) returns setof record`: runs one command and returns
+/// its rows.
 ///
 /// # Safety
 /// Called by PostgreSQL with these two arguments, none of them NULL.
@@ -97,8 +98,8 @@ pub unsafe extern "C-unwind" fn pg_fdw_xacts_query(fcinfo: pg_sys::FunctionCallI
     })
 }
 
-/// Whether this transaction can only read, from its beginning to its end. One whose savepoint is READ
-/// ONLY may have written before, and may write again after it.
+/// Whether this transaction can only read, from its beginning to its end. One whose savepoint is
+/// READ ONLY may have written before, and may write again after it.
 fn only_reads() -> bool {
     globals::is_read_only()
         && (globals::in_recovery()
@@ -122,8 +123,8 @@ impl Call {
     /// The call of a function with a name and a text, none of them NULL.
     ///
     /// # Errors
-    /// No such server, no right to use it, a refused command, or a command that writes in a READ ONLY
-    /// transaction.
+    /// No such server, no right to use it, a refused command, or a command that writes in a READ
+    /// ONLY transaction.
     unsafe fn read(fcinfo: pg_sys::FunctionCallInfo, function: &CStr) -> Result<Self> {
         crate::pg::preload::require()?;
         // SAFETY: by contract; a name is NUL-terminated, a text may be compressed.
@@ -159,8 +160,8 @@ impl Call {
         Ok(session)
     }
 
-    /// How many rows a FETCH asks for: the server's option, or more than a scan does, because all rows are
-    /// wanted.
+    /// How many rows a FETCH asks for: the server's option, or more than a scan does, because all
+    /// rows are wanted.
     fn fetch_size(&self) -> usize {
         crate::remote::options::option(&self.server.options, c"fetch_size")
             .and_then(|size| size.to_str().ok()?.parse().ok())
@@ -168,8 +169,8 @@ impl Call {
     }
 }
 
-/// Refuses users without USAGE on the server, without which they could not create foreign tables there
-/// either.
+/// Refuses users without USAGE on the server, without which they could not create foreign tables
+/// there either.
 ///
 /// # Errors
 /// 42501.

@@ -1,9 +1,10 @@
 //! PostgreSQL behind safe functions: the only room that declares what pgrx does not bind.
 //!
-//! * [`error`]: PostgreSQL's ERROR as a `Result`, and back;
+//! * [`error`]: PostgreSQL's ERROR as a `Result`, and back; [`debug`]: messages at DEBUG1;
 //! * [`frames`], [`function`]: C functions of ours that PostgreSQL calls;
-//! * [`globals`]: its global variables;
-//! * [`raw`]: functions declared without pgrx's guard;
+//! * [`globals`]: its variables; [`catalog`]: look-ups in its catalog;
+//! * [`raw`]: its functions and variables that pgrx does not bind, or guards;
+//! * [`layout`]: layouts and numbers copied from its sources;
 //! * [`node`]: its nodes and lists; [`text`]: texts in the server's encoding;
 //! * [`versions`]: what differs between major versions;
 //! * [`transaction`]: a background worker's own transactions;
@@ -14,6 +15,7 @@
 
 pub mod backend_local;
 pub mod catalog;
+pub mod debug;
 pub mod error;
 pub mod frames;
 pub mod function;

@@ -7,19 +7,24 @@
 //! * [`ledger`]: what is decided and not confirmed, by participant;
 //! * [`participant`]: the life of one participant in a transaction;
 //! * [`plan`]: how a commit must run, given who has written;
-//! * [`prepared`]: the commands that prepare and settle a participant;
 //! * [`session_lock`]: how sessions of one coordinator know each other;
 //! * [`verdict`]: what the resolver may conclude about a prepared transaction it found;
 //! * [`retry`]: when to try again.
+//!
+//! `order` and `cut` are the groundwork of consistent reads, checked by a model and called by nothing else yet:
+//! the order of decisions, and whether the snapshots of several servers are one cut through it.
 
+#[cfg(test)]
+mod cut;
 pub mod fingerprint;
 pub mod gid;
 pub mod label;
 pub mod ledger;
+#[cfg(test)]
+mod order;
 pub mod participant;
 pub mod pipeline;
 pub mod plan;
-pub mod prepared;
 pub mod retry;
 pub mod session_lock;
 pub mod verdict;

@@ -4,6 +4,7 @@
 //! * [`shmem`]: what is in shared memory and the lock over it;
 //! * [`places`]: lists of places in its arrays;
 //! * [`entry`]: what is known of one participant that is prepared or about to be;
+//! * [`entry_change`]: how it follows its participant, and why it may end;
 //! * [`entries`]: all of them;
 //! * [`entry_table`]: where they are;
 //! * [`left`]: what the resolver leaves, and why;
@@ -15,6 +16,7 @@
 
 pub mod entries;
 pub mod entry;
+pub mod entry_change;
 pub mod entry_table;
 pub mod label_limit;
 pub mod left;

@@ -1,31 +1,50 @@
 //! The distributed transaction of this backend: who takes part, and what happens when it ends.
 //!
+//! While it runs:
 //! * [`attachment`]: what execution uses: attach to a participant, run statements there;
 //! * [`participants`]: the list of this transaction's participants;
-//! * [`callbacks`]: PostgreSQL's transaction and subtransaction callbacks;
-//! * [`commit`]: before the decision and after it;
+//! * [`branch`]: a participant's gid and state, and the one function that moves it.
+//!
+//! When it ends:
+//! * [`callbacks`]: PostgreSQL's transaction and subtransaction callbacks, which call the rest;
+//! * [`phase_one`]: before the decision;
+//! * [`write_down`]: what is on record before the first PREPARE is sent;
 //! * [`reach`]: that the resolver will be able to reach those who prepare;
-//! * [`deliveries`]: commits whose confirmation nobody waits for;
-//! * [`endings`]: commits of those who have only read, for which nobody waits;
+//! * [`numbers`]: the participants' numbers on the durable list, asked of the resolver;
+//! * [`refusals`]: the errors of phase one;
 //! * [`one_phase`]: the commit of a participant that does not prepare;
-//! * [`replayed`]: what a subscription settles;
+//! * [`phase_two`]: after the decision;
+//! * [`settle`]: delivering the outcome, whoever has decided it;
 //! * [`abort`]: the abort of a transaction;
-//! * [`inject`]: faults for tests;
-//! * [`utility`]: COMMIT PREPARED and ROLLBACK PREPARED by the application.
+//! * [`deliveries`]: commits whose confirmation nobody waits for;
+//! * [`endings`]: commits of participants that have only read, which nobody waits for.
+//!
+//! When the application has prepared it under its own 'gxid':
+//! * [`utility`]: the hook that sees COMMIT PREPARED and ROLLBACK PREPARED;
+//! * [`gxid`]: what they do here;
+//! * [`replayed`]: what a subscription settles.
+//!
+//! [`inject`]: faults for tests.
 
 mod abort;
 mod attachment;
+mod branch;
 pub mod callbacks;
-mod commit;
 mod deliveries;
 mod endings;
+mod gxid;
 pub mod inject;
+mod numbers;
 mod one_phase;
 pub mod participants;
+mod phase_one;
+mod phase_two;
 mod reach;
+mod refusals;
 mod replayed;
-mod unconfirmed;
+mod settle;
 pub mod utility;
+mod write_down;
 
 pub use attachment::{Attachment, attach, attach_to_write, on_long_wait, session_lock};
 pub use callbacks::collect_deliveries;

@@ -1,7 +1,8 @@
-//! An application without a coordinator: it speaks to the shards itself and commits in two phases itself.
+//! An application without a coordinator: it speaks to the shards itself and commits in two phases
+//! itself.
 //!
-//! It is the peer that does least: it keeps no record of its decision, so a crash between its two phases leaves
-//! prepared transactions that nobody can settle.
+//! It is the peer that does least: it keeps no record of its decision, so a crash between its two
+//! phases leaves prepared transactions that nobody can settle.
 
 use anyhow::{Context, Result};
 use futures_util::future::try_join_all;
@@ -28,8 +29,8 @@ impl Application {
         Ok(Self { runtime, shards })
     }
 
-    /// Inserts row `id` into each shard, one after the other as the statements of a transaction come; each
-    /// transaction starts with its statement, in one message.
+    /// Inserts row `id` into each shard, one after the other as the statements of a transaction
+    /// come; each transaction starts with its statement, in one message.
     pub fn insert(&mut self, id: i32) -> Result<()> {
         let insert = format!("BEGIN; INSERT INTO t VALUES ({id}, 'value')");
         self.runtime.block_on(async {
@@ -40,8 +41,8 @@ impl Application {
         })
     }
 
-    /// Commits on all shards: each phase on all at once. A single shard needs one phase. `id` names the
-    /// transaction.
+    /// Commits on all shards: each phase on all at once. A single shard needs one phase. `id` names
+    /// the transaction.
     pub fn commit(&mut self, id: i32) -> Result<()> {
         if let [shard] = self.shards.as_slice() {
             return Ok(self.runtime.block_on(shard.batch_execute("COMMIT"))?);

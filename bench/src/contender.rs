@@ -1,4 +1,5 @@
-//! Who is measured, and a session of each that runs the same transaction: a row inserted on each of some shards.
+//! The contenders, and a session of each that runs the same transaction: it inserts a row on each
+//! of some shards.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ pub enum Contender {
 }
 
 impl Contender {
-    /// All, in the order of tables.
+    /// All contenders, in the order of tables.
     pub const ALL: [Self; 5] =
         [Self::Ours, Self::OursWithoutWait, Self::Stock, Self::StockParallel, Self::Application];
 
@@ -60,7 +61,7 @@ impl Contender {
 
 /// A session of a contender.
 pub enum Session {
-    /// By way of foreign tables of the coordinator.
+    /// Through foreign tables of the coordinator.
     Coordinator {
         /// The session there.
         client: Box<Client>,
@@ -81,7 +82,8 @@ pub struct Timing {
 }
 
 impl Session {
-    /// Inserts row `id`, which must be new, on each shard, and commits; each statement waits for its answer.
+    /// Inserts row `id`, which must be new, on each shard, and commits; each statement waits for
+    /// its answer.
     pub fn transaction(&mut self, id: i32) -> Result<Timing> {
         let start = Instant::now();
         let commit = match self {

@@ -1,4 +1,4 @@
-//! How long to measure, and alternating between contenders.
+//! How long to measure, and how contenders take turns.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ impl Effort {
         if self.quick { quick } else { full }
     }
 
-    /// Length of a slice: how long one contender runs before it is another's turn.
+    /// The length of a slice: how long one contender runs before the next has its turn.
     pub fn slice(self) -> Duration {
         Duration::from_millis(self.choose(400, 1000))
     }
@@ -30,8 +30,8 @@ impl Effort {
     }
 }
 
-/// Gives each of `contenders` a slice in each round, in an order that rotates; what `slice` measured, by contender
-/// and round. `what` is shown as progress.
+/// Gives each of `contenders` a slice in each round, in an order that rotates, and returns what
+/// `slice` measured, by contender and round. `what` is shown as progress.
 pub fn alternate<C, T>(
     what: &str,
     rounds: usize,

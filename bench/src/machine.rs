@@ -82,7 +82,8 @@ fn field(path: &str, name: &str) -> Result<String> {
     Ok(line.map_or("unknown", |(_, value)| value.trim()).to_owned())
 }
 
-/// The commit of the source, and whether it has been changed since; "unknown" outside of a repository.
+/// The commit of the source, and whether it has been changed since; "unknown" outside of a
+/// repository.
 fn commit() -> String {
     let git = |arguments: &[&str]| {
         let mut command = std::process::Command::new("git");

@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: measures this extension against `postgres_fdw` and an application that commits in two phases
-//! itself, side by side on the same servers, and writes a report.
+//! `cargo xtask bench`: measures this extension against `postgres_fdw` and against an application
+//! that commits in two phases itself, side by side on the same servers, and writes a report.
 
 #![allow(missing_docs, reason = "a program: its documentation is --help")]
 
@@ -70,7 +70,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         if !arguments.only.is_empty() && !arguments.only.iter().any(|chosen| chosen == name) {
             continue;
         }
-        // The others are worth having.
+        // The other measures are still worth having.
         if let Err(error) = measure(&stand, effort, &mut report) {
             failed += 1;
             say(&format!("{name} FAILED: {error:#}"));

@@ -8,7 +8,7 @@ use plotters::prelude::*;
 use crate::report::Table;
 
 const SIZE: (u32, u32) = (800, 480);
-/// Told apart by people who do not tell red from green.
+/// Colours that can be told apart without telling red from green.
 const COLOURS: [RGBColor; 6] = [
     RGBColor(0, 114, 178),
     RGBColor(86, 180, 233),

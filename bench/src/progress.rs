@@ -1,4 +1,4 @@
-//! What the benchmark is doing, for who waits for it.
+//! Shows what the benchmark is doing.
 
 use std::sync::OnceLock;
 use std::time::Instant;

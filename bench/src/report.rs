@@ -18,7 +18,7 @@ pub struct Report {
     pub machine: Machine,
     /// Whether slices were short and rounds few.
     pub quick: bool,
-    /// What has a target, or is worth a line without one.
+    /// The measures with a target, and others worth a line.
     pub rows: Vec<Row>,
     /// The figures behind the rows.
     pub tables: Vec<Table>,
@@ -29,7 +29,7 @@ pub struct Report {
 pub struct Row {
     /// What was measured.
     pub measure: String,
-    /// What it was.
+    /// The result.
     pub figure: Spread,
     /// What the figure counts.
     pub unit: Unit,

@@ -1,8 +1,9 @@
-//! The servers that everything is measured on: a coordinator, eight shards, and a plain server without the extension.
+//! The servers that everything is measured on: a coordinator, eight shards, and a plain server
+//! without the extension.
 //!
-//! The coordinator has foreign servers of each contender for each shard, by two routes: direct ("x1", "s1", "p1",
-//! …), and over a link whose delay can be set ("x1_link", …). Each has one foreign table of its own name, which is
-//! table `t` of the shard.
+//! The coordinator has foreign servers of each contender for each shard, by two routes: direct
+//! ("x1", "s1", "p1", …), and over a link whose delay can be set ("x1_link", …). Each has one
+//! foreign table of its own name, which is table `t` of the shard.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -53,7 +54,8 @@ impl Ids {
     }
 }
 
-/// Settings of all servers: durable, without logging of statements, and without a checkpoint in the middle.
+/// Settings of all servers: durable, without logging of statements, and without a checkpoint in the
+/// middle.
 const SETTINGS: &[(&str, &str)] = &[
     ("fsync", "on"),
     ("log_statement", "none"),
@@ -85,7 +87,8 @@ impl Stand {
         plain.configure(SETTINGS)?;
         plain.start()?;
         plain.client()?.batch_execute("CREATE TABLE lt (id int PRIMARY KEY, v text)")?;
-        // Threads of links sleep for half a round trip; the kernel would round it up by 50 microseconds.
+        // Threads of links sleep for half a round trip; the kernel would round it up by 50
+        // microseconds.
         nix::sys::prctl::set_timerslack(1)?;
         let links = fleet
             .shards()

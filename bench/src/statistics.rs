@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// What several rounds gave: the median, and how far they were apart.
+/// The results of several rounds: their median and their range.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Spread {
     /// The value in the middle.
@@ -29,7 +29,8 @@ impl Spread {
     }
 }
 
-/// The median of `values`, between the two in the middle where their number is even; `None` without any.
+/// The median of `values`, between the two in the middle where their number is even; `None` without
+/// any.
 pub fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -40,14 +41,15 @@ pub fn median(values: &[f64]) -> Option<f64> {
     Some((sorted[sorted.len() / 2 - 1] + upper) / 2.0)
 }
 
-/// The ratio of `ours` to `theirs`, round by round, so that what slowed the machine down in a round cancels out.
+/// The ratio of `ours` to `theirs`, round by round, so that what slowed the machine down in a round
+/// cancels out.
 pub fn ratio(ours: &[f64], theirs: &[f64]) -> Option<Spread> {
     let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
     Spread::of(&ratios)
 }
 
-/// As [`ratio`] for many short rounds, of which one alone tells nothing: the spread of the medians of `size` rounds
-/// each.
+/// As [`ratio`], for many short rounds, one of which alone says nothing: the spread of the medians
+/// of `size` rounds each.
 pub fn ratio_of_groups(ours: &[f64], theirs: &[f64], size: usize) -> Option<Spread> {
     let medians: Vec<f64> = ours
         .chunks(size)

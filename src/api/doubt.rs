@@ -68,9 +68,9 @@ pub fn all() -> Vec<Shown> {
 }
 
 fn of_entry(entry: &Entry, stats: &[ServerStats]) -> Option<Shown> {
-    let reason = match (entry.owner, entry.status) {
-        (0, Status::Prepared) => Some(Reason::Undecided.text().into()),
-        (0, Status::Committing | Status::Aborting) => Some(match entry.reason {
+    let reason = match (entry.is_left(), entry.status) {
+        (true, Status::Prepared) => Some(Reason::Undecided.text().into()),
+        (true, Status::Committing | Status::Aborting) => Some(match entry.reason {
             // The server's own words, or those of the attempt to reach it.
             Reason::Unreached | Reason::Refused | Reason::Gone => {
                 last_error(entry.dbid, entry.serverid, stats)
@@ -85,7 +85,7 @@ fn of_entry(entry: &Entry, stats: &[ServerStats]) -> Option<Shown> {
         xid: entry.xid,
         gid: entry.gid()?,
         status: entry.status,
-        owned: entry.owner != 0,
+        owned: !entry.is_left(),
         since: entry.since,
         reason,
     })

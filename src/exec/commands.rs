@@ -35,7 +35,8 @@ pub struct Command {
     pub kind: Kind,
 }
 
-/// The commands in `text`, none of which has an effect that a transaction on `server` does not allow.
+/// The commands in `text`, none of which has an effect that a transaction on `server` does not
+/// allow.
 ///
 /// # Errors
 /// 2D000 or 0A000 for a command with such an effect, 42601 for a text without a command.
@@ -74,7 +75,8 @@ pub fn read(text: &CStr, server: &CStr) -> Result<Vec<Command>> {
 
 /// `raw_parser()`: a list of `RawStmt`.
 fn parse(text: &CStr) -> Result<*mut pg_sys::List> {
-    // SAFETY: a C string in the server's encoding. The parser holds nothing that an ERROR would leave.
+    // SAFETY: a C string in the server's encoding. The parser holds nothing that an ERROR would
+    // leave.
     catch(|| unsafe { raw::raw_parser(text.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_DEFAULT) })
 }
 

@@ -197,8 +197,8 @@ unsafe fn inspect_calls(statement: *mut Node) -> Result<Option<Found>> {
     }))
 }
 
-/// A step of the walker, which goes on while this returns `false`. Its frame owns nothing, because the
-/// walker may raise.
+/// A step of the walker, which goes on while this returns `false`. Its frame owns nothing, because
+/// the walker may raise.
 unsafe extern "C-unwind" fn look_at(node: *mut Node, found: *mut c_void) -> bool {
     // SAFETY: NULL or a node of the tree; the pointer that the walk began with.
     unsafe {
@@ -268,8 +268,8 @@ unsafe fn effect_of_set_config(arguments: *const pg_sys::List) -> Option<Forbidd
     }
 }
 
-/// The INTO clause of a query: the parser keeps it in the first of the queries that UNION and the like
-/// combine.
+/// The INTO clause of a query: the parser keeps it in the first of the queries that UNION and the
+/// like combine.
 ///
 /// # Safety
 /// A query that the parser made.

@@ -9,7 +9,8 @@ pub fn words(sql: &[u8]) -> impl Iterator<Item = &[u8]> {
     sql.split(|b| !is_in_word(*b)).filter(|word| !word.is_empty())
 }
 
-/// The first words of a statement in upper case, without comments and what may stand in front of it.
+/// The first words of a statement in upper case, without comments and what may stand in front of
+/// it.
 pub fn first_words(sql: &[u8]) -> Vec<Vec<u8>> {
     const ENOUGH: usize = 5;
     let mut words: Vec<Vec<u8>> = Vec::new();
@@ -28,8 +29,8 @@ pub fn first_words(sql: &[u8]) -> Vec<Vec<u8>> {
     words
 }
 
-/// What follows white space and comments, which nest. A vertical tab is white space from PostgreSQL 16
-/// on.
+/// What follows white space and comments, which nest. A vertical tab is white space from PostgreSQL
+/// 16 on.
 fn skip_space(mut sql: &[u8]) -> &[u8] {
     loop {
         let space = sql.iter().take_while(|b| b.is_ascii_whitespace() || **b == b'\x0B').count();

@@ -1,12 +1,13 @@
-//! Running a user's commands in a participant's transaction, as a client of its own would find them run.
+//! Running a user's commands in a participant's transaction, as a client of its own would find them
+//! run.
 //!
 //! The session's `search_path` is `pg_catalog`, because postgres_fdw's SQL relies on it. A user's
-//! commands run with the one that their role has there, or with what `SET LOCAL search_path` made of it
-//! earlier in this transaction. That is remembered there too, in a setting of our own, so that a
-//! rollback to a savepoint restores it. All of this travels with the command.
+//! commands run with the one that their role has there, or with what `SET LOCAL search_path` made
+//! of it earlier in this transaction. That is remembered there too, in a setting of our own, so
+//! that a rollback to a savepoint restores it. All of this travels with the command.
 //!
-//! State that must not change is queried before and after, so that what no parser sees (a function, a DO
-//! block) is reported at once and not at COMMIT.
+//! State that must not change is queried before and after, so that what no parser sees (a function,
+//! a DO block) is reported at once and not at COMMIT.
 
 use std::ffi::CStr;
 use std::rc::Rc;
@@ -20,8 +21,8 @@ use crate::xact::Attachment;
 
 const DEFAULT_PATH: &CStr = c"SET LOCAL search_path TO DEFAULT";
 
-/// The columns of [`ENTER`] and [`LEAVE`] that must not differ. The first identifies the transaction, in
-/// a form that no setting changes.
+/// The columns of [`ENTER`] and [`LEAVE`] that must not differ. The first identifies the
+/// transaction, in a form that no setting changes.
 macro_rules! state {
     () => {
         "pg_catalog.int8(pg_catalog.date_part('epoch', pg_catalog.transaction_timestamp()) \
@@ -76,8 +77,8 @@ fn query(text: &'static str) -> &'static CStr {
     CStr::from_bytes_with_nul(text.as_bytes()).expect("it ends with its only NUL")
 }
 
-/// Runs commands in one round trip and returns what `keep` makes of their results; each result is dropped
-/// before the next is read.
+/// Runs commands in one round trip and returns what `keep` makes of their results; each result is
+/// dropped before the next is read.
 ///
 /// # Errors
 /// The remote's error, a lost connection, a cancel; 0A000 for a command with a forbidden effect.

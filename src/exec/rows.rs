@@ -1,5 +1,5 @@
-//! The rows of `pg_fdw_xacts_query()`, of the columns that the caller has declared, in a tuplestore, which
-//! spills to disk.
+//! The rows of `pg_fdw_xacts_query()`, of the columns that the caller has declared, in a
+//! tuplestore, which spills to disk.
 
 use std::ffi::CStr;
 
@@ -35,7 +35,8 @@ impl Rows {
     /// # Errors
     /// 0A000: the caller has declared no columns.
     pub unsafe fn declared(fcinfo: pg_sys::FunctionCallInfo) -> Result<Self> {
-        // SAFETY: by contract; a set is asked for with a ReturnSetInfo, which is checked before it is read.
+        // SAFETY: by contract; a set is asked for with a ReturnSetInfo, which is checked before it
+        // is read.
         unsafe {
             let info = (*fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>();
             let declared = !info.is_null()
@@ -98,8 +99,8 @@ impl Rows {
         Ok(())
     }
 
-    /// Frees everything but the store, because a query may call the function for each of its rows. After
-    /// an error PostgreSQL frees it with the query.
+    /// Frees everything but the store, because a query may call the function for each of its rows.
+    /// After an error PostgreSQL frees it with the query.
     pub fn end(self) {
         // SAFETY: nothing in it is used any more: the store has copies.
         unsafe { pg_sys::MemoryContextDelete(self.own) };
@@ -109,8 +110,8 @@ impl Rows {
         if result.columns() != self.width {
             return Err(self.mismatch(result.columns()));
         }
-        // SAFETY: the reader's descriptor is the store's, which copies tuples and lives no longer than the
-        // contexts.
+        // SAFETY: the reader's descriptor is the store's, which copies tuples and lives no longer
+        // than the contexts.
         unsafe {
             self.reader.read(result, 0..result.rows(), self.batch, &mut self.tuples)?;
             for tuple in self.tuples.drain(..) {
@@ -127,7 +128,10 @@ impl Rows {
             SqlState::DATATYPE_MISMATCH,
             "the result of the remote query does not match the column definition list",
         )
-        .detail(format!("The result has {columns} columns, but {} are declared.", self.width));
+        .detail(format!(
+            "The number of columns is {columns} in the result and {} in the list.",
+            self.width
+        ));
         match columns {
             0 => error.hint("Run commands that return no rows with pg_fdw_xacts_exec()."),
             _ => error,

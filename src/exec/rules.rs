@@ -165,7 +165,8 @@ pub fn function(name: &str) -> Option<Forbidden> {
     }
 }
 
-/// The forbidden effect of changing a setting, for the transaction only (`local`) or for the session.
+/// The forbidden effect of changing a setting, for the transaction only (`local`) or for the
+/// session.
 pub fn setting(name: &str, local: bool) -> Option<Forbidden> {
     const FIXED: [&str; 10] = [
         "role",

@@ -1,13 +1,13 @@
 //! Statements that this server's grammar does not know, judged by their words.
 //!
-//! The other server may be newer, and has the last word on the statement. It gets the statement if that
-//! begins as one that may run, and names no function that may not be called.
+//! The other server may be newer, and has the last word on the statement. It gets the statement if
+//! that begins as one that may run, and names no function that may not be called.
 
 use crate::exec::lexer::{first_words, words};
 use crate::exec::rules::{self, Forbidden};
 
-/// The forbidden effect of a statement, if it has one, and what the statement does in the words of a
-/// message.
+/// The forbidden effect of a statement, if it has one, and what the statement does in the words of
+/// a message.
 pub fn forbidden(sql: &[u8]) -> Option<(String, Forbidden)> {
     let run = |name: &str, forbidden| Some((format!("run {name}"), forbidden));
     let words = first_words(sql);
@@ -45,7 +45,8 @@ pub fn forbidden(sql: &[u8]) -> Option<(String, Forbidden)> {
     }
 }
 
-/// Whether a statement that begins with this word leaves the transaction and the session as they are.
+/// Whether a statement that begins with this word leaves the transaction and the session as they
+/// are.
 fn may_begin(word: &[u8]) -> bool {
     const QUERIES: [&[u8]; 9] = [
         b"SELECT", b"WITH", b"VALUES", b"TABLE", b"INSERT", b"UPDATE", b"DELETE", b"MERGE",

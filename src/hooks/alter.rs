@@ -1,5 +1,5 @@
-//! Warns when ALTER takes away what is needed to settle transactions in doubt, and has sessions notice
-//! that a wrapper's handler has changed.
+//! Warns when ALTER takes away what is needed to settle transactions in doubt, and has sessions
+//! notice that a wrapper's handler has changed.
 
 use std::ffi::CStr;
 
@@ -16,8 +16,8 @@ use crate::store::participant_list;
 /// The options that say where a server is.
 const ADDRESS: [&CStr; 6] = [c"host", c"hostaddr", c"port", c"dbname", c"service", c"options"];
 
-/// An object was altered. Sessions keep the handler of tables they have used, and PostgreSQL does not
-/// tell them that it has changed: this does.
+/// An object was altered. Sessions keep the handler of tables they have used, and PostgreSQL does
+/// not tell them that it has changed: this does.
 pub fn after(class: Oid) {
     if class == pg_sys::ForeignDataWrapperRelationId {
         // SAFETY: only queues messages, inside a command that changes a catalog.
@@ -34,7 +34,8 @@ pub fn after(class: Oid) {
 /// # Errors
 /// A cancel.
 pub unsafe fn before_server(alter: &pg_sys::AlterForeignServerStmt) -> Result<()> {
-    // SAFETY: by contract; the list holds what the grammar puts there. A look-up that may find nothing.
+    // SAFETY: by contract; the list holds what the grammar puts there. A look-up that may find
+    // nothing.
     let (server, moves) = unsafe {
         let moves = PgList::<pg_sys::DefElem>::from_pg(alter.options)
             .iter_ptr()
@@ -51,8 +52,8 @@ pub unsafe fn before_server(alter: &pg_sys::AlterForeignServerStmt) -> Result<()
     )
 }
 
-/// ALTER FOREIGN DATA WRAPPER: warns before the handler changes while something may be in doubt on a
-/// server of the wrapper. The resolver only connects to servers that have ours.
+/// ALTER FOREIGN DATA WRAPPER: warns before the handler changes while something may be in doubt on
+/// a server of the wrapper. The resolver only connects to servers that have ours.
 ///
 /// # Safety
 /// A valid statement.
@@ -60,7 +61,8 @@ pub unsafe fn before_server(alter: &pg_sys::AlterForeignServerStmt) -> Result<()
 /// # Errors
 /// A cancel.
 pub unsafe fn before_wrapper(alter: &pg_sys::AlterFdwStmt) -> Result<()> {
-    // SAFETY: by contract; the list holds what the grammar puts there. A look-up that may find nothing.
+    // SAFETY: by contract; the list holds what the grammar puts there. A look-up that may find
+    // nothing.
     let (wrapper, switches) = unsafe {
         let switches = PgList::<pg_sys::DefElem>::from_pg(alter.func_options)
             .iter_ptr()

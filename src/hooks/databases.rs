@@ -1,9 +1,9 @@
 //! Commands that need a database for themselves: DROP DATABASE, ALTER DATABASE … RENAME and … SET
 //! TABLESPACE, and CREATE DATABASE with that one as its template.
 //!
-//! The resolver leaves the database while the command runs, but only if PostgreSQL is going to allow
-//! the command, as far as that can be told cheaply: without its resolver the first distributed commits
-//! in that database have to wait.
+//! The resolver leaves the database while the command runs, but only if PostgreSQL is going to
+//! allow the command, as far as that can be told cheaply: without its resolver the first
+//! distributed commits in that database have to wait.
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -45,7 +45,8 @@ pub fn install() {
     unsafe { pg_sys::RegisterXactCallback(Some(on_transaction), std::ptr::null_mut()) };
 }
 
-/// A pause ends with the transaction: until then the command's lock keeps others out. Raises nothing.
+/// A pause ends with the transaction: until then the command's lock keeps others out. Raises
+/// nothing.
 unsafe extern "C-unwind" fn on_transaction(
     event: pg_sys::XactEvent::Type,
     _arg: *mut std::ffi::c_void,
@@ -138,8 +139,8 @@ fn may(dbid: Oid, wanted: Wanted) -> bool {
     }
 }
 
-/// Waits for the other sessions of a database to end, as PostgreSQL would, and tells whether they did.
-/// While there are any the command would be refused, and they need the resolver.
+/// Waits for the other sessions of a database to end, as PostgreSQL would, and tells whether they
+/// did. While there are any the command would be refused, and they need the resolver.
 fn others_end(dbid: Oid) -> Result<bool> {
     let deadline = Instant::now() + OTHERS_MAY_END;
     loop {

@@ -1,5 +1,5 @@
-//! What may be in doubt on a server or in a database, and the refusal of a command that would make it
-//! impossible to settle.
+//! What may be in doubt on a server or in a database, and the refusal of a command that would make
+//! it impossible to settle.
 
 use pgrx::pg_sys::Oid;
 
@@ -19,8 +19,8 @@ pub enum Left {
     Nothing,
     /// There may be some.
     Something,
-    /// Something has been prepared there, and the resolver has not looked since this server started:
-    /// a crash may have left it.
+    /// Something has been prepared there, and the resolver has not looked since this server
+    /// started: a crash may have left it.
     Unknown,
 }
 

@@ -1,8 +1,8 @@
 //! Keeps what is still needed to settle transactions in doubt from being dropped or truncated.
 //!
-//! [`before`] sees every drop, but late: with its locks taken. DROP EXTENSION, for example, would wait
-//! for a strong lock on our tables behind a transaction that is prepared here, and every later COMMIT
-//! would wait behind it. So the statements are looked at before that, too.
+//! [`before`] sees every drop, but late: with its locks taken. DROP EXTENSION, for example, would
+//! wait for a strong lock on our tables behind a transaction that is prepared here, and every later
+//! COMMIT would wait behind it. So the statements are looked at before that, too.
 
 use std::ffi::CStr;
 

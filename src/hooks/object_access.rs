@@ -1,4 +1,5 @@
-//! `object_access_hook`: sees every drop, by CASCADE and DROP OWNED too, and every change of an object.
+//! `object_access_hook`: sees every drop, by CASCADE and DROP OWNED too, and every change of an
+//! object.
 
 use std::cell::Cell;
 use std::ffi::c_void;

@@ -1,5 +1,5 @@
-//! A second look: before a command is refused because of what may be in doubt, the resolver looks, and
-//! what it settles is no obstacle any more.
+//! A second look: before a command is refused because of what may be in doubt, the resolver looks,
+//! and what it settles is no obstacle any more.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ pub fn finds(dbid: Oid, own: bool, concerns: impl Fn(Oid, Option<Oid>) -> bool) 
             .into_iter()
             .filter(|e| e.dbid == dbid && concerns(e.serverid, Some(e.userid)))
             .collect();
-        if entries.iter().any(|e| e.owner != 0 || e.status == Status::Prepared) {
+        if entries.iter().any(|e| !e.is_left() || e.status == Status::Prepared) {
             return Obstacle::Certain;
         }
         let unswept = || stats::may_be_unswept(dbid, |serverid| concerns(serverid, None));
@@ -53,7 +53,8 @@ pub fn finds(dbid: Oid, own: bool, concerns: impl Fn(Oid, Option<Oid>) -> bool) 
         }
         return Ok(look() != Obstacle::None);
     }
-    // The resolver of another database cannot be asked; it looks as soon as something is left to it.
+    // The resolver of another database cannot be asked; it looks as soon as something is left to
+    // it.
     let deadline = Instant::now() + LOOK;
     while look() == Obstacle::Possible && !own && Instant::now() < deadline {
         check_for_interrupts()?;

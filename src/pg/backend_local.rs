@@ -1,5 +1,5 @@
-//! Statics of a backend. A backend is one thread and never shares them; unlike `thread_local!` they run no
-//! destructor at exit, when PostgreSQL's memory is already gone.
+//! Statics of a backend. A backend is one thread, so nothing shares them. Unlike those of
+//! `thread_local!`, their destructors do not run at exit, when PostgreSQL's memory is already gone.
 
 /// A static value of this backend.
 pub struct BackendLocal<T>(T);
@@ -8,12 +8,10 @@ pub struct BackendLocal<T>(T);
 unsafe impl<T> Sync for BackendLocal<T> {}
 
 impl<T> BackendLocal<T> {
-    /// For a `static`.
     pub const fn new(value: T) -> Self {
         Self(value)
     }
 
-    /// The value.
     pub fn get(&self) -> &T {
         &self.0
     }

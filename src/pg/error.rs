@@ -1,13 +1,14 @@
 //! Errors that cross between Rust and PostgreSQL without losing anything.
 //!
-//! pgrx turns a PostgreSQL ERROR into a panic and raises it again without CONTEXT, without the names
-//! of schema, table, column and constraint, and with unknown SQLSTATEs as XX000. Here all of it is
-//! kept:
+//! pgrx turns a PostgreSQL ERROR into a panic and raises it again without CONTEXT, without the
+//! names of schema, table, column and constraint, and with unknown SQLSTATEs as XX000. Here all of
+//! it is kept:
 //!
 //! * an [`Error`] owns every field of PostgreSQL's `ErrorData`;
 //! * [`frames`](crate::pg::frames) has the frames in which ERRORs and panics are caught and raised.
 //!
-//! Text is bytes in the server's encoding, never `str`: a `String` may carry others ([`text`](crate::pg::text)).
+//! Text is bytes in the server's encoding. Where `format!` builds a message, the `String` carries
+//! bytes that are not UTF-8 as [`text`](crate::pg::text) says.
 
 use std::any::Any;
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -154,25 +155,23 @@ impl Error {
         }))
     }
 
-    /// Adds DETAIL.
     pub fn detail(mut self, text: impl Into<Vec<u8>>) -> Self {
         self.0.detail = Some(c_string(put_back(text)));
         self
     }
 
-    /// Adds DETAIL that is for the server's log alone.
+    /// Adds a DETAIL for the server's log alone.
     pub fn detail_log(mut self, text: impl Into<Vec<u8>>) -> Self {
         self.0.detail_log = Some(c_string(text));
         self
     }
 
-    /// Adds HINT.
     pub fn hint(mut self, text: impl Into<Vec<u8>>) -> Self {
         self.0.hint = Some(c_string(put_back(text)));
         self
     }
 
-    /// Adds a line of CONTEXT outside of those it has.
+    /// Adds a line of CONTEXT after those that it has.
     pub fn context(mut self, line: impl Into<Vec<u8>>) -> Self {
         let line = put_back(line);
         self.0.context = Some(match self.0.context.take() {
@@ -204,7 +203,7 @@ impl Error {
         text
     }
 
-    /// Takes everything out of an `ErrorData`.
+    /// Copies everything out of an `ErrorData`.
     ///
     /// # Safety
     /// `edata` points to a valid `ErrorData`.
@@ -239,7 +238,7 @@ impl Error {
         }))
     }
 
-    /// What a panic carries: one of ours, one of pgrx's, or a plain Rust panic.
+    /// The error that a panic carries: one of ours, one of pgrx's, or a plain Rust panic.
     pub fn from_panic(payload: Box<dyn Any + Send>) -> Self {
         fn report(
             sqlstate: c_int,
@@ -273,7 +272,7 @@ impl Error {
         }
     }
 
-    /// Builds the `ErrorData` in PostgreSQL's ErrorContext and lets go of everything Rust owns.
+    /// Builds the `ErrorData` in PostgreSQL's ErrorContext and drops everything that Rust owns.
     fn into_error_data(self) -> *mut pg_sys::ErrorData {
         let f = self.0;
         // SAFETY: ErrorContext always exists and keeps a reserve for this; the strings are copied.
@@ -328,8 +327,8 @@ impl Error {
         })
     }
 
-    /// Raises out of a function that pgrx wraps: as a panic that its wrapper reports. It holds texts as `String`: of one
-    /// that is no UTF-8 only the ASCII is left.
+    /// Raises from a function that pgrx wraps, as a panic that the wrapper reports. The wrapper
+    /// keeps texts as `String`: of a text that is not UTF-8, only the ASCII characters are left.
     pub fn raise_in_pgrx(self) -> ! {
         let ascii = |b: &u8| if b.is_ascii() { char::from(*b) } else { '?' };
         let text = |s: &Option<CString>| {

@@ -4,7 +4,8 @@
 //! * [`boundary`] is the frame of each function that PostgreSQL calls: it raises an [`Error`] (or a
 //!   panic) to PostgreSQL only after all Rust destructors have run;
 //! * [`attempt`] is for a step that others have to follow whatever happens;
-//! * [`shielded`] is the frame of everything that must not raise at all (after the commit decision).
+//! * [`shielded`] is the frame of everything that must not raise at all (after the commit
+//!   decision).
 
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,8 +15,8 @@ use pgrx::{PgLogLevel, pg_sys};
 use crate::pg::error::{Error, Result};
 use crate::pg::{globals, raw};
 
-/// The frame of a function that PostgreSQL calls: runs `f`, and raises its error, or its panic, as a
-/// PostgreSQL ERROR after all destructors inside have run.
+/// The frame of a function that PostgreSQL calls: runs `f`, and raises its error, or its panic, as
+/// a PostgreSQL ERROR after all destructors inside have run.
 ///
 /// It must be the whole body of the `extern "C-unwind"` function.
 pub fn boundary<T>(f: impl FnOnce() -> Result<T>) -> T {
@@ -33,13 +34,13 @@ pub fn boundary<T>(f: impl FnOnce() -> Result<T>) -> T {
 /// skips it. Its captures are borrowed or plain data.
 ///
 /// # Errors
-/// The ERROR that was raised, its CONTEXT complete. The interrupt hold-off counts, which raising sets
-/// to zero, are as they were (`errfinish` in `elog.c`).
+/// The ERROR that was raised, its CONTEXT complete. The interrupt hold-off counts, which raising
+/// sets to zero, are as they were (`errfinish` in `elog.c`).
 pub fn catch<T>(f: impl FnOnce() -> T) -> Result<T> {
     let mut value = MaybeUninit::<T>::uninit();
     let target = value.as_mut_ptr();
-    // SAFETY: this is PG_TRY: the globals are saved, the jump buffer outlives the call, and they are
-    // restored on both ways out.
+    // SAFETY: this is PG_TRY: the globals are saved, the jump buffer outlives the call, and they
+    // are restored on both ways out.
     unsafe {
         let memory_context = pg_sys::CurrentMemoryContext;
         let exception_stack = pg_sys::PG_exception_stack;
@@ -67,13 +68,14 @@ pub fn catch<T>(f: impl FnOnce() -> T) -> Result<T> {
     }
 }
 
-/// Runs `f` and returns what it returned or, as an error, what it raised or panicked with. For steps that must be
-/// followed by others whatever happens, under [`shielded`]; the interrupt hold-off counts are as they were.
+/// Runs `f` and returns what it returned or, as an error, what it raised or panicked with. For
+/// steps after which others have to follow whatever happens, under [`shielded`]. Afterwards the
+/// interrupt hold-off counts are as they were.
 ///
 /// # Errors
 /// Those of `f`.
 pub fn attempt<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
-    // SAFETY: plain reads of backend-local globals.
+    // SAFETY: variables of this process, which only this thread writes.
     let (holdoff, cancel_holdoff, context) = unsafe {
         (
             pg_sys::InterruptHoldoffCount,
@@ -96,12 +98,12 @@ pub fn attempt<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
 /// Runs `f` where nothing may raise: after the commit decision, in abort, in `XACT_EVENT_PREPARE`.
 ///
 /// Whatever happens inside (an [`Error`], an ERROR of PostgreSQL, a panic) becomes a WARNING that
-/// begins with `what`, and the WARNING's own failure is swallowed. The interrupt hold-off counts, the memory
-/// context and the resource owner are afterwards what they were: without that the backend could never
-/// be cancelled or terminated again.
+/// begins with `what`, and a failure of the WARNING itself is ignored. Afterwards the interrupt
+/// hold-off counts, the memory context and the resource owner are as they were: otherwise the
+/// backend could never be cancelled or terminated again.
 pub fn shielded(what: &str, f: impl FnOnce() -> Result<()>) {
     let guarded = || {
-        // SAFETY: plain reads of backend-local globals.
+        // SAFETY: variables of this process, which only this thread writes.
         let (holdoff, cancel_holdoff, context, owner) = unsafe {
             (
                 pg_sys::InterruptHoldoffCount,
@@ -140,7 +142,8 @@ pub fn shielded(what: &str, f: impl FnOnce() -> Result<()>) {
 /// `CHECK_FOR_INTERRUPTS()`: raises a pending cancel or termination as an [`Error`].
 ///
 /// # Errors
-/// The cancel. A termination does not come back: PostgreSQL exits inside, through its own callbacks.
+/// The cancel. A termination does not come back: PostgreSQL exits inside, through its own
+/// callbacks.
 pub fn check_for_interrupts() -> Result<()> {
     if !globals::is_interrupted() {
         return Ok(());

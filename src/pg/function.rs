@@ -1,5 +1,6 @@
-//! SQL functions in C's convention, with one argument of type `text`. pgrx's macros would make a `str` of it and
-//! `String`s of an error, which in a database that is not UTF-8 they are not.
+//! SQL functions in C's calling convention, with one argument of type `text`. pgrx's macros would
+//! make the argument a `str` and an error's texts `String`s, which they are not in a database whose
+//! encoding is not UTF-8.
 
 use std::ffi::{CStr, CString};
 
@@ -8,12 +9,13 @@ use pgrx::pg_sys;
 use crate::pg::error::{Result, catch};
 use crate::pg::raw;
 
-/// Defines a function and its record of the call convention; the body returns what [`boundary`] takes.
+/// Defines such a function and its record of the calling convention. The body returns what
+/// [`boundary`] takes.
 ///
 /// [`boundary`]: crate::pg::error::boundary
 macro_rules! text_function {
     ($(#[$meta:meta])* $name:ident, $record:ident, |$argument:ident| $body:expr) => {
-        #[doc = concat!("The call convention's record of `", stringify!($name), "`.")]
+        #[doc = concat!("The calling convention's record of `", stringify!($name), "`.")]
         #[unsafe(no_mangle)]
         pub extern "C" fn $record() -> *const pgrx::pg_sys::Pg_finfo_record {
             const RECORD: pgrx::pg_sys::Pg_finfo_record =

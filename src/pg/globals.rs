@@ -1,5 +1,5 @@
-//! PostgreSQL's variables and flags behind safe functions: those that exist in every process, and can
-//! be read at any time.
+//! PostgreSQL's variables and flags behind safe functions: those that exist in every process, and
+//! can be read at any time.
 
 use std::time::Duration;
 
@@ -7,8 +7,9 @@ use pgrx::pg_sys::{self, Oid};
 
 use crate::pg::raw;
 
-/// Reads variables of PostgreSQL. The server keeps each in every process from its start on, and only
-/// this thread and its signal handlers write them; a flag set meanwhile is seen at the next read.
+/// Reads variables of PostgreSQL. The server keeps each in every process from its start on, and
+/// only this thread and its signal handlers write them; a flag set meanwhile is seen at the next
+/// read.
 macro_rules! read {
     ($variable:expr) => {
         // SAFETY: a variable of this process, initialized, and written by this thread alone.

@@ -31,8 +31,8 @@ pub struct XactCallbackItem {
 /// A callback at the end of a transaction.
 pub type XactCallback = unsafe extern "C-unwind" fn(pg_sys::XactEvent::Type, *mut c_void);
 
-/// The number of `AddinShmemInitLock` in `MainLWLockArray` (`storage/lmgr/lwlocknames.txt` in 15 and
-/// 16, `storage/lwlocklist.h` in 17 and 18).
+/// The number of `AddinShmemInitLock` in `MainLWLockArray` (`storage/lmgr/lwlocknames.txt` in 15
+/// and 16, `storage/lwlocklist.h` in 17 and 18).
 const ADDIN_SHMEM_INIT_LOCK: usize = 21;
 
 /// `AddinShmemInitLock`, held while an extension finds or makes its structures in shared memory.
@@ -45,7 +45,7 @@ pub unsafe fn addin_shmem_init_lock() -> *mut pg_sys::LWLock {
 }
 
 #[cfg(feature = "pg18")]
-pub use port::{Port, SCRAM_KEY, my_port};
+pub use port::{SCRAM_KEY, my_port};
 
 #[cfg(feature = "pg18")]
 mod port {

@@ -1,6 +1,7 @@
-//! Reading nodes of plan and executor.
+//! Reading nodes of statements, plans and the executor.
 //!
-//! All functions here want valid nodes of the running executor, which is what `# Safety` means by "valid".
+//! All functions here need valid nodes: of the statement or the plan that is running now. That is
+//! what "valid" means under `# Safety`.
 
 use std::ffi::{CStr, c_int};
 
@@ -29,7 +30,7 @@ pub unsafe fn pointers<'a, T>(list: *const pg_sys::List) -> impl Iterator<Item =
         .map(move |n| unsafe { (*(*list).elements.add(n)).ptr_value.cast::<T>() })
 }
 
-/// `list_nth()`; `None` behind the end.
+/// `list_nth()`; `None` beyond the end.
 ///
 /// # Safety
 /// NIL or a valid list of pointers to `T`.
@@ -94,8 +95,9 @@ pub unsafe fn live_columns(
         .filter(|(_, attribute)| unsafe { !(**attribute).attisdropped })
 }
 
-/// As which user a scan accesses its relation, which must be the one whose permissions were checked, and
-/// which relation stands for all: for a join that with the lowest number, any would give the same.
+/// The user that a scan accesses its relation as, which must be the one whose permissions were
+/// checked, and the relation. Of a join it is the relation with the lowest number; all have the
+/// same user.
 ///
 /// # Safety
 /// A valid scan state.
@@ -113,8 +115,8 @@ pub unsafe fn scan_access(node: *const pg_sys::ForeignScanState) -> (Oid, Oid) {
     }
 }
 
-/// As which user a modification accesses its target. `entry` is the range table entry that stands for it,
-/// which a partition that was routed to shares with its root.
+/// The user that a modification accesses its target as. `entry` is the range table entry of the
+/// target; a partition that rows are routed to shares that of its root.
 ///
 /// # Safety
 /// Valid nodes.

@@ -1,4 +1,5 @@
-//! Whether the library is in `shared_preload_libraries`, without which it has no shared memory, hooks and workers.
+//! Whether the library is in `shared_preload_libraries`. If not, it has no shared memory, no hooks
+//! and no workers.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,7 +15,7 @@ pub fn note() -> bool {
     preloading
 }
 
-/// Refuses to work where the library is not in `shared_preload_libraries`.
+/// Refuses to work if the library is not in `shared_preload_libraries`.
 ///
 /// # Errors
 /// 55000: it is not.

@@ -3,8 +3,8 @@
 //!
 //! An ERROR raised in one of these functions jumps. They are called
 //!
-//! * inside [`catch`](crate::pg::error::catch), which keeps everything the ERROR carries, in whatever
-//!   encoding, and costs one guard per batch instead of one per value; or
+//! * inside [`catch`](crate::pg::error::catch), which keeps everything the ERROR carries, in
+//!   whatever encoding, and costs one guard per batch instead of one per value; or
 //! * where they raise nothing, or raise on purpose: the heading of each block says which.
 
 use std::ffi::{c_char, c_int, c_void};

@@ -1,5 +1,5 @@
-//! An index in shared memory: from a key to the number of a place in an array, by PostgreSQL's own hash table
-//! (`dynahash.c`). Its size is fixed at the start of the server.
+//! An index in shared memory, from a key to a place in an array, kept in PostgreSQL's own hash
+//! table (`dynahash.c`). Its size is fixed at the start of the server.
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_long};
@@ -10,7 +10,7 @@ use pgrx::pg_sys::{self, HASHACTION};
 
 use crate::pg::raw;
 
-/// What the hash table holds: it wants the key first.
+/// An element of the hash table, which begins with the key.
 #[repr(C)]
 struct Element<K> {
     key: K,
@@ -35,13 +35,13 @@ impl<K: Key> SharedIndex<K> {
         Self { table: Cell::new(null_mut()), key: PhantomData }
     }
 
-    /// The memory for so many keys.
+    /// The memory that this many keys take.
     pub fn size(keys: usize) -> usize {
         // SAFETY: only computes.
         unsafe { pg_sys::hash_estimate_size(keys as c_long, size_of::<Element<K>>()) }
     }
 
-    /// Makes the index for so many keys, or attaches to it; under `AddinShmemInitLock`.
+    /// Makes the index for this many keys, or attaches to it; under `AddinShmemInitLock`.
     pub fn attach(&self, name: &CStr, keys: usize) {
         let mut control = pg_sys::HASHCTL {
             keysize: size_of::<K>(),
@@ -50,7 +50,8 @@ impl<K: Key> SharedIndex<K> {
         };
         let flags = pg_sys::HASH_ELEM | pg_sys::HASH_BLOBS | pg_sys::HASH_FIXED_SIZE;
         let keys = keys as c_long;
-        // SAFETY: called in the start-up hook. All memory is taken now, so that inserting never asks for more.
+        // SAFETY: called in the start-up hook. All memory is taken now, so that inserting never
+        // needs more.
         self.table.set(unsafe {
             pg_sys::ShmemInitHash(name.as_ptr(), keys, keys, &mut control, flags as i32)
         });
@@ -68,7 +69,8 @@ impl<K: Key> SharedIndex<K> {
         unsafe { self.search(key, HASHACTION::HASH_FIND).as_ref() }.map(|element| element.place)
     }
 
-    /// Sets the place of a key; tells whether there was room. The caller holds the lock exclusively.
+    /// Sets the place of a key, and returns whether there was room. The caller holds the lock
+    /// exclusively.
     pub fn set(&self, key: &K, place: u32) -> bool {
         // SAFETY: as above; a new element's place is written before anybody else can look.
         match unsafe { self.search(key, HASHACTION::HASH_ENTER_NULL).as_mut() } {
@@ -80,7 +82,7 @@ impl<K: Key> SharedIndex<K> {
         }
     }
 
-    /// Takes a key out. The caller holds the lock exclusively.
+    /// Removes a key. The caller holds the lock exclusively.
     pub fn remove(&self, key: &K) {
         self.search(key, HASHACTION::HASH_REMOVE);
     }

@@ -8,11 +8,11 @@ use crate::pg::backend_local::BackendLocal;
 
 type Hook = Option<unsafe extern "C-unwind" fn()>;
 
-static PREVIOUS_REQUEST: BackendLocal<Cell<Hook>> = BackendLocal::new(Cell::new(None));
-static PREVIOUS_STARTUP: BackendLocal<Cell<Hook>> = BackendLocal::new(Cell::new(None));
-/// What to do in the one and in the other.
+/// What this extension does in each of the two.
 type Own = (fn(), fn());
 
+static PREVIOUS_REQUEST: BackendLocal<Cell<Hook>> = BackendLocal::new(Cell::new(None));
+static PREVIOUS_STARTUP: BackendLocal<Cell<Hook>> = BackendLocal::new(Cell::new(None));
 static OWN: BackendLocal<Cell<Option<Own>>> = BackendLocal::new(Cell::new(None));
 
 /// Installs both; called while the server loads the library.

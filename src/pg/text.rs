@@ -1,8 +1,9 @@
 //! Text in the server's encoding, in messages that `format!` puts together.
 //!
-//! A `String` is UTF-8; a name in a database of another encoding is not. Its bytes that are no UTF-8 travel in a `String`
-//! as characters that stand for them, one each (U+10FF80 to U+10FFFF, which no text has), until [`Error`] makes bytes of
-//! them again. What is UTF-8 stays as it is.
+//! A `String` is UTF-8; a name in a database of another encoding need not be. Each byte that is not
+//! part of valid UTF-8 travels in the `String` as a character that stands for it (U+10FF80 to
+//! U+10FFFF, which occur in no text), and [`Error`] turns it into the byte again. The rest stays as
+//! it is.
 //!
 //! [`Error`]: crate::pg::error::Error
 
@@ -31,7 +32,7 @@ fn stand_in(byte: u8) -> Option<char> {
     char::from_u32(FIRST + u32::from(byte.checked_sub(0x80)?))
 }
 
-/// The bytes of a message, with those that were [`carried`].
+/// The bytes of a message, with those that were [`carried`] as they were.
 pub fn put_back(message: impl Into<Vec<u8>>) -> Vec<u8> {
     let mut message = message.into();
     if !message.contains(&0xF4) {
@@ -55,7 +56,7 @@ pub fn put_back(message: impl Into<Vec<u8>>) -> Vec<u8> {
     message
 }
 
-/// A name that was [`carried`], for where nothing but ASCII may go out: the others are written as escapes.
+/// A [`carried`] name for output that has to be ASCII: all else becomes escapes.
 pub fn in_ascii(name: &str) -> String {
     let escape = |c: char| match u32::from(c).checked_sub(FIRST) {
         Some(byte) => format!("\\x{:02x}", byte + 0x80),

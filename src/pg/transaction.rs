@@ -16,7 +16,7 @@ pub fn run<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
         unsafe {
             pg_sys::SetCurrentStatementStartTimestamp();
             pg_sys::StartTransactionCommand();
-            // Whatever the database's defaults are: a serializable one would make users' transactions fail.
+            // Not the database's defaults: a serializable transaction here would make users' fail.
             pg_sys::XactIsoLevel = pg_sys::XACT_READ_COMMITTED as i32;
             pg_sys::XactReadOnly = false;
             pg_sys::XactDeferrable = false;
@@ -32,17 +32,18 @@ pub fn run<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
     };
     let outcome = attempt(body);
     if outcome.is_err() {
-        // SAFETY: ends whatever is left of it; a no-op if nothing is.
+        // SAFETY: ends whatever is left of the transaction, or does nothing.
         unsafe { pg_sys::AbortCurrentTransaction() };
     }
-    // Only processes with a client do so by themselves. Autovacuum would not learn of the rows that were deleted.
+    // Only processes with a client do this by themselves. Without it autovacuum would not learn
+    // which rows were deleted.
     // SAFETY: outside of a transaction.
     unsafe { pg_sys::pgstat_report_stat(true) };
     outcome
 }
 
-/// Has what this transaction writes outlive a crash, and a fail-over to a synchronous standby, from its commit on:
-/// whatever `synchronous_commit` says.
+/// Makes the commit of this transaction durable: what it writes outlives a crash, and a fail-over
+/// to a synchronous standby, whatever `synchronous_commit` says.
 pub fn make_durable() {
     // SAFETY: sets a flag of the transaction.
     unsafe { pg_sys::ForceSyncCommit() };

@@ -1,45 +1,47 @@
-//! All that differs between PostgreSQL 15 and 18, under the names and with the meaning of the newer ones.
+//! What differs between PostgreSQL 15 and 18, under the names and with the meaning of the newer
+//! versions. The configuration option `pre_pg17` (build.rs) stands for 15 and 16.
 
 use std::ffi::c_int;
 
 use pgrx::pg_sys::{self, Oid};
 
-/// Whether postgres_fdw tells a connection that is lost during a cursor's command with that command as CONTEXT; from
-/// 17 on it is the cursor's query, except where DECLARE and CLOSE cannot even be sent.
-pub const LOSS_NAMES_COMMAND: bool = cfg!(any(feature = "pg15", feature = "pg16"));
+/// Whether postgres_fdw gives the command as CONTEXT when a connection is lost during a cursor's
+/// command. From 17 on it gives the cursor's query, unless DECLARE or CLOSE cannot even be sent.
+pub const LOSS_NAMES_COMMAND: bool = cfg!(pre_pg17);
 
-/// `CreateWaitEventSet()` that belongs to no resource owner, so that only `FreeWaitEventSet()` ends it.
+/// `CreateWaitEventSet()` that belongs to no resource owner, so that only `FreeWaitEventSet()` ends
+/// it.
 ///
 /// # Safety
 /// In a backend or background worker.
 #[allow(non_snake_case)]
 pub unsafe fn CreateWaitEventSet(events: c_int) -> *mut pg_sys::WaitEventSet {
-    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    #[cfg(pre_pg17)]
     // SAFETY: the memory context is never reset.
     unsafe {
         pg_sys::CreateWaitEventSet(pg_sys::TopMemoryContext, events)
     }
-    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+    #[cfg(not(pre_pg17))]
     // SAFETY: no owner; from 17 on the set is always allocated in TopMemoryContext.
     unsafe {
         pg_sys::CreateWaitEventSet(std::ptr::null_mut(), events)
     }
 }
 
-/// `WaitEventExtensionNew()`: the number of a wait event with this name; one for all where there are no names yet.
+/// `WaitEventExtensionNew()`: the number of a wait event with this name. Before 17, which has no
+/// such names, the same number for all.
 ///
 /// # Safety
 /// In a process that is attached to shared memory.
 #[allow(non_snake_case)]
 pub unsafe fn WaitEventExtensionNew(
-    #[cfg_attr(any(feature = "pg15", feature = "pg16"), allow(unused_variables))]
-    name: &std::ffi::CStr,
+    #[cfg_attr(pre_pg17, allow(unused_variables))] name: &std::ffi::CStr,
 ) -> u32 {
-    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    #[cfg(pre_pg17)]
     {
         pg_sys::PG_WAIT_EXTENSION
     }
-    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+    #[cfg(not(pre_pg17))]
     // SAFETY: by contract; the name is copied.
     unsafe {
         pg_sys::WaitEventExtensionNew(name.as_ptr())
@@ -88,8 +90,8 @@ pub unsafe fn checkAsUser(
     }
 }
 
-/// `ExecGetResultRelCheckAsUser()`: of a modification's target, for which `entry` stands; invalid for the
-/// current user.
+/// `ExecGetResultRelCheckAsUser()`: of a modification's target, for which `entry` stands; invalid
+/// for the current user.
 ///
 /// # Safety
 /// Valid nodes.
@@ -111,7 +113,8 @@ pub unsafe fn ExecGetResultRelCheckAsUser(
     }
 }
 
-/// `fs_base_relids`: the relations of a scan, without outer joins, which `fs_relids` has from 16 on.
+/// `fs_base_relids`: the relations of a scan, without outer joins, which `fs_relids` has from 16
+/// on.
 ///
 /// # Safety
 /// A valid plan.
@@ -128,29 +131,29 @@ pub unsafe fn fs_base_relids(plan: *const pg_sys::ForeignScan) -> *mut pg_sys::B
     }
 }
 
-/// The number of the current local transaction among those of this backend; another in each.
+/// The number of the current transaction among those of this backend; no two have the same.
 pub fn local_transaction() -> pg_sys::LocalTransactionId {
-    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    #[cfg(pre_pg17)]
     // SAFETY: this backend's own entry.
     unsafe {
         (*pg_sys::MyProc).lxid
     }
-    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+    #[cfg(not(pre_pg17))]
     // SAFETY: this backend's own entry.
     unsafe {
         (*pg_sys::MyProc).vxid.lxid
     }
 }
 
-/// The number of this process among all that can have a database: below `MaxBackends`.
+/// The number of this process among all that can be connected to a database; below `MaxBackends`.
 pub fn backend_number() -> usize {
-    #[cfg(any(feature = "pg15", feature = "pg16"))]
-    // SAFETY: a plain global of this process, counted from 1.
+    #[cfg(pre_pg17)]
+    // SAFETY: a variable of this process; it counts from 1.
     unsafe {
         pg_sys::MyBackendId as usize - 1
     }
-    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
-    // SAFETY: a plain global of this process.
+    #[cfg(not(pre_pg17))]
+    // SAFETY: a variable of this process.
     unsafe {
         pg_sys::MyProcNumber as usize
     }

@@ -1,5 +1,5 @@
-//! What a process of ours is shown to wait for, in `wait_event` of `pg_stat_activity`: names of our own from
-//! PostgreSQL 17 on, `Extension` before.
+//! What `pg_stat_activity` shows in `wait_event` when a process waits in this extension: names of
+//! our own from PostgreSQL 17 on, `Extension` before.
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -25,9 +25,9 @@ pub enum WaitEvent {
     Settle,
     /// Foreign servers roll back.
     Rollback,
-    /// A foreign server ends what was cancelled.
+    /// A foreign server ends a statement that was cancelled.
     Cleanup,
-    /// The resolver does what this backend has asked for.
+    /// The resolver serves a request of this backend.
     Resolver,
     /// The resolver has nothing to do, or waits for servers.
     ResolverMain,
@@ -58,8 +58,8 @@ impl WaitEvent {
     }
 }
 
-/// Learns the numbers. The server gives them, which takes a lock and may fail: it is done with the first wait set, long
-/// before anything that must not fail.
+/// Gets the numbers from the server. That takes a lock and may fail, so it is done with the first
+/// wait set, long before anything that must not fail.
 pub fn prepare() {
     let _ = numbers();
 }
@@ -69,8 +69,9 @@ fn numbers() -> [u32; NAMES.len()] {
         return numbers;
     }
     let numbers = NAMES.map(|name| {
-        // SAFETY: shared memory is there when a process waits. A server has room for 128 names: without, the common one
-        // has to do.
+        // A server has room for 128 names. Without room, the event that all extensions share has to
+        // do.
+        // SAFETY: a process that waits is attached to shared memory.
         attempt(|| Ok(unsafe { versions::WaitEventExtensionNew(name) }))
             .unwrap_or(pg_sys::PG_WAIT_EXTENSION)
     });

@@ -1,17 +1,23 @@
-//! The identifier given to `PREPARE TRANSACTION` on a participant: `px_<n>_<serverid>_<userid>`.
+//! The identifier given to `PREPARE TRANSACTION` on a participant, `px_<n>_<serverid>_<userid>`,
+//! and the commands that carry it.
 //!
-//! `<n>` is 38 decimal digits: 20 of the coordinator's identity, zero-padded, and 18 random digits of
-//! the transaction. It is random and not derived from a counter or an xid, because those are handed
-//! out again after a crash, a restore or a failover. All participants of a transaction share `<n>`.
+//! `<n>` is 38 decimal digits: 20 of the coordinator's identity, zero-padded, and 18 random digits
+//! of the transaction. It is random and not derived from a counter or an xid, because those are
+//! handed out again after a crash, a restore or a failover. All participants of a transaction share
+//! `<n>`.
 //!
 //! It has 63 characters at most; PostgreSQL takes fewer than 200 (`GIDSIZE` in `twophase.h`).
 //!
 //! Invariant: [`Gid::parse`] accepts exactly what [`Gid`]'s `Display` writes, so that nothing that
 //! another program prepared is ever taken for ours.
 
+use std::borrow::Cow;
+use std::ffi::{CStr, CString};
 use std::fmt;
 
-/// Random digits of a transaction: below 10^18.
+use crate::protocol::participant::Outcome;
+
+/// The nonce of a transaction is below this: 18 digits.
 pub const NONCE_LIMIT: u64 = 1_000_000_000_000_000_000;
 
 const IDENTITY_DIGITS: usize = 20;
@@ -37,10 +43,11 @@ impl Identity {
         self.0
     }
 
-    /// The first key of the advisory lock that each session of this identity holds on a participant.
+    /// The first key of the advisory lock that each session of this identity holds on a
+    /// participant.
     pub fn session_key(self) -> i32 {
-        // A multiplicative hash: equal keys of two identities would only make each wait for the other's
-        // sessions.
+        // A multiplicative hash. If two identities had the same key, each would only wait for the
+        // other's sessions.
         (self.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32 as i32
     }
 
@@ -118,6 +125,58 @@ impl Gid {
     }
 }
 
+/// A command and the command tag with which the server says that it was done.
+pub struct Command {
+    /// What is sent.
+    pub sql: Cow<'static, CStr>,
+    /// What comes back.
+    pub tag: &'static CStr,
+}
+
+impl Command {
+    /// Commits in one phase.
+    pub const COMMIT: Self = Self { sql: Cow::Borrowed(c"COMMIT"), tag: c"COMMIT" };
+    /// Rolls back what is not prepared.
+    pub const ROLLBACK: Self = Self { sql: Cow::Borrowed(c"ROLLBACK"), tag: c"ROLLBACK" };
+
+    /// `verb`, which is also the tag, with a gid: digits and underscores, which need no quoting.
+    fn with_gid(verb: &'static CStr, gid: &Gid) -> Self {
+        let verb_text = verb.to_str().expect("ASCII");
+        let sql = CString::new(format!("{verb_text} '{gid}'")).expect("no NUL in digits");
+        Self { sql: Cow::Owned(sql), tag: verb }
+    }
+}
+
+/// A gid with the commands that carry it, made before PREPARE is sent.
+pub struct Prepared {
+    /// The gid.
+    pub gid: Gid,
+    /// `PREPARE TRANSACTION 'gid'`.
+    pub prepare: Command,
+    commit: Command,
+    rollback: Command,
+}
+
+impl Prepared {
+    /// The commands for a gid.
+    pub fn new(gid: Gid) -> Self {
+        Self {
+            gid,
+            prepare: Command::with_gid(c"PREPARE TRANSACTION", &gid),
+            commit: Command::with_gid(c"COMMIT PREPARED", &gid),
+            rollback: Command::with_gid(c"ROLLBACK PREPARED", &gid),
+        }
+    }
+
+    /// `COMMIT PREPARED 'gid'` or `ROLLBACK PREPARED 'gid'`.
+    pub fn settling(&self, outcome: Outcome) -> &Command {
+        match outcome {
+            Outcome::Commit => &self.commit,
+            Outcome::Abort => &self.rollback,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,6 +217,22 @@ mod tests {
             "px_00000000000000000007000000000000000042_4294967296_10",
         ] {
             assert_eq!(Gid::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn each_command_carries_the_gid_and_is_confirmed_by_its_own_tag() {
+        let prepared = Prepared::new(gid(7, 42, 16385, 10));
+        for (command, tag) in [
+            (&prepared.prepare, c"PREPARE TRANSACTION"),
+            (prepared.settling(Outcome::Commit), c"COMMIT PREPARED"),
+            (prepared.settling(Outcome::Abort), c"ROLLBACK PREPARED"),
+        ] {
+            let sql = format!("{} '{}'", tag.to_str().unwrap(), prepared.gid);
+            assert_eq!((command.sql.to_str().unwrap(), command.tag), (sql.as_str(), tag));
+        }
+        for command in [Command::COMMIT, Command::ROLLBACK] {
+            assert_eq!(&*command.sql, command.tag);
         }
     }
 

@@ -1,67 +1,106 @@
-//! The life of one participant in one transaction.
+//! The life of one participant in one distributed transaction, as its owner sees it.
 //!
 //! ```text
-//!            START            PREPARE sent        tag PREPARE TRANSACTION
-//!  (attached) ───▶ Active ──────────▶ Preparing ──────────▶ Prepared ──────▶ Committing ──▶ Settled
-//!                    │                    │                    │     decision     │
-//!                    │ COMMIT sent        │ refused            │                  │ no answer
-//!                    ▼                    ▼                    ▼                  ▼
-//!                CommittingOnePhase   Settled (aborted)     Aborting ────────▶ HandedOver
+//!          Reserve       SendPrepare       tag PREPARE TRANSACTION
+//! Active ─────────▶ Reserved ─────▶ Preparing ─────▶ Prepared ─────▶ Committing ─────▶ Settled
+//!   │                   │               │               │  decision      │
+//!   │ SendCommit        │               │ refused       │ abort          │ not confirmed
+//!   ▼                   ▼               ▼               ▼                ▼
+//! CommittingOnePhase  RollingBack     Settled        Aborting        LeftToCommit
 //! ```
 //!
-//! `Committing`, and `CommittingOnePhase` of a reader, may also end in `Unawaited`: the connection takes the answer.
+//! `Prepared` becomes `Waiting` when the application has prepared the local transaction under its
+//! own 'gxid'; COMMIT PREPARED and ROLLBACK PREPARED of that 'gxid' go on from there, in any
+//! session.
 //!
-//! From `Preparing` on the outcome is not the participant's own any more: it is settled by the decision, and
-//! what cannot be confirmed is handed to the resolver, never dropped.
+//! From `Preparing` on, the participant no longer decides the outcome by itself: the local decision
+//! does, and what cannot be confirmed is left to the resolver, never dropped.
+
+/// What has been decided about a distributed transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Every participant commits.
+    Commit,
+    /// Every participant rolls back.
+    Abort,
+}
+
+impl Outcome {
+    /// The decision as an event of each participant.
+    pub fn event(self) -> Event {
+        match self {
+            Self::Commit => Event::DecidedCommit,
+            Self::Abort => Event::DecidedAbort,
+        }
+    }
+}
 
 /// Where a participant is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum State {
-    /// Its remote transaction is open (or not begun yet).
+    /// The session is attached. Its remote transaction is open, or has not begun.
     Active,
-    /// `COMMIT` in one phase was sent: only its answer tells.
+    /// `COMMIT` in one phase was sent: only its answer tells the outcome.
     CommittingOnePhase,
+    /// It has a gid, and shared memory shows it. `PREPARE TRANSACTION` has not been sent.
+    Reserved,
     /// `PREPARE TRANSACTION` was sent.
     Preparing,
     /// The exact tag came back.
     Prepared,
+    /// Prepared, and the outcome is that of the application's 'gxid', which is prepared here.
+    Waiting,
     /// Decided: `COMMIT PREPARED` has to be delivered.
     Committing,
-    /// `ROLLBACK` or `ROLLBACK PREPARED` has to be delivered.
+    /// Decided: `ROLLBACK PREPARED` has to be delivered.
     Aborting,
+    /// `ROLLBACK` has to be delivered. Nothing was prepared, so the end of the connection does as
+    /// well.
+    RollingBack,
     /// Nothing is left there.
     Settled,
-    /// The last command is on the wire, and the connection takes its answer: `COMMIT` of a reader, or
-    /// `COMMIT PREPARED` with `commit_wait = off`.
-    Unawaited,
-    /// The resolver has it.
-    HandedOver,
+    /// `COMMIT` of a participant that has only read was sent; the connection takes the answer
+    /// later.
+    ReaderUnawaited,
+    /// `COMMIT PREPARED` was sent with `commit_wait = off`; the connection takes the answer later.
+    CommitUnawaited,
+    /// `COMMIT` in one phase was not answered. Nothing was prepared, so there is nothing to settle.
+    Unknown,
+    /// The resolver delivers `COMMIT PREPARED`.
+    LeftToCommit,
+    /// The resolver delivers `ROLLBACK PREPARED`.
+    LeftToAbort,
 }
 
 /// What happens to a participant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
+    /// The transaction ends, and no remote transaction was begun.
+    NotBegun,
     /// `COMMIT` is about to be sent, without PREPARE.
     SendCommit,
+    /// It has been given its gid and an entry in shared memory.
+    Reserve,
     /// `PREPARE TRANSACTION` is about to be sent.
     SendPrepare,
     /// The exact tag `PREPARE TRANSACTION` came.
     PrepareConfirmed,
-    /// The participant answered PREPARE with an error or another tag: it rolled back by itself.
+    /// It answered PREPARE with an error or another tag: it has rolled back by itself.
     PrepareRefused,
-    /// The participant did not execute PREPARE, because a command before it failed: its transaction is still open.
+    /// It did not execute PREPARE, because a command before it failed: its transaction is still
+    /// open.
     PrepareSkipped,
-    /// The local transaction is durably committed.
+    /// The local transaction, or 'gxid', is durably committed.
     DecidedCommit,
     /// The local transaction is prepared under the application's 'gxid'.
     DecidedLater,
-    /// The local transaction aborted.
+    /// The local transaction, or 'gxid', is rolled back.
     DecidedAbort,
-    /// The participant confirmed what was sent last.
+    /// It confirmed what was sent last.
     Confirmed,
-    /// What was sent last is left to the connection: nobody waits for the answer.
+    /// The owner goes on without waiting for the answer to what was sent last.
     Unawaited,
-    /// It could not be reached, or did not answer in time.
+    /// It could not be reached, did not answer in time, or refused.
     Unconfirmed,
 }
 
@@ -79,60 +118,77 @@ impl State {
         use Event as E;
         use State as S;
         Ok(match (self, event) {
+            (S::Active, E::NotBegun) => S::Settled,
             (S::Active, E::SendCommit) => S::CommittingOnePhase,
-            (S::CommittingOnePhase, E::Confirmed) => S::Settled,
-            (S::Active, E::SendPrepare) => S::Preparing,
+            (S::Active, E::Reserve) => S::Reserved,
+            (S::Reserved, E::SendPrepare) => S::Preparing,
             (S::Preparing, E::PrepareConfirmed) => S::Prepared,
             (S::Preparing, E::PrepareRefused) => S::Settled,
             (S::Preparing, E::PrepareSkipped) => S::Active,
-            (S::Prepared, E::DecidedCommit) => S::Committing,
-            // From now on whoever settles 'gxid' settles this.
-            (S::Prepared, E::DecidedLater) => S::HandedOver,
-            (S::Active | S::Preparing | S::Prepared, E::DecidedAbort) => S::Aborting,
-            // Its COMMIT's answer never came; nothing can be taken back any more.
-            (S::CommittingOnePhase, E::DecidedAbort) => S::HandedOver,
-            (S::Committing | S::Aborting, E::Confirmed) => S::Settled,
-            (S::Committing | S::Aborting, E::Unconfirmed) => S::HandedOver,
-            (S::CommittingOnePhase | S::Committing, E::Unawaited) => S::Unawaited,
-            // The ends are final whatever the local transaction does.
+            (S::Prepared, E::DecidedLater) => S::Waiting,
+            (S::Prepared | S::Waiting, E::DecidedCommit) => S::Committing,
+            (S::Preparing | S::Prepared | S::Waiting, E::DecidedAbort) => S::Aborting,
+            (S::Active | S::Reserved, E::DecidedAbort) => S::RollingBack,
+            // Too late to take anything back.
+            (S::CommittingOnePhase, E::DecidedAbort) => S::Unknown,
+            (S::CommittingOnePhase, E::Unawaited) => S::ReaderUnawaited,
+            (S::Committing, E::Unawaited) => S::CommitUnawaited,
             (
-                S::Settled | S::Unawaited | S::HandedOver,
+                S::CommittingOnePhase
+                | S::Committing
+                | S::Aborting
+                | S::RollingBack
+                | S::CommitUnawaited,
+                E::Confirmed,
+            ) => S::Settled,
+            (S::Committing | S::CommitUnawaited, E::Unconfirmed) => S::LeftToCommit,
+            (S::Aborting, E::Unconfirmed) => S::LeftToAbort,
+            // The owner closes the connection, which rolls back.
+            (S::RollingBack, E::Unconfirmed) => S::Settled,
+            // What has ended before the decision is not changed by it.
+            (
+                S::Settled | S::ReaderUnawaited | S::Unknown,
                 E::DecidedCommit | E::DecidedAbort | E::DecidedLater,
             ) => self,
             _ => return Err(Illegal(self, event)),
         })
     }
+
+    /// The outcome that the owner has to deliver to what is prepared there.
+    pub fn undelivered(self) -> Option<Outcome> {
+        match self {
+            Self::Committing => Some(Outcome::Commit),
+            Self::Aborting => Some(Outcome::Abort),
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
-    /// A prepared transaction may exist there: then nothing may forget it.
-    fn may_be_prepared(state: State) -> bool {
-        matches!(
-            state,
-            State::Preparing
-                | State::Prepared
-                | State::Committing
-                | State::Unawaited
-                | State::HandedOver
-        )
-    }
-
-    const STATES: [State; 9] = [
+    pub const STATES: [State; 15] = [
         State::Active,
         State::CommittingOnePhase,
+        State::Reserved,
         State::Preparing,
         State::Prepared,
+        State::Waiting,
         State::Committing,
         State::Aborting,
+        State::RollingBack,
         State::Settled,
-        State::Unawaited,
-        State::HandedOver,
+        State::ReaderUnawaited,
+        State::CommitUnawaited,
+        State::Unknown,
+        State::LeftToCommit,
+        State::LeftToAbort,
     ];
-    const EVENTS: [Event; 11] = [
+    pub const EVENTS: [Event; 13] = [
+        Event::NotBegun,
         Event::SendCommit,
+        Event::Reserve,
         Event::SendPrepare,
         Event::PrepareConfirmed,
         Event::PrepareRefused,
@@ -145,58 +201,149 @@ mod tests {
         Event::Unconfirmed,
     ];
 
-    #[test]
-    fn the_normal_life() {
-        let mut s = State::Active;
-        for e in
-            [Event::SendPrepare, Event::PrepareConfirmed, Event::DecidedCommit, Event::Confirmed]
-        {
-            s = s.on(e).unwrap();
-        }
-        assert_eq!(s, State::Settled);
+    /// All legal transitions.
+    pub fn transitions() -> impl Iterator<Item = (State, Event, State)> {
+        STATES
+            .into_iter()
+            .flat_map(|s| EVENTS.map(|e| (s, e)))
+            .filter_map(|(s, e)| s.on(e).ok().map(|next| (s, e, next)))
     }
 
-    /// A prepared transaction ends only by a confirmation, by the participant's own refusal, or in the
-    /// resolver's hands.
+    /// A prepared transaction may exist there.
+    pub fn may_be_prepared(state: State) -> bool {
+        match state {
+            State::Preparing
+            | State::Prepared
+            | State::Waiting
+            | State::Committing
+            | State::Aborting
+            | State::CommitUnawaited
+            | State::LeftToCommit
+            | State::LeftToAbort => true,
+            State::Active
+            | State::CommittingOnePhase
+            | State::Reserved
+            | State::RollingBack
+            | State::Settled
+            | State::ReaderUnawaited
+            | State::Unknown => false,
+        }
+    }
+
+    fn run(from: State, events: &[Event]) -> State {
+        events.iter().fold(from, |state, event| state.on(*event).unwrap())
+    }
+
+    #[test]
+    fn the_normal_life() {
+        use Event as E;
+        let prepared = run(State::Active, &[E::Reserve, E::SendPrepare, E::PrepareConfirmed]);
+        assert_eq!(prepared, State::Prepared);
+        assert_eq!(run(prepared, &[E::DecidedCommit, E::Confirmed]), State::Settled);
+        let by_gxid = [E::DecidedLater, E::DecidedAbort, E::Unconfirmed];
+        assert_eq!(run(prepared, &by_gxid), State::LeftToAbort);
+    }
+
+    #[test]
+    fn every_state_is_reached_and_every_event_is_possible_somewhere() {
+        let mut reached = vec![State::Active];
+        while let Some(new) = transitions()
+            .find(|(s, _, next)| reached.contains(s) && !reached.contains(next))
+            .map(|(.., next)| next)
+        {
+            reached.push(new);
+        }
+        for state in STATES {
+            assert!(reached.contains(&state), "{state:?}");
+        }
+        for event in EVENTS {
+            assert!(transitions().any(|(_, e, _)| e == event), "{event:?}");
+        }
+    }
+
+    /// A prepared transaction leaves the sight of owner and resolver only when the participant says
+    /// that it is not there.
     #[test]
     fn nothing_prepared_is_ever_forgotten() {
-        for s in STATES {
-            for e in EVENTS {
-                let Ok(next) = s.on(e) else { continue };
-                if may_be_prepared(s) && next == State::Settled && s != State::Settled {
-                    assert!(
-                        matches!(e, Event::Confirmed | Event::PrepareRefused),
-                        "{s:?} forgot on {e:?}"
-                    );
-                }
+        for (s, e, next) in transitions() {
+            if may_be_prepared(s) && !may_be_prepared(next) {
+                let told = [Event::Confirmed, Event::PrepareRefused, Event::PrepareSkipped];
+                assert!(told.contains(&e), "{s:?} forgot on {e:?}");
             }
         }
     }
 
-    /// Nobody waits only for what is decided, or has nothing to decide.
     #[test]
-    fn no_prepare_goes_unawaited() {
-        for s in STATES {
-            if s.on(Event::Unawaited).is_ok() {
-                assert!(matches!(s, State::Committing | State::CommittingOnePhase), "{s:?}");
+    fn only_prepare_itself_may_prepare_and_only_with_an_entry() {
+        for (s, e, next) in transitions() {
+            if !may_be_prepared(s) && may_be_prepared(next) {
+                assert_eq!((s, e), (State::Reserved, Event::SendPrepare));
+            }
+        }
+    }
+
+    #[test]
+    fn a_decided_outcome_never_changes() {
+        let aborts = [State::Aborting, State::LeftToAbort];
+        let commits = [State::Committing, State::CommitUnawaited, State::LeftToCommit];
+        for (s, e, next) in transitions() {
+            if aborts.contains(&s) {
+                assert!(next == State::Settled || aborts.contains(&next), "{s:?} {e:?}");
+            }
+            if commits.contains(&s) {
+                assert!(next == State::Settled || commits.contains(&next), "{s:?} {e:?}");
             }
         }
     }
 
     #[test]
     fn committing_needs_a_confirmed_prepare() {
-        for s in STATES {
-            if s.on(Event::DecidedCommit) == Ok(State::Committing) {
-                assert_eq!(s, State::Prepared);
+        for (s, _, next) in transitions() {
+            if next == State::Committing {
+                assert!(matches!(s, State::Prepared | State::Waiting), "{s:?}");
+            }
+            if next == State::Prepared {
+                assert_eq!(s, State::Preparing);
             }
         }
     }
 
+    /// The owner goes on without an answer only where the outcome is decided or there is none to
+    /// decide.
     #[test]
-    fn an_abort_is_possible_from_everywhere_before_the_decision() {
-        for s in [State::Active, State::Preparing, State::Prepared] {
-            assert_eq!(s.on(Event::DecidedAbort), Ok(State::Aborting));
+    fn no_prepare_goes_unawaited() {
+        for (s, e, _) in transitions() {
+            if e == Event::Unawaited {
+                assert!(matches!(s, State::Committing | State::CommittingOnePhase), "{s:?}");
+            }
         }
-        assert!(State::Committing.on(Event::DecidedAbort).is_err());
+    }
+
+    /// Whatever phase one has come to when it fails, the abort can take it from there; and whatever
+    /// phase one leaves when it succeeds, each decision can.
+    #[test]
+    fn no_participant_refuses_the_decision() {
+        use State as S;
+        let failed = [S::Active, S::CommittingOnePhase, S::Reserved, S::Preparing, S::Prepared];
+        let ended = [S::Settled, S::ReaderUnawaited];
+        for state in failed.into_iter().chain(ended) {
+            assert!(state.on(Event::DecidedAbort).is_ok(), "{state:?}");
+        }
+        for state in [S::Prepared].into_iter().chain(ended) {
+            assert!(state.on(Event::DecidedCommit).is_ok(), "{state:?}");
+            assert!(state.on(Event::DecidedLater).is_ok(), "{state:?}");
+        }
+        for state in [S::Committing, S::CommitUnawaited] {
+            assert_eq!(state.on(Event::DecidedAbort), Err(Illegal(state, Event::DecidedAbort)));
+        }
+    }
+
+    #[test]
+    fn what_is_undelivered_can_be_confirmed_or_left() {
+        for state in STATES.into_iter().filter(|s| s.undelivered().is_some()) {
+            assert_eq!(state.on(Event::Confirmed), Ok(State::Settled));
+            let left = state.on(Event::Unconfirmed).unwrap();
+            assert!(matches!(left, State::LeftToCommit | State::LeftToAbort));
+        }
     }
 }

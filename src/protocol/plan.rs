@@ -1,11 +1,12 @@
 //! How a commit must run, given who has written.
 //!
-//! One phase is enough exactly when there is a single place whose durable change decides everything:
-//! one participant that has written and nothing local. Everything else that wrote needs two phases.
+//! One phase is enough exactly when there is a single place whose durable change decides
+//! everything: one participant that has written and nothing local. Everything else that wrote needs
+//! two phases.
 //!
-//! A participant has written when its transaction has an xid there, which a query may have given it, or when anything
-//! but queries ran there: what that changes may be elsewhere, behind a foreign table of the participant's, and give its
-//! own transaction no xid.
+//! A participant has written if its transaction has an xid there, which a query may have assigned.
+//! It also counts as having written if anything but queries ran there: that may have changed a
+//! third server, through a foreign table of the participant's, which assigns no xid.
 
 /// `pg_fdw_xacts.two_phase_commit`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,7 +24,7 @@ pub enum Mode {
 pub enum Access {
     /// It is a query that locks no rows.
     Reads,
-    /// It is anything else, whatever it turns out to change.
+    /// It is anything else, whatever it changes.
     Modifies,
 }
 
@@ -34,14 +35,14 @@ pub enum Xid {
     None,
     /// It has one.
     Assigned,
-    /// The question was not answered since the last statement.
+    /// The question has not been answered since the last statement.
     Unknown,
 }
 
 /// What is known of one participant at the end of the transaction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Work {
-    /// All that its statements might do, together.
+    /// The most that any of its statements might do.
     pub access: Access,
     /// Whether its transaction has an xid there.
     pub xid: Xid,
@@ -61,7 +62,8 @@ impl Work {
 pub struct Local {
     /// It has an xid here.
     pub wrote: bool,
-    /// Its isolation level is SERIALIZABLE: the local check after ours can still fail.
+    /// Its isolation level is SERIALIZABLE: PostgreSQL's own check, which comes later, can still
+    /// fail.
     pub serializable: bool,
     /// It ends with the application's PREPARE TRANSACTION.
     pub explicit: bool,
@@ -96,7 +98,8 @@ pub enum Refusal {
 pub fn plan(mode: Mode, local: Local, participants: &[Work]) -> Result<Vec<Step>, Refusal> {
     let writers = participants.iter().filter(|p| p.wrote()).count();
     let sole_writer = writers == 1 && !local.wrote && !local.serializable;
-    // PREPARE TRANSACTION promises that COMMIT PREPARED decides, so it prepares whatever `mode` says.
+    // PREPARE TRANSACTION promises that COMMIT PREPARED decides, so it prepares whatever `mode`
+    // says.
     let two_phases = local.explicit
         || match mode {
             Mode::Off => false,
@@ -107,7 +110,8 @@ pub fn plan(mode: Mode, local: Local, participants: &[Work]) -> Result<Vec<Step>
     let mut steps = Vec::with_capacity(participants.len());
     for p in participants {
         steps.push(match (p.wrote(), two_phases, p.can_prepare) {
-            // Under SERIALIZABLE a reader's commit may still find that what it read never was.
+            // Under SERIALIZABLE a reader's commit can still fail, because what it has read cannot
+            // be serialized.
             (false, true, true) if local.serializable => Step::Prepare,
             (false, ..) => Step::CommitReader,
             (true, false, _) => Step::CommitLast,
@@ -186,8 +190,8 @@ mod tests {
         assert_eq!(plan(Mode::Auto, explicit, &[UNABLE]), Err(Refusal::Explicit));
     }
 
-    /// Every case up to three participants: whatever is committed before the decision may not be able to
-    /// break atomicity.
+    /// Every case up to three participants: whatever is committed before the decision may not be
+    /// able to break atomicity.
     #[test]
     fn nothing_that_wrote_commits_beside_another_writer_that_cannot_follow() {
         let kinds = [READER, WRITER, UNABLE, Work { can_prepare: false, ..READER }];

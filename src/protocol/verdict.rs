@@ -201,27 +201,85 @@ mod tests {
 
     const BOTH: [bool; 2] = [false, true];
 
+    /// Everything that can be known of something that is listed.
+    fn cases() -> impl Iterator<Item = (Place, Others, Decision)> {
+        let others = BOTH.into_iter().flat_map(|owner| {
+            BOTH.into_iter().flat_map(move |strangers| {
+                BOTH.map(|replicated| Others { owner, strangers, replicated })
+            })
+        });
+        others.flat_map(|others| {
+            PLACES
+                .into_iter()
+                .flat_map(move |place| DECISIONS.map(|decision| (place, others, decision)))
+        })
+    }
+
     #[test]
-    fn each_verdict_follows_the_decision_alone_and_whatever_is_left_has_its_reason() {
-        for place in PLACES {
-            for (owner, strangers) in [(false, false), (false, true), (true, false), (true, true)] {
-                for (replicated, decision) in
-                    BOTH.into_iter().flat_map(|r| DECISIONS.map(|decision| (r, decision)))
-                {
-                    let expected = match decision {
-                        _ if place == Place::InRecovery => Verdict::Leave(Reason::Standby),
-                        _ if owner => Verdict::Leave(Reason::Owner),
-                        Decision::Committed if replicated => Verdict::Commit,
-                        Decision::Committed => Verdict::Leave(Reason::NotReplicated),
-                        Decision::Absent if !strangers => Verdict::Rollback,
-                        Decision::Absent => Verdict::Leave(Reason::Strangers),
-                        Decision::InProgress => Verdict::Leave(Reason::Undecided),
-                    };
-                    let others = Others { owner, strangers, replicated };
-                    let verdict = settle(place, others, decision);
-                    assert_eq!(verdict, expected, "{place:?} {others:?} {decision:?}");
-                }
+    fn only_what_is_decided_is_settled_and_only_as_it_was_decided() {
+        for (place, others, decision) in cases() {
+            let expected = match settle(place, others, decision) {
+                Verdict::Commit => Decision::Committed,
+                Verdict::Rollback => Decision::Absent,
+                Verdict::Leave(_) => continue,
+            };
+            assert_eq!(decision, expected, "{place:?} {others:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_settled_on_a_standby_or_while_its_owner_is_at_it() {
+        for (place, others, decision) in cases() {
+            if place == Place::InRecovery || others.owner {
+                let verdict = settle(place, others, decision);
+                assert!(matches!(verdict, Verdict::Leave(_)), "{place:?} {others:?} {decision:?}");
             }
+        }
+    }
+
+    /// Another copy of this coordinator may have the row that is absent here; it cannot undo a commit
+    /// that is on record here.
+    #[test]
+    fn strangers_keep_a_rollback_back_and_no_commit() {
+        for (place, others, decision) in cases().filter(|(_, others, _)| others.strangers) {
+            let verdict = settle(place, others, decision);
+            assert_ne!(verdict, Verdict::Rollback, "{place:?} {others:?}");
+            let without = settle(place, Others { strangers: false, ..others }, decision);
+            assert_eq!(verdict == Verdict::Commit, without == Verdict::Commit, "{place:?}");
+        }
+    }
+
+    #[test]
+    fn a_commit_that_a_standby_may_lose_is_not_delivered() {
+        for (place, others, decision) in cases().filter(|(_, others, _)| !others.replicated) {
+            let verdict = settle(place, others, decision);
+            assert_ne!(verdict, Verdict::Commit, "{place:?} {others:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_decided_is_settled_where_nobody_is_in_the_way() {
+        let nobody = Others { owner: false, strangers: false, replicated: true };
+        for place in [Place::Recorded, Place::Other] {
+            assert_eq!(settle(place, nobody, Decision::Committed), Verdict::Commit);
+            assert_eq!(settle(place, nobody, Decision::Absent), Verdict::Rollback);
+        }
+    }
+
+    #[test]
+    fn whatever_is_left_names_the_first_thing_in_the_way() {
+        let nobody = Others { owner: false, strangers: false, replicated: true };
+        let owned = Others { owner: true, strangers: true, replicated: false };
+        let hindered = Others { owner: false, strangers: true, replicated: false };
+        for (place, others, decision, reason) in [
+            (Place::InRecovery, owned, Decision::Absent, Reason::Standby),
+            (Place::Recorded, owned, Decision::InProgress, Reason::Owner),
+            (Place::Recorded, nobody, Decision::InProgress, Reason::Undecided),
+            (Place::Recorded, hindered, Decision::InProgress, Reason::Undecided),
+            (Place::Other, hindered, Decision::Committed, Reason::NotReplicated),
+            (Place::Other, hindered, Decision::Absent, Reason::Strangers),
+        ] {
+            assert_eq!(settle(place, others, decision), Verdict::Leave(reason), "{others:?}");
         }
     }
 

@@ -1,6 +1,8 @@
-//! Waiting for the answers of many connections at once.
+//! A round: commands that are sent on many connections at once, and their answers, gathered
+//! together.
 
 use std::cell::RefCell;
+use std::ffi::CStr;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -8,102 +10,121 @@ use crate::libpq::PgResult;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::Result;
 use crate::pg::wait_event::WaitEvent;
+use crate::protocol::gid::Command;
 use crate::protocol::pipeline::{Answer, Ticket};
 use crate::remote::connection::Connection;
 use crate::remote::wait::{Patience, WaitSet, Woke};
 
-/// What became of one command.
-pub enum Outcome {
-    /// It was done.
-    Done(Rc<PgResult>),
-    /// The participant answered with an error.
-    Failed(Rc<PgResult>),
+/// What became of a command.
+pub enum Reply {
+    /// The server answered with the command's own tag.
+    Done,
+    /// The server answered with another tag: that of ROLLBACK where its transaction had failed.
+    OtherTag(Rc<PgResult>),
+    /// The server, or libpq in its place, answered with an error.
+    Refused(Rc<PgResult>),
     /// The connection broke before the answer.
     Lost,
-    /// The answer has not come yet.
-    Pending,
 }
 
-/// The commands under way, one per connection, and what to wait with.
-pub struct Together<'a> {
-    members: Vec<(&'a Connection, Option<Ticket>, Outcome)>,
-    /// `None` once it has been given back.
+/// Commands under way, one per connection, each sent for a member of type `M`.
+pub struct Round<'a, M> {
+    asked: Vec<Asked<'a, M>>,
     set: Option<SetOf>,
 }
 
-/// What a wait set was made for.
+struct Asked<'a, M> {
+    member: M,
+    connection: &'a Connection,
+    tag: &'static CStr,
+    /// `None` once it is answered, and where it could not be sent.
+    ticket: Option<Ticket>,
+}
+
+/// A wait set, and the numbers of the connections it was made for.
 struct SetOf {
     numbers: Vec<u64>,
     set: WaitSet,
 }
 
-/// The set of the last wait. Those who prepare together commit together, and mostly do so in the next transaction again;
-/// and what is used again after the decision cannot fail to be made there.
+/// The set of the last round. Those who prepare together also commit together, and mostly do so in
+/// the next transaction again. Using it again is faster, and cannot fail after the decision as
+/// making one can.
 static LAST: BackendLocal<RefCell<Option<SetOf>>> = BackendLocal::new(RefCell::new(None));
 
-/// Those with a socket: libpq has closed that of a broken connection, which has thereby left every set.
-fn numbers<'a>(connections: impl Iterator<Item = &'a Connection>) -> impl Iterator<Item = u64> {
-    connections.filter(|c| c.socket() >= 0).map(Connection::number)
-}
-
-impl<'a> Together<'a> {
-    /// For these connections.
-    pub fn new(connections: impl IntoIterator<Item = &'a Connection>) -> Self {
-        let members: Vec<_> =
-            connections.into_iter().map(|c| (c, None, Outcome::Pending)).collect();
-        let connections = || members.iter().map(|(c, ..)| *c);
-        let is_same = |last: &SetOf| numbers(connections()).eq(last.numbers.iter().copied());
-        let set = LAST.get().take().filter(is_same).unwrap_or_else(|| {
-            let sockets = connections().map(Connection::socket).filter(|s| *s >= 0);
-            SetOf {
-                numbers: numbers(connections()).collect(),
-                set: WaitSet::new(&sockets.collect::<Vec<_>>()),
-            }
-        });
-        Self { members, set: Some(set) }
+impl<'a, M: Copy> Round<'a, M> {
+    /// A round in which nothing has been sent.
+    pub fn new() -> Self {
+        Self { asked: Vec::new(), set: None }
     }
 
-    /// Member `index` has sent the command that `ticket` stands for; `None`: it could not.
-    pub fn sent(&mut self, index: usize, ticket: Option<Ticket>) {
-        let member = &mut self.members[index];
-        member.1 = ticket;
-        member.2 = if ticket.is_some() { Outcome::Pending } else { Outcome::Lost };
+    /// Sends a command for a member; `false` if the connection is lost. No reply comes then.
+    pub fn send(&mut self, member: M, connection: &'a Connection, command: &Command) -> bool {
+        self.sent(member, connection, command.tag, connection.send_alone(&command.sql))
     }
 
-    /// Waits until every command has its outcome, or `stop` says that one outcome is enough.
+    /// Sends PREPARE TRANSACTION for a member, which the server skips if the session has lost its
+    /// advisory lock; `false` if the connection is lost.
+    pub fn send_prepare(
+        &mut self,
+        member: M,
+        connection: &'a Connection,
+        prepare: &Command,
+    ) -> bool {
+        self.sent(member, connection, prepare.tag, connection.send_prepare(&prepare.sql))
+    }
+
+    fn sent(
+        &mut self,
+        member: M,
+        connection: &'a Connection,
+        tag: &'static CStr,
+        ticket: Option<Ticket>,
+    ) -> bool {
+        self.asked.push(Asked { member, connection, tag, ticket });
+        ticket.is_some()
+    }
+
+    /// Waits until every command is answered, and hands each reply to `on` as it comes. What has
+    /// not been answered at the end of the wait can be waited for again.
     ///
     /// # Errors
-    /// A cancel, under [`Patience::Interruptible`].
+    /// A cancel, under [`Patience::Interruptible`]; those of `on`, which end the wait.
     pub fn wait(
         &mut self,
         deadline: Instant,
         patience: Patience,
         event: WaitEvent,
-        mut on: impl FnMut(usize, &Outcome) -> Result<()>,
+        mut on: impl FnMut(M, &Reply) -> Result<()>,
     ) -> Result<Woke> {
-        let Some(SetOf { set, .. }) = &mut self.set else { return Ok(Woke::Ready) };
+        if self.asked.is_empty() {
+            return Ok(Woke::Ready);
+        }
+        let asked = &mut self.asked;
+        let set = &mut self.set.get_or_insert_with(|| set_of(asked)).set;
         let mut first = true;
         loop {
-            let mut wants = Vec::with_capacity(self.members.len());
-            for (index, (connection, ticket, outcome)) in self.members.iter_mut().enumerate() {
-                // Who has been answered is read from as well: it would not let the others sleep.
+            let mut wants = Vec::with_capacity(asked.len());
+            for Asked { member, connection, tag, ticket } in &mut *asked {
+                // Also those that are answered: unread input would end every wait at once.
                 if first {
                     connection.take_note();
                 } else if set.is_ready(connection.socket()) {
                     connection.pump();
                 }
-                let (Some(asked), Outcome::Pending) = (*ticket, &*outcome) else { continue };
-                *outcome = match connection.take(asked) {
-                    Some(Ok(Answer::Ok(result))) => Outcome::Done(result),
-                    Some(Ok(Answer::Err(failure))) => Outcome::Failed(failure),
-                    Some(Err(_)) => Outcome::Lost,
+                let Some(awaited) = *ticket else { continue };
+                let reply = match connection.take(awaited) {
+                    Some(Ok(Answer::Ok(result))) if result.command_tag() == *tag => Reply::Done,
+                    Some(Ok(Answer::Ok(result))) => Reply::OtherTag(result),
+                    Some(Ok(Answer::Err(failure))) => Reply::Refused(failure),
+                    Some(Err(_)) => Reply::Lost,
                     None => {
                         wants.push(connection.want());
                         continue;
                     }
                 };
                 *ticket = None;
-                on(index, outcome)?;
+                on(*member, &reply)?;
             }
             if wants.is_empty() {
                 return Ok(Woke::Ready);
@@ -117,9 +138,22 @@ impl<'a> Together<'a> {
     }
 }
 
-impl Drop for Together<'_> {
+/// The set of the last round if it is of the same connections, or a new one.
+fn set_of<M>(asked: &[Asked<M>]) -> SetOf {
+    // libpq has closed the socket of a broken connection, which has thereby left every set.
+    let alive = || asked.iter().map(|a| a.connection).filter(|c| c.socket() >= 0);
+    let numbers: Vec<u64> = alive().map(Connection::number).collect();
+    LAST.get().take().filter(|last| last.numbers == numbers).unwrap_or_else(|| {
+        let sockets: Vec<_> = alive().map(Connection::socket).collect();
+        SetOf { numbers, set: WaitSet::new(&sockets) }
+    })
+}
+
+impl<M> Drop for Round<'_, M> {
     fn drop(&mut self) {
-        // Without those that have broken meanwhile it would not be found again.
-        LAST.get().replace(self.set.take());
+        // If one of its connections has broken since, the set no longer matches and is made again.
+        if let Some(set) = self.set.take() {
+            LAST.get().replace(Some(set));
+        }
     }
 }

@@ -1,5 +1,6 @@
-//! One entry per participant that is prepared or about to be, in all databases: what the view shows, and
-//! how a backend tells the resolver what it leaves behind.
+//! One entry per participant that is prepared or about to be, in all databases: what the view
+//! shows, and how a backend tells the resolver what it leaves behind. An entry's life is told at
+//! [`Entry`].
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -11,8 +12,10 @@ use crate::pg::globals::{my_database, my_pid, now};
 use crate::pg::latch;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::Gid;
+use crate::protocol::participant::Outcome;
 use crate::protocol::verdict::Reason;
-use crate::shared::entry::{Entry, Status};
+use crate::shared::entry::{Entry, Owner, Status};
+use crate::shared::entry_change::{Change, Why};
 use crate::shared::shmem::{self, Memory};
 use crate::shared::workers;
 
@@ -29,16 +32,17 @@ pub struct Reserved {
     pub remote_pid: i32,
 }
 
-/// How long somebody who finds no entry waits for those that are being settled to make room.
+/// How long a transaction that finds no free entry waits for others to be settled.
 const ROOM: Duration = Duration::from_secs(5);
 
-/// Takes an entry for each participant, all or none. Where there are too few, those of sessions that have gone on without
-/// waiting for an answer are left to the resolvers, which find out what has come of them.
+/// Takes an entry for each participant, all or none. Where there are too few, those of sessions
+/// that have gone on without waiting for an answer are left to the resolvers, which find out what
+/// became of them.
 ///
 /// # Errors
 /// 53400 when there are not enough; a cancel.
 pub fn reserve(members: &[Reserved], xid: pg_sys::TransactionId) -> Result<()> {
-    let owner = my_pid();
+    let owner = Owner::Backend(my_pid());
     let new: Vec<Entry> = members
         .iter()
         .map(|member| Entry { owner, ..new_entry(member, xid, members.len(), Status::Preparing) })
@@ -64,7 +68,8 @@ pub fn reserve(members: &[Reserved], xid: pg_sys::TransactionId) -> Result<()> {
     Ok(())
 }
 
-/// Leaves to the resolvers what idle sessions have not read the answer to; tells whether there may be room soon.
+/// Leaves to the resolvers the entries whose answers idle sessions have not read; tells whether
+/// there may be room soon.
 fn make_room() -> bool {
     let now = now();
     let (databases, soon) = shmem::write(|m| {
@@ -74,7 +79,7 @@ fn make_room() -> bool {
             if table.at(place).unawaited {
                 databases.insert(table.at(place).dbid);
                 table.change(place, |entry| {
-                    entry.owner = 0;
+                    entry.owner = Owner::Resolver;
                     entry.reason = Reason::Untried;
                 });
             }
@@ -100,96 +105,94 @@ fn change(gid: &Gid, f: impl FnOnce(&mut Entry)) {
     });
 }
 
-/// Changes the status of an entry, if there is one.
-pub fn set_status(gid: &Gid, status: Status) {
-    let now = now();
-    shmem::write(|m| {
-        let mut table = m.entries();
-        let Some(place) = table.find(gid) else { return };
-        let was = *table.at(place);
-        if status == Status::Free {
-            return table.remove(place);
+/// Has an entry follow a step of its owner, this backend. What is left to the resolver wakes it.
+pub fn follow(gid: &Gid, change: Change) {
+    match change {
+        Change::Nothing | Change::Made => {}
+        Change::End(why) => {
+            end(gid, why);
         }
-        table.change(place, |entry| {
-            if matches!(status, Status::Committing | Status::Aborting) {
-                entry.since = now;
+        Change::Show(_) | Change::Unawaited | Change::Claim(_) => {
+            write(gid, change);
+        }
+        Change::Leave(_) => {
+            if let Some(dbid) = write(gid, change) {
+                workers::wake_resolver(dbid);
             }
-            entry.status = status;
-        });
-        if status == Status::Prepared && was.status != Status::Prepared {
-            m.stats().count(&was, |stats| stats.prepared += 1);
         }
-    });
-}
-
-/// The owner goes on without waiting for the answer to `COMMIT PREPARED`.
-pub fn unawaited(gid: &Gid) {
-    change(gid, |entry| entry.unawaited = true);
-}
-
-/// Ends an entry: its participant has confirmed the outcome to its owner.
-pub fn confirmed(gid: &Gid) {
-    shmem::write(|m| {
-        let mut table = m.entries();
-        let Some(place) = table.find(gid) else { return };
-        let was = *table.at(place);
-        table.remove(place);
-        count_end(m, &was);
-    });
-}
-
-fn count_end(m: &mut Memory<'_>, was: &Entry) {
-    m.stats().count(was, |stats| match was.status {
-        Status::Committing => stats.committed += 1,
-        Status::Aborting => stats.rolled_back += 1,
-        Status::Free | Status::Preparing | Status::Prepared => {}
-    });
-}
-
-/// Ends an entry: there is nothing prepared.
-pub fn remove(gid: &Gid) {
-    shmem::write(|m| {
-        let mut table = m.entries();
-        let Some(place) = table.find(gid) else { return };
-        let was = *table.at(place);
-        table.remove(place);
-        // Its owner has delivered it, and did not come to read that.
-        if was.unawaited {
-            count_end(m, &was);
-        }
-    });
-}
-
-/// Makes an entry that nobody owns this backend's, which is about to deliver the outcome.
-pub fn claim(gid: &Gid, status: Status) {
-    let owner = my_pid();
-    change(gid, |entry| {
-        if entry.owner == 0 {
-            entry.owner = owner;
-            entry.status = status;
-        }
-    });
-}
-
-/// Leaves an entry to the resolver, and tells it.
-pub fn hand_over(gid: &Gid, status: Status) {
-    let dbid = shmem::write(|m| {
-        let mut table = m.entries();
-        let place = table.find(gid)?;
-        table.change(place, |entry| {
-            entry.owner = 0;
-            entry.status = status;
-            entry.unawaited = false;
-            entry.reason = Reason::Untried;
-        });
-        Some(table.at(place).dbid)
-    });
-    if let Some(dbid) = dbid {
-        workers::wake_resolver(dbid);
     }
 }
 
-/// An entry of this database without an owner.
+/// Writes a change to an entry, if there is one; returns its database.
+fn write(gid: &Gid, change: Change) -> Option<Oid> {
+    let (pid, now) = (my_pid(), now());
+    shmem::write(|m| {
+        let mut table = m.entries();
+        let place = table.find(gid)?;
+        let was = *table.at(place);
+        table.change(place, |entry| change.write(entry, pid, now));
+        if change == Change::Show(Status::Prepared) {
+            m.stats().count(&was, |stats| stats.prepared += 1);
+        }
+        Some(was.dbid)
+    })
+}
+
+/// Ends an entry, if there is one that may end for this reason; tells whether there was.
+pub fn end(gid: &Gid, why: Why) -> bool {
+    shmem::write(|m| {
+        let place = m.entries().find(gid);
+        place.is_some_and(|place| end_at(m, place, why))
+    })
+}
+
+fn end_at(m: &mut Memory<'_>, place: usize, why: Why) -> bool {
+    let was = *m.entries().at(place);
+    if !why.may_end(&was) {
+        return false;
+    }
+    m.entries().remove(place);
+    if why.is_by_owner(&was) {
+        m.stats().count(&was, |stats| match was.status {
+            Status::Committing => stats.committed += 1,
+            Status::Aborting => stats.rolled_back += 1,
+            Status::Preparing | Status::Prepared => {}
+        });
+    }
+    true
+}
+
+/// Ends what an operator gives up with a server of this database, but not what is prepared here
+/// too; returns how many.
+pub fn end_server(serverid: Oid) -> usize {
+    let dbid = my_database();
+    shmem::write(|m| {
+        let table = m.entries();
+        let is_meant = |place: &usize| {
+            let e = table.at(*place);
+            (e.dbid, e.serverid) == (dbid, serverid) && e.status.is_decided()
+        };
+        let places: Vec<usize> = table.left().into_iter().filter(is_meant).collect();
+        places.iter().filter(|place| end_at(m, **place, Why::GivenUp)).count()
+    })
+}
+
+/// The application's 'gxid' that an entry waits for has been settled without a session's delivering
+/// it.
+pub fn note_decided(gid: &Gid, outcome: Outcome) {
+    let now = now();
+    change(gid, |entry| {
+        if (entry.owner, entry.status) == (Owner::Resolver, Status::Prepared) {
+            entry.since = now;
+            entry.status = match outcome {
+                Outcome::Commit => Status::Committing,
+                Outcome::Abort => Status::Aborting,
+            };
+        }
+    });
+}
+
+/// An entry of this database, left to the resolver.
 pub(super) fn new_entry(
     member: &Reserved,
     xid: pg_sys::TransactionId,
@@ -200,7 +203,7 @@ pub(super) fn new_entry(
     let (dbid, since) = (my_database(), now());
     Entry {
         status,
-        owner: 0,
+        owner: Owner::Resolver,
         remote_pid,
         since,
         dbid,
@@ -217,37 +220,37 @@ pub(super) fn new_entry(
     }
 }
 
-/// Adds an entry that the resolver found in the table, of a transaction that is prepared here with so many participants,
-/// unless there is one.
+/// Adds an entry for what the resolver found in the decision table, of a transaction that is
+/// prepared here with so many participants, unless there is one.
 pub fn adopt(member: &Reserved, xid: pg_sys::TransactionId, participants: usize) {
     let entry = new_entry(member, xid, participants, Status::Prepared);
     shmem::write(|m| {
-        // Without one it is settled all the same, only not shown.
+        // Without an entry it is settled all the same, only not shown.
         if m.entries().find(&member.gid).is_none() && !m.entries().insert(entry) {
             m.shared.entries_lacked = true;
         }
     });
 }
 
-/// What the entries say of a transaction that is prepared here.
+/// What the entries tell of a transaction that is prepared here.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Known {
     /// These are its participants.
     Participants(Vec<Gid>),
     /// It has none.
     Local,
-    /// Not enough: its row tells.
+    /// Not everything: the decision row has to be read.
     Unknown,
 }
 
-/// What the entries say of a transaction of this database that is prepared here; `of` finds its xid, and is only called
-/// if there is something to look for.
+/// What the entries tell of a transaction of this database that is prepared here; `of` finds its
+/// xid, and is only called if there is something to look for.
 ///
 /// # Errors
 /// Those of `of`.
 pub fn prepared_here(of: impl FnOnce() -> Result<Option<pg_sys::TransactionId>>) -> Result<Known> {
     let (none_open, lacked) = shmem::read(|m| (m.entries().open() == 0, m.shared.entries_lacked));
-    // A resolver that is up has made entries for all that was prepared before the start of this server.
+    // A resolver that is up has made entries for what was prepared before the start of this server.
     let complete = !lacked && workers::resolver_is_up();
     if none_open && complete {
         return Ok(Known::Local);
@@ -268,7 +271,7 @@ pub fn all() -> Vec<Entry> {
     shmem::read(|m| m.entries().all())
 }
 
-/// The entries of this database that no backend looks after.
+/// The entries of this database that are left to the resolver.
 pub fn left() -> Vec<Entry> {
     let dbid = my_database();
     shmem::read(|m| {
@@ -277,7 +280,7 @@ pub fn left() -> Vec<Entry> {
     })
 }
 
-/// As long as it is the same, nothing has been left to the resolvers.
+/// Changes whenever something is left to the resolvers.
 pub fn left_changes() -> u64 {
     shmem::read(|m| m.entries().left_changes())
 }
@@ -296,7 +299,7 @@ pub fn of_transaction(xid: pg_sys::TransactionId) -> Vec<Entry> {
     shmem::read(|m| m.entries().of_transaction(dbid, xid))
 }
 
-/// The entries that a backend looks after, in all databases.
+/// The entries that backends settle, in all databases.
 pub fn owned() -> Vec<Entry> {
     shmem::read(|m| {
         let table = m.entries();
@@ -304,10 +307,14 @@ pub fn owned() -> Vec<Entry> {
     })
 }
 
-/// Takes over the entries of backends that have gone without settling them, or have not settled them within
-/// `limit` of the decision. What became of the transaction is found out as for those that are prepared here.
+/// Takes over the entries of backends that have gone without settling them, or have not settled
+/// them within `limit` of the decision. The resolver finds out what became of their transactions.
 pub fn reap(limit: Duration) {
-    let owners: HashSet<i32> = owned().iter().map(|e| e.owner).collect();
+    let owner = |entry: &Entry| match entry.owner {
+        Owner::Backend(pid) => Some(pid),
+        Owner::Resolver => None,
+    };
+    let owners: HashSet<i32> = owned().iter().filter_map(owner).collect();
     if owners.is_empty() {
         return;
     }
@@ -316,11 +323,11 @@ pub fn reap(limit: Duration) {
     shmem::write(|m| {
         let mut table = m.entries();
         for place in table.owned() {
-            let Entry { owner, status, since, .. } = *table.at(place);
-            let decided = matches!(status, Status::Committing | Status::Aborting);
-            if gone.contains(&owner) || (decided && since < overdue) {
+            let entry = *table.at(place);
+            let is_gone = owner(&entry).is_some_and(|pid| gone.contains(&pid));
+            if is_gone || (entry.status.is_decided() && entry.since < overdue) {
                 table.change(place, |entry| {
-                    entry.owner = 0;
+                    entry.owner = Owner::Resolver;
                     if entry.status == Status::Preparing {
                         entry.status = Status::Prepared;
                     }
@@ -330,32 +337,8 @@ pub fn reap(limit: Duration) {
     });
 }
 
-/// An entry's participant is not on the list any more: it is that of whoever has its server and user.
+/// An entry's participant is not on the list any more: from now on the entry counts as one of each
+/// participant with its server and user.
 pub fn release(gid: &Gid) {
     change(gid, |entry| entry.participant = 0);
-}
-
-/// Ends an entry that no backend looks after, because it was settled or somebody gave it up; tells whether there was one.
-pub fn forget(gid: &Gid) -> bool {
-    shmem::write(|m| {
-        let mut table = m.entries();
-        let place = table.find(gid).filter(|place| table.at(*place).owner == 0);
-        place.map(|place| table.remove(place)).is_some()
-    })
-}
-
-/// Ends all such entries of a server of this database, but not what is prepared here too; returns how many.
-pub fn forget_server(serverid: Oid) -> usize {
-    let dbid = my_database();
-    shmem::write(|m| {
-        let mut table = m.entries();
-        let mut places = table.left();
-        places.retain(|place| {
-            let e = table.at(*place);
-            (e.dbid, e.serverid) == (dbid, serverid)
-                && matches!(e.status, Status::Committing | Status::Aborting)
-        });
-        places.iter().for_each(|place| table.remove(*place));
-        places.len()
-    })
 }

@@ -9,8 +9,6 @@ use crate::protocol::verdict::Reason;
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Status {
-    /// Unused entry.
-    Free,
     /// PREPARE was or will be sent.
     Preparing,
     /// PREPARE was confirmed; not decided.
@@ -21,16 +19,67 @@ pub enum Status {
     Aborting,
 }
 
+impl Status {
+    /// As the view shows it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Preparing => "preparing",
+            Self::Prepared => "prepared",
+            Self::Committing => "committing",
+            Self::Aborting => "aborting",
+        }
+    }
+
+    /// Whether the outcome is decided and has to be delivered.
+    pub fn is_decided(self) -> bool {
+        matches!(self, Self::Committing | Self::Aborting)
+    }
+}
+
+/// Who settles a participant.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Owner {
+    /// The backend with this process id.
+    Backend(i32),
+    /// The resolver. Where the status is Prepared, it waits for the application's 'gxid'.
+    Resolver,
+}
+
 /// One participant that is prepared or about to be.
+///
+/// The life of an entry:
+///
+/// 1. `entries::reserve` makes the entries of a transaction before its decision row is written and
+///    before the first PREPARE is sent: Preparing, owned by the backend.
+/// 2. From then on the entry follows each step of the owner's state machine
+///    (`protocol::participant::State`): `entry_change` says what a step means for it, and
+///    `entries::follow` writes it. Nobody else changes an entry that a backend owns, but for 5.
+/// 3. The participant confirms PREPARE: Prepared.
+/// 4. The decision: Committing or Aborting, still owned by the backend, which delivers it. Its
+///    confirmation ends the entry.
+/// 5. An entry comes to the resolver when its owner
+///    * could not have the outcome confirmed: Committing or Aborting (`entries::follow`);
+///    * has prepared the local transaction under the application's 'gxid': Prepared;
+///    * has died, or has not delivered the decision in time (`entries::reap`);
+///    * goes on without waiting for the answer, and a transaction that finds no free entry needs the
+///      room (`entries::reserve`).
+/// 6. From there a session that settles 'gxid' may take it back (`Change::Claim`): 4 again.
+/// 7. The resolver ends the entry when the participant has confirmed the outcome, or is found to
+///    have nothing prepared; an operator can give it up. Every end names its reason
+///    (`entry_change::Why`).
+///
+/// The resolver makes entries too: for what was prepared before the start of this server, whether
+/// it waits for 'gxid' (`entries::adopt`) or could not be settled (`left::note`). They begin at 5.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Entry {
     /// What the view shows.
     pub status: Status,
-    /// The backend that settles it, 0 where the resolver does.
-    pub owner: i32,
-    /// The server process on the participant that ran PREPARE; 0 if it was prepared before this server's
-    /// start.
+    /// Who settles it.
+    pub owner: Owner,
+    /// The server process on the participant that ran PREPARE; 0 if it was prepared before this
+    /// server's start.
     pub remote_pid: i32,
     /// When it was made, and then when it was decided, in PostgreSQL's microseconds.
     pub since: i64,
@@ -46,11 +95,12 @@ pub struct Entry {
     pub identity: u64,
     /// The transaction's nonce.
     pub nonce: u64,
-    /// The participant's number on the list.
+    /// The participant's number on the list; 0 where it is not on it any more.
     pub participant: i32,
     /// The transaction's xid there; 0 where it is not known.
     pub remote_xid: u64,
-    /// How many participants the transaction has; each has an entry, or had one until it was settled.
+    /// How many participants the transaction has; each has an entry, or had one until it was
+    /// settled.
     pub participants: u32,
     /// COMMIT PREPARED is on its way, and the owner goes on without waiting for the answer.
     pub unawaited: bool,
@@ -68,17 +118,14 @@ impl Entry {
             userid: self.userid.to_u32(),
         })
     }
-}
 
-impl Status {
-    /// As the view shows it.
-    pub fn label(self) -> &'static str {
-        match self {
-            Status::Free => "free",
-            Status::Preparing => "preparing",
-            Status::Prepared => "prepared",
-            Status::Committing => "committing",
-            Status::Aborting => "aborting",
-        }
+    /// Whether no backend settles it.
+    pub fn is_left(&self) -> bool {
+        self.owner == Owner::Resolver
+    }
+
+    /// Whether the resolver has to deliver an outcome.
+    pub fn is_for_the_resolver(&self) -> bool {
+        self.is_left() && self.status.is_decided()
     }
 }

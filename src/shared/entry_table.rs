@@ -1,30 +1,31 @@
-//! Where entries are: each is found by its gid and by its local transaction, and is on the list of those that a backend
-//! looks after or of those that are left to the resolver. Nothing here costs in proportion to the number of places.
+//! Where entries are: each is found by its gid and by its local transaction, and is on one of two
+//! lists, of those that a backend settles or of those that are left to the resolver. Nothing here
+//! costs time in proportion to the number of places.
 
 use pgrx::pg_sys::{self, Oid};
 
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::shared_index::{Key, SharedIndex};
 use crate::protocol::gid::Gid;
-use crate::shared::entry::{Entry, Status};
+use crate::shared::entry::Entry;
 use crate::shared::places::{self, Free, Link, List, NewHead};
 
 /// Which entries are in use.
 #[repr(C)]
 pub struct EntryLists {
     free: Free,
-    /// A backend settles it.
+    /// Those that a backend settles.
     owned: List,
-    /// Nobody does but the resolver.
+    /// Those that are left to the resolver.
     left: List,
-    /// How often one has come onto that list, or another status has on it.
+    /// How often an entry has come onto that list, or changed its status there.
     left_changes: u64,
     /// How many are not decided.
     open: usize,
 }
 
 impl EntryLists {
-    /// As the server starts.
+    /// None is, when the server starts.
     pub const NONE_USED: Self =
         Self { free: Free::ALL, owned: List::EMPTY, left: List::EMPTY, left_changes: 0, open: 0 };
 }
@@ -55,7 +56,7 @@ impl From<&Entry> for GidKey {
     }
 }
 
-/// A local transaction; its entries are chained, the index has the first.
+/// A local transaction. Its entries form a chain, of which the index has the first.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct TransactionKey {
@@ -76,7 +77,7 @@ static BY_GID: BackendLocal<SharedIndex<GidKey>> = BackendLocal::new(SharedIndex
 static BY_TRANSACTION: BackendLocal<SharedIndex<TransactionKey>> =
     BackendLocal::new(SharedIndex::new());
 
-/// The memory of the indexes over so many entries.
+/// The memory that the indexes over so many entries need.
 pub fn index_size(entries: usize) -> usize {
     SharedIndex::<GidKey>::size(entries) + SharedIndex::<TransactionKey>::size(entries)
 }
@@ -95,10 +96,6 @@ pub struct EntryTable<'a> {
     pub(super) siblings: &'a mut [Link],
 }
 
-fn is_open(entry: &Entry) -> bool {
-    matches!(entry.status, Status::Preparing | Status::Prepared)
-}
-
 impl EntryTable<'_> {
     /// How many can be inserted.
     pub fn free(&self) -> usize {
@@ -110,7 +107,7 @@ impl EntryTable<'_> {
         self.lists.open
     }
 
-    /// As long as it is the same, nothing has been left to the resolvers.
+    /// Changes whenever something is left to the resolvers.
     pub fn left_changes(&self) -> u64 {
         self.lists.left_changes
     }
@@ -142,7 +139,7 @@ impl EntryTable<'_> {
         self.lists.left.iter(self.links).collect()
     }
 
-    /// All of them.
+    /// All entries in use.
     pub fn all(&self) -> Vec<Entry> {
         let lists = [&self.lists.owned, &self.lists.left];
         let places = lists.into_iter().flat_map(|list| list.iter(self.links));
@@ -154,7 +151,7 @@ impl EntryTable<'_> {
         let Some(place) = self.lists.free.take(self.links) else { return false };
         let transaction = TransactionKey::from(&entry);
         let head = BY_TRANSACTION.get().find(&transaction);
-        // Each index has as many elements as there are places.
+        // Cannot fail: each index has as many elements as there are places.
         if !BY_GID.get().set(&GidKey::from(&entry), place)
             || !BY_TRANSACTION.get().set(&transaction, place)
         {
@@ -166,7 +163,7 @@ impl EntryTable<'_> {
         self.entries[place as usize] = entry;
         self.count(&entry, 1);
         self.list_of(&entry).push(place);
-        self.lists.left_changes += u64::from(entry.owner == 0);
+        self.lists.left_changes += u64::from(entry.is_left());
         true
     }
 
@@ -178,12 +175,12 @@ impl EntryTable<'_> {
         self.entries[place] = entry;
         self.count(&was, -1);
         self.count(&entry, 1);
-        if (was.owner == 0) != (entry.owner == 0) {
+        if was.is_left() != entry.is_left() {
             self.list_of(&was).remove(place as u32);
             self.list_of(&entry).push(place as u32);
         }
         let differs = (was.owner, was.status) != (entry.owner, entry.status);
-        self.lists.left_changes += u64::from(entry.owner == 0 && differs);
+        self.lists.left_changes += u64::from(entry.is_left() && differs);
     }
 
     /// Ends an entry.
@@ -194,7 +191,7 @@ impl EntryTable<'_> {
         BY_GID.get().remove(&GidKey::from(&entry));
         let transaction = TransactionKey::from(&entry);
         match places::unchain(self.siblings, place as u32) {
-            // The key is there, and keeps its element.
+            // Cannot fail: the key keeps its element.
             Some(NewHead(Some(head))) => {
                 BY_TRANSACTION.get().set(&transaction, head);
             }
@@ -205,14 +202,14 @@ impl EntryTable<'_> {
     }
 
     fn count(&mut self, entry: &Entry, by: isize) {
-        if is_open(entry) {
+        if !entry.status.is_decided() {
             self.lists.open = self.lists.open.wrapping_add_signed(by);
         }
     }
 
     fn list_of(&mut self, entry: &Entry) -> Linked<'_> {
         let EntryLists { owned, left, .. } = &mut *self.lists;
-        Linked { list: if entry.owner == 0 { left } else { owned }, links: self.links }
+        Linked { list: if entry.is_left() { left } else { owned }, links: self.links }
     }
 }
 

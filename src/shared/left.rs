@@ -82,7 +82,7 @@ pub fn note(members: &Members, left: &[Left]) -> bool {
         let mut room = true;
         for (left, new) in left.iter().zip(new) {
             if let Some(place) = table.find(&left.gid) {
-                if table.at(place).owner == 0 && is_undelivered(table.at(place)) {
+                if table.at(place).is_for_the_resolver() {
                     table.change(place, |entry| entry.reason = left.reason);
                 }
                 continue;
@@ -102,7 +102,7 @@ pub fn note_failure(entries: &[Entry], reason: Reason) {
         let mut table = m.entries();
         for gid in entries.iter().filter_map(Entry::gid) {
             let Some(place) = table.find(&gid) else { continue };
-            if table.at(place).owner == 0 && is_undelivered(table.at(place)) {
+            if table.at(place).is_for_the_resolver() {
                 table.change(place, |entry| entry.reason = reason);
             }
         }
@@ -112,23 +112,6 @@ pub fn note_failure(entries: &[Entry], reason: Reason) {
 /// What backends, or an earlier sweep, have left on some participants.
 pub fn handed_over(members: &Members) -> Vec<Entry> {
     let mut all = entries::left();
-    all.retain(|e| is_undelivered(e) && members.have(e));
+    all.retain(|e| e.status.is_decided() && members.have(e));
     all
-}
-
-/// Ends the entry of one that is not prepared any more, and of no participant that is on the list.
-pub fn end_of_nobodys(gid: &Gid) {
-    shmem::write(|m| {
-        let mut table = m.entries();
-        let Some(place) = table.find(gid) else { return };
-        let entry = table.at(place);
-        if (entry.owner, entry.participant) == (0, 0) && is_undelivered(entry) {
-            table.remove(place);
-        }
-    });
-}
-
-/// Whether its outcome has to be delivered.
-pub fn is_undelivered(entry: &Entry) -> bool {
-    matches!(entry.status, Status::Committing | Status::Aborting)
 }

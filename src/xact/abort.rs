@@ -1,8 +1,9 @@
-//! The abort of the local transaction: everybody rolls back.
+//! The abort of the local transaction: everybody rolls back. Runs where nothing may raise.
 //!
-//! Where PREPARE was sent, `ROLLBACK PREPARED` goes behind it on the same connection, so that its answer
-//! is definite even when the answer to PREPARE has not come. A PREPARE that takes long is cancelled before that, and
-//! waited for only as long as a cancel takes. What cannot be confirmed is the resolver's.
+//! Where PREPARE was sent, `ROLLBACK PREPARED` follows it on the same connection, so that its
+//! answer is definite even if the answer to PREPARE has not come. A PREPARE that takes long is
+//! cancelled first, and waited for only as long as a cancel takes. What cannot be confirmed is left
+//! to the resolver.
 
 use std::ffi::CStr;
 use std::time::Instant;
@@ -14,176 +15,154 @@ use crate::libpq::Sending;
 use crate::pg::error::{Result, SqlState, attempt};
 use crate::pg::globals;
 use crate::pg::wait_event::WaitEvent;
-use crate::protocol::participant::{Event, State};
-use crate::protocol::prepared::Prepared;
+use crate::protocol::gid::Command;
+use crate::protocol::participant::{Event, Outcome, State};
 use crate::remote::cache;
 use crate::remote::connection::{CANCEL_EFFECT, CLEANUP_TIMEOUT};
-use crate::remote::round::{Outcome, Together};
+use crate::remote::round::{Reply, Round};
 use crate::remote::wait::Patience;
-use crate::shared::entries;
-use crate::shared::entry::Status;
-use crate::xact::inject;
+use crate::xact::branch::Member;
 use crate::xact::participants::{self, Participant};
-use crate::xact::unconfirmed::unconfirmed;
+use crate::xact::{inject, settle};
 
 /// What postgres_fdw's warnings call the command.
 const ABORT: &CStr = c"ABORT TRANSACTION";
 
-/// A participant that has something to roll back.
-struct Ending<'a> {
-    participant: &'a Participant,
-    /// PREPARE was sent: `ROLLBACK PREPARED` ends it, and must be confirmed.
-    prepared: Option<&'a Prepared>,
-}
-
-/// Rolls back every participant; runs where nothing may raise.
+/// Rolls back every participant.
+///
+/// # Errors
+/// A bug of ours, or what was raised in between; everything is done all the same.
 pub fn roll_back() -> Result<()> {
     let all = participants::take_all();
-    let mut endings = Vec::with_capacity(all.len());
-    // Whatever happens below, nothing prepared is forgotten: from here the resolver knows of it.
+    // First of all: whatever happens below, the resolver knows of everything that may be prepared.
+    let mut decided = Ok(());
     for p in &all {
-        let sent = matches!(p.state(), State::Preparing | State::Prepared);
-        if let Some(prepared) = p.prepared() {
-            entries::set_status(&prepared.gid, if sent { Status::Aborting } else { Status::Free });
-        }
-        if p.take(Event::DecidedAbort).is_ok()
-            && p.state() == State::Aborting
-            && p.connection.in_transaction()
-        {
-            endings.push(Ending { participant: p, prepared: p.prepared().filter(|_| sent) });
-        }
+        let is_unused = p.state() == State::Active && !p.connection.in_transaction();
+        let event = if is_unused { Event::NotBegun } else { Event::DecidedAbort };
+        decided = decided.and(p.apply(event));
     }
-    let outcome = attempt(|| deliver(&endings));
-    for Ending { participant: p, prepared } in &endings {
-        if p.state() != State::Aborting {
-            continue;
-        }
-        let _ = p.take(Event::Unconfirmed);
+    let ending: Vec<&Participant> =
+        all.iter().map(AsRef::as_ref).filter(|p| is_ending(p)).collect();
+    let told = attempt(|| tell(&ending));
+    for p in ending.iter().filter(|p| is_ending(p)) {
         cache::discard(&p.connection);
-        // Where nothing was prepared, the end of the connection rolls back.
-        if let Some(prepared) = prepared {
-            entries::hand_over(&prepared.gid, Status::Aborting);
-            // The client is told why its transaction aborted; this is for the log.
-            let _ = unconfirmed(&p.server(), &prepared.gid, false).log(PgLogLevel::LOG);
-        }
     }
+    // The client is told why its transaction aborted; this is for the log.
+    let left = settle::leave_unconfirmed(ending.iter().copied(), PgLogLevel::LOG);
+    let still = all.iter().filter(|p| p.state() == State::RollingBack);
+    let closed = settle::apply_to_all(still, Event::Unconfirmed);
     for p in &all {
         cache::put_back(&p.connection);
     }
-    outcome
+    decided.and(told).and(left).and(closed)
 }
 
-fn deliver(endings: &[Ending]) -> Result<()> {
-    if endings.is_empty() {
+/// Whether a rollback has to be confirmed.
+fn is_ending(p: &Participant) -> bool {
+    matches!(p.state(), State::Aborting | State::RollingBack)
+}
+
+/// Tells them to roll back, and moves those that have.
+fn tell(ending: &[&Participant]) -> Result<()> {
+    if ending.is_empty() {
         return Ok(());
     }
-    // When this backend is being terminated it sends and does not wait. The request is pending, or has been taken
-    // up by the FATAL error that ends the process and so aborts.
+    // A backend that is being terminated sends and does not wait. The request is pending, or has
+    // been taken up by the FATAL error that ends the process and so aborts.
     let dying = globals::is_termination_pending() || globals::is_exiting();
-    let mut together = Together::new(endings.iter().map(|e| &**e.participant.connection));
-    let is_preparing = |e: &Ending| {
-        e.participant.connection.pump();
-        e.prepared.is_some() && e.participant.connection.is_at_work()
+    let is_preparing = |p: &Participant| {
+        p.connection.pump();
+        p.state() == State::Aborting && p.connection.is_at_work()
     };
-    let (preparing, others): (Vec<_>, Vec<_>) = if dying {
-        (Vec::new(), endings.iter().enumerate().collect())
-    } else {
-        endings.iter().enumerate().partition(|(_, e)| is_preparing(e))
-    };
+    let (preparing, others): (Vec<&Participant>, Vec<&Participant>) =
+        ending.iter().partition(|p| !dying && is_preparing(p));
     let stopping = Stopping::start(&preparing);
-    for (index, Ending { participant: p, prepared }) in others {
-        let ticket = match prepared {
-            Some(prepared) => p.connection.send_alone(&prepared.rollback),
-            None => {
-                if !p.connection.is_drained() {
-                    p.connection.pump();
-                }
-                if p.connection.is_at_work() && !p.connection.is_doomed() {
-                    p.connection.cancel();
-                }
-                p.connection.warn_if_lost(ABORT)?;
-                // One that does not even take a cancel is not waited for.
-                if p.connection.is_doomed() { None } else { p.connection.send_alone(c"ROLLBACK") }
-            }
-        };
-        together.sent(index, ticket);
+    let mut round = Round::new();
+    for p in others {
+        match p.state() {
+            State::Aborting => settle::send(&mut round, p, Outcome::Abort),
+            _ => send_rollback(&mut round, p)?,
+        }
     }
-    for (index, has_prepared) in stopping.wait()? {
-        let Ending { participant: p, prepared } = &endings[index];
-        let ticket = prepared.and_then(|prepared| p.connection.send_alone(&prepared.rollback));
-        // It arrives behind a PREPARE that goes on; nobody waits for that.
-        together.sent(index, ticket.filter(|_| has_prepared));
+    let mut unawaited = Round::new();
+    for (p, has_answered) in stopping.wait()? {
+        // To one that goes on preparing it is sent as well, and arrives behind that.
+        settle::send(if has_answered { &mut round } else { &mut unawaited }, p, Outcome::Abort);
     }
     inject::point("abort");
-    let timeout = match (dying, endings.iter().any(|e| e.prepared.is_some())) {
-        (true, _) => return Ok(()),
-        (_, true) => guc::commit_timeout(),
-        (_, false) => CLEANUP_TIMEOUT,
-    };
-    let deadline = Instant::now() + timeout;
-    together.wait(deadline, Patience::Settling, WaitEvent::Rollback, |index, outcome| {
-        let Ending { participant: p, prepared } = endings[index];
-        let gone = match (outcome, prepared) {
-            (Outcome::Done(_), None) => true,
-            (Outcome::Done(result), Some(_)) => result.command_tag() == c"ROLLBACK PREPARED",
-            // The answer to PREPARE came before it on this connection: there is nothing to roll back.
-            (Outcome::Failed(failure), Some(_)) => {
-                SqlState::parse(failure.error_field(b'C')) == SqlState::UNDEFINED_OBJECT
-                    // The transaction that is still open there ends with the connection, which is not used again.
-                    || p.connection.has_skipped_prepare()
-            }
-            // The connection is not used again; what it had open ends with it.
-            (Outcome::Failed(failure), None) => {
-                p.connection.warn_of(failure, ABORT)?;
-                false
-            }
-            (Outcome::Lost | Outcome::Pending, _) => false,
-        };
-        if gone {
-            p.take(Event::Confirmed)?;
-            if let Some(prepared) = prepared {
-                entries::confirmed(&prepared.gid);
-            }
-        }
-        Ok(())
-    })?;
+    if dying {
+        return Ok(());
+    }
+    let has_prepared = ending.iter().any(|p| p.state() == State::Aborting);
+    let timeout = if has_prepared { guc::commit_timeout() } else { CLEANUP_TIMEOUT };
+    settle::gather(round, timeout, WaitEvent::Rollback, is_gone)
+}
+
+/// Sends ROLLBACK, after a cancel if a statement is running.
+fn send_rollback<'a>(round: &mut Round<'a, &'a Participant>, p: &'a Participant) -> Result<()> {
+    if !p.connection.is_drained() {
+        p.connection.pump();
+    }
+    if p.connection.is_at_work() && !p.connection.is_doomed() {
+        p.connection.cancel();
+    }
+    p.connection.warn_if_lost(ABORT)?;
+    // One that does not even take a cancel is not waited for.
+    if !p.connection.is_doomed() {
+        round.send(p, &p.connection, &Command::ROLLBACK);
+    }
     Ok(())
+}
+
+/// Whether the reply says that nothing is left there.
+fn is_gone(p: &Participant, reply: &Reply) -> Result<bool> {
+    Ok(match (reply, p.state()) {
+        (Reply::Done, _) | (Reply::OtherTag(_), State::RollingBack) => true,
+        // PREPARE was answered before it on this connection: there is nothing to roll back. Or
+        // PREPARE was not executed: the transaction that is still open ends with the connection,
+        // which is not used again.
+        (Reply::Refused(failure), State::Aborting) => {
+            SqlState::parse(failure.error_field(b'C')) == SqlState::UNDEFINED_OBJECT
+                || p.connection.has_skipped_prepare()
+        }
+        // The connection is not used again; what it had open ends with it.
+        (Reply::Refused(failure), _) => {
+            p.connection.warn_of(failure, ABORT)?;
+            false
+        }
+        (Reply::OtherTag(_) | Reply::Lost, _) => false,
+    })
 }
 
 /// Participants that are told to stop preparing.
 struct Stopping<'a> {
-    participants: Vec<(usize, &'a Participant, Option<Sending>)>,
+    asked: Vec<(&'a Participant, Option<Sending>)>,
     deadline: Instant,
 }
 
 impl<'a> Stopping<'a> {
-    /// Asks them, all at once.
-    fn start(preparing: &[(usize, &Ending<'a>)]) -> Self {
-        let ask = |(index, ending): &(usize, &Ending<'a>)| {
-            let participant = ending.participant;
-            (*index, participant, participant.connection.start_cancel())
-        };
+    /// Sends a cancel to all of them at once.
+    fn start(preparing: &[&'a Participant]) -> Self {
         Self {
-            participants: preparing.iter().map(ask).collect(),
+            asked: preparing.iter().map(|p| (*p, p.connection.start_cancel())).collect(),
             deadline: Instant::now() + CANCEL_EFFECT,
         }
     }
 
     /// Waits for the effect: which of them have answered PREPARE, one way or the other.
-    fn wait(self) -> Result<Vec<(usize, bool)>> {
-        let mut answered = Vec::with_capacity(self.participants.len());
-        let mut asked = Vec::with_capacity(self.participants.len());
-        for (index, p, sending) in self.participants {
-            let taken = sending.is_some_and(|sending| sending.wait_until(self.deadline));
-            asked.push((index, p, taken));
-        }
-        for (index, p, taken) in asked {
-            let has_answered = p.connection.drain(self.deadline, Patience::Settling)?;
-            // It may still arrive, and hit what is none of its business.
-            if !taken {
+    fn wait(self) -> Result<Vec<(&'a Participant, bool)>> {
+        let taken: Vec<(&Participant, bool)> = self
+            .asked
+            .into_iter()
+            .map(|(p, sending)| (p, sending.is_some_and(|s| s.wait_until(self.deadline))))
+            .collect();
+        let mut answered = Vec::with_capacity(taken.len());
+        for (p, is_taken) in taken {
+            answered.push((p, p.connection.drain(self.deadline, Patience::Settling)?));
+            // The cancel may still arrive, and hit something else.
+            if !is_taken {
                 p.connection.doom();
             }
-            answered.push((index, has_answered));
         }
         Ok(answered)
     }

@@ -1,4 +1,4 @@
-//! What execution uses of a transaction: attach to a participant, and run statements on it.
+//! What executing a statement needs: to attach to a participant, and to run statements there.
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -23,26 +23,29 @@ use crate::remote::options::Mapping;
 use crate::shared::workers;
 use crate::xact::{callbacks, deliveries, endings, participants};
 
-/// A participant's session as one scan or modification sees it. It remembers the nesting level it was
-/// attached at: a cursor that is first fetched inside a later savepoint must not be declared inside it.
+/// A participant's session as one scan or modification sees it. It remembers the nesting level at
+/// which it was attached: a cursor that is first fetched inside a later savepoint must not be
+/// declared inside that savepoint.
 pub struct Attachment {
     connection: Rc<Cached>,
-    /// Whose mapping it was attached with; invalid where nothing of the transaction can be new.
+    /// The user whose mapping it was attached with; invalid if the transaction cannot have just
+    /// begun there.
     userid: Oid,
-    /// It becomes the parent's level when its subtransaction commits.
+    /// When its subtransaction commits, this becomes the parent's level.
     level: Rc<Cell<u32>>,
-    /// What its statements may do.
+    /// Whether its statements may write.
     access: Access,
     /// The last statement that was sent.
     sent: Cell<Ticket>,
-    /// The last statement whose answer, or that of another of its segment, was waited for.
+    /// The last statement of the last segment that was waited for.
     waited_for: Cell<Ticket>,
-    /// How many segments were waited for.
+    /// The number of segments that were waited for.
     waits: Cell<u64>,
 }
 
-/// Attaches to the participant that `userid`'s mapping on `serverid` names, connecting if need be. Nothing
-/// is sent yet: START TRANSACTION and savepoints travel with the first statement.
+/// Attaches to the participant that `userid`'s mapping on `serverid` names, and connects if there
+/// is no connection. Nothing is sent yet: START TRANSACTION and savepoints travel with the first
+/// statement.
 ///
 /// # Errors
 /// The library is not preloaded, there is no mapping, the server cannot be reached.
@@ -83,12 +86,12 @@ pub fn attach(userid: Oid, serverid: Oid) -> Result<Attachment> {
     Ok(session)
 }
 
-/// What is done when an answer has not come within `deadlock_timeout`.
+/// Called when an answer has not come within `deadlock_timeout`.
 pub type LongWait = fn() -> Result<()>;
 
 static LONG_WAIT: BackendLocal<Cell<Option<LongWait>>> = BackendLocal::new(Cell::new(None));
 
-/// Sets it.
+/// Registers what to do when an answer takes longer than `deadlock_timeout`.
 pub fn on_long_wait(what: LongWait) {
     LONG_WAIT.get().set(Some(what));
 }
@@ -96,7 +99,8 @@ pub fn on_long_wait(what: LongWait) {
 /// Attaches as [`attach`] does, to write.
 ///
 /// # Errors
-/// Those of [`attach`], and 55000 where the write would need two phases that the resolver could not complete.
+/// Those of [`attach`], and 55000 if the write would need two phases that the resolver could not
+/// complete.
 pub fn attach_to_write(userid: Oid, serverid: Oid) -> Result<Attachment> {
     let session = attach(userid, serverid)?;
     let connection = &session.connection;
@@ -109,7 +113,8 @@ pub fn attach_to_write(userid: Oid, serverid: Oid) -> Result<Attachment> {
     Ok(session.with(Access::Modifies))
 }
 
-/// The advisory lock that this server's sessions of an identity hold on participants.
+/// The advisory lock that the sessions of an identity hold on participants since this server's
+/// start.
 pub fn session_lock(identity: Identity) -> SessionLock {
     SessionLock { key: identity.session_key(), incarnation: workers::incarnation() }
 }
@@ -130,17 +135,17 @@ impl Attachment {
         }
     }
 
-    /// The same for statements that may do so much.
+    /// The same session, for statements with this access.
     pub fn with(self, access: Access) -> Self {
         Self { access, ..self }
     }
 
-    /// The connection, for cursor numbers, statement names and the like.
+    /// The connection, for example for cursor numbers and statement names.
     pub fn connection(&self) -> &Connection {
         &self.connection
     }
 
-    /// The same, for those who keep it longer than they may refer to the session.
+    /// The connection, for callers that keep it longer than the attachment.
     pub fn shared_connection(&self) -> Rc<Cached> {
         Rc::clone(&self.connection)
     }
@@ -159,8 +164,8 @@ impl Attachment {
         self.submit_for(messages, sql)
     }
 
-    /// Sends statements as [`Attachment::submit`] does, with another CONTEXT than the first of them where the connection is
-    /// lost.
+    /// Sends statements as [`Attachment::submit`] does. If the connection is lost, `sql` becomes
+    /// the CONTEXT of the error and not the first statement.
     ///
     /// # Errors
     /// Those of [`Attachment::submit`].
@@ -168,8 +173,9 @@ impl Attachment {
         self.send(messages, sql, None, None)
     }
 
-    /// Sends statements as [`Attachment::submit_for`] does, of which the answers will be asked for later. Others may be
-    /// sent behind them meanwhile: what fails because of them is reported as the failure of `query`.
+    /// Sends statements as [`Attachment::submit_for`] does, whose answers will be asked for later.
+    /// Others may be sent behind them meanwhile: if those fail because of these, that is reported
+    /// as a failure of `query`.
     ///
     /// # Errors
     /// Those of [`Attachment::submit`].
@@ -182,7 +188,7 @@ impl Attachment {
         self.send(messages, Some(sql), Some(query), None)
     }
 
-    /// A cursor for `query`, which this session will open.
+    /// A cursor for `query` that this session will open.
     pub fn opening(
         &self,
         cursor: u32,
@@ -201,7 +207,8 @@ impl Attachment {
         }
     }
 
-    /// Sends statements about a cursor as [`Attachment::submit_ahead`] does; behind its DECLARE, if that was not sent.
+    /// Sends statements about a cursor as [`Attachment::submit_ahead`] does, behind its DECLARE if
+    /// that was not sent yet.
     ///
     /// # Errors
     /// Those of [`Attachment::submit`].
@@ -224,7 +231,8 @@ impl Attachment {
         let serializable = is_serializable();
         let isolation =
             if serializable { Isolation::Serializable } else { Isolation::RepeatableRead };
-        // A cursor may be fetched in a later savepoint than its own, which takes back what fails there.
+        // A cursor may be fetched inside a later savepoint than its own: then a failure is rolled
+        // back to that one.
         let level = self.level.get().max(nest_level());
         let (owner, access) = (self.level.get(), self.access);
         let manner = Manner { isolation, owner, level, access, opening, query };
@@ -239,7 +247,7 @@ impl Attachment {
         Ok(first)
     }
 
-    /// Waits for the answer to a statement; `sql` becomes CONTEXT of its failure.
+    /// Waits for the answer to a statement; if it fails, `sql` becomes the error's CONTEXT.
     ///
     /// # Errors
     /// The remote's error, the lost connection, a cancel.
@@ -247,7 +255,8 @@ impl Attachment {
         self.answer_to(ticket, sql, sql)
     }
 
-    /// Waits for the answer to `sent`, a command about a cursor for `sql`, which becomes CONTEXT of its failure.
+    /// Waits for the answer to `sent`, a command about a cursor for `sql`; if it fails, `sql`
+    /// becomes the error's CONTEXT.
     ///
     /// # Errors
     /// Those of [`Attachment::answer`].
@@ -283,7 +292,8 @@ impl Attachment {
         }
     }
 
-    /// Whether the transaction, which has only just begun on a connection that has ended, has begun anew on another.
+    /// If the connection has ended and the transaction has only just begun on it, begins it anew on
+    /// another; tells whether it has.
     fn begin_anew(&self) -> Result<bool> {
         if self.userid == Oid::INVALID || !self.connection.may_begin_anew() {
             return Ok(false);
@@ -291,8 +301,8 @@ impl Attachment {
         cache::begin_anew(&self.connection, self.userid)
     }
 
-    /// A statement's answer is waited for, here or together with other connections. What travelled with it comes with
-    /// it.
+    /// Counts that a statement's answer is waited for, here or together with other connections. The
+    /// answers to what travelled with it come with it.
     pub fn note_wait(&self, ticket: Ticket) {
         if ticket > self.waited_for.get() {
             self.waited_for.set(self.sent.get());
@@ -300,7 +310,7 @@ impl Attachment {
         }
     }
 
-    /// For how many round trips to the participant this session was waited.
+    /// The number of round trips to the participant that were waited for.
     pub fn waits(&self) -> u64 {
         self.waits.get()
     }

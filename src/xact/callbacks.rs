@@ -7,12 +7,12 @@ use pgrx::pg_sys;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{attempt, boundary, shielded};
 use crate::pg::globals::nest_level;
-use crate::xact::{abort, commit, deliveries, endings, participants, replayed, utility};
+use crate::xact::{abort, deliveries, endings, gxid, participants, phase_one, phase_two, replayed};
 
 static SUBTRANSACTIONS: BackendLocal<Cell<bool>> = BackendLocal::new(Cell::new(false));
 
-/// Registers the callback of transactions while the server loads the library, so that every session has it before
-/// its first transaction ends.
+/// Registers the transaction callback while the server loads the library, so that every session has
+/// it before its first transaction ends.
 pub fn install() {
     // SAFETY: the callback lives as long as the server.
     unsafe { pg_sys::RegisterXactCallback(Some(on_transaction), std::ptr::null_mut()) };
@@ -20,8 +20,9 @@ pub fn install() {
 
 /// Registers the callbacks, at the first remote statement of each transaction.
 ///
-/// The transaction callback is registered anew each time: callbacks run last-in first-out, and ours has to
-/// run before that of stock postgres_fdw, which commits its part in its own.
+/// The transaction callback is registered anew each time: the last one registered runs first, and
+/// ours has to run before that of stock postgres_fdw, which commits its own remote transactions in
+/// it.
 pub fn register() {
     // SAFETY: the callbacks live as long as the backend. Registering is not done inside a callback.
     unsafe {
@@ -33,7 +34,7 @@ pub fn register() {
     }
 }
 
-/// Reads what has come of earlier transactions' deliveries.
+/// Reads the answers that earlier transactions did not wait for, as far as they have come.
 pub fn collect_deliveries() {
     if !deliveries::is_empty() {
         shielded("in reading what became of earlier transactions", deliveries::collect);
@@ -48,7 +49,7 @@ unsafe extern "C-unwind" fn on_transaction(
     _arg: *mut std::ffi::c_void,
 ) {
     use pg_sys::XactEvent as E;
-    // What other extensions do in callbacks after ours must not begin anything new.
+    // Callbacks of other extensions that run after ours must not begin anything new.
     participants::set_ending(matches!(event, E::XACT_EVENT_PRE_COMMIT | E::XACT_EVENT_PRE_PREPARE));
     let ends =
         matches!(event, E::XACT_EVENT_PRE_COMMIT | E::XACT_EVENT_PRE_PREPARE | E::XACT_EVENT_ABORT);
@@ -57,7 +58,7 @@ unsafe extern "C-unwind" fn on_transaction(
     }
     if event == E::XACT_EVENT_ABORT {
         shielded("after a prepared transaction was not settled", || {
-            utility::abandon();
+            gxid::abandon();
             Ok(())
         });
     }
@@ -69,16 +70,16 @@ unsafe extern "C-unwind" fn on_transaction(
     }
     match event {
         // An ERROR here is an ordinary abort.
-        E::XACT_EVENT_PRE_COMMIT => boundary(|| commit::phase_one(false)),
-        E::XACT_EVENT_PRE_PREPARE => boundary(|| commit::phase_one(true)),
+        E::XACT_EVENT_PRE_COMMIT => boundary(|| phase_one::phase_one(false)),
+        E::XACT_EVENT_PRE_PREPARE => boundary(|| phase_one::phase_one(true)),
         // An ERROR here would be a PANIC, with the transaction committed.
-        E::XACT_EVENT_COMMIT => shielded("after the commit decision", commit::phase_two),
+        E::XACT_EVENT_COMMIT => shielded("after the commit decision", phase_two::phase_two),
         // An ERROR here would mark a validly prepared transaction aborted.
-        E::XACT_EVENT_PREPARE => shielded("after PREPARE TRANSACTION", commit::detach),
+        E::XACT_EVENT_PREPARE => shielded("after PREPARE TRANSACTION", phase_two::detach),
         // An ERROR here would come back here.
         E::XACT_EVENT_ABORT => {
             shielded("in abort", abort::roll_back);
-            // What it waited for may have come behind such an answer.
+            // Such an answer may have been read while waiting for another.
             collect_deliveries();
         }
         // Parallel workers take no part.
@@ -107,7 +108,8 @@ unsafe extern "C-unwind" fn on_subtransaction(
         E::SUBXACT_EVENT_ABORT_SUB => shielded("in the abort of a subtransaction", || {
             let mut outcome = Ok(());
             for p in participants::all() {
-                // One that cannot go back must not commit, and must not keep the others from going back.
+                // If one cannot roll back to its savepoint, it must not commit, and the others must
+                // still roll back.
                 if let Err(error) = attempt(|| p.connection.rollback_to(level)) {
                     p.connection.doom();
                     outcome = Err(error);

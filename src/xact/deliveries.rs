@@ -1,10 +1,11 @@
-//! Commits that were delivered without waiting for their answer (`pg_fdw_xacts.commit_wait = off`): the decision is
-//! made, `COMMIT PREPARED` is on the wire, and the answer is read when the session has to do with the connection
-//! again, before anything else that comes on it.
+//! Commits that were delivered without waiting for their answer (`pg_fdw_xacts.commit_wait = off`):
+//! the decision is made, `COMMIT PREPARED` is on the wire, and the answer is read when the session
+//! next uses the connection, before anything else that comes on it.
 //!
-//! Until then the transaction's entries say `committing` and belong to this backend. What it does not confirm within
-//! the time that every owner has, or leaves behind when it ends, is the resolver's (`entries::reap`); at once where
-//! somebody else needs the room (`entries::reserve`).
+//! Until then the transaction's entries say `committing` and belong to this backend. They are left
+//! to the resolver if the backend does not confirm them within the time that every owner has, or
+//! ends before it has read the answers (`entries::reap`); at once if somebody else needs the room
+//! (`entries::reserve`).
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -15,18 +16,18 @@ use pgrx::pg_sys;
 use crate::guc;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Result, shielded};
-use crate::protocol::gid::{Gid, Nonce};
-use crate::protocol::participant::Event;
+use crate::protocol::gid::Nonce;
+use crate::protocol::participant::{Event, Outcome};
 use crate::protocol::pipeline::Control;
 use crate::remote::cache::Cached;
-use crate::shared::entry::Status;
-use crate::shared::{entries, workers};
+use crate::shared::workers;
+use crate::xact::branch::Member;
 use crate::xact::participants::Participant;
+use crate::xact::settle;
 
 /// One answer that is still to come.
 struct Delivery {
-    connection: Rc<Cached>,
-    gid: Gid,
+    participant: Rc<Participant>,
     transaction: Rc<Transaction>,
 }
 
@@ -38,17 +39,17 @@ struct Transaction {
 
 static PENDING: BackendLocal<RefCell<Vec<Delivery>>> = BackendLocal::new(RefCell::new(Vec::new()));
 
-/// Whether no answer is to come.
+/// Whether no answer is awaited.
 pub fn is_empty() -> bool {
     PENDING.get().borrow().is_empty()
 }
 
-/// Sends `COMMIT PREPARED` to participants that have been decided to commit. Those that it could be sent to are
-/// taken further; the others are as they were.
+/// Sends `COMMIT PREPARED` to participants whose commit is decided. Where it cannot be sent, the
+/// participant stays as it is.
 ///
 /// # Errors
 /// A participant's state does not allow it, which is a bug.
-pub fn send(prepared: &[&Participant]) -> Result<()> {
+pub fn send(prepared: &[&Rc<Participant>]) -> Result<()> {
     let Some(nonce) = prepared.first().and_then(|p| p.prepared()).map(|settle| settle.gid.nonce)
     else {
         return Ok(());
@@ -62,24 +63,24 @@ pub fn send(prepared: &[&Participant]) -> Result<()> {
     let transaction = Rc::new(Transaction { nonce, unconfirmed });
     for p in prepared {
         let Some(settle) = p.prepared() else { continue };
-        // An answer to an earlier one would be taken for this one's; every write has been answered behind it.
-        if !p.connection.has_delivery()
-            && p.connection.send_ending(&settle.commit, Control::Delivery)
+        let command = settle.settling(Outcome::Commit);
+        // An answer to an earlier one would be taken for the answer to this one.
+        if !p.connection.has_delivery() && p.connection.send_ending(&command.sql, Control::Delivery)
         {
-            p.take(Event::Unawaited)?;
-            entries::unawaited(&settle.gid);
-            PENDING.get().borrow_mut().push(Delivery {
-                connection: Rc::clone(&p.connection),
-                gid: settle.gid,
-                transaction: Rc::clone(&transaction),
-            });
+            p.log_step(&settle.gid, format_args!("sent {}", command.tag.to_string_lossy()));
+            p.apply(Event::Unawaited)?;
+            PENDING
+                .get()
+                .borrow_mut()
+                .push(Delivery { participant: Rc::clone(p), transaction: Rc::clone(&transaction) });
         }
     }
     Ok(())
 }
 
-/// Waits for what is on its way, on other connections, to the place that `connection` leads to, if the session has
-/// committed there: what comes on `connection` does not come behind it. A new connection may lead anywhere.
+/// Waits for the commits that are on their way, on other connections, to the server that
+/// `connection` leads to: what is sent on `connection` is not queued behind them, and would not see
+/// them. A new connection may lead anywhere.
 ///
 /// # Errors
 /// A cancel.
@@ -93,7 +94,7 @@ pub fn pass(connection: &Rc<Cached>) -> Result<()> {
         .get()
         .borrow()
         .iter()
-        .map(|delivery| &delivery.connection)
+        .map(|delivery| &delivery.participant.connection)
         .filter(|other| !Rc::ptr_eq(other, connection) && !is_elsewhere(other))
         .cloned()
         .collect();
@@ -102,34 +103,36 @@ pub fn pass(connection: &Rc<Cached>) -> Result<()> {
     }
     let deadline = Instant::now() + guc::commit_timeout();
     for other in others {
-        // What it does not answer by then is the resolver's.
+        // What is not answered by then is left to the resolver.
         other.pass_deliveries(deadline)?;
     }
     collect()
 }
 
-/// Reads the answers that have come, without waiting; what cannot be answered any more is left to the resolver.
+/// Reads the answers that have come, without waiting. What cannot be answered any more is left to
+/// the resolver.
 ///
 /// # Errors
-/// None of its own.
+/// A participant's state does not allow it, which is a bug.
 pub fn collect() -> Result<()> {
     let count = PENDING.get().borrow().len();
     for _ in 0..count {
         // One at a time: whatever happens to one, the others stay.
         let delivery = PENDING.get().borrow_mut().remove(0);
-        delivery.connection.pump();
-        match delivery.connection.take_delivered() {
+        let Participant { connection, .. } = &*delivery.participant;
+        connection.pump();
+        match connection.take_delivered() {
             Some(true) => {
-                entries::confirmed(&delivery.gid);
+                delivery.participant.apply(Event::Confirmed)?;
                 let left = delivery.transaction.unconfirmed.get() - 1;
                 delivery.transaction.unconfirmed.set(left);
                 if left == 0 {
                     workers::confirmed(delivery.transaction.nonce);
                 }
             }
-            Some(false) => entries::hand_over(&delivery.gid, Status::Committing),
-            None if delivery.connection.is_doomed() || !delivery.connection.is_kept() => {
-                entries::hand_over(&delivery.gid, Status::Committing);
+            Some(false) => delivery.participant.apply(Event::Unconfirmed)?,
+            None if connection.is_doomed() || !connection.is_kept() => {
+                delivery.participant.apply(Event::Unconfirmed)?;
             }
             None => PENDING.get().borrow_mut().push(delivery),
         }
@@ -137,13 +140,11 @@ pub fn collect() -> Result<()> {
     Ok(())
 }
 
-/// The session ends: what has not been answered is the resolver's.
+/// The session ends: what has not been answered is left to the resolver.
 unsafe extern "C-unwind" fn at_exit(_: i32, _: pg_sys::Datum) {
     shielded("at the end of the session", || {
         collect()?;
-        for delivery in PENDING.get().take() {
-            entries::hand_over(&delivery.gid, Status::Committing);
-        }
-        Ok(())
+        let pending = PENDING.get().take();
+        settle::apply_to_all(pending.iter().map(|d| &d.participant), Event::Unconfirmed)
     });
 }

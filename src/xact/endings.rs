@@ -1,6 +1,7 @@
-//! `COMMIT` of participants that have only read, for which nobody waits: the answers are read when the session has to do
-//! with its connections again. Who has only read may have written all the same, elsewhere, by what a view of its own
-//! does: an error in such an answer is told as a WARNING, to the client or, when the session has ended, to the log.
+//! `COMMIT` of participants that have only read, which nobody waits for: the answers are read when
+//! the session next uses its connections. A participant that has only read may still have written
+//! on a third server, by functions in a view of its own. So an error in such an answer becomes a
+//! WARNING, to the client or, when the session has ended, to the log.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
@@ -15,18 +16,18 @@ use crate::pg::globals;
 use crate::remote::cache::Cached;
 use crate::remote::wait::Patience;
 
-/// How long a session that ends waits for such answers, all together: they have mostly come.
+/// How long a session that ends waits for all such answers together. Most have come by then.
 const PARTING: Duration = Duration::from_secs(1);
 
 static PENDING: BackendLocal<RefCell<Vec<Rc<Cached>>>> =
     BackendLocal::new(RefCell::new(Vec::new()));
 
-/// Whether no answer is to come.
+/// Whether no answer is awaited.
 pub fn is_empty() -> bool {
     PENDING.get().borrow().is_empty()
 }
 
-/// `COMMIT` was sent on this connection.
+/// Notes that `COMMIT` was sent on this connection.
 pub fn sent(connection: &Rc<Cached>) {
     static AT_EXIT: BackendLocal<Cell<bool>> = BackendLocal::new(Cell::new(false));
     if !AT_EXIT.get().replace(true) {
@@ -39,7 +40,7 @@ pub fn sent(connection: &Rc<Cached>) {
     }
 }
 
-/// Reads the answers that have come, without waiting, and tells of errors in them.
+/// Reads the answers that have come, without waiting, and reports errors in them.
 ///
 /// # Errors
 /// Only out of memory and the like.
@@ -57,13 +58,13 @@ pub fn collect() -> Result<()> {
         }
         if let Some(failure) = failure {
             let error = connection.error_of(&failure, Some(c"COMMIT"));
-            // Its last words are no answer: the connection is lost.
+            // What a server says as it ends the session is no answer to COMMIT.
             let is_last =
                 matches!(failure.error_field(b'V').map(CStr::to_bytes), Some(b"FATAL" | b"PANIC"));
             let level = if is_last { PgLogLevel::LOG } else { PgLogLevel::WARNING };
             tell(&connection, error.message().to_bytes(), level)?;
         } else if is_lost {
-            // Of what was only read nothing is lost.
+            // What was only read is not lost.
             let error = connection.doom_error();
             tell(&connection, error.message().to_bytes(), PgLogLevel::LOG)?;
         }
@@ -83,7 +84,8 @@ fn tell(connection: &Cached, reason: &[u8], level: PgLogLevel) -> Result<()> {
     .log(level)
 }
 
-/// The session ends: what has not been answered is waited for briefly, unless the server is stopping it.
+/// The session ends: waits briefly for the answers that have not come, unless the session is being
+/// terminated.
 unsafe extern "C-unwind" fn at_exit(_: i32, _: pg_sys::Datum) {
     shielded("at the end of the session", || {
         if !globals::is_termination_pending() {

@@ -1,9 +1,10 @@
 //! Faults inside ourselves, for tests: only in builds with the feature `inject`.
 //!
-//! `SET pg_fdw_xacts.inject = 'POINT/KIND'` makes the next pass of that point fail. Points are those where nothing may
-//! raise: `commit` (after the decision), `prepare` (after PREPARE TRANSACTION), `abort`, and `settle` (after
-//! COMMIT PREPARED and ROLLBACK PREPARED by the application). Kinds: `panic` (of Rust), `error` (an ERROR that
-//! PostgreSQL raises), `memory` (PostgreSQL cannot allocate).
+//! `SET pg_fdw_xacts.inject = 'POINT/KIND'` makes that point fail whenever it is passed. The points
+//! are those where nothing may raise: `commit` (after the decision), `prepare` (after PREPARE
+//! TRANSACTION), `abort`, and `settle` (after COMMIT PREPARED and ROLLBACK PREPARED by the
+//! application). Kinds: `panic` (of Rust), `error` (an ERROR that PostgreSQL raises), `memory`
+//! (PostgreSQL cannot allocate).
 
 /// A point that a test can make fail.
 #[cfg(not(feature = "inject"))]
@@ -43,7 +44,8 @@ mod enabled {
         }
         match kind {
             "panic" => panic!("injected panic in {name}"),
-            // SAFETY: raises, without looking at a catalog; pgrx turns it into a panic that carries the ERROR.
+            // SAFETY: raises, without looking at a catalog; pgrx turns it into a panic that carries
+            // the ERROR.
             "error" => unsafe {
                 pg_sys::pg_strtoint32(c"injected".as_ptr());
             },

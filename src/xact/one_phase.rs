@@ -1,8 +1,9 @@
 //! Committing a participant in one phase: its own answer is the outcome.
 //!
-//! Once COMMIT is sent, nothing but its answer or the deadline ends the wait: a cancel, a termination and a limit of the
-//! statement's are passed on to the participant, whose answer then says whether it has committed before that. When the
-//! answer is lost, a new connection asks the participant what became of the transaction, by its xid.
+//! Once COMMIT is sent, only its answer or the deadline ends the wait. A cancel, a termination or a
+//! limit of the statement is passed on to the participant, whose answer then says whether it had
+//! committed before. When the answer is lost, a new connection asks the participant what became of
+//! the transaction, by its xid.
 
 use std::time::{Duration, Instant};
 
@@ -11,13 +12,15 @@ use crate::pg::error::{Error, Result, SqlState};
 use crate::pg::globals::clear_cancel;
 use crate::pg::text;
 use crate::pg::wait_event::WaitEvent;
+use crate::protocol::gid::Command;
 use crate::protocol::participant::Event;
 use crate::remote::connect::connect;
 use crate::remote::connection::CANCEL_EFFECT;
 use crate::remote::options::{Mapping, Server};
 use crate::remote::report;
-use crate::remote::round::{Outcome, Together};
+use crate::remote::round::{Reply, Round};
 use crate::remote::wait::{Patience, Woke};
+use crate::xact::branch::Member;
 use crate::xact::participants::Participant;
 
 /// How long the question after a lost answer may take.
@@ -28,41 +31,41 @@ const ASK_DEADLINE: Duration = Duration::from_secs(5);
 /// # Errors
 /// The participant's own error, when it has definitely rolled back; 08007 when nobody knows.
 pub fn commit(p: &Participant) -> Result<()> {
-    p.take(Event::SendCommit)?;
-    let mut together = Together::new([&**p.connection]);
-    together.sent(0, p.connection.send_alone(c"COMMIT"));
+    p.apply(Event::SendCommit)?;
+    let mut round = Round::new();
+    round.send((), &p.connection, &Command::COMMIT);
     let mut answered = None;
     let begin = Instant::now();
-    let mut note = |_: usize, outcome: &Outcome| {
-        answered = match outcome {
-            Outcome::Done(result) if result.command_tag() == c"COMMIT" => Some(Ok(())),
-            Outcome::Done(result) => Some(Err(Error::new(
+    let mut note = |(): (), reply: &Reply| {
+        answered = match reply {
+            Reply::Done => Some(Ok(())),
+            Reply::OtherTag(result) => Some(Err(Error::new(
                 SqlState::TRANSACTION_ROLLBACK,
                 format!("server \"{}\" had already rolled back the transaction", p.server()),
             )
             .detail(format!("It answered with \"{}\".", result.command_tag().to_string_lossy())))),
             // What the server says as it goes away is no answer to COMMIT.
-            Outcome::Failed(failure) if !p.connection.is_doomed() => {
+            Reply::Refused(failure) if !p.connection.is_doomed() => {
                 Some(Err(p.connection.error_of(failure, Some(c"COMMIT"))))
             }
-            _ => None,
+            Reply::Refused(_) | Reply::Lost => None,
         };
         Ok(())
     };
     let limit = begin + guc::prepare_timeout().min(guc::commit_timeout());
-    if together.wait(limit, Patience::Settling, WaitEvent::Commit, &mut note)? != Woke::Ready {
+    if round.wait(limit, Patience::Settling, WaitEvent::Commit, &mut note)? != Woke::Ready {
         let soon = Instant::now() + CANCEL_EFFECT;
         let sending = p.connection.start_cancel();
         let is_taken = sending.is_some_and(|sending| sending.wait_until(soon));
         let deadline = soon.max(begin + guc::commit_timeout());
-        together.wait(deadline, Patience::Stubborn, WaitEvent::Commit, &mut note)?;
-        // It may still arrive, and must not hit the next transaction.
+        round.wait(deadline, Patience::Stubborn, WaitEvent::Commit, &mut note)?;
+        // The cancel may still arrive, and must not hit the next transaction.
         if !is_taken {
             p.connection.doom();
         }
     }
     let outcome = answered.unwrap_or_else(|| ask(p));
-    p.take(Event::Confirmed)?;
+    p.apply(Event::Confirmed)?;
     clear_cancel();
     outcome
 }

@@ -1,63 +1,43 @@
 //! The participants of this backend's current transaction.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use pgrx::pg_sys::Oid;
 
 use crate::pg::backend_local::BackendLocal;
-use crate::pg::error::{Error, Result, SqlState};
+use crate::pg::error::Result;
 use crate::pg::text;
-use crate::protocol::gid::Gid;
-use crate::protocol::participant::{Event, State};
-use crate::protocol::prepared::Prepared;
 use crate::remote::cache::Cached;
 use crate::xact::Attachment;
+use crate::xact::branch::{Branch, Member};
 
 /// One participant of the current transaction: a foreign server under one user mapping.
 pub struct Participant {
-    /// The session.
+    /// The session with it.
     pub connection: Rc<Cached>,
     /// The foreign server.
     pub serverid: Oid,
     /// The local user whose mapping is used; with a PUBLIC mapping the first that came.
     pub userid: Oid,
-    state: Cell<State>,
-    prepared: OnceCell<Prepared>,
+    branch: Branch,
+}
+
+impl Member for Participant {
+    fn branch(&self) -> &Branch {
+        &self.branch
+    }
+
+    fn connection(&self) -> Option<&Rc<Cached>> {
+        Some(&self.connection)
+    }
+
+    fn server(&self) -> String {
+        text::carried(&self.connection.server_name)
+    }
 }
 
 impl Participant {
-    /// Where it is.
-    pub fn state(&self) -> State {
-        self.state.get()
-    }
-
-    /// Takes it further.
-    ///
-    /// # Errors
-    /// XX000: the state does not allow the event, which is a bug. The state is unchanged, so that
-    /// nothing prepared is forgotten.
-    pub fn take(&self, event: Event) -> Result<()> {
-        let next = self
-            .state
-            .get()
-            .on(event)
-            .map_err(|illegal| Error::new(SqlState::INTERNAL_ERROR, illegal.to_string()))?;
-        self.state.set(next);
-        Ok(())
-    }
-
-    /// Gives it its gid.
-    pub fn set_gid(&self, gid: Gid) {
-        // A second gid in one transaction is impossible: phase one runs once.
-        let _ = self.prepared.set(Prepared::new(gid));
-    }
-
-    /// What settles it, once it has a gid.
-    pub fn prepared(&self) -> Option<&Prepared> {
-        self.prepared.get()
-    }
-
     /// Asks the participant whether this transaction has locked a table exclusively there.
     ///
     /// # Errors
@@ -67,11 +47,6 @@ impl Participant {
             locktype = 'relation' AND mode = 'AccessExclusiveLock' AND granted LIMIT 1";
         let locks = Attachment::of(&self.connection).run(sql, &[])?;
         Ok(locks.rows() > 0)
-    }
-
-    /// The server's name as a part of messages.
-    pub fn server(&self) -> String {
-        text::carried(&self.connection.server_name)
     }
 }
 
@@ -112,12 +87,11 @@ pub fn join(connection: &Rc<Cached>, serverid: Oid, userid: Oid) {
         connection: Rc::clone(connection),
         serverid,
         userid,
-        state: Cell::new(State::Active),
-        prepared: OnceCell::new(),
+        branch: Branch::new(),
     }));
 }
 
-/// Ends the list and returns what it was.
+/// Empties the list and returns who was on it.
 pub fn take_all() -> Vec<Rc<Participant>> {
     std::mem::take(&mut *CURRENT.get().borrow_mut())
 }

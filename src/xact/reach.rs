@@ -1,5 +1,6 @@
-//! Before a participant prepares: what the resolver needs to reach it is committed, and is what this transaction's
-//! connection was made from. Else whatever is in doubt there could never be settled, or would be looked for elsewhere.
+//! Before a participant prepares: checks that the server, user mapping and role that the resolver
+//! will use to reach it are committed, and are those that this transaction's connection was made
+//! from. Otherwise what is in doubt there could never be settled, or would be looked for elsewhere.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -13,18 +14,19 @@ use crate::pg::wait_event::WaitEvent;
 use crate::pg::{latch, versions};
 use crate::remote::basis::{Seen, View};
 use crate::remote::options::Mapping;
+use crate::xact::branch::Member;
 use crate::xact::participants::Participant;
 
-/// How often it is looked whether a mapping's lock is free.
+/// How often a mapping's lock is tried.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Checks those that are about to prepare, before anything is written down of them.
+/// Checks the participants that are about to prepare, before anything is written down about them.
 ///
 /// # Errors
-/// 55000 where this transaction has changed what the resolver needs, 40001 where another one has; 2F003 where the role may
-/// not connect any more.
+/// 55000 if this transaction has changed what the resolver needs, 40001 if another one has; 2F003
+/// if the role may not connect any more.
 pub fn check(writers: &[&Participant]) -> Result<()> {
-    // What the last command has changed is visible from here on, and what others have committed.
+    // Makes visible what the last command has changed, and what others have committed.
     // SAFETY: inside a transaction, no parallel work under way.
     unsafe {
         pg_sys::CommandCounterIncrement();
@@ -33,11 +35,11 @@ pub fn check(writers: &[&Participant]) -> Result<()> {
     writers.iter().try_for_each(|p| check_one(p))
 }
 
-/// The same when their entries are in shared memory: who drops a mapping from now on finds them, and who was at it before
-/// is waited for.
+/// Checks them again once their entries are in shared memory. A transaction that drops a mapping
+/// from now on finds the entry; one that has begun to drop it before is waited for.
 ///
 /// # Errors
-/// Those of [`check`], and 55P03 where a transaction that drops the mapping does not end in time.
+/// Those of [`check`], and 55P03 if a transaction that drops the mapping does not end in time.
 pub fn check_written_down(writers: &[&Participant], deadline: Instant) -> Result<()> {
     for p in writers {
         let lock = MappingLock::take(p, deadline)?;
@@ -68,19 +70,21 @@ fn check_one(p: &Participant) -> Result<()> {
         .detail("Its options, those of the user mapping or the wrapper's handler are not those that the connection was made with.")
         .hint("The transaction was rolled back on all servers; it can be tried again."));
     }
-    // The role may have been dropped, or have lost SUPERUSER, since.
+    // Since then the role may have been dropped, or have lost SUPERUSER.
     p.connection.check_permitted(&Mapping::read(p.userid, p.serverid)?)
 }
 
-/// The transaction that has dropped a user mapping last.
+/// The last transaction that has dropped a user mapping.
 static DROPPED: BackendLocal<Cell<pg_sys::LocalTransactionId>> = BackendLocal::new(Cell::new(0));
 
-/// This transaction drops a user mapping: the PUBLIC one may take its place, whose row does not show it.
+/// This transaction drops a user mapping. The PUBLIC mapping may take its place, and its row does
+/// not show that.
 pub fn note_dropped_mapping() {
     DROPPED.get().set(versions::local_transaction());
 }
 
-/// Whether nobody has changed any of the rows since the connection was made, without reading them.
+/// Whether nobody has changed any of the rows since the connection was made, told by the caches
+/// alone.
 fn is_untouched(p: &Participant) -> bool {
     use pg_sys::SysCacheIdentifier as Cache;
     let mapping = p.connection.basis.mapping;
@@ -106,7 +110,8 @@ fn is_untouched(p: &Participant) -> bool {
 
 /// Whether this transaction has written the row.
 fn is_of_this_transaction(cache: pg_sys::SysCacheIdentifier::Type, oid: Oid) -> bool {
-    // SAFETY: a catalog cache with one OID key, which keeps the rows' headers; the row is read before it is released.
+    // SAFETY: a catalog cache with one OID key, which keeps the rows' headers; the row is read
+    // before it is released.
     unsafe {
         let tuple = pg_sys::SearchSysCache(cache as i32, oid.into(), 0.into(), 0.into(), 0.into());
         if tuple.is_null() {
@@ -121,8 +126,8 @@ fn is_of_this_transaction(cache: pg_sys::SysCacheIdentifier::Type, oid: Oid) -> 
     }
 }
 
-/// A lock on a user mapping that keeps others from dropping it, and that a DROP which has not ended keeps away. DROP
-/// SERVER … CASCADE and DROP OWNED drop the mapping too.
+/// A lock on a user mapping. It conflicts with that of DROP USER MAPPING, and of DROP SERVER …
+/// CASCADE and DROP OWNED, which drop the mapping too.
 struct MappingLock(pg_sys::LOCKTAG);
 
 impl MappingLock {
@@ -135,7 +140,8 @@ impl MappingLock {
             locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
             locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
         };
-        // It is not waited for in the queue: the deadline is that of the whole phase.
+        // Not waited for in the lock's queue, because the wait must end at the deadline of the
+        // whole phase.
         loop {
             // SAFETY: the tag of an object of this database, as `LockDatabaseObject` makes it.
             let taken = unsafe {
@@ -161,7 +167,7 @@ impl MappingLock {
         }
     }
 
-    /// An error before leaves it to the abort.
+    /// If an error comes before this, the abort releases it.
     fn release(self) {
         // SAFETY: taken by `take`.
         unsafe { pg_sys::LockRelease(&self.0, pg_sys::AccessShareLock as i32, false) };

@@ -9,7 +9,8 @@ use crate::packages;
 use crate::setup::Setup;
 use crate::suites::{check, heading};
 
-/// Takes the measures in `only`, or all of them, and writes the report into `output`, or into `bench/`.
+/// Takes the measures in `only`, or all of them, and writes the report into `output`, or into
+/// `bench/`.
 pub fn run(setup: &Setup, quick: bool, only: &[String], output: Option<&Path>) -> Result<()> {
     if packages::debian_postgresql().is_some() {
         packages::install(&["valgrind".to_owned()])?;

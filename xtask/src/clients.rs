@@ -1,9 +1,9 @@
-//! What the scenarios with other people's clients need: Python with the packages of
-//! `pg_test/clients/requirements.txt`, a JDK, PostgreSQL's JDBC driver and Prometheus's promtool; and those with a pooler
-//! in between: PgBouncer.
+//! Programs of others that some scenarios use: Python with the packages of
+//! `pg_test/clients/requirements.txt`, a JDK with PostgreSQL's JDBC driver, Prometheus's promtool,
+//! and PgBouncer.
 //!
-//! The Python packages go into an environment under the target directory, made once and made again when the
-//! requirements change.
+//! The Python packages go into an environment under the target directory, which is made again when
+//! the requirements change.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,6 +13,7 @@ use pg_test::client::{JDBC_VARIABLE, PROMTOOL_VARIABLE, PYTHON_VARIABLE};
 use pg_test::install::finish;
 use pg_test::pooler::PGBOUNCER_VARIABLE;
 
+use crate::names::Test;
 use crate::packages;
 use crate::workspace::Workspace;
 
@@ -25,7 +26,7 @@ const DEBIAN_PGBOUNCER: &str = "/usr/sbin/pgbouncer";
 /// Debian's own Python: the only one that Debian's `python3-venv` belongs to.
 const DEBIAN_PYTHON: &str = "/usr/bin/python3";
 
-/// What runs the client programs.
+/// Where these programs are.
 pub struct Clients {
     python: PathBuf,
     jdbc: PathBuf,
@@ -34,15 +35,21 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Finds or installs all of it. The error says what is missing and that the tests were not run.
+    /// Whether a test uses any of them.
+    pub fn are_used_by(test: &Test) -> bool {
+        let text = std::fs::read_to_string(&test.file).unwrap_or_default();
+        ["pg_test::client", "pg_test::pooler"].iter().any(|module| text.contains(module))
+    }
+
+    /// Finds or installs them. The error says what is missing and that the tests were not run.
     pub fn provide(workspace: &Workspace) -> Result<Self> {
         Self::try_provide(workspace).context(
-            "the scenarios need these clients and were not run (`--only` runs the suites that need none)",
+            "the scenarios need these programs and were not run (name other tests, or run other suites with `--only`)",
         )
     }
 
     fn try_provide(workspace: &Workspace) -> Result<Self> {
-        // The compiler, not only the runtime: the Java programs are run from their source.
+        // The compiler and not only the runtime, because the Java programs are run from source.
         let compiler = packages::succeeds(Command::new("javac").arg("-version"));
         if packages::debian_postgresql().is_some() {
             let mut wanted: Vec<String> =
@@ -67,7 +74,7 @@ impl Clients {
         Ok(Self { python: python(workspace)?, jdbc, pgbouncer, promtool: promtool(workspace)? })
     }
 
-    /// The environment variables that tell the scenarios.
+    /// The environment variables by which the scenarios find them.
     pub fn variables(&self) -> [(&'static str, &Path); 4] {
         [
             (PYTHON_VARIABLE, &self.python),
@@ -78,7 +85,8 @@ impl Clients {
     }
 }
 
-/// Prometheus's promtool: one that is installed, or the one of Debian's package, which would start a server.
+/// Prometheus's promtool: the one installed, or the one in Debian's package, which is not installed
+/// because it would start a server.
 fn promtool(workspace: &Workspace) -> Result<PathBuf> {
     let named = std::env::var_os(PROMTOOL_VARIABLE).map(PathBuf::from);
     let installed = named.unwrap_or_else(|| PathBuf::from("promtool"));
@@ -91,7 +99,7 @@ fn promtool(workspace: &Workspace) -> Result<PathBuf> {
     packages::extract("prometheus", "usr/bin/promtool", &workspace.target.join("clients"))
 }
 
-/// The Python of an environment that has what the requirements name.
+/// The Python of an environment with the packages required.
 fn python(workspace: &Workspace) -> Result<PathBuf> {
     let requirements = workspace.root.join("pg_test/clients/requirements.txt");
     let base = Path::new(DEBIAN_PYTHON);
@@ -106,7 +114,7 @@ fn python(workspace: &Workspace) -> Result<PathBuf> {
     }
     println!("installing the Python packages of {}", requirements.display());
     finish(Command::new(base).args(["-m", "venv", "--clear"]).arg(&environment))?;
-    // Nothing is compiled: what has no wheel for this Python is an error.
+    // Nothing is compiled: a package without a wheel for this Python is an error.
     let status = Command::new(&python)
         .args(["-m", "pip", "install", "--quiet", "--only-binary", ":all:", "--requirement"])
         .arg(&requirements)
@@ -119,7 +127,7 @@ fn python(workspace: &Workspace) -> Result<PathBuf> {
             requirements.display()
         );
     }
-    // Last, so that an installation that was interrupted is made again.
+    // Last, so that an interrupted installation is made again.
     std::fs::write(&stamp, wanted)?;
     Ok(python)
 }

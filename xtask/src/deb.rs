@@ -1,5 +1,5 @@
-//! `cargo xtask deb`: a Debian package of the extension for the release's own PostgreSQL, and `--check`: installing it
-//! in a clean Debian, where its demo must succeed.
+//! `cargo xtask deb`: builds a Debian package of the extension for the release's own PostgreSQL.
+//! `--check` installs it in a clean Debian, where its demo has to succeed.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +13,7 @@ use crate::packages;
 use crate::setup::Setup;
 use crate::suites::{check as succeed, heading};
 
-/// Builds the package, says where it is, and tries it in a clean Debian if asked to.
+/// Builds the package, prints where it is, and tries it in a clean Debian if `check`.
 pub fn run(setup: &Setup, check: bool) -> Result<()> {
     let Some(major) = packages::debian_postgresql() else {
         bail!("a package can be built on Debian 12 and 13 only");
@@ -43,7 +43,7 @@ fn build(setup: &Setup, package: &Package, major: u32) -> Result<PathBuf> {
     package.add(&documents.join("copyright"), &read("LICENSE")?, 0o644)?;
     let demo = read("packaging/debian/demo")?.replace("@MAJOR@", &major.to_string());
     package.add(&documents.join("examples/demo"), &demo, 0o755)?;
-    // The C library that it was linked against is what it needs at least.
+    // It needs at least the version of the C library that it was linked with.
     let control = format!(
         "Package: {name}\n\
          Version: {version}\n\
@@ -80,7 +80,7 @@ fn output(program: &str, arguments: &[&str]) -> Result<String> {
     Ok(finish(Command::new(program).args(arguments))?.trim().to_owned())
 }
 
-/// Installs the package in a copy of a Debian that has nothing but its base system, and plays the demo there.
+/// Installs the package in a copy of a Debian with only its base system, and plays the demo there.
 fn check_in_clean_debian(setup: &Setup, deb: &Path, major: u32) -> Result<()> {
     if !Uid::effective().is_root() {
         bail!("--check makes a chroot with debootstrap: it has to run as root");
@@ -115,7 +115,7 @@ fn check_in_clean_debian(setup: &Setup, deb: &Path, major: u32) -> Result<()> {
          grep -q 'WARNING: the PostgreSQL cluster {major}/main still' /removed",
         name = name(major)
     );
-    // Mounts and processes go with the namespaces.
+    // Mounts and processes end with the namespaces.
     succeed(
         Command::new("unshare")
             .args(["--mount", "--pid", "--fork", "--kill-child", "chroot"])
@@ -130,8 +130,8 @@ mod tests {
     use std::path::Path;
     use std::process::Command;
 
-    /// What the script says that runs before the package is removed or replaced, on a machine whose one cluster is
-    /// configured in this way.
+    /// The output of the script that runs before the package is removed or replaced, on a machine
+    /// with one cluster of this configuration.
     fn said(action: &str, postgresql_conf: &str, auto_conf: &str) -> String {
         let directory = tempfile::tempdir().unwrap();
         let (cluster, data) = (directory.path().join("main"), directory.path().join("data"));

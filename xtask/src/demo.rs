@@ -1,7 +1,8 @@
-//! `cargo xtask demo`: a coordinator and two shards that stay, with the session played on them.
+//! `cargo xtask demo`: starts a coordinator and two shards, plays a session on them and leaves them
+//! running.
 //!
-//! All lies in the directory `demo` under the target directory. A demo starts from nothing: the servers and
-//! data of an earlier one are removed first.
+//! Everything is in the directory `demo` under the target directory. A demo starts from nothing:
+//! the servers and data of an earlier one are removed first.
 
 use std::path::{Path, PathBuf};
 
@@ -12,10 +13,11 @@ use crate::session::{self, Stage};
 use crate::setup::Setup;
 use crate::workspace::Workspace;
 
-/// Where the demo remembers which PostgreSQL its servers belong to.
+/// The file that records which PostgreSQL the servers belong to.
 const PG_CONFIG: &str = "pg_config";
 
-/// Builds and installs the extension, starts the servers, plays the session, leaves the servers running.
+/// Builds and installs the extension, starts the servers, plays the session, leaves the servers
+/// running.
 pub fn play(setup: &Setup) -> Result<()> {
     let directory = setup.server_files.join("demo");
     stop_servers(&directory)?;
@@ -44,20 +46,20 @@ pub fn play(setup: &Setup) -> Result<()> {
 
     session::play(&mut Stage::new(coordinator, shards)?).with_context(|| {
         format!(
-            "the session did not go as it should; the servers still run:\n{}",
+            "the session did not go as expected; the servers are still running:\n{}",
             command_lines.join("\n")
         )
     })?;
 
-    println!("\nThe servers go on running; reach them with\n{}", command_lines.join("\n"));
+    println!("\nThe servers keep running; connect to them with\n{}", command_lines.join("\n"));
     println!(
-        "\nWhat to try next, on the coordinator (lt is a local table, ft1 and ft2 are the shards'):\n  \
+        "\nTry next, on the coordinator (lt is a local table; ft1 and ft2 are on the shards):\n  \
          BEGIN; INSERT INTO ft1 VALUES (100, 'a'); INSERT INTO ft2 VALUES (100, 'b'); PREPARE TRANSACTION 'mine';\n  \
          SELECT * FROM pg_fdw_xacts;        -- two participants, prepared\n  \
-         kill or stop any of the servers in between: pg_ctl -D {0}/shard1/data stop -m immediate\n  \
-         COMMIT PREPARED 'mine';            -- a warning if a shard is down, and it commits when it is back\n  \
-         SELECT * FROM pg_stat_fdw_xacts;   -- what was counted, what is in doubt\n\
-         Their logs: {0}/*/log. The book: docs/src, or cargo xtask docs. To end them all: cargo xtask demo --stop",
+         kill or stop any server in between: pg_ctl -D {0}/shard1/data stop -m immediate\n  \
+         COMMIT PREPARED 'mine';            -- a warning if a shard is down; it commits once it is back\n  \
+         SELECT * FROM pg_stat_fdw_xacts;   -- counters, and what is in doubt\n\
+         Logs: {0}/*/log. Documentation: docs/src, or cargo xtask docs. To stop the servers: cargo xtask demo --stop",
         directory.display()
     );
     Ok(())
@@ -70,7 +72,7 @@ pub fn stop(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// Stops the servers that run in `directory`; how many they were.
+/// Stops the servers that run in `directory`, and returns how many there were.
 fn stop_servers(directory: &Path) -> Result<usize> {
     let Ok(pg_config) = std::fs::read_to_string(directory.join(PG_CONFIG)) else {
         return Ok(0);
@@ -79,7 +81,7 @@ fn stop_servers(directory: &Path) -> Result<usize> {
     let mut stopped = 0;
     for entry in std::fs::read_dir(directory)? {
         let data: PathBuf = entry?.path().join("data");
-        // A killed server leaves the file behind, so ask whether one runs.
+        // A killed server leaves its files behind, so ask whether it runs.
         let data_option = [Path::new("-D"), &data];
         if data.exists()
             && installation

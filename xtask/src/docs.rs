@@ -5,7 +5,7 @@ use anyhow::Result;
 use crate::suites::check;
 use crate::workspace::Workspace;
 
-/// Renders into `book` under the target directory, and says where to look.
+/// Renders into `book` under the target directory, and prints the first page's path.
 pub fn render(workspace: &Workspace) -> Result<()> {
     let output = workspace.target.join("book");
     let mut command = workspace.cargo();

@@ -2,11 +2,14 @@
 
 #![allow(missing_docs, reason = "a program: its documentation is --help")]
 
+#[cfg(test)]
+mod arrows;
 mod bench;
 mod clients;
 mod deb;
 mod demo;
 mod docs;
+mod names;
 mod package;
 mod packages;
 mod pgrx;
@@ -24,6 +27,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::setup::Setup;
+use crate::suites::Selection;
 use crate::workspace::Workspace;
 
 #[derive(Parser)]
@@ -43,15 +47,30 @@ enum Command {
         #[arg(long)]
         stop: bool,
     },
-    /// Run every check and test, or only the tests whose names contain FILTER
+    /// Check formatting, lints, unit tests and the arrows between rooms: what needs no server
+    Check {
+        #[command(flatten)]
+        server: ServerChoice,
+    },
+    /// Run every check and test, or only the tests whose names contain NAME
+    ///
+    /// With NAME, only the suites that have such a test are built and run. Examples:
+    ///
+    ///   cargo xtask test fault::resolver          all tests of one file
+    ///   cargo xtask test verdict::tests::absence  one test
+    ///   cargo xtask test --only checks            one suite
+    #[command(verbatim_doc_comment)]
     Test {
         #[command(flatten)]
         server: ServerChoice,
-        /// Part of the names of the tests to run; checks are then left out
-        filter: Option<String>,
+        /// Part of the names of the tests to run, modules included
+        name: Option<String>,
         /// Run only this suite (may be given several times)
-        #[arg(long, value_enum)]
+        #[arg(long, value_enum, value_name = "SUITE")]
         only: Vec<suites::Suite>,
+        /// List the names of all tests with their suites, and run none
+        #[arg(long, conflicts_with_all = ["name", "only"])]
+        list: bool,
     },
     /// Run postgres_fdw's own tests with this extension and print how many lines differ
     Upstream {
@@ -64,7 +83,8 @@ enum Command {
         #[arg(long, conflicts_with = "source")]
         if_available: bool,
     },
-    /// Run the bank: concurrent transfers under random faults, and check that none is lost or halved
+    /// Run the bank: concurrent transfers under random faults, and check that none is lost or
+    /// halved
     Torture {
         #[command(flatten)]
         server: ServerChoice,
@@ -75,7 +95,8 @@ enum Command {
         #[arg(long)]
         seed: Option<u64>,
     },
-    /// Measure against postgres_fdw and an application that commits in two phases itself: bench/report.md
+    /// Measure against postgres_fdw and an application that commits in two phases itself:
+    /// bench/report.md
     Bench {
         #[command(flatten)]
         server: ServerChoice,
@@ -91,14 +112,16 @@ enum Command {
     },
     /// Render the documentation to HTML: target/book
     Docs,
-    /// Build the extension, optimised, and lay out its files as for the server's directories: target/package
+    /// Build the extension, optimised, and lay out its files as for the server's directories:
+    /// target/package
     Package {
         #[command(flatten)]
         server: ServerChoice,
     },
     /// Build a Debian package for the release's own PostgreSQL
     Deb {
-        /// Install it in a clean Debian in a chroot and play its demo there; needs root, and takes some minutes
+        /// Install it in a clean Debian in a chroot and play its demo there; needs root, and takes
+        /// some minutes
         #[arg(long)]
         check: bool,
     },
@@ -128,9 +151,14 @@ fn run(command: Command) -> Result<()> {
         Command::Demo { server, stop: false } => {
             demo::play(&Setup::prepare(workspace, server.pg_config.as_deref())?)
         }
-        Command::Test { server, filter, only } => {
+        Command::Check { server } => {
+            suites::run_check(&Setup::prepare(workspace, server.pg_config.as_deref())?)
+        }
+        Command::Test { list: true, .. } => suites::list(&workspace.root),
+        Command::Test { server, name, only, list: false } => {
+            let selection = Selection::new(&workspace.root, name, &only)?;
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
-            suites::run(&setup, filter.as_deref(), &only)
+            suites::run(&setup, &selection)
         }
         Command::Upstream { server, source, if_available } => {
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;

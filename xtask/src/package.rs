@@ -1,4 +1,5 @@
-//! `cargo xtask package`: the extension built as users get it, laid out as it belongs into the server's directories.
+//! `cargo xtask package`: builds the extension as users get it and lays out its files as in the
+//! server's directories.
 
 use std::path::{Path, PathBuf};
 
@@ -10,19 +11,19 @@ use crate::workspace::EXTENSION;
 
 /// The files of a package.
 pub struct Package {
-    /// They lie under it as they will under `/`.
+    /// The directory that stands for `/`.
     pub root: PathBuf,
 }
 
-/// Builds, and says where the files are.
+/// Builds the package and prints where it is.
 pub fn run(setup: &Setup) -> Result<()> {
     let package = build(setup)?;
     println!("{}", package.root.display());
     Ok(())
 }
 
-/// Builds for the server of this set-up. What is built for the private copy of Debian's server is laid out for
-/// Debian's own.
+/// Builds for the server of this set-up. If that is the private copy of Debian's server, the files
+/// are laid out for Debian's own.
 pub fn build(setup: &Setup) -> Result<Package> {
     heading("packaging the extension, optimised");
     let root = setup.workspace.target.join("package");
@@ -52,7 +53,7 @@ impl Package {
         self.root.join(format!("usr/lib/postgresql/{major}/lib/{EXTENSION}.so"))
     }
 
-    /// A new file of the package, at its place on the machine where it will be installed.
+    /// Adds a file, at its path on the machine where the package will be installed.
     pub fn add(&self, place: &Path, contents: &str, mode: u32) -> Result<()> {
         use std::os::unix::fs::PermissionsExt;
         let path = self.root.join(place.strip_prefix("/").context("an absolute path")?);

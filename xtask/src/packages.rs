@@ -6,10 +6,10 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use nix::unistd::Uid;
 
-/// What the build needs beside a server: libpq, libclang for bindgen, OpenSSL for cargo-pgrx.
+/// What the build needs besides a server: libpq, libclang for bindgen, OpenSSL for cargo-pgrx.
 const BUILD: &[&str] = &["libpq-dev", "libclang-dev", "clang", "pkg-config", "libssl-dev"];
 
-/// The major version of PostgreSQL in this release of Debian, `None` where nothing is known of the system.
+/// The major version of PostgreSQL in this release of Debian; `None` on any other system.
 pub fn debian_postgresql() -> Option<u32> {
     parse_release(&std::fs::read_to_string("/etc/os-release").ok()?)
 }
@@ -27,8 +27,8 @@ fn parse_release(os_release: &str) -> Option<u32> {
     }
 }
 
-/// Installs what is missing of the packages that the build needs, with the server of `major` if one is given.
-/// Where this process may not install, the error is the line to run.
+/// Installs the missing ones of the packages that the build needs, and of the server of version
+/// `major` if one is given. If this process may not install packages, the error is the line to run.
 pub fn install_missing(major: Option<u32>) -> Result<()> {
     let mut wanted: Vec<String> = BUILD.iter().map(|&name| name.to_owned()).collect();
     if let Some(major) = major {
@@ -38,7 +38,8 @@ pub fn install_missing(major: Option<u32>) -> Result<()> {
     install(&wanted)
 }
 
-/// Installs those of `wanted` that are missing. Where this process may not, the error is the line to run.
+/// Installs those of `wanted` that are missing. If this process may not, the error is the line to
+/// run.
 pub fn install(wanted: &[String]) -> Result<()> {
     let missing = missing(wanted)?;
     if missing.is_empty() {
@@ -53,7 +54,7 @@ pub fn install(wanted: &[String]) -> Result<()> {
     run_apt(&apt, &install)
 }
 
-/// The command that may install packages; where this process may not, the error is the line to run.
+/// The command that may install packages; if this process may not, the error is the line to run.
 fn apt(packages: &[&str]) -> Result<Vec<&'static str>> {
     let mut apt: Vec<&str> = Vec::new();
     if !Uid::effective().is_root() {
@@ -70,8 +71,8 @@ fn apt(packages: &[&str]) -> Result<Vec<&'static str>> {
     Ok(apt)
 }
 
-/// Takes one file out of a package of Debian's, without installing the package: some start a service. The file is kept in
-/// `directory`, and taken from there the next time.
+/// Takes one file out of a Debian package without installing the package, because some start a
+/// service. The file is kept in `directory` and found there the next time.
 pub fn extract(package: &str, file: &str, directory: &Path) -> Result<PathBuf> {
     let kept = directory.join(package);
     let path = kept.join(file);
@@ -99,7 +100,7 @@ pub fn extract(package: &str, file: &str, directory: &Path) -> Result<PathBuf> {
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(is_package)
         .with_context(|| format!("no archive of {package} in {}", directory.display()))?;
-    // Beside it first, so that what was interrupted is done again.
+    // Unpacked beside it and then renamed, so that an interruption leaves nothing incomplete.
     let partial = directory.join(format!("{package}.partial"));
     let mut unpack = Command::new("dpkg-deb");
     if !succeeds(unpack.arg("-x").arg(&archive).arg(&partial)) {
@@ -110,9 +111,9 @@ pub fn extract(package: &str, file: &str, directory: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Those of `wanted` that dpkg does not know as installed.
+/// Those of `wanted` that are not installed.
 fn missing(wanted: &[String]) -> Result<Vec<String>> {
-    // It fails when it does not know one of them, and still tells of the others.
+    // dpkg-query fails if it does not know a package, but still reports the others.
     let output = Command::new("dpkg-query")
         .args(["--show", "--showformat=${Package} ${db:Status-Status}\n"])
         .args(wanted)
@@ -141,7 +142,7 @@ fn run_apt(apt: &[&str], arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Whether `command` can be run and ends well; its output is nobody's concern.
+/// Whether `command` can be run and succeeds; its output is discarded.
 pub fn succeeds(command: &mut Command) -> bool {
     command
         .stdin(Stdio::null())

@@ -1,4 +1,5 @@
-//! cargo-pgrx in exactly the version of the extension's pgrx, its configuration, and running it.
+//! cargo-pgrx in exactly the version of the extension's pgrx: finding or installing, configuring
+//! and running it.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -11,14 +12,14 @@ use pg_test::install::finish;
 
 use crate::workspace::Workspace;
 
-/// cargo-pgrx, found or installed.
+/// A cargo-pgrx of the right version.
 pub struct CargoPgrx {
     program: PathBuf,
 }
 
 impl CargoPgrx {
-    /// Finds cargo-pgrx in the pinned version, installs it where it is missing: in cargo's home, or in the
-    /// target directory where another version is in use for other projects.
+    /// Finds cargo-pgrx in the pinned version, or installs it: in cargo's home, or, if another
+    /// version is there for other projects, in the target directory.
     pub fn provide(workspace: &Workspace) -> Result<Self> {
         let wanted = &workspace.pgrx_version;
         let ours = workspace.target.join("tools/bin/cargo-pgrx");
@@ -55,19 +56,21 @@ impl CargoPgrx {
         let mut command = Command::new(&self.program);
         command.arg("pgrx");
         workspace.adapt(&mut command);
-        // pgrx would build the extension with other flags than its tests, so every dependency twice.
+        // Without this, pgrx builds the extension with other flags than its tests, and every
+        // dependency twice.
         command.env("CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND", "1");
         command
     }
 
-    /// Makes `installation` the one that pgrx uses for its major version, and keeps those of others.
+    /// Makes `installation` the one that pgrx uses for its major version; other versions keep
+    /// theirs.
     pub fn configure(&self, workspace: &Workspace, installation: &Installation) -> Result<()> {
         let home = workspace.pgrx_home();
         let text = std::fs::read_to_string(home.join("config.toml")).unwrap_or_default();
         let mut configured = configured(&text);
         let label = format!("pg{}", installation.major());
         let path = installation.pg_config().to_string_lossy().into_owned();
-        // Cargo rebuilds pgrx when this file is written, so it is only written when it must change.
+        // Cargo rebuilds pgrx when this file is written, so it is only written if it changes.
         if configured.insert(label, path.clone()).as_ref() == Some(&path) {
             return Ok(());
         }
@@ -79,8 +82,8 @@ impl CargoPgrx {
         finish(&mut init).map(drop)
     }
 
-    /// Builds the extension with some of its own features and installs it into `installation`; optimised if
-    /// `release`.
+    /// Builds the extension with the given features of its own, optimised if `release`, and
+    /// installs it into `installation`.
     pub fn install(
         &self,
         workspace: &Workspace,
@@ -102,7 +105,8 @@ impl CargoPgrx {
         Ok(())
     }
 
-    /// Builds the extension for `installation`, optimised, and lays out its files under `root` as under `/`.
+    /// Builds the extension for `installation`, optimised, and lays out its files below `root`,
+    /// which stands for `/`.
     pub fn package(
         &self,
         workspace: &Workspace,
@@ -124,7 +128,7 @@ impl CargoPgrx {
     }
 }
 
-/// Version of a cargo-pgrx, `None` where there is none.
+/// The version of a cargo-pgrx; `None` if there is none.
 fn version(program: &Path) -> Option<String> {
     let output = Command::new(program).args(["pgrx", "--version"]).output().ok()?;
     String::from_utf8(output.stdout).ok()?.split_whitespace().nth(1).map(str::to_owned)
@@ -146,8 +150,8 @@ fn configured(text: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Where root has no `sudo`, makes a stand-in for the few ways in which `cargo pgrx test --runas` calls it;
-/// the directory to put on PATH.
+/// If root has no `sudo`, makes a stand-in for the few ways in which `cargo pgrx test --runas`
+/// calls it, and returns the directory to put on PATH.
 pub fn sudo_stand_in(workspace: &Workspace) -> Result<Option<PathBuf>> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     if std::env::split_paths(&path).any(|directory| directory.join("sudo").exists()) {

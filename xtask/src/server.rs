@@ -1,8 +1,9 @@
-//! The PostgreSQL installation that is used: a private, relocated copy of Debian's under the target directory.
+//! The PostgreSQL installation that is used: a private, relocated copy of Debian's under the target
+//! directory.
 //!
-//! Debian's programs find their libraries and shared files relative to themselves, so a copy of the trees
-//! works anywhere. The extension is installed into the copy: no root is needed, the system's PostgreSQL stays
-//! as it is, and two clones do not get in each other's way.
+//! Debian's programs find their libraries and shared files relative to themselves, so a copy of the
+//! trees works anywhere. The extension is installed into the copy: that needs no root, the system's
+//! PostgreSQL stays as it is, and two clones of the repository do not disturb each other.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,7 +17,8 @@ fn debian_pg_config(major: u32) -> PathBuf {
     format!("/usr/lib/postgresql/{major}/bin/pg_config").into()
 }
 
-/// The private copy of Debian's server `major` under `directory`, made new if the system's has changed.
+/// The private copy of Debian's server `major` under `directory`, copied again if the system's has
+/// changed.
 pub fn private_copy(directory: &Path, major: u32) -> Result<Installation> {
     let copy = directory.join(format!("pg-{major}"));
     let pg_config = copy.join(format!("lib/postgresql/{major}/bin/pg_config"));
@@ -40,7 +42,7 @@ pub fn private_copy(directory: &Path, major: u32) -> Result<Installation> {
         }
         std::fs::create_dir(copy.join("include"))?;
         std::os::unix::fs::symlink("/usr/include/postgresql", copy.join("include/postgresql"))?;
-        // Last, so that a copy that was interrupted is made again.
+        // Last, so that an interrupted copy is made again.
         std::fs::write(&stamp, original.version())?;
     }
     Installation::from_pg_config(&pg_config)

@@ -1,4 +1,5 @@
-//! The session that the demo plays: each statement on the coordinator, and beside it what the shards were asked to do.
+//! The session that the demo plays: each statement on the coordinator, and beside it the statements
+//! that the shards received.
 //!
 //! Every step is checked; a demo that does not show what it claims ends with an error.
 
@@ -14,10 +15,10 @@ use pg_test::{Cluster, Fault, Point, Proxy, StopMode, wait_until};
 use postgres::error::DbError;
 use postgres::{Client, NoTls};
 
-/// Widths of the three columns: the coordinator's statements, and what each shard was asked.
+/// Widths of the three columns: the coordinator's statements, and those of each shard.
 const WIDTHS: [usize; 3] = [43, 28, 28];
 
-/// How long a step may take for what happens by itself.
+/// How long a step may wait for what happens by itself.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The servers and the session on the coordinator.
@@ -25,11 +26,11 @@ pub struct Stage {
     coordinator: Cluster,
     shards: Vec<Cluster>,
     session: Client,
-    /// Warnings that the coordinator sent to the session.
+    /// Warnings from the coordinator.
     notices: Arc<Mutex<Vec<String>>>,
-    /// Where each shard's log stood at the last look.
+    /// The end of each shard's log when it was last read.
     marks: Vec<Mark>,
-    /// What each shard was asked in this step so far.
+    /// The statements that each shard has received in this step.
     asked: Vec<Vec<String>>,
     steps: usize,
     colours: bool,
@@ -48,7 +49,7 @@ pub fn play(stage: &mut Stage) -> Result<()> {
 fn one_shard(stage: &mut Stage) -> Result<()> {
     stage.step(
         "One shard: COMMIT needs one phase only",
-        "Nobody else has to agree, so nothing is prepared and it costs what it always did.",
+        "No other server has to agree, so nothing is prepared and COMMIT costs no more than before.",
     );
     stage.run("BEGIN")?;
     stage.run("INSERT INTO ft1 VALUES (1, 'one')")?;
@@ -60,7 +61,7 @@ fn one_shard(stage: &mut Stage) -> Result<()> {
 fn two_shards(stage: &mut Stage) -> Result<()> {
     stage.step(
         "Two shards: both prepare, the coordinator decides, both commit",
-        "PREPARE TRANSACTION is each shard's promise to be able to commit, whatever happens then.",
+        "With PREPARE TRANSACTION each shard promises that it can commit, whatever happens next.",
     );
     stage.run("BEGIN")?;
     stage.run("INSERT INTO ft1 VALUES (2, 'two')")?;
@@ -98,7 +99,7 @@ fn explicit(stage: &mut Stage, outcome: &str, id: i32) -> Result<()> {
 fn shard_stopped(stage: &mut Stage) -> Result<()> {
     stage.step(
         "A shard is down at COMMIT: nothing is committed anywhere",
-        "lt is a local table: it, too, is part of the transaction.",
+        "lt is a local table, which is part of the transaction too.",
     );
     stage.insert_everywhere(5)?;
     stage.say("     (shard 1 is stopped)");
@@ -116,7 +117,7 @@ fn shard_killed_at_the_decision(stage: &mut Stage) -> Result<()> {
         "A shard is killed between the decision and its COMMIT PREPARED: it commits when it is back",
         "COMMIT succeeds with a warning; a background worker, the resolver, delivers it.",
     );
-    // Only a proxy can stop a shard at that very moment: it holds back the COMMIT PREPARED meanwhile.
+    // A proxy holds back the COMMIT PREPARED, so that the shard is killed at this very moment.
     let port = stage.shards[0].port();
     let proxy = Proxy::start(port)?;
     stage.move_shard1(proxy.port())?;
@@ -131,7 +132,7 @@ fn shard_killed_at_the_decision(stage: &mut Stage) -> Result<()> {
         Ok(commit.join())
     })?;
     stage.beside("COMMIT")?;
-    stage.say("     (shard 1 is killed when COMMIT PREPARED is on its way to it)");
+    stage.say("     (shard 1 is killed while COMMIT PREPARED is on its way to it)");
     stage.show_notices();
     match outcome {
         Ok(result) => result.context("COMMIT failed after the decision")?,
@@ -165,7 +166,7 @@ impl Stage {
         Ok(Self { coordinator, shards, session, notices, marks, asked, steps: 0, colours })
     }
 
-    /// Begins a step: what it shows, and in a line why that is so.
+    /// Begins a step: a title, and a line that explains it.
     fn step(&mut self, title: &str, why: &str) {
         self.steps += 1;
         self.asked.iter_mut().for_each(Vec::clear);
@@ -174,7 +175,7 @@ impl Stage {
         self.row(&["coordinator", "shard 1", "shard 2"], ["2;4"; 3]);
     }
 
-    /// A line of the three columns, each cut to its width and painted.
+    /// Prints a line of the three columns, each cut to its width and coloured.
     fn row(&self, cells: &[&str; 3], colours: [&str; 3]) {
         let mut line = String::from("   ");
         for ((cell, width), colour) in cells.iter().zip(WIDTHS).zip(colours) {
@@ -190,7 +191,7 @@ impl Stage {
         println!("{}", self.paint("2", text));
     }
 
-    /// Shows a statement, and beside it what the shards have been asked since the last look.
+    /// Shows a statement, and beside it what the shards have received since the last one.
     fn beside(&mut self, sql: &str) -> Result<()> {
         let mut news = Vec::new();
         for ((shard, mark), asked) in self.shards.iter().zip(&mut self.marks).zip(&mut self.asked) {
@@ -212,7 +213,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Runs a statement in the session and shows it with its error, if it has one, and the warnings.
+    /// Runs a statement in the session and shows it with its warnings and its error, if any.
     fn run(&mut self, sql: &str) -> Result<()> {
         let result = self.session.batch_execute(sql);
         self.beside(sql)?;
@@ -238,7 +239,7 @@ impl Stage {
         }
     }
 
-    /// Shows the view; the number of its rows.
+    /// Shows the view and returns the number of its rows.
     fn show_view(&mut self) -> Result<usize> {
         let query = "SELECT status, identifier FROM pg_fdw_xacts ORDER BY serverid";
         let rows = self.session.query(query, &[])?;
@@ -250,7 +251,10 @@ impl Stage {
         Ok(rows.len())
     }
 
-    /// Shows a claim that the demo makes; an error if it is not true.
+    /// Shows a claim of the demo.
+    ///
+    /// # Errors
+    /// The claim is not true.
     fn claim(&self, text: &str, holds: bool) -> Result<()> {
         if !holds {
             bail!("step {}: not so: {text}", self.steps);
@@ -259,7 +263,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Claims in which of lt, ft1 and ft2 the row `id` is.
+    /// Claims that the row `id` is in those of lt, ft1 and ft2 that `expected` says.
     fn claim_row(&mut self, id: i32, expected: [bool; 3]) -> Result<()> {
         let mut found = [ids(&mut self.session, "lt")?.contains(&id), false, false];
         for (place, shard) in found[1..].iter_mut().zip(&self.shards) {
@@ -278,7 +282,7 @@ impl Stage {
         self.claim(&format!("row {id} is {place}"), found == expected)
     }
 
-    /// Waits until nothing is prepared anywhere, without doing anything for it.
+    /// Waits until nothing is prepared anywhere, without doing anything about it.
     fn wait_until_settled(&mut self) -> Result<()> {
         let Self { coordinator, shards, session, .. } = self;
         wait_until("nothing is in doubt", PATIENCE, || {
@@ -294,7 +298,7 @@ impl Stage {
 
     fn move_shard1(&mut self, port: u16) -> Result<()> {
         self.session.batch_execute(&format!("ALTER SERVER shard1 OPTIONS (SET port '{port}')"))?;
-        // That a server moves is the stage's business, not the play's.
+        // The warning that a server moves is about the staging, not about the session.
         if let Ok(mut notices) = self.notices.lock() {
             notices.clear();
         }
@@ -313,7 +317,8 @@ impl Stage {
     }
 }
 
-/// A statement in one line of at most `width` characters. The names of prepared transactions are long, and tell nothing.
+/// A statement in one line of at most `width` characters. Names of prepared transactions are cut,
+/// because they are long and say nothing here.
 fn shortened(statement: &str, width: usize) -> String {
     let words = statement
         .split_whitespace()
@@ -337,7 +342,7 @@ fn report(report: &DbError) -> String {
     text
 }
 
-/// Whether a statement only sets up a session or asks after its state: true of each, and tells nothing.
+/// Whether a statement only sets up a session or asks for its state, as in every session.
 fn is_housekeeping(statement: &str) -> bool {
     let start = statement.trim_start().to_uppercase();
     start.starts_with("SET ") || start.starts_with("SELECT")

@@ -1,5 +1,5 @@
-//! Everything that must be there before the extension can be built and run. What is there already is found
-//! and left alone, so a second run starts at once.
+//! Everything that has to be there before the extension can be built and run. What is there already
+//! is left alone, so a second run starts at once.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::pgrx::CargoPgrx;
 use crate::workspace::Workspace;
 use crate::{packages, server};
 
-/// A machine that is ready.
+/// A machine on which the extension can be built and run.
 pub struct Setup {
     /// The workspace.
     pub workspace: Workspace,
@@ -18,13 +18,13 @@ pub struct Setup {
     pub installation: Installation,
     /// cargo-pgrx.
     pub pgrx: CargoPgrx,
-    /// Directory for what server processes must reach.
+    /// The directory for files that server processes have to reach.
     pub server_files: PathBuf,
 }
 
 impl Setup {
-    /// Finds or installs what is missing. `pg_config` names the installation to use; without it, it is a copy
-    /// of Debian's.
+    /// Installs what is missing. `pg_config` names the installation to use; without it, a copy of
+    /// Debian's is used.
     pub fn prepare(workspace: Workspace, pg_config: Option<&Path>) -> Result<Self> {
         let debian = packages::debian_postgresql();
         let installation = match (pg_config, debian) {
@@ -45,7 +45,8 @@ impl Setup {
                  server: --pg-config PATH"
             ),
         };
-        // After the packages: the user `postgres`, who must reach the directory, comes with them.
+        // After the packages, because they bring the user `postgres`, who has to reach the
+        // directory.
         let server_files = workspace.server_files()?;
         let installation = match (installation, debian) {
             (Some(installation), _) => installation,
@@ -56,7 +57,8 @@ impl Setup {
         Ok(Self { workspace, installation, pgrx, server_files })
     }
 
-    /// Builds the extension, with some of its own features, and installs it where the servers find it.
+    /// Builds the extension, with some of its own features, and installs it where the servers find
+    /// it.
     pub fn install_extension(&self, features: &[&str]) -> Result<()> {
         self.pgrx.install(&self.workspace, &self.installation, features, false)
     }

@@ -1,13 +1,18 @@
-//! `cargo xtask test`: the checks and test suites in order, up to the first that fails.
+//! `cargo xtask test`: the checks and test suites in order, up to the first that fails. And
+//! `cargo xtask check`, the part of it that needs no server.
 
+use std::fmt;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use pg_test::install::{DIRECTORY_VARIABLE, PG_CONFIG_VARIABLE, ServerUser};
 
 use crate::clients::Clients;
+use crate::names::{self, Test};
 use crate::pgrx::sudo_stand_in;
 use crate::setup::Setup;
 
@@ -16,14 +21,21 @@ use crate::setup::Setup;
 pub enum Suite {
     /// Formatting, clippy, rustdoc
     Checks,
-    /// Unit tests of the tools
+    /// Unit tests of the tools, among them the arrows between rooms
     Unit,
-    /// Unit tests of the extension and its #[pg_test]s, in one server
+    /// Unit tests of the extension, and its #[pg_test]s in one server
     Extension,
     /// Faults inside the extension, built with its feature `inject`
     Inject,
     /// Scenarios on real clusters
     Scenarios,
+}
+
+impl fmt::Display for Suite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = self.to_possible_value();
+        f.pad(value.as_ref().map_or("", |value| value.get_name()))
+    }
 }
 
 /// Numbers of tests so far.
@@ -33,27 +45,99 @@ struct Tally {
     failed: u64,
 }
 
-/// Runs the suites in `only`, or all of them; with a `filter` the checks are left out, unless asked for.
-/// The last line says how many tests passed and failed.
-pub fn run(setup: &Setup, filter: Option<&str>, only: &[Suite]) -> Result<()> {
+/// What to run.
+pub struct Selection {
+    suites: Vec<Suite>,
+    filter: Option<String>,
+    /// The tests with the filter in their names.
+    tests: Vec<Test>,
+}
+
+impl Selection {
+    /// The suites in `only`, or all of them; with a `filter`, those that have a test of that name.
+    ///
+    /// The error says that there is none, or where it is.
+    pub fn new(root: &Path, filter: Option<String>, only: &[Suite]) -> Result<Self> {
+        let tests = match &filter {
+            Some(filter) => names::matching(root, filter, only)?,
+            None => Vec::new(),
+        };
+        let suites = Suite::value_variants()
+            .iter()
+            .copied()
+            .filter(|suite| match (&filter, only) {
+                (None, []) => true,
+                (None, only) => only.contains(suite),
+                (Some(_), _) => tests.iter().any(|test| test.suite == *suite),
+            })
+            .collect();
+        Ok(Self { suites, filter, tests })
+    }
+
+    fn filter(&self) -> Option<&str> {
+        self.filter.as_deref()
+    }
+
+    /// Whether any test to run has a property: of a named test, or of any in its suite.
+    fn any(&self, has: impl Fn(&Test) -> bool) -> bool {
+        self.filter.is_none() || self.tests.iter().any(has)
+    }
+}
+
+/// Lists all tests, each with its suite.
+pub fn list(root: &Path) -> Result<()> {
+    for test in names::all(root)? {
+        println!("{:<10} {}", test.suite, test.name);
+    }
+    Ok(())
+}
+
+/// Runs the suites selected. The last line says how many tests passed and failed.
+pub fn run(setup: &Setup, selection: &Selection) -> Result<()> {
+    if let Some(filter) = selection.filter() {
+        let suites: Vec<String> = selection.suites.iter().map(Suite::to_string).collect();
+        println!(
+            "{} tests have \"{filter}\" in their names, in: {}",
+            selection.tests.len(),
+            suites.join(", ")
+        );
+    }
+    let filter = selection.filter();
     let mut tally = Tally::default();
-    let outcome = Suite::value_variants()
-        .iter()
-        .filter(|suite| match only {
-            [] => filter.is_none() || **suite != Suite::Checks,
-            only => only.contains(suite),
-        })
-        .try_for_each(|suite| match suite {
-            Suite::Checks => checks(setup),
-            Suite::Unit => unit(setup, filter, &mut tally),
-            Suite::Extension => extension(setup, filter, &mut tally),
-            Suite::Inject => clusters(setup, "inject", &["inject"], None, filter, &mut tally),
-            Suite::Scenarios => {
+    let outcome = selection.suites.iter().try_for_each(|suite| match suite {
+        Suite::Checks => checks(setup),
+        Suite::Unit => unit(setup, filter, &mut tally),
+        Suite::Extension if selection.any(Test::is_in_server) => {
+            extension(setup, filter, &mut tally)
+        }
+        Suite::Extension => extension_units(setup, filter, &mut tally),
+        Suite::Inject => clusters(setup, "inject", &["inject"], None, filter, &mut tally),
+        Suite::Scenarios => {
+            let clients = if selection.any(Clients::are_used_by) {
                 heading("the clients of the scenarios");
-                let clients = Clients::provide(&setup.workspace)?;
-                clusters(setup, "scenarios", &[], Some(&clients), filter, &mut tally)
-            }
-        });
+                Some(Clients::provide(&setup.workspace)?)
+            } else {
+                None
+            };
+            clusters(setup, "scenarios", &[], clients.as_ref(), filter, &mut tally)
+        }
+    });
+    finish(&tally, outcome)
+}
+
+/// `cargo xtask check`: what can be told without a server.
+pub fn run_check(setup: &Setup) -> Result<()> {
+    let begin = Instant::now();
+    let mut tally = Tally::default();
+    let outcome = formatting(setup)
+        .and_then(|()| clippy(setup))
+        .and_then(|()| unit(setup, None, &mut tally))
+        .and_then(|()| extension_units(setup, None, &mut tally));
+    println!("\n{} s", begin.elapsed().as_secs());
+    finish(&tally, outcome)
+}
+
+fn finish(tally: &Tally, outcome: Result<()>) -> Result<()> {
     if let Err(error) = &outcome {
         eprintln!("error: {error:#}");
     }
@@ -62,18 +146,30 @@ pub fn run(setup: &Setup, filter: Option<&str>, only: &[Suite]) -> Result<()> {
 }
 
 fn checks(setup: &Setup) -> Result<()> {
-    heading("cargo fmt --check");
-    check(setup.workspace.cargo().args(["fmt", "--all", "--check"]))?;
-    let feature = format!("{}/{}", crate::workspace::EXTENSION, setup.feature());
-    let selection = ["--workspace", "--no-default-features", "--features", &feature];
-    heading("cargo clippy");
-    let mut clippy = setup.workspace.cargo();
-    clippy.arg("clippy").args(selection).args(["--all-targets", "--", "-D", "warnings"]);
-    check(&mut clippy)?;
+    formatting(setup)?;
+    clippy(setup)?;
     heading("cargo doc");
     let mut doc = setup.workspace.cargo();
-    doc.arg("doc").args(selection).args(["--no-deps", "--document-private-items"]);
+    doc.arg("doc").args(everything(setup)).args(["--no-deps", "--document-private-items"]);
     check(doc.env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+fn formatting(setup: &Setup) -> Result<()> {
+    heading("cargo fmt --check");
+    check(setup.workspace.cargo().args(["fmt", "--all", "--check"]))
+}
+
+fn clippy(setup: &Setup) -> Result<()> {
+    heading("cargo clippy");
+    let mut clippy = setup.workspace.cargo();
+    clippy.arg("clippy").args(everything(setup)).args(["--all-targets", "--", "-D", "warnings"]);
+    check(&mut clippy)
+}
+
+/// Selects the whole workspace, for the server's version.
+fn everything(setup: &Setup) -> [String; 4] {
+    let feature = format!("{}/{}", crate::workspace::EXTENSION, setup.feature());
+    ["--workspace", "--no-default-features", "--features", &feature].map(str::to_owned)
 }
 
 fn unit(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
@@ -82,6 +178,20 @@ fn unit(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     command
         .args(["test", "-p", "xtask", "-p", "pg_test", "-p", "bench", "-p", "render-docs"])
         .args(["--lib", "--bins"])
+        .args(filter);
+    test(&mut command, tally)
+}
+
+/// Those of the extension's tests that need no server. They are built as `cargo pgrx test` builds
+/// them, so that nothing is built twice.
+fn extension_units(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
+    heading("unit tests of the extension");
+    let features = format!("{} pg_test", setup.feature());
+    let mut command = setup.workspace.cargo();
+    command
+        .args(["test", "-p", crate::workspace::EXTENSION, "--lib", "--no-default-features"])
+        // pgrx begins the names of tests in a server so.
+        .args(["--features", &features, "--", "--skip", "::pg_"])
         .args(filter);
     test(&mut command, tally)
 }
@@ -113,8 +223,8 @@ fn extension(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<(
     test(command.args(filter), tally)
 }
 
-/// Runs the tests on real clusters in `pg_test/tests/<name>`, with the extension built with `features`, and with
-/// other people's `clients` where there are tests of them.
+/// Runs the tests on real clusters in `pg_test/tests/<name>`, with the extension built with
+/// `features`, and with other people's `clients` where there are tests of them.
 fn clusters(
     setup: &Setup,
     name: &str,

@@ -1,9 +1,10 @@
-//! `cargo xtask upstream`: postgres_fdw's own regression and isolation tests, run with our handler, and how far
-//! what they print differs from what they expect.
+//! `cargo xtask upstream`: runs postgres_fdw's own regression and isolation tests with our handler,
+//! and shows how their output differs from what is expected.
 //!
-//! The tests come with the source of PostgreSQL, which is fetched and never kept in the repository. They run
-//! twice: as they are, to show that the harness is right, and switched to this extension by the one documented
-//! statement. The statements of the switch are put into the expected output as well, so that they count nowhere.
+//! The tests come with PostgreSQL's source, which is fetched and never kept in the repository. They
+//! run twice: unchanged, to show that the harness is right, and switched to this extension by the
+//! one documented statement. The statements of the switch are added to the expected output too, so
+//! that they do not count as differences.
 
 mod differences;
 mod source;
@@ -37,8 +38,8 @@ enum Driver {
     Isolation,
 }
 
-/// Runs the tests of the source tree `source`, or of Debian's source package of the server, and prints the
-/// lines that differ. A number of unexplained lines other than 0 is an error.
+/// Runs the tests of the source tree `source`, or of Debian's source package of the server, and
+/// prints the lines that differ. A number of unexplained lines other than 0 is an error.
 pub fn run(setup: &Setup, source: Option<&Path>, if_available: bool) -> Result<()> {
     let home = setup.server_files.join("upstream");
     recreate(&home)?;
@@ -88,7 +89,8 @@ fn names(tests: &Path, directory: &str, extension: &str) -> Result<Vec<String>> 
     Ok(names)
 }
 
-/// Lays out a test directory as the drivers want it and runs `names`; returns where the results are.
+/// Lays out a test directory as the drivers expect it, runs `names` and returns where the results
+/// are.
 fn run_driver(
     setup: &Setup,
     home: &Path,
@@ -115,7 +117,7 @@ fn run_driver(
             (Mode::Switched, Driver::Isolation) => switch::specification(&text)?,
         };
         std::fs::write(directory.join(file), text)?;
-        // The driver wants one; what is compared is compared here.
+        // The driver needs an expected file; the comparison is made here.
         std::fs::write(directory.join(format!("expected/{name}.out")), "")?;
     }
     let settings = directory.join("settings");
@@ -145,12 +147,13 @@ fn run_driver(
         }
     }
     println!("\n==== {driver:?} tests, {mode:?}: {}", names.join(", "));
-    // Its verdict is about empty files.
+    // The driver's own verdict is about empty files.
     command.args(names).status().with_context(|| format!("{command:?}"))?;
     Ok(directory.join("results"))
 }
 
-/// Compares one result with the expectation closest to it; returns the number of lines without a known reason.
+/// Compares a result with the expected output closest to it, and returns the number of differing
+/// lines without a known reason.
 fn report(tests: &Path, results: &Path, mode: Mode, name: &str) -> Result<usize> {
     let result = results.join(format!("{name}.out"));
     let result = std::fs::read_to_string(&result).with_context(|| {
@@ -177,7 +180,7 @@ fn report(tests: &Path, results: &Path, mode: Mode, name: &str) -> Result<usize>
     Ok(found.count() - explained)
 }
 
-/// Where the server's package has its test drivers.
+/// Where the server's package keeps the test drivers.
 fn pgxs(setup: &Setup) -> Result<PathBuf> {
     let output = Command::new(setup.installation.pg_config()).arg("--pgxs").output()?;
     let makefile = PathBuf::from(String::from_utf8(output.stdout)?.trim());
@@ -192,7 +195,7 @@ fn recreate(directory: &Path) -> Result<()> {
     Ok(std::fs::create_dir_all(directory)?)
 }
 
-/// Gives `directory` and what is in it to the user that servers run as.
+/// Gives `directory` and its contents to the user that servers run as.
 fn open_to_server(setup: &Setup, directory: &Path) -> Result<()> {
     std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755))?;
     if let Some(user) = setup.installation.user() {

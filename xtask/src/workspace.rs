@@ -1,4 +1,4 @@
-//! The workspace: where it is, where its output goes, which pgrx it is written for, and running cargo in it.
+//! The workspace: where it is, where its output goes, which pgrx it needs, and running cargo in it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -48,15 +48,15 @@ impl Workspace {
         })
     }
 
-    /// cargo in this workspace, as pgrx needs it.
+    /// A cargo command in this workspace, with the environment that pgrx needs.
     pub fn cargo(&self) -> Command {
         let mut command = cargo_command();
         self.adapt(&mut command);
         command
     }
 
-    /// Has `command` run in the workspace with its PGRX_HOME. Variables that cargo set for this program
-    /// would be taken for its own by a cargo further down.
+    /// Has `command` run in the workspace with its PGRX_HOME, and without the variables that cargo
+    /// has set for this program: another cargo would take them for its own.
     pub fn adapt(&self, command: &mut Command) {
         command
             .current_dir(&self.root)
@@ -70,14 +70,16 @@ impl Workspace {
         }
     }
 
-    /// pgrx's configuration for the commands of this program: a clone's own, so that two clones can be built for
-    /// different servers. Every other cargo command uses pgrx's ordinary one, `~/.pgrx` or what `PGRX_HOME` says.
+    /// pgrx's configuration for the commands of this program. Each clone has its own, so that two
+    /// clones can be built for different servers. Other cargo commands use `~/.pgrx`, or what
+    /// `PGRX_HOME` says.
     pub fn pgrx_home(&self) -> PathBuf {
         self.root.join("target/pgrx")
     }
 
-    /// The directory for what server processes must reach: servers, data directories. It is the target
-    /// directory, or one under /var/tmp where servers run as another user who cannot get there.
+    /// The directory for files that server processes have to reach: servers, data directories. It
+    /// is the target directory, or one under /var/tmp if servers run as another user who cannot get
+    /// there.
     pub fn server_files(&self) -> Result<PathBuf> {
         std::fs::create_dir_all(&self.target)?;
         let Some(user) = ServerUser::when_root()? else {

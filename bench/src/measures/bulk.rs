@@ -46,7 +46,7 @@ pub fn insert(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()> 
     for (peer, least) in [(1, 20.0), (2, 1.0)] {
         report.row(
             format!("INSERT … SELECT of {rows} rows: speed against {}", lines[peer].0),
-            // Speeds are the other way round than times.
+            // Speeds are compared the other way round than times.
             ratio(&measured[peer], &measured[0]),
             Unit::Ratio,
             Some(Target::AtLeast(least)),

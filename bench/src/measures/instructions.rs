@@ -1,5 +1,5 @@
-//! What the library costs a local transaction in instructions, counted by valgrind in a single-user server: the clock
-//! cannot tell so little from noise.
+//! What the library costs a local transaction in instructions, counted by valgrind in a single-user
+//! server: by the clock so little cannot be told from noise.
 
 use std::io::Write;
 use std::path::Path;
@@ -25,7 +25,8 @@ const PREPARATION: &str = "CREATE TABLE lt (id int PRIMARY KEY, v text);
 const TRANSACTION: &str =
     "BEGIN;\nSELECT v FROM lt WHERE id = 7;\nUPDATE lt SET v = 'v' WHERE id = 7;\nCOMMIT;\n";
 
-/// Transactions of the two runs whose difference counts, without what start and end of a server take.
+/// The transactions of two runs, whose difference counts: that leaves out starting and stopping the
+/// server.
 const RUNS: [usize; 2] = [500, 1500];
 
 /// The row of the report on instructions.
@@ -47,7 +48,7 @@ pub fn measure(_: &Stand, _: Effort, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Instructions of a server that runs so many transactions.
+/// The instructions of a server that runs this many transactions.
 fn instructions(
     installation: &Installation,
     with_library: bool,
@@ -80,7 +81,7 @@ fn instructions(
     Ok(count.trim().replace(',', "").parse()?)
 }
 
-/// Runs a single-user server to the end of `input`; what it says on standard error.
+/// Runs a single-user server to the end of `input`, and returns what it prints on standard error.
 fn single_user(
     installation: &Installation,
     program: &Path,

@@ -1,4 +1,5 @@
-//! How long a transaction takes that writes on several shards, against the round-trip time and the number of shards.
+//! How long a transaction that writes on several shards takes, depending on the round-trip time and
+//! on the number of shards.
 
 use std::time::{Duration, Instant};
 
@@ -134,7 +135,8 @@ pub fn by_shards(stand: &Stand, effort: Effort, report: &mut Report) -> Result<(
     Ok(())
 }
 
-/// All servers share this machine's disk: with one for each, syncs at the same time would not slow each other down.
+/// All servers share this machine's disk. With a disk each, simultaneous syncs would not slow each
+/// other down.
 const IN_MEMORY: &str = "`fsync = off` on all servers, which share one disk here";
 
 /// Measures without waits for disks.
@@ -145,7 +147,8 @@ fn without_disks<T>(stand: &Stand, measure: impl FnOnce() -> Result<T>) -> Resul
     measured
 }
 
-/// All contenders on `shards` shards at `round_trip` ms; without a delay they have no link in between.
+/// All contenders on `shards` shards at `round_trip` ms; without a delay they have no link in
+/// between.
 fn run(stand: &Stand, effort: Effort, round_trip: f64, shards: usize) -> Result<Latencies> {
     let route = if round_trip == 0.0 { Route::Direct } else { Route::Linked };
     stand.set_round_trip(Duration::ZERO);
@@ -166,7 +169,7 @@ fn run(stand: &Stand, effort: Effort, round_trip: f64, shards: usize) -> Result<
 
 /// Transactions one after the other for `length`, at least three.
 fn slice(session: &mut Session, ids: &Ids, length: Duration) -> Result<Latency> {
-    // What was left under way by the slice before belongs to nobody.
+    // What the slice before has left under way does not count here.
     session.transaction(ids.next())?;
     let (mut whole, mut commit) = (Vec::new(), Vec::new());
     let start = Instant::now();

@@ -1,5 +1,5 @@
-//! What the extension costs a transaction that touches no foreign table: the coordinator against a server that has not
-//! loaded the library.
+//! What the extension costs a transaction that touches no foreign table: the coordinator against a
+//! server that has not loaded the library.
 
 use std::time::Instant;
 
@@ -17,15 +17,15 @@ const TRANSACTION: &str =
 
 /// Transactions in a slice: short, because a processor changes its speed all the time.
 const SLICE: u32 = 50;
-/// Slices whose median counts.
+/// How many slices are run; their median counts.
 const GROUP: usize = 20;
 
-/// What a slice takes, in seconds.
+/// How long a slice takes, in seconds.
 #[derive(Clone, Copy)]
 struct Cost {
     /// By the clock.
     elapsed: f64,
-    /// Of a processor, in the server process of the session.
+    /// Processor time of the session's server process.
     processor: f64,
 }
 

@@ -1,4 +1,5 @@
-//! How many transactions on two shards several clients commit in a second, without a delay in between.
+//! How many transactions on two shards several clients commit in a second, without a delay in
+//! between.
 
 use std::sync::Barrier;
 use std::time::{Duration, Instant};

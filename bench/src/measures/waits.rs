@@ -1,5 +1,6 @@
-//! How many times something waits for the network, one after the other: its time on a slow network over a round trip
-//! of it. The shortest of several attempts counts, because what the machine does besides only ever adds.
+//! How many waits for the network something has in sequence: its time on a slow network divided by
+//! the round-trip time. The shortest of several attempts counts, because other work of the machine
+//! can only add to it.
 
 use std::time::{Duration, Instant};
 
@@ -15,8 +16,8 @@ use crate::statistics::Spread;
 
 const ROUND_TRIP: Duration = Duration::from_millis(20);
 
-/// Something to be timed. In the statements "{1}" is the foreign table of shard 1, and so on, and "{id}" another
-/// number each time.
+/// Something to be timed. In the statements "{1}" is the foreign table of shard 1, and so on, and
+/// "{id}" another number each time.
 struct Probe {
     measure: String,
     /// The most waits it may have.
@@ -137,8 +138,8 @@ fn add(report: &mut Report, measure: &str, target: u32, figure: u32, remark: Str
     report.row(measure, figure, Unit::Count, Some(Target::AtMost(f64::from(target))), remark);
 }
 
-/// How many waits `probe` has. There are more than `attempts` while there seem to be more waits than the most that a
-/// contender of this extension may have.
+/// How many waits `probe` has. More than `attempts` are made while a contender of this extension
+/// seems to have more waits than it may.
 fn waits(stand: &Stand, contender: Contender, probe: &Probe, attempts: usize) -> Result<u32> {
     let limit = match contender {
         Contender::Ours => probe.target,
@@ -154,7 +155,7 @@ fn waits(stand: &Stand, contender: Contender, probe: &Probe, attempts: usize) ->
     }
     let mut best = Duration::MAX;
     let mut made = 0;
-    // On a busy machine it takes longer until an attempt is not disturbed.
+    // On a busy machine it takes more attempts until one is not disturbed.
     while made < attempts
         || (best.div_duration_f64(ROUND_TRIP) >= f64::from(limit + 1) && made < 4 * attempts)
     {
@@ -162,7 +163,7 @@ fn waits(stand: &Stand, contender: Contender, probe: &Probe, attempts: usize) ->
         if probe.cold {
             session = stand.client(contender)?;
         } else {
-            // Fetches what is under way, so that it is not waited for below.
+            // Reads what is under way, so that it is not waited for below.
             stand.set_round_trip(Duration::ZERO);
             attempt(&mut session, contender, probe, &ids)?;
         }

@@ -9,7 +9,7 @@ use crate::report::{Report, Table};
 use crate::stand::{Route, Stand};
 use crate::statistics::Spread;
 
-/// Since the start of a server.
+/// Counters since the start of a server.
 #[derive(Debug, Clone, Copy)]
 struct Wal {
     bytes: f64,
@@ -74,7 +74,7 @@ fn counted(server: &Cluster) -> Result<Wal> {
     Ok(Wal { bytes: row.get(0), syncs: row.get(1) })
 }
 
-/// Waits until no client has a session on `server` but the one that asks.
+/// Waits until the asking session is the only client's on `server`.
 fn wait_for_no_session(server: &Cluster) -> Result<()> {
     let mut session = server.client()?;
     wait_until("the sessions end", DEADLINE, || {

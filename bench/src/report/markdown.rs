@@ -80,7 +80,7 @@ fn number(value: f64, unit: Unit) -> String {
     }
 }
 
-/// `value` with three significant digits, as far as they are behind the point.
+/// `value` with three significant digits, or all those before the point if there are more.
 fn significant(value: f64) -> String {
     let before_point = value.abs().max(1e-9).log10().floor() as i32 + 1;
     format!("{value:.*}", usize::try_from(3 - before_point).unwrap_or(0).min(3))

@@ -5,6 +5,7 @@ mod commit_wait;
 mod costs;
 mod decisions;
 mod explicit;
+mod follow_one_gid;
 mod limits;
 mod modes;
 mod nested;

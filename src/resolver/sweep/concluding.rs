@@ -15,7 +15,8 @@ use crate::remote::Connection;
 use crate::resolver::questions;
 use crate::shared::entries;
 use crate::shared::entry::{Entry, Status};
-use crate::shared::left::{self, Left, Members, handed_over};
+use crate::shared::entry_change::Why;
+use crate::shared::left::{Left, Members, handed_over};
 use crate::store::participant_list::ParticipantRecord;
 
 impl Subject {
@@ -77,13 +78,15 @@ impl Subject {
                 Some(Reason::Overtaken)
             };
             match reason {
-                None => entries::remove(&gid),
+                None => {
+                    entries::end(&gid, Why::Gone);
+                }
                 Some(reason) => settling.leave(gid, entry.status, entry.xid, reason),
             }
         }
         // One that was left before, of no participant on the list, is nobody's any more once it is not listed.
         for gid in self.seen.iter().filter(|gid| !settling.left.contains_key(gid)) {
-            left::end_of_nobodys(gid);
+            entries::end(gid, Why::GoneUnlisted);
         }
         if settling.place != Place::Recorded {
             return Err(other_server(&fenced, participant));

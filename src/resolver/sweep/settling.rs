@@ -10,15 +10,16 @@ use super::failure::Failure;
 use super::{Asked, Decisions, Fenced, Subject, answer, moving, place, send};
 use crate::pg::error::{Error, Result, SqlState};
 use crate::pg::{syncrep, text};
-use crate::protocol::gid::Gid;
+use crate::protocol::gid::{Command, Gid, Prepared};
+use crate::protocol::participant::Outcome;
 use crate::protocol::pipeline::Ticket;
-use crate::protocol::prepared::Prepared;
 use crate::protocol::session_lock::SessionLock;
 use crate::protocol::verdict::{Decision, Others, Place, Reason, Verdict, settle};
 use crate::remote::Connection;
 use crate::resolver::questions;
 use crate::shared::entries;
 use crate::shared::entry::{Entry, Status};
+use crate::shared::entry_change::Why;
 use crate::shared::left::Left;
 use crate::xact::session_lock;
 
@@ -213,12 +214,9 @@ impl Settling {
 
     fn send(&mut self, connection: &Connection, listed: Listed, commit: bool) -> Result<()> {
         let settle_by = Prepared::new(listed.gid);
-        let (command, tag) = if commit {
-            (settle_by.commit, c"COMMIT PREPARED")
-        } else {
-            (settle_by.rollback, c"ROLLBACK PREPARED")
-        };
-        let ticket = connection.send_alone(&command).ok_or_else(|| connection.doom_error())?;
+        let outcome = if commit { Outcome::Commit } else { Outcome::Abort };
+        let &Command { ref sql, tag } = settle_by.settling(outcome);
+        let ticket = connection.send_alone(sql).ok_or_else(|| connection.doom_error())?;
         self.sent.push(Sent { listed, tag, ticket });
         Ok(())
     }
@@ -233,7 +231,7 @@ impl Settling {
                 Some(Ok(Ok(result))) if result.command_tag() == tag => {
                     resolved += 1;
                     // Also that of a user mapping which is not there any more.
-                    entries::forget(&gid);
+                    entries::end(&gid, Why::Resolved);
                     Error::new(
                         SqlState(0),
                         format!(

@@ -7,6 +7,7 @@
 use pgrx::pg_sys;
 
 use crate::protocol::gid::Gid;
+use crate::protocol::participant::Outcome;
 use crate::protocol::verdict::Decision;
 use crate::shared::entries::{self, Reserved};
 use crate::shared::entry::Status;
@@ -29,8 +30,8 @@ pub(super) fn note_ended() {
         let Some(gid) = entry.gid().filter(|_| entry.status == Status::Prepared) else { continue };
         match decisions::of(entry.xid) {
             Decision::InProgress => {}
-            Decision::Committed => entries::set_status(&gid, Status::Committing),
-            Decision::Absent => entries::set_status(&gid, Status::Aborting),
+            Decision::Committed => entries::note_decided(&gid, Outcome::Commit),
+            Decision::Absent => entries::note_decided(&gid, Outcome::Abort),
         }
     }
 }

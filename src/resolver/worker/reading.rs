@@ -11,6 +11,7 @@ use crate::pg::{syncrep, transaction};
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::verdict::Decision;
 use crate::shared::entry::{Entry, Status};
+use crate::shared::entry_change::Why;
 use crate::shared::{entries, stats, workers};
 use crate::store::decisions::{self, Row};
 use crate::store::{identity, labels};
@@ -224,7 +225,9 @@ impl Worker {
                 entry.participant = 0;
             }
             match entry.status {
-                Status::Committing if self.settled.contains(&gid.nonce) => entries::remove(&gid),
+                Status::Committing if self.settled.contains(&gid.nonce) => {
+                    entries::end(&gid, Why::Gone);
+                }
                 Status::Committing => {
                     self.note_committed(&gid, &entry);
                     self.note_work(&entry);
@@ -233,7 +236,7 @@ impl Worker {
                 // It waits for the application; the fence is kept meanwhile: a physical copy of this server, which knows
                 // nothing of it, would roll it back.
                 Status::Prepared => self.guard(&entry),
-                Status::Free | Status::Preparing => {}
+                Status::Preparing => {}
             }
         }
     }

@@ -13,6 +13,7 @@ use crate::pg::{syncrep, text, transaction};
 use crate::protocol::gid::Nonce;
 use crate::protocol::verdict::Decision;
 use crate::remote::options::Server;
+use crate::shared::entry_change::Why;
 use crate::shared::shmem::{Request, RequestKind};
 use crate::shared::{entries, requests, workers};
 use crate::store::participant_list::{self, ParticipantRecord};
@@ -228,7 +229,7 @@ impl Worker {
         let mut forgotten = 0;
         for participant in ids.iter().filter_map(|id| self.participants.get(*id)) {
             let gid = participant.registered.gid(self.identity, nonce);
-            forgotten += i32::from(entries::forget(&gid));
+            forgotten += i32::from(entries::end(&gid, Why::GivenUp));
         }
         for id in &committed {
             self.forgotten.entry(nonce).or_default().insert(*id);
@@ -247,7 +248,7 @@ impl Worker {
             self.ledger.remove(*id);
         }
         workers::new_generation();
-        Ok((ids.len() + entries::forget_server(request.serverid)) as i32)
+        Ok((ids.len() + entries::end_server(request.serverid)) as i32)
     }
 }
 

@@ -133,7 +133,7 @@ impl Worker {
         let list = members;
         let members: Members = list.iter().collect();
         let mut left = left.to_vec();
-        left.retain(|e| left::is_undelivered(e) && members.have(e));
+        left.retain(|e| e.status.is_decided() && members.have(e));
         let mut stand_ins: Vec<ParticipantRecord> =
             list.into_iter().filter(|member| member.id != id).collect();
         if stand_ins.is_empty() {

@@ -6,11 +6,11 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use pg_test::install::finish;
 
-/// Fetches the source package of PostgreSQL `major` and returns the directory of postgres_fdw in it. A version
-/// that was fetched before is taken as it is.
+/// Fetches the source package of PostgreSQL `major` and returns the directory of postgres_fdw in
+/// it. A version that was fetched before is taken as it is.
 ///
-/// The archive keeps the source of the newest versions only, and a machine may be ahead of it or behind: of the
-/// versions it lists, the first that can be had is taken.
+/// The archive keeps the source of the newest versions only, and a machine may be ahead of it or
+/// behind: of the versions it lists, the first that can be had is taken.
 pub fn fetch(directory: &Path, major: u32) -> Result<PathBuf> {
     if let Some(found) = find(directory)? {
         return Ok(found);

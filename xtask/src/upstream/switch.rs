@@ -1,4 +1,5 @@
-//! What turns a test of postgres_fdw into one of this extension: the documented statement and its surroundings.
+//! What turns a test of postgres_fdw into one of this extension: the documented statement and its
+//! surroundings.
 
 use anyhow::{Context, Result};
 
@@ -14,8 +15,8 @@ DO $do$ DECLARE f text; BEGIN f := pg_get_functiondef('postgres_fdw_get_connecti
      EXECUTE substr(f, 1, strpos(f, ' LANGUAGE') - 1) || ' LANGUAGE sql AS ''SELECT * FROM pg_fdw_xacts_get_connections(' \
      || CASE WHEN strpos(f, 'check_conn') > 0 THEN '$1' ELSE '' END || ')'''; END $do$;";
 
-/// A regression script, or its output, which repeats it: both are changed in the same places. The one transaction
-/// that the script prepares to see it refused is prepared here, and has to go.
+/// A regression script, or its output, which repeats it: both are changed in the same places. The
+/// one transaction that the script prepares to see it refused is prepared here, and has to go.
 pub fn script(text: &str) -> String {
     let mut changed = String::with_capacity(text.len() + 1024);
     let mut prepared = false;

@@ -157,8 +157,8 @@ fn every_server_has_statistics_as_long_as_it_exists() -> Outcome {
     })
 }
 
-/// The same where they are more than there are places for: it is told, and nothing depends on
-/// it.
+/// The same where they are more than there are places for: it is told, and nothing depends on it.
+/// Red on 0.2.0, which showed nothing in doubt.
 #[test]
 fn a_server_without_statistics_is_told_shown_and_protected() -> Outcome {
     let mut fleet = Fleet::start_with(&FleetOptions {

@@ -100,7 +100,7 @@ fn other_columns_than_declared_are_refused() -> Outcome {
         (error.message(), error.detail()),
         (
             "the result of the remote query does not match the column definition list",
-            Some("It has 2 columns, and 1 are declared.")
+            Some("The number of columns is 2 in the result and 1 in the list.")
         )
     );
     fails("42804", "pg_fdw_xacts_query('shard1', 'SELECT 1 WHERE false') AS (a int, b int)");

@@ -54,9 +54,8 @@ fn a_transaction_that_has_only_just_begun_begins_anew() -> Outcome {
     Ok(())
 }
 
-/// What is executed before PREPARE is prepared in the new session, too. Red before:
-/// `prepared statement "px_lock …" does not exist` at COMMIT, where the session that ended had
-/// prepared something before.
+/// What is executed before PREPARE is prepared in the new session, too, also where the session that
+/// ended had prepared it before. Red on 0.2.0: 08006.
 #[test]
 fn a_transaction_that_has_begun_anew_can_prepare() -> Outcome {
     let fleet = Fleet::start_proxied()?;
@@ -74,7 +73,7 @@ fn a_transaction_that_has_begun_anew_can_prepare() -> Outcome {
     Ok(())
 }
 
-/// By asynchronous scans.
+/// By asynchronous scans. Red on 0.2.0: 08006.
 #[test]
 fn asynchronous_scans_begin_anew() -> Outcome {
     let fleet = Fleet::start_proxied()?;

@@ -103,7 +103,7 @@ fn an_error_of_a_refcursor_that_a_block_catches_is_taken_back() -> Outcome {
     Ok(())
 }
 
-/// A partitioned table with 200 rows on shard 1, a whole batch, and 100 on shard 2.
+/// A partitioned table with 250 rows on shard 1, more than a whole batch, and 50 on shard 2.
 fn with_partitions() -> anyhow::Result<(Fleet, Client)> {
     let (fleet, mut session) = start()?;
     for number in [1, 2] {
@@ -115,7 +115,7 @@ fn with_partitions() -> anyhow::Result<(Fleet, Client)> {
              OPTIONS (table_name 'p');
          CREATE FOREIGN TABLE p2 PARTITION OF pt FOR VALUES IN (2) SERVER shard2
              OPTIONS (table_name 'p');
-         INSERT INTO pt SELECT i, 1 + least(i / 201, 1) FROM generate_series(1, 300) i",
+         INSERT INTO pt SELECT i, 1 + least(i / 251, 1) FROM generate_series(1, 300) i",
     )?;
     Ok((fleet, session))
 }

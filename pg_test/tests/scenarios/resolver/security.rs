@@ -51,7 +51,8 @@ fn a_role_of_the_shards_that_is_no_superuser() -> Outcome {
     assert_everywhere(&fleet, 4, true)
 }
 
-/// Who may connect to the shard's database can take the fence; the reason names who it is.
+/// Who may connect to the shard's database can take the fence; the reason names who it is. Red on
+/// 0.2.0, which did not say who.
 #[test]
 fn somebody_else_holds_the_fence() -> Outcome {
     let fleet = Fleet::start_proxied()?;
@@ -78,7 +79,8 @@ fn somebody_else_holds_the_fence() -> Outcome {
     assert_everywhere(&fleet, 2, true)
 }
 
-/// Or keeps away the lock that each session has there before it prepares.
+/// Or keeps away the lock that each session has there before it prepares. Red on 0.2.0: no hint
+/// said what to do.
 #[test]
 fn somebody_else_keeps_the_sessions_lock_away() -> Outcome {
     let (fleet, mut session) = start()?;
