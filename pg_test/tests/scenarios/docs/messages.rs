@@ -87,3 +87,33 @@ fn every_test_that_the_protocol_names_exists() -> Outcome {
     assert!(count > 20, "{count} tests are named");
     Ok(())
 }
+
+/// The rows of the walks in ARCHITECTURE.md: a file of `src`, and functions in it.
+fn walks(text: &str) -> Vec<(&str, Vec<&str>)> {
+    let (_, walks) = text.split_once("\n## Walks\n").expect("ARCHITECTURE.md has walks");
+    let walks = walks.split("\n## ").next().unwrap_or(walks);
+    let rows = walks.lines().filter_map(|line| line.strip_prefix("| "));
+    rows.filter_map(|row| {
+        let mut cells = row.split(" | ");
+        let file = quoted(cells.next()?).next()?;
+        Some((file, quoted(cells.next()?).collect()))
+    })
+    .collect()
+}
+
+#[test]
+fn every_function_of_a_walk_is_in_its_file() -> Outcome {
+    let text = std::fs::read_to_string(root().join("ARCHITECTURE.md"))?;
+    let walks = walks(&text);
+    assert!(walks.len() > 30, "{walks:#?}");
+    for (file, functions) in walks {
+        let source = std::fs::read_to_string(root().join("src").join(file))
+            .with_context(|| format!("ARCHITECTURE.md names src/{file}"))?;
+        for function in functions {
+            let is_there =
+                ["(", "<"].iter().any(|end| source.contains(&format!("fn {function}{end}")));
+            assert!(is_there, "ARCHITECTURE.md: there is no {function} in src/{file}");
+        }
+    }
+    Ok(())
+}
