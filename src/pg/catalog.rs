@@ -32,8 +32,8 @@ pub fn is_template(database: Oid) -> bool {
         .unwrap_or(false)
 }
 
-/// Whether the current user may create databases. PostgreSQL's own function for that is not exported
-/// by all releases of 15: a library that names it is not loaded by them.
+/// Whether the current user may create databases. PostgreSQL's own function for that is not
+/// exported by all releases of 15: a library that names it is not loaded by them.
 pub fn may_create_databases() -> bool {
     let cache = pg_sys::SysCacheIdentifier::AUTHOID;
     // SAFETY: a look-up of the current role; the row of that cache.

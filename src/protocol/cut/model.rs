@@ -1,11 +1,11 @@
-//! Random schedules of transactions and readers over three servers, with the real check and the real
-//! order: accepted cuts keep what is promised, and each rule that is left out breaks it.
+//! Random schedules of transactions and readers over three servers, with the real check and the
+//! real order: accepted cuts keep what is promised, and each rule that is left out breaks it.
 //!
 //! Promised, of the transactions that prepare (T), those that commit in one phase (U) and readers:
 //!
 //! * whole: a cut has all of a T or nothing of it;
-//! * ordered: if a T or U had seen another one, or had begun after its acknowledgment, no cut has the later without the
-//!   earlier; and no two cuts have two T in opposite orders;
+//! * ordered: if a T or U had seen another one, or had begun after its acknowledgment, no cut has
+//!   the later without the earlier; and no two cuts have two T in opposite orders;
 //! * recent: a cut has all that was acknowledged before it was begun.
 
 use std::collections::{BTreeMap, BTreeSet};
