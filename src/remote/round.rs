@@ -53,7 +53,15 @@ struct SetOf {
 static LAST: BackendLocal<RefCell<Option<SetOf>>> = BackendLocal::new(RefCell::new(None));
 
 impl<'a, M: Copy> Round<'a, M> {
-    /// A round in which nothing has been sent.
+    /// A round over these connections. What it waits with is there before anything is sent: that
+    /// can fail, and a command that is on its way has to be waited for.
+    pub fn over(connections: impl IntoIterator<Item = &'a Connection>) -> Self {
+        let connections: Vec<&Connection> = connections.into_iter().collect();
+        let set = (!connections.is_empty()).then(|| set_of(&connections));
+        Self { asked: Vec::new(), set }
+    }
+
+    /// A round over the connections on which something will be sent, which are not known yet.
     pub fn new() -> Self {
         Self { asked: Vec::new(), set: None }
     }
@@ -101,7 +109,8 @@ impl<'a, M: Copy> Round<'a, M> {
             return Ok(WaitEnd::Ready);
         }
         let asked = &mut self.asked;
-        let set = &mut self.set.get_or_insert_with(|| set_of(asked)).set;
+        let of_asked = || set_of(&asked.iter().map(|a| a.connection).collect::<Vec<_>>());
+        let set = &mut self.set.get_or_insert_with(of_asked).set;
         let mut first = true;
         loop {
             let mut interests = Vec::with_capacity(asked.len());
@@ -139,12 +148,12 @@ impl<'a, M: Copy> Round<'a, M> {
 }
 
 /// The set of the last round if it is of the same connections, or a new one.
-fn set_of<M>(asked: &[Asked<M>]) -> SetOf {
+fn set_of(connections: &[&Connection]) -> SetOf {
     // libpq has closed the socket of a broken connection, which has thereby left every set.
-    let alive = || asked.iter().map(|a| a.connection).filter(|c| c.socket() >= 0);
-    let numbers: Vec<u64> = alive().map(Connection::number).collect();
+    let alive = || connections.iter().filter(|c| c.socket() >= 0);
+    let numbers: Vec<u64> = alive().map(|c| c.number()).collect();
     LAST.get().take().filter(|last| last.numbers == numbers).unwrap_or_else(|| {
-        let sockets: Vec<_> = alive().map(Connection::socket).collect();
+        let sockets: Vec<_> = alive().map(|c| c.socket()).collect();
         SetOf { numbers, set: WaitSet::new(&sockets) }
     })
 }

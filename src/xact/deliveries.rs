@@ -116,6 +116,7 @@ pub fn pass(connection: &Rc<Cached>) -> Result<()> {
 /// A participant's state does not allow it, which is a bug.
 pub fn collect() -> Result<()> {
     let count = PENDING.get().borrow().len();
+    let mut result = Ok(());
     for _ in 0..count {
         // One at a time: whatever happens to one, the others stay.
         let delivery = PENDING.get().borrow_mut().remove(0);
@@ -123,28 +124,30 @@ pub fn collect() -> Result<()> {
         connection.pump();
         match connection.take_delivered() {
             Some(true) => {
-                delivery.participant.apply(Event::Confirmed)?;
+                result = result.and(delivery.participant.apply(Event::Confirmed));
                 let left = delivery.transaction.unconfirmed.get() - 1;
                 delivery.transaction.unconfirmed.set(left);
                 if left == 0 {
                     confirmed::add(delivery.transaction.nonce);
                 }
             }
-            Some(false) => delivery.participant.apply(Event::Unconfirmed)?,
-            None if connection.is_doomed() || !connection.is_kept() => {
-                delivery.participant.apply(Event::Unconfirmed)?;
+            None if !connection.is_doomed() && connection.is_kept() => {
+                PENDING.get().borrow_mut().push(delivery);
             }
-            None => PENDING.get().borrow_mut().push(delivery),
+            Some(false) | None => {
+                result = result.and(delivery.participant.apply(Event::Unconfirmed));
+            }
         }
     }
-    Ok(())
+    result
 }
 
 /// The session ends: what has not been answered is left to the resolver.
 unsafe extern "C-unwind" fn at_exit(_: i32, _: pg_sys::Datum) {
     shielded("at the end of the session", || {
-        collect()?;
+        let collected = collect();
         let pending = PENDING.get().take();
-        settle::apply_to_all(pending.iter().map(|d| &d.participant), Event::Unconfirmed)
+        let left = settle::apply_to_all(pending.iter().map(|d| &d.participant), Event::Unconfirmed);
+        collected.and(left)
     });
 }

@@ -7,8 +7,10 @@
 
 use std::time::{Duration, Instant};
 
+use pgrx::PgLogLevel;
+
 use crate::guc;
-use crate::pg::error::{Error, Result, SqlState};
+use crate::pg::error::{Error, Result, SqlState, attempt};
 use crate::pg::globals::clear_cancel;
 use crate::pg::text;
 use crate::pg::wait_event::WaitEvent;
@@ -21,6 +23,7 @@ use crate::remote::report;
 use crate::remote::round::{Reply, Round};
 use crate::remote::wait::{Interrupts, WaitEnd};
 use crate::xact::branch::Member;
+use crate::xact::inject;
 use crate::xact::participants::Participant;
 
 /// How long the question after a lost answer may take.
@@ -31,8 +34,8 @@ const ASK_DEADLINE: Duration = Duration::from_secs(5);
 /// # Errors
 /// The participant's own error, when it has definitely rolled back; 08007 when nobody knows.
 pub fn commit(p: &Participant) -> Result<()> {
+    let mut round = Round::over([&**p.connection]);
     p.apply(Event::SendCommit)?;
-    let mut round = Round::new();
     round.send((), &p.connection, &Command::COMMIT);
     let mut answered = None;
     let begin = Instant::now();
@@ -53,7 +56,11 @@ pub fn commit(p: &Participant) -> Result<()> {
         Ok(())
     };
     let limit = begin + guc::prepare_timeout().min(guc::commit_timeout());
-    if round.wait(limit, Interrupts::Return, WaitEvent::Commit, &mut note)? != WaitEnd::Ready {
+    let waited = attempt(|| {
+        inject::point("one phase");
+        if round.wait(limit, Interrupts::Return, WaitEvent::Commit, &mut note)? == WaitEnd::Ready {
+            return Ok(());
+        }
         let soon = Instant::now() + CANCEL_EFFECT;
         let sending = p.connection.start_cancel();
         let is_taken = sending.is_some_and(|sending| sending.wait_until(soon));
@@ -63,6 +70,12 @@ pub fn commit(p: &Participant) -> Result<()> {
         if !is_taken {
             p.connection.doom();
         }
+        Ok(())
+    });
+    // COMMIT is on its way: what has failed here says nothing of its outcome.
+    if let Err(error) = waited {
+        p.connection.doom();
+        let _ = error.log(PgLogLevel::LOG);
     }
     let outcome = answered.unwrap_or_else(|| ask(p));
     p.apply(Event::Confirmed)?;

@@ -139,7 +139,7 @@ fn first_round(
     timeout: Duration,
 ) -> Result<()> {
     let everyone: Vec<&Participant> = readers.iter().chain(writers).copied().collect();
-    let mut round = Round::new();
+    let mut round = Round::over(everyone.iter().map(|p| &**p.connection));
     for p in &everyone {
         let sent = match p.prepared() {
             Some(prepared) => {

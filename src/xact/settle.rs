@@ -22,7 +22,8 @@ use crate::xact::inject;
 /// # Errors
 /// A state does not allow the step, which is a bug.
 pub fn deliver<M: Member>(members: &[&M], outcome: Outcome, point: &str) -> Result<()> {
-    let mut round = Round::new();
+    let connections = members.iter().filter_map(|member| member.connection());
+    let mut round = Round::over(connections.map(|connection| &***connection));
     for member in members {
         send(&mut round, *member, outcome);
     }

@@ -41,6 +41,25 @@ fn assert_no_crash(mut witness: Client) {
     witness.batch_execute("SELECT 1").expect("the server has not restarted itself");
 }
 
+/// Red after rounds were made without what they wait with: COMMIT was on its way when that failed,
+/// and the client was told of an abort.
+#[test]
+fn once_a_sole_writers_commit_is_sent_the_client_gets_its_outcome() -> Outcome {
+    let fleet = Fleet::start()?;
+    let witness = fleet.session()?;
+    for (id, kind) in (1..).zip(KINDS) {
+        let mut session = fleet.session()?;
+        inject(&mut session, "one phase", kind)?;
+        session.batch_execute(&format!("INSERT INTO ft1 VALUES ({id}, 'x')"))?;
+        assert!(fleet.ids_on_shard(1)?.contains(&id), "{kind}");
+        session.batch_execute("RESET pg_fdw_xacts.inject")?;
+        session.batch_execute(&format!("INSERT INTO ft1 VALUES ({}, 'x')", id + 100))?;
+        assert_reacts(&fleet, session)?;
+    }
+    assert_no_crash(witness);
+    Ok(())
+}
+
 #[test]
 fn after_the_decision_the_client_gets_its_commit_and_a_warning() -> Outcome {
     let fleet = Fleet::start()?;

@@ -3,8 +3,8 @@
 //!
 //! A line of the log is written only when the connection's interior is not borrowed any more,
 //! because a client that does not read may end the process from there, and its abort comes to the
-//! connection again. So the commands that were queued are kept until [`Wire::log`], which goes
-//! before everything that sends them.
+//! connection again. So the commands that were queued are kept until [`Wire::log`]. They may
+//! have reached the server by then.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
