@@ -351,13 +351,15 @@ impl Cluster {
         format!("{} -h 127.0.0.1 -p {} -U postgres postgres", psql.display(), self.port())
     }
 
-    /// Moves the directory to where no later run removes it.
+    /// Moves the directory to where no later run removes it, and says where. Not by `eprintln!`,
+    /// which nobody sees of a test that passes.
     fn keep(&mut self) {
         let kept = place::kept(self.home());
-        match std::fs::rename(self.home(), &kept) {
-            Ok(()) => eprintln!("{}: kept in {}", self.name, kept.display()),
-            Err(error) => eprintln!("{}: cannot keep {}: {error}", self.name, kept.display()),
-        }
+        let said = match std::fs::rename(self.home(), &kept) {
+            Ok(()) => format!("{}: kept in {}", self.name, kept.display()),
+            Err(error) => format!("{}: cannot keep {}: {error}", self.name, kept.display()),
+        };
+        let _ = writeln!(std::io::stderr(), "{said}");
     }
 
     /// Ends the server however that works, and frees what a killed postmaster leaves in the kernel.

@@ -1,4 +1,4 @@
--- The objects of version 0.2.0, for the test of the upgrade from it (pg_test/tests/scenarios/upgrade.rs). Not installed.
+-- The objects of version 0.2.0, for the test of the upgrade from it (pg_test/tests/scenarios/resolver/upgrade.rs). Not installed.
 
 -- The objects of pg_fdw_xacts, in the order in which they need each other.
 

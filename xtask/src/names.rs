@@ -183,6 +183,27 @@ mod tests {
         assert_eq!(found, listed);
     }
 
+    /// rustc says nothing of a file that it was not told of, and its tests never run.
+    #[test]
+    fn every_file_with_sources_has_a_mod_line() {
+        for (_, directory) in SOURCES {
+            for file in sources(&root().join(directory)).expect("the sources can be read") {
+                let folder = file.parent().expect("a file is in a folder");
+                let name = file.file_stem().expect("a file has a name").to_string_lossy();
+                if ["main", "lib", "mod"].contains(&&*name) || folder.ends_with("bin") {
+                    continue;
+                }
+                let line = format!("mod {name};");
+                let above = ["main.rs", "lib.rs", "mod.rs"].map(|file| folder.join(file));
+                let mut above = above.into_iter().chain([folder.with_extension("rs")]);
+                let told = above.any(|file| {
+                    std::fs::read_to_string(file).is_ok_and(|text| text.contains(&line))
+                });
+                assert!(told, "`{line}` is missing in the module above {}", file.display());
+            }
+        }
+    }
+
     #[test]
     fn every_suite_has_tests_in_its_sources() {
         for suite in [Suite::Unit, Suite::Extension, Suite::Inject, Suite::Scenarios] {

@@ -78,6 +78,18 @@ impl Selection {
         self.filter.as_deref()
     }
 
+    /// An error if tests were named and `cargo test` did not know any of them.
+    fn has_run(&self, tally: &Tally) -> Result<()> {
+        match self.tests.first() {
+            Some(test) if tally.passed + tally.failed == 0 => bail!(
+                "no test ran: the `mod` line for {} is missing, or the test is left out by #[ignore] or \
+                 #[cfg]",
+                test.file.display()
+            ),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether any test to run has a property: of a named test, or of any in its suite.
     fn any(&self, has: impl Fn(&Test) -> bool) -> bool {
         self.filter.is_none() || self.tests.iter().any(has)
@@ -122,7 +134,7 @@ pub fn run(setup: &Setup, selection: &Selection) -> Result<()> {
             clusters(setup, "scenarios", &[], clients.as_ref(), filter, &mut tally)
         }
     });
-    finish(&tally, outcome)
+    finish(&tally, outcome.and_then(|()| selection.has_run(&tally)))
 }
 
 /// `cargo xtask check`: what can be told without a server.

@@ -82,7 +82,11 @@ fn an_upgrade_leaves_the_objects_of_a_new_installation() -> Outcome {
     let upgraded = objects(&mut session)?;
     let missing: Vec<_> = fresh.difference(&upgraded).collect();
     let different: Vec<_> = upgraded.difference(&fresh).collect();
-    assert!(missing.is_empty() && different.is_empty(), "{missing:#?} instead of {different:#?}");
+    assert!(
+        missing.is_empty() && different.is_empty(),
+        "the upgrade script has to make what sql/ and src/ make\n{missing:#?}\nand leaves instead\n\
+         {different:#?}"
+    );
     assert!(fresh.len() > 15, "{fresh:#?}");
     Ok(())
 }
