@@ -2,9 +2,9 @@
 //!
 //! `SET pg_fdw_xacts.inject = 'POINT/KIND'` makes that point fail whenever it is passed. The points
 //! are those where nothing may raise: `commit` (after the decision), `one phase` (after COMMIT was
-//! sent to a participant that does not prepare), `prepare` (after PREPARE TRANSACTION), `abort`, and
-//! `settle` (after COMMIT PREPARED and ROLLBACK PREPARED by the application). Kinds: `panic` (of Rust), `error` (an ERROR that PostgreSQL raises), `memory`
-//! (PostgreSQL cannot allocate).
+//! sent to a participant that does not prepare), `prepare` (after PREPARE TRANSACTION), `abort`,
+//! and `settle` (after COMMIT PREPARED and ROLLBACK PREPARED by the application). Kinds: `panic`
+//! (of Rust), `error` (an ERROR that PostgreSQL raises), `memory` (PostgreSQL cannot allocate).
 
 /// A point that a test can make fail.
 #[cfg(not(feature = "inject"))]
