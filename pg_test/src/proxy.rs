@@ -11,7 +11,6 @@
 //! lands late.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -21,7 +20,10 @@ use anyhow::{Result, bail};
 
 use crate::DEADLINE;
 use crate::port::PortLease;
-use crate::wire::{Conversation, Framer};
+use crate::wire::Conversation;
+use direction::{Direction, cut};
+
+mod direction;
 
 /// Where a fault strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -338,93 +340,4 @@ impl Shared {
             state = self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
         }
     }
-}
-
-/// What the two threads of a connection share.
-struct Direction {
-    shared: Arc<Shared>,
-    conversation: Arc<Mutex<Conversation>>,
-    client: TcpStream,
-    server: TcpStream,
-}
-
-impl Direction {
-    fn conversation(&self) -> MutexGuard<'_, Conversation> {
-        self.conversation.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// Client to server, until either is gone or a fault cuts.
-    fn pass_requests(&self) -> Result<()> {
-        let mut framer = Framer::of_client();
-        let mut buffer = vec![0; 16 * 1024];
-        loop {
-            let count = (&self.client).read(&mut buffer)?;
-            if count == 0 {
-                return Ok(());
-            }
-            framer.push(&buffer[..count]);
-            while let Some(mut message) = framer.next_message()? {
-                if message.asks_for_encryption() {
-                    // What passes must stay readable: no, in the name of the server.
-                    (&self.client).write_all(b"N")?;
-                    continue;
-                }
-                let statement = self.conversation().sent(&message);
-                if let Some(statement) = statement
-                    && let Some((id, fault)) = self.shared.fault_for(&statement)
-                {
-                    match fault.point {
-                        Point::Answer => self.conversation().watch_last(id),
-                        Point::Statement if fault.effect == Effect::Cut => {
-                            cut(&self.client, &self.server);
-                            self.shared.strike(id, &statement, fault.effect);
-                            return Ok(());
-                        }
-                        Point::Statement => self.shared.strike(id, &statement, fault.effect),
-                    }
-                }
-                let reworded = self.shared.lock().reworded;
-                if let Some([from, to]) = reworded {
-                    message.replace(from.as_bytes(), to.as_bytes());
-                }
-                (&self.server).write_all(&message.bytes)?;
-            }
-        }
-    }
-
-    /// Server to client, until the server is gone or a fault cuts. A client that is gone does not
-    /// end it: what the server says is then read and dropped, so that it can finish what it does.
-    fn pass_answers(&self) -> Result<()> {
-        let mut framer = Framer::of_server();
-        let mut buffer = vec![0; 16 * 1024];
-        loop {
-            let count = (&self.server).read(&mut buffer)?;
-            if count == 0 {
-                return Ok(());
-            }
-            framer.push(&buffer[..count]);
-            while let Some(message) = framer.next_message()? {
-                let watcher = self.conversation().received(&message);
-                if let Some(id) = watcher {
-                    let fault = self.shared.lock().faults.get(&id).map(|armed| armed.fault.clone());
-                    if let Some(fault) = fault {
-                        if fault.effect == Effect::Cut {
-                            cut(&self.client, &self.server);
-                        }
-                        self.shared.strike(id, &fault.prefix, fault.effect);
-                        if fault.effect == Effect::Cut {
-                            return Ok(());
-                        }
-                    }
-                }
-                let _ = (&self.client).write_all(&message.bytes);
-            }
-        }
-    }
-}
-
-/// Ends both halves of a connection. What was written before still arrives.
-fn cut(client: &TcpStream, server: &TcpStream) {
-    let _ = client.shutdown(Shutdown::Both);
-    let _ = server.shutdown(Shutdown::Both);
 }

@@ -39,7 +39,7 @@ impl Left {
         Err(match self {
             Left::Unknown => error
                 .detail(
-                    "Something was prepared there before this server started, and the resolver of \
+                    "Something may have been prepared there before this server started, and the resolver of \
                      the database has not started since.",
                 )
                 .hint(

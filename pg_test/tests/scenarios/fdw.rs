@@ -13,6 +13,7 @@ mod errors;
 mod estimates;
 mod explain;
 mod long_scans;
+mod lost_connections;
 mod memory;
 mod modify;
 mod scan;

@@ -20,9 +20,10 @@ fn of_mallory(fleet: &Fleet, databases: &[&str]) -> Outcome {
 /// Waits until the launcher's workers have looked at a database, and found nothing to do there.
 fn assert_left_alone(fleet: &Fleet, database: &str) -> Outcome {
     let mut session = fleet.session()?;
-    // It waits until somebody has looked.
-    session.batch_execute(&format!("DROP DATABASE {database}"))?;
-    Ok(())
+    // It is refused until somebody has looked, which it waits for two seconds.
+    wait_until(&format!("database {database} is dropped"), DEADLINE, || {
+        Ok(session.batch_execute(&format!("DROP DATABASE {database}")).is_ok())
+    })
 }
 
 /// Red on 0.2.0: the whole server crashed again and again from the next start on.
