@@ -7,10 +7,12 @@ use pgrx::pg_sys::{self, Oid};
 
 use crate::pg::globals::server_start;
 use crate::protocol::gid::Gid;
-use crate::protocol::verdict::Reason;
+use crate::protocol::participant::Outcome;
+use crate::protocol::verdict::{Decision, Reason};
 use crate::shared::entries::{self, Reserved};
 use crate::shared::entry::{Entry, Status};
 use crate::shared::shmem;
+use crate::store::decisions;
 use crate::store::participant_list::ParticipantRecord;
 
 /// A prepared transaction that a sweep has left.
@@ -114,4 +116,21 @@ pub fn handed_over(members: &Members) -> Vec<Entry> {
     let mut all = entries::left();
     all.retain(|e| e.status.is_decided() && members.have(e));
     all
+}
+
+/// Notices what was prepared under the application's 'gxid' and is not any more, without a session
+/// having delivered it: the outcomes, which are the resolver's to deliver now.
+pub fn note_ended() -> Vec<(Gid, Outcome)> {
+    let mut ended = Vec::new();
+    for entry in entries::left() {
+        let Some(gid) = entry.gid().filter(|_| entry.status == Status::Prepared) else { continue };
+        let outcome = match decisions::of(entry.xid) {
+            Decision::InProgress => continue,
+            Decision::Committed => Outcome::Commit,
+            Decision::Absent => Outcome::Abort,
+        };
+        entries::note_decided(&gid, outcome);
+        ended.push((gid, outcome));
+    }
+    ended
 }

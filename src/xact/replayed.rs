@@ -8,10 +8,7 @@ use crate::pg::debug::debug;
 use crate::pg::error::Result;
 use crate::pg::globals::{is_background_worker, my_database};
 use crate::protocol::participant::Outcome;
-use crate::protocol::verdict::Decision;
-use crate::shared::entry::Status;
-use crate::shared::{entries, resolvers};
-use crate::store::decisions;
+use crate::shared::{left, resolvers};
 
 /// After a transaction of a background worker: leaves what it has settled to the resolver, and
 /// wakes it.
@@ -20,17 +17,11 @@ pub fn hand_over() -> Result<()> {
     if !is_background_worker() || dbid == Oid::INVALID {
         return Ok(());
     }
-    for entry in entries::left() {
-        if entry.status != Status::Prepared {
-            continue;
-        }
-        let Some(gid) = entry.gid() else { continue };
-        let (outcome, command) = match decisions::of(entry.xid) {
-            Decision::InProgress => continue,
-            Decision::Committed => (Outcome::Commit, "COMMIT PREPARED"),
-            Decision::Absent => (Outcome::Abort, "ROLLBACK PREPARED"),
+    for (gid, outcome) in left::note_ended() {
+        let command = match outcome {
+            Outcome::Commit => "COMMIT PREPARED",
+            Outcome::Abort => "ROLLBACK PREPARED",
         };
-        entries::note_decided(&gid, outcome);
         debug(|| format!("'{gid}': replayed {command}; handed over to the resolver"));
         resolvers::wake(dbid);
     }

@@ -10,7 +10,7 @@ use crate::pg::error::Result;
 use crate::pg::{syncrep, transaction};
 use crate::protocol::gid::Nonce;
 use crate::protocol::verdict::Decision;
-use crate::shared::{entries, resolvers, stats};
+use crate::shared::{entries, left, resolvers, stats};
 use crate::store::decisions::{self, Row};
 use crate::store::{identity, labels};
 
@@ -196,7 +196,7 @@ impl Worker {
 
     fn end_look(&mut self) {
         self.has_looked = true;
-        pending::note_ended();
+        left::note_ended();
         let open: Vec<i32> = self.ledger.participants().collect();
         for id in open {
             self.has_work(id);
