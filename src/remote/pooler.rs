@@ -12,8 +12,9 @@
 //! the process is told, unasked. So one connection is spent on a test. Its session is made to end
 //! after a moment of idleness (`idle_session_timeout`), and to receive that session's last message
 //! is the proof. In transaction mode nobody receives it, and another process answers the next
-//! query. (To pass both on, the pooler would have to pause for [`IDLE`] between two messages of the
-//! server.)
+//! query. A pooler that has no processor for longer than that moment finds both the answer and the
+//! last message waiting and passes both on, in either mode. So the last message counts only if it
+//! arrives well after the answer.
 //!
 //! A pooler is noticed by the process id that is announced when we connect. Poolers draw it at
 //! random, and most of these numbers are larger than any that operating systems use. If the number
@@ -37,12 +38,14 @@ const IDLE: Duration = Duration::from_millis(50);
 /// How long its end is waited for.
 const HEARD_WITHIN: Duration = Duration::from_millis(250);
 
-/// How often it is tried. In transaction mode our connection may be hit by the end of a session
-/// that somebody else tests with.
-const TRIES: u32 = 4;
+/// How much later than the answer the last message has to arrive.
+const APART: Duration = IDLE.checked_div(2).unwrap();
 
-/// How many connections have to prove it. A pooler that pauses just then, on a machine that
-/// is overloaded, passes both messages on; it hardly does so twice.
+/// How often it is tried. In transaction mode our connection may be hit by the end of a session
+/// that somebody else tests with, and on an overloaded machine both messages may arrive at once.
+const TRIES: u32 = 6;
+
+/// How many connections have to prove it.
 const PROOFS: u32 = 2;
 
 /// Whether an announced process id may be that of a real process.
@@ -97,8 +100,13 @@ fn try_once(connection: &Connection, deadline: Option<Instant>) -> Result<Found>
     if let Err(error) = ask(connection, &end_when_idle, deadline)? {
         return Ok(Found::Nothing(Some(error)));
     }
-    if connection.hears_of_idle_end(Instant::now() + HEARD_WITHIN)? {
-        return Ok(Found::Own);
+    // First what has come with the answer: however late we look at it, it proves nothing.
+    let answered = Instant::now();
+    if connection.hears_of_idle_end(answered)? {
+        return Ok(Found::Nothing(None));
+    }
+    if connection.hears_of_idle_end(answered + HEARD_WITHIN)? {
+        return Ok(if answered.elapsed() < APART { Found::Nothing(None) } else { Found::Own });
     }
     Ok(match ask(connection, c"SELECT", deadline)? {
         Ok(()) => Found::Shared,
