@@ -7,6 +7,7 @@
 //! * [`entries`]: all of them; [`entry_table`]: where they are;
 //! * [`left`]: what the resolver has left, and why;
 //! * [`seen`]: which participants have been asked since the start;
+//! * [`order`]: the order of decisions, for consistent reads;
 //! * [`stats`]: counters per foreign server;
 //! * [`label_limit`]: how many labels a role may use;
 //! * [`incarnation`]: what tells this start of the server from others;
@@ -22,6 +23,7 @@ pub mod entry_table;
 pub mod incarnation;
 pub mod label_limit;
 pub mod left;
+pub mod order;
 pub mod places;
 pub mod requests;
 pub mod resolvers;

@@ -28,6 +28,7 @@ use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::Result;
 use crate::protocol::fingerprint::Fingerprint;
 use crate::protocol::pipeline::Control;
+use crate::protocol::place::Place;
 use crate::protocol::plan::Work;
 use crate::remote::wait::WaitSet;
 use crate::remote::{pooler, report};
@@ -137,6 +138,15 @@ impl Connection {
     /// Which server this is, once the set-up has been answered.
     pub fn fingerprint(&self) -> Option<Fingerprint> {
         self.inner.borrow().session.fingerprint.clone()
+    }
+
+    /// The same in one number, for a foreign server that leads there, once the set-up has been
+    /// answered.
+    pub fn place(&self, server: u32) -> Option<Place> {
+        let session = &self.inner.borrow().session;
+        let fingerprint = session.fingerprint.as_ref()?;
+        let cluster = (fingerprint.system_identifier, fingerprint.database.to_bytes());
+        Some(Place::new(server, &cluster, session.started.as_deref()))
     }
 
     /// Whether something between us and the server may hand sessions around: the process that

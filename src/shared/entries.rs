@@ -13,11 +13,12 @@ use crate::pg::latch;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::Gid;
 use crate::protocol::participant::Outcome;
+use crate::protocol::place::Place;
 use crate::protocol::verdict::Reason;
 use crate::shared::entry::{Entry, Owner, Status};
 use crate::shared::entry_change::{Change, Why};
-use crate::shared::resolvers;
 use crate::shared::shmem::{self, Memory};
+use crate::shared::{order, resolvers};
 
 /// A participant that is about to be prepared, or is.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +29,8 @@ pub struct Reserved {
     pub participant: i32,
     /// The transaction's xid there; 0 where it is not known.
     pub remote_xid: u64,
+    /// Where it is.
+    pub place: Place,
     /// The server process there that runs PREPARE; 0 if it was prepared before this server's start.
     pub remote_pid: i32,
 }
@@ -123,6 +126,23 @@ pub fn follow(gid: &Gid, change: Change) {
     }
 }
 
+/// Has all entries of a transaction follow the decision to commit. `is_delivered`: it will be
+/// delivered now, so it gets its number.
+pub fn decide(changes: &[(Gid, Change)], is_delivered: bool) {
+    let (pid, now) = (my_pid(), now());
+    shmem::write(|m| {
+        for (gid, change) in changes {
+            let mut table = m.entries();
+            if let Some(place) = table.find(gid) {
+                table.change(place, |entry| change.write(entry, pid, now));
+            }
+        }
+        if let (true, Some((gid, _))) = (is_delivered, changes.first()) {
+            order::number(m, gid);
+        }
+    });
+}
+
 /// Writes a change to an entry, if there is one; returns its database.
 fn write(gid: &Gid, change: Change) -> Option<Oid> {
     let (pid, now) = (my_pid(), now());
@@ -152,6 +172,10 @@ fn end_at(m: &mut Memory<'_>, place: usize, why: Why) -> bool {
         return false;
     }
     m.entries().remove(place);
+    // What an operator gives up is not waited for.
+    if was.number != 0 && was.remote_xid != 0 && why != Why::GivenUp {
+        m.shared.order.ended(was.place, was.remote_xid, was.number);
+    }
     if why.is_by_owner(&was) {
         m.stats().count(&was, |stats| match was.status {
             Status::Committing => stats.committed += 1,
@@ -199,7 +223,7 @@ pub(super) fn new_entry(
     participants: usize,
     status: Status,
 ) -> Entry {
-    let Reserved { gid, participant, remote_xid, remote_pid } = *member;
+    let Reserved { gid, participant, remote_xid, place, remote_pid } = *member;
     let (dbid, since) = (my_database(), now());
     Entry {
         status,
@@ -214,6 +238,9 @@ pub(super) fn new_entry(
         nonce: gid.nonce.number(),
         participant,
         remote_xid,
+        place,
+        number: 0,
+        acknowledged: false,
         participants: participants as u32,
         unawaited: false,
         reason: Reason::Untried,

@@ -3,6 +3,7 @@
 use pgrx::pg_sys::{self, Oid};
 
 use crate::protocol::gid::{Gid, Identity, Nonce};
+use crate::protocol::place::Place;
 use crate::protocol::verdict::Reason;
 
 /// Status of a participant as the view shows it.
@@ -99,6 +100,13 @@ pub struct Entry {
     pub participant: i32,
     /// The transaction's xid there; 0 where it is not known.
     pub remote_xid: u64,
+    /// Where it is, to compare that xid with snapshots of the same place.
+    pub place: Place,
+    /// The number of the decision to commit, given before anybody sends COMMIT PREPARED of the
+    /// transaction; 0 before. All its entries have the same.
+    pub number: u64,
+    /// The client may have been told of the commit, although this participant has not confirmed it.
+    pub acknowledged: bool,
     /// How many participants the transaction has; each has an entry, or had one until it was
     /// settled.
     pub participants: u32,

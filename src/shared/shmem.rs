@@ -13,6 +13,7 @@ use crate::pg::{globals, layout};
 use crate::shared::confirmed::Confirmed;
 use crate::shared::entry::Entry;
 use crate::shared::entry_table::{self, EntryLists, EntryTable};
+use crate::shared::order::{OnePhase, SharedOrder};
 use crate::shared::places::Link;
 use crate::shared::seen::Seen;
 use crate::shared::stats::{self, ServerStats, Statistics, StatsLists};
@@ -33,6 +34,8 @@ pub struct Shared {
     pub confirmed: Confirmed,
     /// Which entries are in use.
     pub entry_lists: EntryLists,
+    /// The order of decisions.
+    pub order: SharedOrder,
     /// Which participants have been asked since the start.
     pub seen: Seen,
     /// How many labels each role uses.
@@ -53,6 +56,8 @@ static RESOLVERS: BackendLocal<Array<resolvers::Slot>> =
     BackendLocal::new(Array::new(c"pg_fdw_xacts resolvers"));
 static REQUESTS: BackendLocal<Array<requests::Place>> =
     BackendLocal::new(Array::new(c"pg_fdw_xacts requests"));
+static ONE_PHASE: BackendLocal<Array<OnePhase>> =
+    BackendLocal::new(Array::new(c"pg_fdw_xacts commits in one phase"));
 static ENTRIES: BackendLocal<Array<Entry>> = BackendLocal::new(Array::new(c"pg_fdw_xacts entries"));
 static ENTRY_LINKS: BackendLocal<Array<Link>> =
     BackendLocal::new(Array::new(c"pg_fdw_xacts entries: lists"));
@@ -121,10 +126,11 @@ fn size() -> usize {
     let entry = size_of::<Entry>() + 2 * size_of::<Link>();
     let stats = size_of::<ServerStats>() + size_of::<Link>();
     // Each structure is aligned to a cache line.
-    8 * 128
+    9 * 128
         + size_of::<Shared>()
         + resolver_slots() * size_of::<resolvers::Slot>()
         + request_places() * size_of::<requests::Place>()
+        + request_places() * size_of::<OnePhase>()
         + guc::max_foreign_xacts() * entry
         + entry_table::index_size(guc::max_foreign_xacts())
         + guc::max_servers() * stats
@@ -151,6 +157,7 @@ pub fn start_up() {
         let found = SHARED.get().attach(1);
         RESOLVERS.get().attach(resolver_slots());
         REQUESTS.get().attach(request_places());
+        ONE_PHASE.get().attach(request_places());
         ENTRIES.get().attach(entries);
         ENTRY_LINKS.get().attach(entries);
         SIBLINGS.get().attach(entries);
@@ -163,6 +170,7 @@ pub fn start_up() {
             SHARED.get().clear();
             RESOLVERS.get().clear();
             REQUESTS.get().clear();
+            ONE_PHASE.get().clear();
             let shared = &mut SHARED.get().get()[0];
             shared.entry_lists = EntryLists::NONE_USED;
             shared.stats_lists = StatsLists::NONE_USED;
@@ -200,6 +208,8 @@ pub struct Memory<'a> {
     pub resolvers: &'a mut [resolvers::Slot],
     /// What backends ask of a resolver, each at its own place.
     pub requests: &'a mut [requests::Place],
+    /// The commits in one phase that are under way, each backend's at its own place.
+    pub one_phase: &'a mut [OnePhase],
     entries: &'a mut [Entry],
     entry_links: &'a mut [Link],
     siblings: &'a mut [Link],
@@ -237,6 +247,7 @@ fn locked<T>(mode: pg_sys::LWLockMode::Type, f: impl FnOnce(&mut Memory<'_>) -> 
             shared: &mut SHARED.get().get()[0],
             resolvers: RESOLVERS.get().get(),
             requests: REQUESTS.get().get(),
+            one_phase: ONE_PHASE.get().get(),
             entries: ENTRIES.get().get(),
             entry_links: ENTRY_LINKS.get().get(),
             siblings: SIBLINGS.get().get(),
@@ -255,6 +266,12 @@ pub fn read<T>(f: impl FnOnce(&mut Memory<'_>) -> T) -> T {
 /// Locks the shared structures to change them. `f` calls nothing of PostgreSQL that can raise.
 pub fn write<T>(f: impl FnOnce(&mut Memory<'_>) -> T) -> T {
     locked(pg_sys::LWLockMode::LW_EXCLUSIVE, f)
+}
+
+/// Whether a unit of readers is open, without the lock.
+pub fn is_read() -> bool {
+    // SAFETY: attached at start-up; only an atomic number of it is read.
+    unsafe { (*SHARED.get().first.get()).order.is_read() }
 }
 
 /// Whether a process of this server with a latch exists.

@@ -232,9 +232,13 @@ pub fn deliver() -> Result<()> {
         Decision::InProgress => return Ok(()),
     };
     // From here on the resolver leaves them to us, until they are handed over.
-    let decided = settle::apply_to_all(&members, outcome.event());
     // A decision that a synchronous standby may still lose is the resolver's to deliver.
-    let told = if syncrep::last_record_is_replicated() {
+    let is_delivered = syncrep::last_record_is_replicated();
+    let decided = match outcome {
+        Outcome::Commit => settle::decide(&members, is_delivered),
+        Outcome::Abort => settle::apply_to_all(&members, outcome.event()),
+    };
+    let told = if is_delivered {
         let reached: Vec<&Waiting> = members.iter().filter(|m| m.connection.is_some()).collect();
         attempt(|| settle::deliver(&reached, outcome, "settle"))
     } else {

@@ -46,6 +46,7 @@ pub fn write_down(writers: &[&Participant], deadline: Instant, timeout: Duration
             gid: Gid { identity, nonce, serverid, userid },
             participant,
             remote_xid,
+            place: p.connection.place(serverid).unwrap_or_default(),
             remote_pid: p.connection.backend_pid(),
         });
     }

@@ -53,6 +53,8 @@ pub(super) struct Session {
     pub is_set_up: bool,
     /// Which server it is on, once the set-up has been answered.
     pub fingerprint: Option<Fingerprint>,
+    /// When that server was started, as it tells it.
+    pub started: Option<String>,
     /// The server process that ran the set-up.
     pub server_pid: Option<i32>,
     /// The advisory lock that shows others that this session is alive.
@@ -177,6 +179,7 @@ impl State {
             Control::Setup => {
                 if result.rows() == 1 {
                     self.session.fingerprint = setup::fingerprint(result);
+                    self.session.started = setup::started(result);
                     self.session.server_pid = setup::server_pid(result);
                 }
             }

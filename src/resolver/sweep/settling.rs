@@ -18,10 +18,10 @@ use crate::protocol::participant::Outcome;
 use crate::protocol::pipeline::Ticket;
 use crate::protocol::verdict::{Decision, Others, Place, Reason, Verdict, judge, judge_absence};
 use crate::remote::Connection;
-use crate::shared::entries;
 use crate::shared::entry::{Entry, Status};
 use crate::shared::entry_change::Why;
 use crate::shared::left::{Left, Members, handed_over};
+use crate::shared::{entries, order};
 
 const INSUFFICIENT_PRIVILEGE: SqlState = SqlState::new(b"42501");
 
@@ -41,6 +41,8 @@ pub(super) struct Settling {
     left: HashMap<Gid, Left>,
     /// What the server has answered to the first COMMIT or ROLLBACK PREPARED that it has refused.
     refusal: Option<Error>,
+    /// The xids there of those that are committed.
+    xids: HashMap<Gid, u64>,
     /// How many were settled.
     resolved: u64,
     /// Committed transactions of which nothing is left on a participant, with its number.
@@ -78,7 +80,9 @@ impl Settling {
         } else {
             None
         };
+        let xids = subject.committed.iter().map(|open| (open.gid, open.remote_xid)).collect();
         Ok(Self {
+            xids,
             subject,
             fenced,
             seen,
@@ -110,7 +114,9 @@ impl Settling {
     fn leave(&mut self, gid: Gid, status: Status, xid: pg_sys::TransactionId, reason: Reason) {
         self.log_step(&gid, format_args!("left in doubt: {}", reason.text()));
         let listed = self.seen.listed.contains(&gid);
-        self.left.insert(gid, Left { gid, status, xid, reason, listed });
+        let place = self.connection().place(gid.serverid).unwrap_or_default();
+        let remote_xid = self.xids.get(&gid).copied().unwrap_or(0);
+        self.left.insert(gid, Left { gid, place, remote_xid, status, xid, reason, listed });
     }
 
     /// Finds the verdict on each gid that is listed, and sends the rollbacks. The commits are for
@@ -177,6 +183,9 @@ impl Settling {
     fn send(&mut self, listed: Listed, outcome: Outcome) -> Result<()> {
         let prepared = Prepared::new(listed.gid);
         let &Command { ref sql, tag } = prepared.settling(outcome);
+        if outcome == Outcome::Commit {
+            order::number_transaction(&listed.gid);
+        }
         let connection = self.connection();
         let ticket = connection.send_alone(sql).ok_or_else(|| connection.doom_error())?;
         self.log_step(&listed.gid, format_args!("sent {}", tag.to_string_lossy()));
