@@ -3,6 +3,7 @@
 //! While it runs:
 //! * [`attachment`]: what execution uses: attach to a participant, run statements there;
 //! * [`participants`]: the list of this transaction's participants;
+//! * [`cut`]: consistent reads over several servers;
 //! * [`branch`]: a participant's gid and state, and the one function that moves it.
 //!
 //! When it ends:
@@ -30,6 +31,7 @@ mod abort;
 mod attachment;
 mod branch;
 pub mod callbacks;
+mod cut;
 mod deliveries;
 mod endings;
 mod gxid;
@@ -48,4 +50,5 @@ mod write_down;
 
 pub use attachment::{Attachment, attach, attach_to_write, on_long_wait};
 pub use callbacks::collect_deliveries;
+pub use cut::is_on as reads_consistently;
 pub use reach::note_dropped_mapping;

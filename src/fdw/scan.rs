@@ -25,7 +25,7 @@ use crate::pg::{node, raw};
 use crate::protocol::plan::Access;
 use crate::remote::cache::Cached;
 use crate::remote::connection::{Asked, Opening, declare_command, fetch_command};
-use crate::xact::{Attachment, attach};
+use crate::xact::{Attachment, attach, reads_consistently};
 
 /// A scan that has begun.
 pub struct Scan {
@@ -153,7 +153,8 @@ impl Scan {
             let plan = plan::scan((*foreign).fdw_private)?;
             let (userid, relid) = node::scan_access(node);
             let session = attach(userid, pg_sys::GetForeignServerIdByRelId(relid))?
-                .with(if plan.locks_rows { Access::Modifies } else { Access::Reads });
+                .with(if plan.locks_rows { Access::Modifies } else { Access::Reads })
+                .of_query((*node).ss.ps.state, true);
             let cursor = session.connection().new_cursor();
             let scratch = node::memory_context(context, c"pg_fdw_xacts temporary data");
             let mut params = Params::new((*foreign).fdw_exprs, node.cast());
@@ -197,7 +198,8 @@ impl Scan {
     /// is for a cursor that the user declares, it is opened at once.
     fn announce(&self) -> Result<()> {
         let Some(opening) = &self.opening else { return Ok(()) };
-        if begins_cursor() {
+        // Where reads are consistent, all that the query reads is opened together.
+        if begins_cursor() && !reads_consistently() {
             self.session.open(opening)?;
         } else {
             self.session.connection().announce(opening);

@@ -7,6 +7,8 @@
 //! ([`order`](crate::protocol::order)) and each participant's xid is known: an xid is visible in a
 //! snapshot or it is not.
 
+use std::rc::Rc;
+
 use crate::protocol::place::Place;
 
 /// A transaction on one server, as far as readers need to know it. A cut that has anything from
@@ -71,7 +73,7 @@ pub struct Taken {
     /// Where.
     pub place: Place,
     /// What it sees.
-    pub snapshot: Snapshot,
+    pub snapshot: Rc<Snapshot>,
     /// Something was read from it already: it cannot be taken again.
     pub is_fixed: bool,
 }
@@ -126,7 +128,7 @@ mod tests {
     }
 
     fn taken(place: u64, text: &str) -> Taken {
-        Taken { place: at(place), snapshot: Snapshot::parse(text).unwrap(), is_fixed: false }
+        Taken { place: at(place), snapshot: Snapshot::parse(text).unwrap().into(), is_fixed: false }
     }
 
     fn row(place: u64, xid: u64, number: u64) -> Row {

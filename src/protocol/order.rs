@@ -30,6 +30,8 @@ pub struct Order<const HISTORY: usize> {
     clock: u64,
     /// Read without a lock by those who commit in one phase.
     open_units: AtomicU64,
+    /// How often it has become known what is in doubt on some server from before our start.
+    learned: u64,
     /// How many rows were ever added to `past`; the next one's place is this modulo its length.
     added: u64,
     past: [Past; HISTORY],
@@ -39,7 +41,13 @@ impl<const HISTORY: usize> Default for Order<HISTORY> {
     fn default() -> Self {
         let nothing =
             Past { row: Row { place: Place::default(), xid: 0, from: 0, to: 0 }, ended: 0 };
-        Self { clock: 0, open_units: AtomicU64::new(0), added: 0, past: [nothing; HISTORY] }
+        Self {
+            clock: 0,
+            open_units: AtomicU64::new(0),
+            learned: 0,
+            added: 0,
+            past: [nothing; HISTORY],
+        }
     }
 }
 
@@ -48,6 +56,7 @@ impl<const HISTORY: usize> Default for Order<HISTORY> {
 pub struct Opened {
     /// What the clock showed. A cut has at least everything up to here.
     pub at: u64,
+    learned: u64,
 }
 
 impl<const HISTORY: usize> Order<HISTORY> {
@@ -99,7 +108,7 @@ impl<const HISTORY: usize> Order<HISTORY> {
 
     /// The beginning of another unit in a transaction that has been opened.
     pub fn now(&self) -> Opened {
-        Opened { at: self.clock }
+        Opened { at: self.clock, learned: self.learned }
     }
 
     /// A transaction that has read has ended.
@@ -107,9 +116,18 @@ impl<const HISTORY: usize> Order<HISTORY> {
         self.open_units.fetch_sub(1, Ordering::SeqCst);
     }
 
+    /// It has become known what is in doubt on a server from before our start: what was opened
+    /// earlier may have seen half of it.
+    pub fn learn(&mut self) {
+        self.learned += 1;
+    }
+
     /// The rows whose delivery has ended since a unit was opened; `None` where some are not known
-    /// any more: then the unit has to be opened anew.
+    /// any more, or were not known then: the unit has to be opened anew.
     pub fn since(&self, opened: Opened) -> Option<Vec<Row>> {
+        if self.learned != opened.learned {
+            return None;
+        }
         let kept = self.added.min(HISTORY as u64);
         let mut rows = Vec::new();
         for back in 1..=kept {
@@ -169,6 +187,15 @@ mod tests {
         order.ended(at(2), 40, 2);
         assert_eq!(xids(&order, first), None, "the row of 10 was overwritten");
         assert_eq!(xids(&order, third), Some(vec![30, 40]));
+    }
+
+    #[test]
+    fn what_was_opened_before_all_was_known_begins_anew() {
+        let mut order = Order::<3>::default();
+        let opened = order.open();
+        order.learn();
+        assert_eq!(order.since(opened), None);
+        assert_eq!(order.since(order.now()), Some(vec![]));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //!   with;
 //! * [`sending`]: statements with all that travels with them; [`cursors`], [`savepoints`],
 //!   [`session_lock`]: some of it;
+//! * [`snapshot`]: what the transaction sees there, for consistent reads;
 //! * [`answers`]: reading answers and asking for them; [`waiting`]: until there is nothing more to
 //!   come;
 //! * [`state`]: what is known of the session and its transaction; [`written`]: whether that has an
@@ -41,6 +42,7 @@ mod savepoints;
 mod sending;
 mod session_lock;
 mod setup;
+mod snapshot;
 mod state;
 mod waiting;
 mod wire;

@@ -13,7 +13,7 @@ use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::Command;
 use crate::protocol::pipeline::{Answer, Ticket};
 use crate::remote::connection::Connection;
-use crate::remote::wait::{Interrupts, WaitEnd, WaitSet};
+use crate::remote::wait::{Interest, Interrupts, WaitEnd, WaitSet};
 
 /// What became of a command.
 pub enum Reply {
@@ -145,6 +145,40 @@ impl<'a, M: Copy> Round<'a, M> {
             }
         }
     }
+}
+
+/// Waits until something holds of every connection.
+///
+/// # Errors
+/// A cancel, under [`Interrupts::Raise`].
+pub fn wait_for(
+    connections: &[&Connection],
+    is_so: impl Fn(&Connection) -> bool,
+    interrupts: Interrupts,
+    event: WaitEvent,
+) -> Result<()> {
+    let waiting = |pump: bool| -> Vec<Interest> {
+        let still = connections.iter().filter(|connection| {
+            if pump {
+                connection.pump();
+            } else {
+                connection.take_note();
+            }
+            !is_so(connection)
+        });
+        still.map(|connection| connection.interest()).collect()
+    };
+    let mut interests = waiting(false);
+    if interests.is_empty() {
+        return Ok(());
+    }
+    let mut set = set_of(connections);
+    while !interests.is_empty() {
+        set.set.wait(&interests, None, interrupts, event)?;
+        interests = waiting(true);
+    }
+    LAST.get().replace(Some(set));
+    Ok(())
 }
 
 /// The set of the last round if it is of the same connections, or a new one.

@@ -293,6 +293,11 @@ pub fn prepared_here(of: impl FnOnce() -> Result<Option<pg_sys::TransactionId>>)
     })
 }
 
+/// Whether something that is in doubt has no entry, for lack of room.
+pub fn are_lacking() -> bool {
+    shmem::read(|m| m.shared.entries_lacked)
+}
+
 /// All entries in use.
 pub fn all() -> Vec<Entry> {
     shmem::read(|m| m.entries().all())

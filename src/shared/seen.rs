@@ -63,6 +63,7 @@ pub fn add(participant: i32) {
             let bits = own.map_or(0, |n| words[n].bits) | bit;
             words[n] = Word { dbid, index, bits };
         }
+        m.shared.order.learn();
     });
 }
 

@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use std::rc::Rc;
 use std::time::Instant;
 
-use pgrx::pg_sys::Oid;
+use pgrx::pg_sys::{EState, Oid};
 
 use crate::guc;
 use crate::libpq::PgResult;
@@ -20,6 +20,7 @@ use crate::remote::credentials;
 use crate::remote::options::Mapping;
 use crate::shared::incarnation::session_lock;
 use crate::shared::resolvers;
+use crate::xact::cut::{self, Unit};
 use crate::xact::{callbacks, deliveries, endings, participants};
 
 /// A participant's session as one scan or modification sees it. It remembers the nesting level at
@@ -34,6 +35,8 @@ pub struct Attachment {
     level: Rc<Cell<u32>>,
     /// Whether its statements may write.
     access: Access,
+    /// What is read together with its statements.
+    unit: Option<Rc<Unit>>,
     /// The last statement that was sent.
     sent: Cell<Ticket>,
     /// The last statement of the last segment that was waited for.
@@ -122,6 +125,7 @@ impl Attachment {
             userid: Oid::INVALID,
             level,
             access: Access::Reads,
+            unit: None,
             sent: Cell::new(0),
             waited_for: Cell::new(0),
             waits: Cell::new(0),
@@ -131,6 +135,16 @@ impl Attachment {
     /// The same session, for statements with this access.
     pub fn with(self, access: Access) -> Self {
         Self { access, ..self }
+    }
+
+    /// The same session, for statements of a query. `is_read`: they read the server's tables, so
+    /// that all that the query reads is read as of one time, if reads are consistent.
+    pub fn of_query(self, estate: *const EState, is_read: bool) -> Self {
+        let unit = Unit::of_query(estate);
+        if is_read {
+            unit.add(&self.connection, self.userid);
+        }
+        Self { unit: Some(unit), ..self }
     }
 
     /// The connection, for example for cursor numbers and statement names.
@@ -227,6 +241,7 @@ impl Attachment {
         query: &Rc<CStr>,
         opening: Option<&Rc<Opening>>,
     ) -> Result<Ticket> {
+        let opened = cut::before_statement(&self.connection, self.userid, self.unit.as_ref())?;
         let serializable = is_serializable();
         let isolation =
             if serializable { Isolation::Serializable } else { Isolation::RepeatableRead };
@@ -235,7 +250,7 @@ impl Attachment {
         let level = self.level.get().max(nest_level());
         let (owner, access) = (self.level.get(), self.access);
         let query = Some(query);
-        let manner = Manner { isolation, owner, level, access, opening, query };
+        let manner = Manner { isolation, opened, owner, level, access, opening, query };
         let submit = || self.connection.submit(manner, messages, if_lost);
         let first = match submit() {
             Err(_) if self.begin_anew()? => submit()?,
@@ -307,7 +322,12 @@ impl Attachment {
 
     /// The number of round trips to the participant that were waited for.
     pub fn waits(&self) -> u64 {
-        self.waits.get()
+        self.waits.get() + self.snapshot_rounds()
+    }
+
+    /// How many of them were for snapshots that show the same transactions.
+    pub fn snapshot_rounds(&self) -> u64 {
+        self.unit.as_ref().map_or(0, |unit| unit.rounds())
     }
 
     /// Runs one statement: sends it and waits for its answer.

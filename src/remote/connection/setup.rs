@@ -110,7 +110,7 @@ pub(super) fn is_unknown_statement(failure: &PgResult) -> bool {
         let value = failure.error_field(field).map_or(&b""[..], CStr::to_bytes);
         value.windows(text.len()).any(|window| window == text)
     };
-    let own = [&b"px_xid"[..], b"px_constraints", b"px_lock "];
+    let own = [&b"px_xid"[..], b"px_constraints", b"px_lock ", b"px_snapshot"];
     is(b'C', INVALID_SQL_STATEMENT_NAME) && own.iter().any(|name| is(b'M', name))
 }
 

@@ -10,6 +10,7 @@ use super::anew::Unanswered;
 use super::cursors::Opening;
 use super::session_lock::{self, Lock};
 use super::setup;
+use super::snapshot::SnapshotOf;
 use super::written::Written;
 use crate::libpq::PgResult;
 use crate::protocol::fingerprint::Fingerprint;
@@ -59,6 +60,8 @@ pub(super) struct Session {
     pub server_pid: Option<i32>,
     /// The advisory lock that shows others that this session is alive.
     pub lock: Lock,
+    /// The question for the snapshot is prepared.
+    pub can_tell_snapshot: bool,
     /// The lock for which [`SessionLock::check`] is prepared.
     pub prepared_check: Option<SessionLock>,
     /// Commands to send outside of any transaction, where their failure does no harm, or with the
@@ -79,6 +82,8 @@ pub(super) struct RemoteTransaction {
     pub written: Written,
     /// Why the server has skipped PREPARE, if it has.
     pub skipped: Option<SkippedPrepare>,
+    /// Its snapshot, where reads are consistent.
+    pub snapshot: SnapshotOf,
     /// What was sent, as long as nothing has been answered.
     pub unanswered: Option<Unanswered>,
     /// It has been sent a second time.
@@ -191,6 +196,7 @@ impl State {
                 self.transaction.confirmed = 1;
                 self.transaction.unanswered = None;
             }
+            Control::Snapshot => self.transaction.snapshot.answer(result),
             Control::Savepoint(level) => self.transaction.confirmed = level,
             Control::XidProbe => {
                 let xid = result.value(0, 0).and_then(|v| v.to_str().ok()?.parse().ok());
@@ -232,6 +238,11 @@ impl State {
                 self.transaction.written.fail();
                 // Something there has removed it from the session (`DEALLOCATE ALL` in a function).
                 broken.is_none() && setup::is_unknown_statement(&failure)
+            }
+            Control::Snapshot => {
+                let is_unknown = broken.is_none() && setup::is_unknown_statement(&failure);
+                self.transaction.snapshot.fail(failure);
+                is_unknown
             }
             // In any case this is reported as a clean-up that has failed.
             Control::UndoSavepoint => true,

@@ -211,7 +211,7 @@ impl Actor for Reader {
 impl Reader {
     fn take(&mut self, w: &World, server: usize) {
         let is_fixed = self.fixed == Some(server);
-        let taken = Taken { place: at(server), snapshot: w.snapshot(server), is_fixed };
+        let taken = Taken { place: at(server), snapshot: w.snapshot(server).into(), is_fixed };
         self.taken.insert(server, (taken, w.committed(server)));
     }
 

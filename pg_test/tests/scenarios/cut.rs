@@ -1,0 +1,6 @@
+//! Consistent reads: what is read on several servers together shows the same transactions.
+
+mod bank;
+mod half_delivered;
+mod units;
+mod waits;

@@ -1,0 +1,117 @@
+//! What is read together: a query under READ COMMITTED, the transaction otherwise.
+
+use pg_test::Fleet;
+use pg_test::oracle::{expect_error, one};
+use postgres::Client;
+
+use crate::support::{Outcome, assert_commits};
+
+fn start(mode: &str) -> anyhow::Result<(Fleet, Client)> {
+    let fleet = Fleet::start()?;
+    let mut reader = fleet.session()?;
+    reader.batch_execute(&format!("SET pg_fdw_xacts.consistent_reads = {mode}"))?;
+    Ok((fleet, reader))
+}
+
+fn sum(session: &mut Client) -> anyhow::Result<i64> {
+    one(session, "SELECT (SELECT count(*) FROM ft1) + (SELECT count(*) FROM ft2)")
+}
+
+#[test]
+fn each_query_under_read_committed_takes_a_new_one() -> Outcome {
+    let (fleet, mut reader) = start("on")?;
+    reader.batch_execute("BEGIN")?;
+    assert_eq!(one::<i64>(&mut reader, "SELECT count(*) FROM ft1")?, 0);
+    assert_commits(&fleet, &mut fleet.session()?, 1)?;
+    assert_eq!(sum(&mut reader)?, 2, "begun again with the other server");
+    reader.batch_execute("COMMIT")?;
+    Ok(())
+}
+
+#[test]
+fn what_a_transaction_has_written_on_stays_as_it_was_read() -> Outcome {
+    let (fleet, mut reader) = start("on")?;
+    reader.batch_execute("BEGIN; INSERT INTO ft1 VALUES (100, 'own')")?;
+    assert_eq!(sum(&mut reader)?, 1);
+    assert_commits(&fleet, &mut fleet.session()?, 1)?;
+    assert_eq!(sum(&mut reader)?, 1, "the same cut");
+    reader.batch_execute("COMMIT")?;
+    assert_eq!(sum(&mut reader)?, 3);
+    reader.batch_execute("BEGIN; INSERT INTO ft1 VALUES (101, 'own')")?;
+    assert_commits(&fleet, &mut fleet.session()?, 2)?;
+    let refused = expect_error(
+        sum(&mut reader).unwrap_err().downcast::<postgres::Error>().map(Err::<(), _>)?,
+        "40001",
+    );
+    assert!(refused.hint().unwrap_or_default().contains("pg_fdw_xacts_snapshot"), "{refused:#?}");
+    reader.batch_execute("ROLLBACK")?;
+    assert_eq!(sum(&mut reader)?, 5);
+    Ok(())
+}
+
+#[test]
+fn a_transaction_under_repeatable_read_keeps_its_own() -> Outcome {
+    for mode in ["on", "auto"] {
+        let (fleet, mut reader) = start(mode)?;
+        reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ")?;
+        assert_eq!(sum(&mut reader)?, 0);
+        assert_commits(&fleet, &mut fleet.session()?, 1)?;
+        assert_eq!(sum(&mut reader)?, 0);
+        reader.batch_execute("COMMIT")?;
+        assert_eq!(sum(&mut reader)?, 2);
+    }
+    Ok(())
+}
+
+/// A server that joins after the other has been left behind has nothing in common with it.
+#[test]
+fn a_server_that_joins_too_late_is_an_error() -> Outcome {
+    let (fleet, mut reader) = start("on")?;
+    reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ")?;
+    assert_eq!(one::<i64>(&mut reader, "SELECT count(*) FROM ft1")?, 0);
+    assert_commits(&fleet, &mut fleet.session()?, 1)?;
+    expect_error(reader.query("SELECT count(*) FROM ft2", &[]), "40001");
+    reader.batch_execute("ROLLBACK")?;
+    // Without anything in between it joins.
+    reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ")?;
+    assert_eq!(one::<i64>(&mut reader, "SELECT count(*) FROM ft1")?, 1);
+    assert_eq!(one::<i64>(&mut reader, "SELECT count(*) FROM ft2")?, 1);
+    reader.batch_execute("COMMIT")?;
+    Ok(())
+}
+
+#[test]
+fn a_cursor_is_read_as_of_its_first_fetch_on_all_servers() -> Outcome {
+    let (fleet, mut reader) = start("on")?;
+    assert_commits(&fleet, &mut fleet.session()?, 1)?;
+    reader.batch_execute(
+        "BEGIN; DECLARE c CURSOR FOR SELECT * FROM ft1 UNION ALL SELECT * FROM ft2",
+    )?;
+    assert_eq!(reader.query("FETCH 1 FROM c", &[])?.len(), 1);
+    assert_commits(&fleet, &mut fleet.session()?, 2)?;
+    assert_eq!(reader.query("FETCH ALL FROM c", &[])?.len(), 1);
+    // The open cursor keeps both snapshots; a query beside it has the same.
+    reader.batch_execute("MOVE BACKWARD ALL FROM c").ok();
+    assert_eq!(sum(&mut reader)?, 2);
+    reader.batch_execute("COMMIT")?;
+    assert_eq!(sum(&mut reader)?, 4);
+    Ok(())
+}
+
+#[test]
+fn a_function_of_a_row_does_not_move_the_query_around_it() -> Outcome {
+    let (fleet, mut reader) = start("on")?;
+    for id in 1..=3 {
+        assert_commits(&fleet, &mut fleet.session()?, id)?;
+    }
+    reader.batch_execute(
+        "CREATE FUNCTION inner_sum() RETURNS bigint LANGUAGE sql VOLATILE AS
+             'SELECT (SELECT count(*) FROM ft1) + (SELECT count(*) FROM ft2)'",
+    )?;
+    let row = reader.query_one(
+        "SELECT sum(n), (SELECT count(*) FROM ft2) FROM (SELECT inner_sum() AS n FROM ft1) s",
+        &[],
+    )?;
+    assert_eq!(row.get::<_, i64>(1), 3);
+    Ok(())
+}
