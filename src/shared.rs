@@ -8,6 +8,7 @@
 //! * [`left`]: what the resolver has left, and why;
 //! * [`seen`]: which participants have been asked since the start;
 //! * [`order`]: the order of decisions, for consistent reads;
+//! * [`window`]: readers ask those who deliver to wait a moment;
 //! * [`stats`]: counters per foreign server;
 //! * [`label_limit`]: how many labels a role may use;
 //! * [`incarnation`]: what tells this start of the server from others;
@@ -30,3 +31,4 @@ pub mod resolvers;
 pub mod seen;
 pub mod shmem;
 pub mod stats;
+pub mod window;

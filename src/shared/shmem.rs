@@ -17,6 +17,7 @@ use crate::shared::order::{OnePhase, SharedOrder};
 use crate::shared::places::Link;
 use crate::shared::seen::Seen;
 use crate::shared::stats::{self, ServerStats, Statistics, StatsLists};
+use crate::shared::window::Window;
 use crate::shared::{incarnation, label_limit, requests, resolvers};
 
 /// What is shared apart from the arrays.
@@ -36,6 +37,8 @@ pub struct Shared {
     pub entry_lists: EntryLists,
     /// The order of decisions.
     pub order: SharedOrder,
+    /// Readers ask those who deliver to wait.
+    pub window: Window,
     /// Which participants have been asked since the start.
     pub seen: Seen,
     /// How many labels each role uses.
@@ -272,6 +275,13 @@ pub fn write<T>(f: impl FnOnce(&mut Memory<'_>) -> T) -> T {
 pub fn is_read() -> bool {
     // SAFETY: attached at start-up; only an atomic number of it is read.
     unsafe { (*SHARED.get().first.get()).order.is_read() }
+}
+
+/// The window, without the lock.
+pub fn window() -> &'static Window {
+    // SAFETY: attached at start-up, and never detached; only its atomic numbers are used, by
+    // everybody.
+    unsafe { &(*SHARED.get().first.get()).window }
 }
 
 /// Whether a process of this server with a latch exists.

@@ -24,6 +24,7 @@ use crate::remote::round::wait_for;
 use crate::remote::wait::Interrupts;
 use crate::shared::order::{self, Known};
 use crate::shared::resolvers;
+use crate::shared::window::Closed;
 
 /// What was taken.
 pub(super) struct Cut {
@@ -34,6 +35,9 @@ pub(super) struct Cut {
 
 /// The first rounds follow each other at once: most transactions are delivered within a round trip.
 const AT_ONCE: u64 = 3;
+
+/// After so many rounds those who deliver are asked to wait.
+const WITHOUT_WINDOW: u64 = 2;
 
 /// The longest pause between two rounds.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
@@ -94,7 +98,10 @@ struct Taking<'a> {
     opened: Opened,
     isolation: Isolation,
     rounds: u64,
+    began: Instant,
     deadline: Instant,
+    /// Closed while a few rounds are taken.
+    window: Option<Closed>,
 }
 
 impl<'a> Taking<'a> {
@@ -118,8 +125,9 @@ impl<'a> Taking<'a> {
         }
         let isolation =
             if is_serializable() { Isolation::Serializable } else { Isolation::RepeatableRead };
-        let deadline = Instant::now() + guc::commit_timeout();
-        Ok(Self { members, fresh, opened, isolation, rounds: 0, deadline })
+        let began = Instant::now();
+        let deadline = began + guc::commit_timeout();
+        Ok(Self { members, fresh, opened, isolation, rounds: 0, began, deadline, window: None })
     }
 
     fn fresh(&self) -> impl Iterator<Item = &'a Member> {
@@ -217,11 +225,16 @@ impl<'a> Taking<'a> {
     }
 
     /// Before the next round.
-    fn pause(&self, missing: &Missing) -> Result<()> {
+    fn pause(&mut self, missing: &Missing) -> Result<()> {
         if Instant::now() >= self.deadline {
             return Err(in_doubt(missing));
         }
         check_for_interrupts()?;
+        if self.rounds == WITHOUT_WINDOW {
+            // Enough for what is under way now, and for a few rounds after that.
+            let round = self.began.elapsed() / WITHOUT_WINDOW as u32;
+            self.window = Closed::close(4 * round + Duration::from_millis(5));
+        }
         if self.rounds == AT_ONCE {
             resolvers::wake(my_database());
         }
