@@ -135,11 +135,7 @@ impl Call {
             (CStr::from_ptr((*name).data.as_ptr()).to_owned(), CStr::from_ptr(text).to_owned())
         };
         let userid = current_user();
-        let serverid = Server::named(&name)?;
-        may_use(serverid, userid, &name)?;
-        if !crate::fdw::is_ours(serverid) {
-            return Err(foreign_handler(&name));
-        }
+        let serverid = usable_server(&name, userid)?;
         let commands = commands::read(&text, &name)?;
         if commands.iter().any(|command| matches!(command.kind, Kind::Data | Kind::Utility)) {
             // SAFETY: looks at the transaction; a static name.
@@ -167,6 +163,19 @@ impl Call {
             .and_then(|size| size.to_str().ok()?.parse().ok())
             .unwrap_or(1000)
     }
+}
+
+/// The server of that name, if it is one of ours and this user may use it.
+///
+/// # Errors
+/// No such server; 42501; 55000: it is of another wrapper.
+pub fn usable_server(name: &CStr, userid: Oid) -> Result<Oid> {
+    let serverid = Server::named(name)?;
+    may_use(serverid, userid, name)?;
+    if !crate::fdw::is_ours(serverid) {
+        return Err(foreign_handler(name));
+    }
+    Ok(serverid)
 }
 
 /// Refuses users without USAGE on the server, without which they could not create foreign tables

@@ -9,6 +9,7 @@
 //! * [`seen`]: which participants have been asked since the start;
 //! * [`order`]: the order of decisions, for consistent reads;
 //! * [`window`]: readers ask those who deliver to wait a moment;
+//! * [`reads`]: counters of consistent reads;
 //! * [`stats`]: counters per foreign server;
 //! * [`label_limit`]: how many labels a role may use;
 //! * [`incarnation`]: what tells this start of the server from others;
@@ -26,6 +27,7 @@ pub mod label_limit;
 pub mod left;
 pub mod order;
 pub mod places;
+pub mod reads;
 pub mod requests;
 pub mod resolvers;
 pub mod seen;

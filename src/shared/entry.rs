@@ -127,6 +127,11 @@ impl Entry {
         })
     }
 
+    /// Whether it is missing on its server although a client may know of the commit.
+    pub fn is_acknowledged(&self) -> bool {
+        self.number != 0 && self.acknowledged
+    }
+
     /// Whether no backend settles it.
     pub fn is_left(&self) -> bool {
         self.owner == Owner::Resolver

@@ -5,12 +5,13 @@
 //! on any server that has none. What has a number and is not confirmed has an entry; what has been
 //! confirmed is in the history as long as somebody reads ([`crate::protocol::order`]).
 
+use crate::pg::globals::my_pid;
 use crate::pg::versions::backend_number;
 use crate::protocol::cut::{NOT_YET, Row};
 use crate::protocol::gid::Gid;
 use crate::protocol::order::{Opened, Order};
 use crate::protocol::place::Place;
-use crate::shared::entry::{Entry, Status};
+use crate::shared::entry::{Entry, Owner, Status};
 use crate::shared::shmem::{self, Memory};
 
 /// How many confirmed participants are remembered: those of a second or so at the highest rates.
@@ -45,6 +46,28 @@ pub fn open() -> Opened {
 /// What begins now, in a transaction that has been opened.
 pub fn now() -> Opened {
     shmem::read(|m| m.shared.order.now())
+}
+
+/// The beginning of a read on one server, and whether something is missing there that another
+/// session was told of: then the snapshot has to be checked. `place` is `None` if it is not known
+/// yet where the server leads.
+pub fn begin_on(serverid: u32, place: Option<Place>) -> (Opened, bool) {
+    let pid = my_pid();
+    shmem::read(|m| {
+        let opened = m.shared.order.now();
+        let table = m.entries();
+        let mut is_missing = false;
+        if table.acknowledged() > 0 {
+            table.for_each(|entry| {
+                let is_here = entry.serverid.to_u32() == serverid
+                    || place.is_some_and(|place| place.is_same(&entry.place));
+                // What this backend has sent itself comes first on its connection.
+                let is_own = entry.owner == Owner::Backend(pid);
+                is_missing |= is_here && entry.is_acknowledged() && !is_own;
+            });
+        }
+        (opened, is_missing)
+    })
 }
 
 /// A transaction with consistent reads has ended.

@@ -15,6 +15,7 @@ use crate::shared::entry::Entry;
 use crate::shared::entry_table::{self, EntryLists, EntryTable};
 use crate::shared::order::{OnePhase, SharedOrder};
 use crate::shared::places::Link;
+use crate::shared::reads::Reads;
 use crate::shared::seen::Seen;
 use crate::shared::stats::{self, ServerStats, Statistics, StatsLists};
 use crate::shared::window::Window;
@@ -39,6 +40,8 @@ pub struct Shared {
     pub order: SharedOrder,
     /// Readers ask those who deliver to wait.
     pub window: Window,
+    /// How consistent reads have done.
+    pub reads: Reads,
     /// Which participants have been asked since the start.
     pub seen: Seen,
     /// How many labels each role uses.
@@ -282,6 +285,12 @@ pub fn window() -> &'static Window {
     // SAFETY: attached at start-up, and never detached; only its atomic numbers are used, by
     // everybody.
     unsafe { &(*SHARED.get().first.get()).window }
+}
+
+/// The counters of consistent reads, without the lock.
+pub fn reads() -> &'static Reads {
+    // SAFETY: as for the window.
+    unsafe { &(*SHARED.get().first.get()).reads }
 }
 
 /// Whether a process of this server with a latch exists.

@@ -21,6 +21,8 @@ use crate::pg::error::Result;
 use crate::protocol::order::Opened;
 use crate::remote::cache::Cached;
 use crate::shared::order;
+use crate::xact::attachment::{Attachment, attach};
+use crate::xact::cut::rounds::May;
 use crate::xact::participants;
 
 mod ready;
@@ -112,7 +114,7 @@ pub fn before_statement(
     if let Some(unit) = unit.filter(|unit| unit.cut.get() == 0) {
         let members = unit.members.borrow().clone();
         if members.len() > 1 && !reading.is_one_unit {
-            let taken = rounds::take(&members, &reading)?;
+            let taken = rounds::take(&members, &reading, May::Retake)?;
             unit.rounds.set(unit.rounds.get() + taken.rounds);
             unit.accept(taken.cut);
         }
@@ -130,17 +132,50 @@ pub fn before_statement(
             unit.members.borrow().iter().for_each(add);
         }
         if members.len() > 1 {
-            let taken = rounds::take(&members, &reading)?;
+            let taken = rounds::take(&members, &reading, May::Keep)?;
             if let Some(unit) = unit {
                 unit.rounds.set(unit.rounds.get() + taken.rounds);
             }
         }
-        return Ok(Some(reading.first));
     }
     if connection.in_transaction() {
         return Ok(None);
     }
-    Ok(Some(order::now()))
+    let serverid = connection.serverid.to_u32();
+    let (now, is_missing) = order::begin_on(serverid, connection.place(serverid));
+    if is_missing {
+        let member = Member { connection: Rc::clone(connection), userid };
+        let taken = rounds::take(&[member], &reading, May::Retake)?;
+        if let Some(unit) = unit {
+            unit.rounds.set(unit.rounds.get() + taken.rounds);
+        }
+        return Ok(None);
+    }
+    Ok(Some(if reading.is_one_unit { reading.first } else { now }))
+}
+
+/// Takes one snapshot of these servers, with the mappings of this user, and of all that the
+/// transaction has used before. It stays until the transaction ends, and whatever else is read joins
+/// it.
+///
+/// # Errors
+/// Those of [`before_statement`] and of [`attach`]; 25001: too late.
+pub fn fix(userid: Oid, servers: &[Oid]) -> Result<()> {
+    let (reading, was_one_unit) = transaction::make_one_unit()?;
+    let attachments: Vec<Attachment> =
+        servers.iter().map(|server| attach(userid, *server)).collect::<Result<_>>()?;
+    let mut members = participants_that_read();
+    for attachment in &attachments {
+        let connection = attachment.shared_connection();
+        if !members.iter().any(|member| Rc::ptr_eq(&member.connection, &connection)) {
+            members.push(Member { connection, userid });
+        }
+    }
+    if members.is_empty() {
+        return Ok(());
+    }
+    let may = if was_one_unit { May::Keep } else { May::Retake };
+    rounds::take(&members, &reading, may).map(drop)
 }
 
 /// Whether this transaction reads consistently.

@@ -23,6 +23,7 @@ use crate::remote::connection::Isolation;
 use crate::remote::round::wait_for;
 use crate::remote::wait::Interrupts;
 use crate::shared::order::{self, Known};
+use crate::shared::reads::{self, Count};
 use crate::shared::resolvers;
 use crate::shared::window::Closed;
 
@@ -45,9 +46,18 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// The last number that was given to a cut of this process.
 static LAST: BackendLocal<Cell<u64>> = BackendLocal::new(Cell::new(0));
 
+/// What becomes of transactions that have begun, and have nothing to lose.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum May {
+    /// They keep their snapshots, which belong to the transaction.
+    Keep,
+    /// They are begun again.
+    Retake,
+}
+
 /// Makes the snapshots of these connections one cut. Those that something was read from stay as
 /// they are; of the others the transactions are begun, or begun again.
-pub(super) fn take(members: &[Member], reading: &Reading) -> Result<Cut> {
+pub(super) fn take(members: &[Member], reading: &Reading, may: May) -> Result<Cut> {
     let cut = members[0].connection.cut();
     let is_one = |member: &Member| member.connection.cut() == cut;
     if cut != 0 && members.iter().all(is_one) {
@@ -57,7 +67,7 @@ pub(super) fn take(members: &[Member], reading: &Reading) -> Result<Cut> {
         return Err(in_recovery_here());
     }
     settle_down(members)?;
-    let mut taking = Taking::begin(members, reading)?;
+    let mut taking = Taking::begin(members, reading, may)?;
     loop {
         taking.ask()?;
         taking.rounds += 1;
@@ -65,6 +75,8 @@ pub(super) fn take(members: &[Member], reading: &Reading) -> Result<Cut> {
             None => {
                 let cut = LAST.get().get() + 1;
                 LAST.get().set(cut);
+                reads::add(Count::Cuts, 1);
+                reads::add(Count::Rounds, taking.rounds);
                 members.iter().for_each(|member| member.connection.set_cut(cut));
                 return Ok(Cut { cut, rounds: taking.rounds });
             }
@@ -105,14 +117,14 @@ struct Taking<'a> {
 }
 
 impl<'a> Taking<'a> {
-    fn begin(members: &'a [Member], reading: &Reading) -> Result<Self> {
+    fn begin(members: &'a [Member], reading: &Reading, may: May) -> Result<Self> {
         let is_fresh = |member: &Member| {
             let connection = &member.connection;
-            !connection.in_transaction() || (!reading.is_one_unit && connection.may_retake())
+            !connection.in_transaction() || (may == May::Retake && connection.may_retake())
         };
         let fresh: Vec<bool> = members.iter().map(is_fresh).collect();
         // What was confirmed since the oldest snapshot was taken may be missing there.
-        let mut opened = if reading.is_one_unit { reading.first } else { order::now() };
+        let mut opened = if may == May::Keep { reading.first } else { order::now() };
         for (member, _) in members.iter().zip(&fresh).filter(|(_, fresh)| !**fresh) {
             let connection = &member.connection;
             wait_for(
@@ -234,6 +246,7 @@ impl<'a> Taking<'a> {
             // Enough for what is under way now, and for a few rounds after that.
             let round = self.began.elapsed() / WITHOUT_WINDOW as u32;
             self.window = Closed::close(4 * round + Duration::from_millis(5));
+            reads::add(Count::Windows, u64::from(self.window.is_some()));
         }
         if self.rounds == AT_ONCE {
             resolvers::wake(my_database());
@@ -249,6 +262,7 @@ impl<'a> Taking<'a> {
 }
 
 fn too_old(servers: &str, detail: &str) -> Error {
+    reads::add(Count::TooOld, 1);
     Error::new(
         SqlState::T_R_SERIALIZATION_FAILURE,
         format!("could not serialize access: servers {servers} have no common snapshot"),
@@ -258,6 +272,7 @@ fn too_old(servers: &str, detail: &str) -> Error {
 }
 
 fn in_doubt(missing: &Missing) -> Error {
+    reads::add(Count::InDoubt, 1);
     let detail = match missing.known.and_then(|known| known.gid) {
         Some(gid) => format!(
             "Prepared transaction '{gid}' is committed, and its server has not confirmed that."
