@@ -34,3 +34,9 @@ CREATE VIEW pg_stat_fdw_xacts_reads AS
     SELECT cuts, rounds, windows, too_old, in_doubt FROM pg_fdw_xacts_reads();
 
 GRANT SELECT ON pg_stat_fdw_xacts_reads TO PUBLIC;
+
+-- One restore point on this server and on the foreign servers.
+CREATE FUNCTION pg_fdw_xacts_restore_point(name text, OUT server text, OUT lsn pg_lsn, OUT wal_file text)
+    RETURNS SETOF record
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_restore_point_wrapper';
+REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_restore_point(text) FROM PUBLIC;

@@ -18,7 +18,7 @@ use crate::protocol::verdict::Reason;
 use crate::shared::entry::{Entry, Owner, Status};
 use crate::shared::entry_change::{Change, Why};
 use crate::shared::shmem::{self, Memory};
-use crate::shared::{order, resolvers};
+use crate::shared::{hold, resolvers};
 
 /// A participant that is about to be prepared, or is.
 #[derive(Clone, Copy, Debug)]
@@ -127,20 +127,22 @@ pub fn follow(gid: &Gid, change: Change) {
 }
 
 /// Has all entries of a transaction follow the decision to commit. `is_delivered`: it will be
-/// delivered now, so it gets its number.
+/// delivered now, so it gets its number, if need be after a wait.
 pub fn decide(changes: &[(Gid, Change)], is_delivered: bool) {
     let (pid, now) = (my_pid(), now());
-    shmem::write(|m| {
+    let first = changes.first().map(|(gid, _)| gid).filter(|_| is_delivered);
+    let is_numbered = shmem::write(|m| {
         for (gid, change) in changes {
             let mut table = m.entries();
             if let Some(place) = table.find(gid) {
                 table.change(place, |entry| change.write(entry, pid, now));
             }
         }
-        if let (true, Some((gid, _))) = (is_delivered, changes.first()) {
-            order::number(m, gid);
-        }
+        first.is_none_or(|gid| hold::number(m, gid, now))
     });
+    if let (false, Some(gid)) = (is_numbered, first) {
+        hold::number_later(gid);
+    }
 }
 
 /// Writes a change to an entry, if there is one; returns its database.

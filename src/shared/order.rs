@@ -108,7 +108,11 @@ pub fn number_transaction(gid: &Gid) {
 }
 
 pub(super) fn number(m: &mut Memory<'_>, gid: &Gid) {
-    let Some(place) = m.entries().find(gid) else { return };
+    let Some(place) = m.entries().find(gid) else {
+        // What has no entry may be about to be delivered all the same.
+        m.shared.hold.step();
+        return;
+    };
     let first = *m.entries().at(place);
     if first.number != 0 {
         return;
@@ -122,7 +126,12 @@ pub(super) fn number(m: &mut Memory<'_>, gid: &Gid) {
     let members = of_it(m);
     // One that was found later, when the others had their number already, has the same.
     let given = members.iter().map(|place| m.entries().at(*place).number).max().unwrap_or(0);
-    let number = if given == 0 { m.shared.order.decide() } else { given };
+    let number = if given == 0 {
+        m.shared.hold.step();
+        m.shared.order.decide()
+    } else {
+        given
+    };
     for place in members {
         m.entries().change(place, |entry| {
             if entry.status != Status::Aborting {

@@ -16,7 +16,7 @@ use crate::protocol::verdict::Decision;
 use crate::remote::options::Server;
 use crate::shared::entry_change::Why;
 use crate::shared::requests::{Ask, Request};
-use crate::shared::{entries, requests, resolvers};
+use crate::shared::{entries, hold, requests, resolvers};
 use crate::store::participant_list::{self, ParticipantRecord};
 use crate::store::{decisions, forgotten, labels};
 
@@ -134,6 +134,8 @@ impl Worker {
         }
         let registered = ParticipantRecord { id: self.participants.next_id(), ..wanted };
         syncrep::run_here(|| participant_list::insert(&registered))?;
+        // Before anybody prepares there.
+        hold::step();
         let id = registered.id;
         self.warn_of_twin(&registered)?;
         // Something may have been left there before it was forgotten.
