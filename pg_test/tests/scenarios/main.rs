@@ -51,5 +51,6 @@ mod fault;
 mod fdw;
 mod harness;
 mod resolver;
+mod restore;
 mod support;
 mod workflow;

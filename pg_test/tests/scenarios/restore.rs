@@ -1,0 +1,4 @@
+//! Restore points on all servers, and what is restored from them.
+
+mod bank;
+mod points;
