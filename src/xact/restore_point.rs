@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::Oid;
 
+use crate::pg::debug::debug;
 use crate::pg::error::{Error, Result, SqlState, check_for_interrupts};
 use crate::pg::globals::current_user;
 use crate::pg::wait_event::WaitEvent;
@@ -109,6 +110,7 @@ pub fn make(name: &str, servers: &[Oid]) -> Result<Vec<Made>> {
         refused(server, why)
     })?;
     let held = hold()?;
+    let since = Instant::now();
     check_for_interrupts()?;
     let here = Made::of(wal::ask(CREATE, Some(name))?);
     // From here on the name is used: whatever fails is told with the servers that have the point.
@@ -126,6 +128,10 @@ pub fn make(name: &str, servers: &[Oid]) -> Result<Vec<Made>> {
         .map(|(session, asked)| Made::of(session.answer(asked, deadline, Interrupts::Return)?))
         .collect();
     let has_held = held.end();
+    let pause = since.elapsed();
+    debug(|| {
+        format!("restore point \"{name}\": no transaction began to be delivered for {pause:?}")
+    });
     let failure = here.as_ref().err().or(there.iter().find_map(|made| made.as_ref().err()));
     if !has_held || failure.is_some() {
         let made = own.iter().zip(&there).filter(|(_, made)| made.is_ok());

@@ -22,13 +22,9 @@ const TABLES: &str = "CREATE TABLE account (id int PRIMARY KEY, money bigint);
     CREATE TABLE ledger (transfer bigint, places int);";
 
 /// Place 0 is the coordinator.
-fn places(fleet: &Fleet) -> impl Iterator<Item = &Cluster> {
-    std::iter::once(&fleet.coordinator).chain(fleet.shards())
-}
-
 fn open_accounts(fleet: &Fleet) -> Outcome {
     let mut session = fleet.session()?;
-    for (place, cluster) in places(fleet).enumerate() {
+    for (place, cluster) in fleet.servers().enumerate() {
         cluster.client()?.batch_execute(&format!(
             "{TABLES} INSERT INTO account SELECT n, 10 FROM generate_series(1, {ACCOUNTS}) n"
         ))?;
@@ -120,7 +116,7 @@ struct Books {
 
 fn read_books(fleet: &Fleet) -> anyhow::Result<Books> {
     let (mut total, mut expected, mut found) = (0, BTreeMap::new(), BTreeMap::new());
-    for cluster in places(fleet) {
+    for cluster in fleet.servers() {
         let mut session = cluster.client()?;
         total += one::<i64>(&mut session, "SELECT sum(money)::bigint FROM account")?;
         for row in session.query("SELECT transfer, places FROM ledger", &[])? {
@@ -134,42 +130,41 @@ fn read_books(fleet: &Fleet) -> anyhow::Result<Books> {
 
 /// Restores all servers to a point, lets the resolver run, and reads the books.
 fn restore(fleet: &mut Fleet, name: &str) -> anyhow::Result<Books> {
-    fleet.coordinator.restore(name)?;
-    for number in 1..=SHARDS {
-        fleet.shard_mut(number).restore(name)?;
-    }
+    on_all(fleet, |server| server.restore(name))?;
     fleet.session()?.batch_execute("SELECT * FROM pg_fdw_xacts_resolve()")?;
     assert_settled(fleet);
     let books = read_books(fleet)?;
-    stop(fleet, StopMode::Immediate)?;
+    on_all(fleet, |server| server.stop(StopMode::Immediate))?;
     Ok(books)
 }
 
-fn stop(fleet: &mut Fleet, mode: StopMode) -> Outcome {
-    fleet.coordinator.stop(mode)?;
-    (1..=SHARDS).try_for_each(|number| fleet.shard_mut(number).stop(mode))
+/// Does something with all servers, side by side.
+fn on_all(fleet: &mut Fleet, what: impl Fn(&mut Cluster) -> Outcome + Sync) -> Outcome {
+    std::thread::scope(|scope| {
+        let what = &what;
+        let threads: Vec<_> =
+            fleet.servers_mut().map(|server| scope.spawn(move || what(server))).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().expect("it panicked"))
+    })
 }
 
 /// Restore points of one name made by hand, one after the other.
 fn make_points_by_hand(fleet: &Fleet, transfers: &Transfers, name: &str) -> Outcome {
-    for cluster in places(fleet) {
+    for cluster in fleet.servers() {
         cluster.client()?.execute("SELECT pg_create_restore_point($1)", &[&name])?;
         transfers.pass(40)?;
     }
     Ok(())
 }
 
-/// Without the hold and the check of it, this was seen to fail: half transfers in most restores.
+/// Seen red without the hold and the check of it: half transfers in three of four restores.
 #[test]
 fn a_fleet_restored_to_a_point_has_every_transfer_everywhere_or_nowhere() -> Outcome {
     let mut fleet = Fleet::start_with(&FleetOptions { shards: SHARDS, ..FleetOptions::default() })?;
-    for cluster in places(&fleet) {
-        cluster.archive_wal()?;
-    }
-    fleet.coordinator.restart()?;
-    for number in 1..=SHARDS {
-        fleet.shard_mut(number).restart()?;
-    }
+    on_all(&mut fleet, |server| {
+        server.archive_wal()?;
+        server.restart()
+    })?;
     open_accounts(&fleet)?;
     let transfers = Transfers::default();
     let mut points = Vec::new();
@@ -178,11 +173,11 @@ fn a_fleet_restored_to_a_point_has_every_transfer_everywhere_or_nowhere() -> Out
         let writers: Vec<_> =
             (0..WRITERS).map(|writer| scope.spawn(move || transfers.make(fleet, writer))).collect();
         let mut work = || -> Outcome {
-            for cluster in places(fleet) {
+            for server in fleet.servers() {
                 transfers.pass(50)?;
-                cluster.base_backup()?;
+                server.base_backup()?;
             }
-            for number in 1..=10 {
+            for number in 1..=9 {
                 transfers.pass(100)?;
                 points.push(make_point(fleet, transfers, format!("point {number}"))?);
             }
@@ -196,11 +191,11 @@ fn a_fleet_restored_to_a_point_has_every_transfer_everywhere_or_nowhere() -> Out
         }
         worked
     })?;
-    for cluster in places(&fleet) {
-        cluster.finish_archiving()?;
-    }
-    stop(&mut fleet, StopMode::Fast)?;
-    for point in points.iter().step_by(3) {
+    on_all(&mut fleet, |server| {
+        server.finish_archiving()?;
+        server.stop(StopMode::Fast)
+    })?;
+    for point in points.iter().step_by(4) {
         let books = restore(&mut fleet, &point.name)?;
         let what = &point.name;
         assert_eq!(books.torn, 0, "{what}: half transfers");
