@@ -12,7 +12,7 @@ use crate::pg::globals::{current_user, has_written};
 use crate::pg::{text, versions, wal};
 use crate::protocol::restore_point::is_valid_name;
 use crate::remote::options::{Mapping, Server};
-use crate::shared::resolvers;
+use crate::shared::{hold, resolvers};
 use crate::xact::{participants, restore_point};
 
 /// The foreign server, the position, the WAL file. Texts are bytes in the server's encoding, of
@@ -50,9 +50,10 @@ fn make(name: &[u8]) -> Result<Vec<Row>> {
         )
         .detail("What it has written would not be in the restore point."));
     }
+    let participants = hold::participants();
     let servers = servers()?;
     warn_of_other_databases()?;
-    let made = restore_point::make(name, &servers)?;
+    let made = restore_point::make(name, &servers, participants)?;
     let names = servers.iter().map(|server| Some(Server::read(*server).name.into_bytes()));
     let names = std::iter::once(None).chain(names);
     Ok(names.zip(made).map(|(name, m)| (name, m.lsn as i64, m.wal_file.into_bytes())).collect())

@@ -7,12 +7,11 @@
 //! [`LONGEST`]. Like the window ([`super::window`]) it is a lease and no lock: nothing is left
 //! behind by a process that dies.
 //!
-//! Correctness does not depend on anybody's waiting. The [steps](Hold::step) are counted that must
-//! not be taken between the first point and the last, and who has made the points compares the
-//! counts:
+//! Correctness does not depend on anybody's waiting. What must not be done between the first point
+//! and the last is counted, and who has made the points compares the counts:
 //! * the first COMMIT PREPARED of a transaction is about to be sent, by whomever;
 //! * a participant was added to the durable list, without which nobody would look for what is
-//!   prepared there.
+//!   prepared there. That must not happen since it was decided which servers get a point, either.
 
 use std::time::{Duration, Instant};
 
@@ -33,13 +32,21 @@ const LONGEST: Duration = Duration::from_secs(1);
 pub struct Hold {
     /// In PostgreSQL's microseconds.
     until: i64,
-    steps: u64,
+    counts: Counts,
+}
+
+/// How often something was done that must not be done between two points.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(C)]
+struct Counts {
+    deliveries: u64,
+    participants: u64,
 }
 
 impl Hold {
-    /// Something was done that must not be done between two points.
-    pub fn step(&mut self) {
-        self.steps += 1;
+    /// A transaction begins to be delivered.
+    pub fn delivery(&mut self) {
+        self.counts.deliveries += 1;
     }
 
     fn begin(&mut self, now: i64) -> Option<Held> {
@@ -47,7 +54,7 @@ impl Hold {
             return None;
         }
         self.until = now + LONGEST.as_micros() as i64;
-        Some(Held { until: self.until, steps: self.steps })
+        Some(Held { until: self.until, counts: self.counts })
     }
 
     /// Ends it, unless it has ended by itself and somebody else holds.
@@ -65,7 +72,7 @@ impl Hold {
 /// This process holds, until this is dropped or the lease has ended.
 pub struct Held {
     until: i64,
-    steps: u64,
+    counts: Counts,
 }
 
 impl Held {
@@ -75,11 +82,16 @@ impl Held {
         shmem::write(|m| m.shared.hold.begin(now))
     }
 
-    /// Ends it; returns whether it has held: no step was taken.
+    /// Whether there were as many participants when it began.
+    pub fn began_with(&self, participants: u64) -> bool {
+        self.counts.participants == participants
+    }
+
+    /// Ends it; returns whether it has held.
     pub fn end(self) -> bool {
         shmem::write(|m| {
             m.shared.hold.end(&self);
-            m.shared.hold.steps == self.steps
+            m.shared.hold.counts == self.counts
         })
     }
 }
@@ -90,9 +102,15 @@ impl Drop for Held {
     }
 }
 
-/// Something was done that must not be done between two points.
-pub fn step() {
-    shmem::write(|m| m.shared.hold.step());
+/// How often a participant was added to a list, in any database.
+pub fn participants() -> u64 {
+    shmem::read(|m| m.shared.hold.counts.participants)
+}
+
+/// A participant was added to the list, or has another address there; nothing has been prepared
+/// there yet.
+pub fn add_participant() {
+    shmem::write(|m| m.shared.hold.counts.participants += 1);
 }
 
 /// Gives a transaction its number, unless somebody holds; returns whether it has.
@@ -143,12 +161,13 @@ mod tests {
     }
 
     #[test]
-    fn a_step_is_noticed() {
+    fn a_delivery_is_noticed() {
         let mut hold = Hold::default();
-        hold.step();
+        hold.delivery();
         let held = begin(&mut hold, 10).unwrap();
-        assert_eq!(hold.steps, held.steps);
-        hold.step();
-        assert_ne!(hold.steps, held.steps);
+        assert_eq!(hold.counts, held.counts);
+        hold.delivery();
+        assert_ne!(hold.counts, held.counts);
+        assert!(held.began_with(0) && !held.began_with(1));
     }
 }

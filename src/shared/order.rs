@@ -110,7 +110,7 @@ pub fn number_transaction(gid: &Gid) {
 pub(super) fn number(m: &mut Memory<'_>, gid: &Gid) {
     let Some(place) = m.entries().find(gid) else {
         // What has no entry may be about to be delivered all the same.
-        m.shared.hold.step();
+        m.shared.hold.delivery();
         return;
     };
     let first = *m.entries().at(place);
@@ -127,7 +127,7 @@ pub(super) fn number(m: &mut Memory<'_>, gid: &Gid) {
     // One that was found later, when the others had their number already, has the same.
     let given = members.iter().map(|place| m.entries().at(*place).number).max().unwrap_or(0);
     let number = if given == 0 {
-        m.shared.hold.step();
+        m.shared.hold.delivery();
         m.shared.order.decide()
     } else {
         given

@@ -15,7 +15,7 @@
 //!   deliver are held up meanwhile, and that none was given is checked ([`hold`]).
 //! * Where something is prepared in the restored state, the resolver has to look: the participant
 //!   was written down here before its PREPARE was sent. So none may be written down between the
-//!   points, which is checked in the same way.
+//!   points, nor since the servers were looked up, which is checked in the same way.
 //! * A transaction that has written on one server alone has no parts that could differ.
 //! * 'gxid', prepared here before this server's point: so are its participants, and all of it waits
 //!   for the application again. Prepared later, it has no decision.
@@ -39,7 +39,7 @@ use crate::pg::wait_event::WaitEvent;
 use crate::pg::{latch, text, wal};
 use crate::protocol::restore_point::{Point, Refusal, Seen, points, position};
 use crate::remote::wait::Interrupts;
-use crate::shared::hold::Held;
+use crate::shared::hold::{self, Held};
 
 mod session;
 
@@ -97,20 +97,28 @@ fn seen(
 }
 
 /// Makes a restore point on this server, and on each of these as the current user; returns that of
-/// this server and then theirs, in their order.
+/// this server and then theirs, in their order. `participants`: what [`hold::participants`] said
+/// before these servers were looked up.
 ///
 /// # Errors
 /// A server cannot be reached, or a point cannot be made there; 55000 if points were made that must
 /// not be used; a cancel.
-pub fn make(name: &str, servers: &[Oid]) -> Result<Vec<Made>> {
+pub fn make(name: &str, servers: &[Oid], participants: u64) -> Result<Vec<Made>> {
     let open = |serverid: &Oid| Session::open(current_user(), *serverid);
     let sessions: Vec<Session> = servers.iter().map(open).collect::<Result<_>>()?;
     let plan = points(&look(&sessions)?).map_err(|(place, why)| {
         let server = place.checked_sub(1).map(|place| sessions[place].server());
         refused(server, why)
     })?;
-    let held = hold()?;
+    let held = begin_to_hold()?;
     let since = Instant::now();
+    if !held.began_with(participants) {
+        return Err(Error::new(
+            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "a server was used for the first time while restore points were prepared",
+        )
+        .hint("Try again. No restore point was made."));
+    }
     check_for_interrupts()?;
     let here = Made::of(wal::ask(CREATE, Some(name))?);
     // From here on the name is used: whatever fails is told with the servers that have the point.
@@ -164,7 +172,7 @@ fn look(sessions: &[Session]) -> Result<Vec<Seen>> {
 }
 
 /// Has those who deliver wait, as soon as nobody else does.
-fn hold() -> Result<Held> {
+fn begin_to_hold() -> Result<Held> {
     let give_up = Instant::now() + TURN;
     loop {
         if let Some(held) = Held::begin() {

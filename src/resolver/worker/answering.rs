@@ -135,7 +135,7 @@ impl Worker {
         let registered = ParticipantRecord { id: self.participants.next_id(), ..wanted };
         syncrep::run_here(|| participant_list::insert(&registered))?;
         // Before anybody prepares there.
-        hold::step();
+        hold::add_participant();
         let id = registered.id;
         self.warn_of_twin(&registered)?;
         // Something may have been left there before it was forgotten.
@@ -160,6 +160,7 @@ impl Worker {
     fn move_to(&mut self, registered: ParticipantRecord, address: Option<CString>) -> Result<i32> {
         let id = registered.id;
         syncrep::run_here(|| participant_list::move_to(&HashSet::from([id]), address.as_deref()))?;
+        hold::add_participant();
         let moved = ParticipantRecord { address, ..registered };
         self.warn_of_twin(&moved)?;
         self.participants.change(id, |participant| {

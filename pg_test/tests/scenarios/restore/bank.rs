@@ -173,10 +173,11 @@ fn a_fleet_restored_to_a_point_has_every_transfer_everywhere_or_nowhere() -> Out
         let writers: Vec<_> =
             (0..WRITERS).map(|writer| scope.spawn(move || transfers.make(fleet, writer))).collect();
         let mut work = || -> Outcome {
-            for server in fleet.servers() {
-                transfers.pass(50)?;
-                server.base_backup()?;
-            }
+            std::thread::scope(|scope| -> Outcome {
+                let backups: Vec<_> =
+                    fleet.servers().map(|s| scope.spawn(|| s.base_backup())).collect();
+                backups.into_iter().try_for_each(|backup| backup.join().expect("it panicked"))
+            })?;
             for number in 1..=9 {
                 transfers.pass(100)?;
                 points.push(make_point(fleet, transfers, format!("point {number}"))?);
