@@ -12,7 +12,7 @@
 //!   It gets its number before anybody sends the first COMMIT PREPARED of it, whoever that is: a
 //!   session, COMMIT PREPARED of the application's 'gxid', the resolver. So it is enough that no
 //!   number is given from before this server's point until after the last of the others. Those who
-//!   deliver are held up meanwhile, and that none was given is checked ([`hold`]).
+//!   deliver are held up meanwhile, and that none was given is checked ([`hold`](crate::shared::hold)).
 //! * Where something is prepared in the restored state, the resolver has to look: the participant
 //!   was written down here before its PREPARE was sent. So none may be written down between the
 //!   points, nor since the servers were looked up, which is checked in the same way.
@@ -39,7 +39,7 @@ use crate::pg::wait_event::WaitEvent;
 use crate::pg::{latch, text, wal};
 use crate::protocol::restore_point::{Point, Refusal, Seen, points, position};
 use crate::remote::wait::Interrupts;
-use crate::shared::hold::{self, Held};
+use crate::shared::hold::Held;
 
 mod session;
 
@@ -97,7 +97,7 @@ fn seen(
 }
 
 /// Makes a restore point on this server, and on each of these as the current user; returns that of
-/// this server and then theirs, in their order. `participants`: what [`hold::participants`] said
+/// this server and then theirs, in their order. `participants`: what [`participants`](crate::shared::hold::participants) said
 /// before these servers were looked up.
 ///
 /// # Errors
@@ -231,7 +231,7 @@ fn unusable<'a>(
     };
     let why = match failure {
         Some(failure) => text::carried(&crate::pg::error::c_string(failure.summary())),
-        None => "A transaction that was decided meanwhile may have been delivered to a server before its restore point".to_owned(),
+        None => "Before the last of the points was made, a transaction began to be delivered, or a server was used for the first time".to_owned(),
     };
     Error::new(
         SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
