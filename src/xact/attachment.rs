@@ -140,6 +140,9 @@ impl Attachment {
     /// The same session, for statements of a query. `is_read`: they read the server's tables, so
     /// that all that the query reads is read as of one time, if reads are consistent.
     pub fn of_query(self, estate: *const EState, is_read: bool) -> Self {
+        if !cut::may_be_on() {
+            return self;
+        }
         let unit = Unit::of_query(estate);
         if is_read {
             unit.add(&self.connection, self.userid);

@@ -220,6 +220,11 @@ pub fn fix(userid: Oid, servers: &[Oid]) -> Result<()> {
     rounds::take(&members, &reading, may).map(drop)
 }
 
+/// Whether this transaction reads consistently, or may turn out to with its first statement.
+pub fn may_be_on() -> bool {
+    transaction::may_be_on()
+}
+
 /// Whether this transaction reads consistently.
 pub fn is_on() -> bool {
     transaction::reading().is_some()
