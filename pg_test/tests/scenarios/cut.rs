@@ -1,5 +1,6 @@
 //! Consistent reads: what is read on several servers together shows the same transactions.
 
+mod after_a_restart;
 mod bank;
 mod half_delivered;
 mod units;
