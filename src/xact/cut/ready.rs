@@ -61,8 +61,8 @@ fn first_unasked(members: &[&Member]) -> Option<String> {
     let is_unasked = |member: &Member| {
         let here = member.connection.place(member.connection.serverid.to_u32());
         participants.iter().any(|participant| {
-            let at_it = participant.serverid == member.connection.serverid
-                || here.is_some_and(|here| here.is_same(&participant.place()));
+            // Not where the foreign server led before it was moved: nothing is read there.
+            let at_it = here.is_some_and(|here| here.is_same(&participant.place()));
             at_it && !asked.has(participant.id)
         })
     };

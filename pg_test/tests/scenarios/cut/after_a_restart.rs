@@ -1,10 +1,10 @@
 //! The coordinator has been started again, and what it knew is lost.
 
 use pg_test::oracle::{assert_settled, expect_error, one};
-use pg_test::{DEADLINE, Fault, Fleet, Point, wait_until};
+use pg_test::{DEADLINE, Fault, Fleet, FleetOptions, Point, wait_until};
 use postgres::Client;
 
-use crate::support::{Outcome, begin_everywhere, in_background};
+use crate::support::{Outcome, assert_commits, begin_everywhere, in_background};
 
 const BOTH: &str = "SELECT (SELECT count(*) FROM ft1) - (SELECT count(*) FROM ft2)";
 
@@ -62,5 +62,22 @@ fn what_the_resolver_has_to_leave_is_waited_for() -> Outcome {
     wait_until("it is everywhere", DEADLINE, || Ok(fleet.ids_on_shard(2)?.contains(&1)))?;
     assert_eq!(one::<i64>(&mut reader, BOTH)?, 0);
     assert_settled(&fleet);
+    Ok(())
+}
+
+/// Nobody can ask the old server any more, and nothing is read there. Seen red: 55000.
+#[test]
+fn where_a_server_led_before_it_was_moved_does_not_matter() -> Outcome {
+    let mut fleet = Fleet::start_with(&FleetOptions { shards: 3, ..FleetOptions::default() })?;
+    let mut session = fleet.session()?;
+    assert_commits(&fleet, &mut session, 1)?;
+    assert_settled(&fleet);
+    session.batch_execute(&format!(
+        "ALTER SERVER shard1 OPTIONS (SET port '{}')",
+        fleet.port_of_shard(3)
+    ))?;
+    drop(session);
+    fleet.coordinator.restart()?;
+    assert_eq!(one::<i64>(&mut reader(&fleet)?, BOTH)?, -1);
     Ok(())
 }
