@@ -148,8 +148,9 @@ pub fn is_on() -> bool {
     transaction::reading().is_some()
 }
 
-/// Those on which a remote transaction is open.
+/// Those on which a remote transaction is open, and something was sent in it or will be.
 fn participants_that_read() -> Vec<Member> {
-    let open = participants::all().into_iter().filter(|p| p.connection.in_transaction());
+    let is_read = |c: &Cached| c.in_transaction() && !c.is_left_over();
+    let open = participants::all().into_iter().filter(|p| is_read(&p.connection));
     open.map(|p| Member { connection: Rc::clone(&p.connection), userid: p.userid }).collect()
 }

@@ -2,6 +2,8 @@
 
 mod after_a_restart;
 mod bank;
+mod ends;
 mod half_delivered;
+mod places;
 mod units;
 mod waits;

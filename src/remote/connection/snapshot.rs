@@ -34,6 +34,8 @@ pub(super) struct SnapshotOf {
     cut: u64,
     /// How many units that are being read need it as it is.
     pins: u32,
+    /// Nothing else was sent in the transaction.
+    is_alone: bool,
 }
 
 impl SnapshotOf {
@@ -44,6 +46,11 @@ impl SnapshotOf {
 
     pub fn fail(&mut self, failure: Rc<PgResult>) {
         self.failure = Some(failure);
+    }
+
+    /// A statement is sent, which reads what it shows.
+    pub fn is_used(&mut self) {
+        self.is_alone = false;
     }
 }
 
@@ -103,6 +110,7 @@ impl Connection {
         }
         self.queue_preamble(inner)?;
         Self::queue_begin(conn, inner, manner, false)?;
+        inner.transaction.snapshot.is_alone = true;
         conn.send_sync().then_some(())?;
         inner.fifo.sync();
         Some(())
@@ -135,6 +143,13 @@ impl Connection {
     /// The cut that the snapshot belongs to; 0 for none.
     pub fn cut(&self) -> u64 {
         self.inner.borrow().transaction.snapshot.cut
+    }
+
+    /// Whether a transaction was begun for a cut that was not taken, and nothing else: the unit has
+    /// failed, and its error was caught.
+    pub fn is_left_over(&self) -> bool {
+        let snapshot = &self.inner.borrow().transaction.snapshot;
+        snapshot.is_alone && snapshot.cut == 0
     }
 
     /// The snapshot belongs to this cut.

@@ -101,7 +101,8 @@ impl<'a> Taking<'a> {
     fn begin(members: &'a [Member], reading: &Reading) -> Result<Self> {
         let is_fresh = |member: &Member| {
             let connection = &member.connection;
-            !connection.in_transaction() || (!reading.is_one_unit && connection.may_retake())
+            let may_be_read_anew = !reading.is_one_unit || connection.is_left_over();
+            !connection.in_transaction() || (may_be_read_anew && connection.may_retake())
         };
         let fresh: Vec<bool> = members.iter().map(is_fresh).collect();
         // What was confirmed since the oldest snapshot was taken may be missing there.
