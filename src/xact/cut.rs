@@ -40,8 +40,8 @@ struct Member {
 #[derive(Default)]
 pub struct Unit {
     members: RefCell<Vec<Member>>,
-    /// The cut it was found to be; 0 before.
-    cut: Cell<u64>,
+    /// Its snapshots are what it reads, and found to be one cut if they are several.
+    is_accepted: Cell<bool>,
     /// How often snapshots were waited for.
     rounds: Cell<u64>,
 }
@@ -81,8 +81,8 @@ impl Unit {
     }
 
     /// From now on the snapshots of its members stay as they are, as long as it is read.
-    fn accept(&self, cut: u64) {
-        if self.cut.replace(cut) == 0 {
+    fn accept(&self) {
+        if !self.is_accepted.replace(true) {
             self.members.borrow().iter().for_each(|member| member.connection.pin());
         }
     }
@@ -90,7 +90,7 @@ impl Unit {
 
 impl Drop for Unit {
     fn drop(&mut self) {
-        if self.cut.get() != 0 {
+        if self.is_accepted.get() {
             self.members.get_mut().iter().for_each(|member| member.connection.unpin());
         }
     }
@@ -109,13 +109,13 @@ pub fn before_statement(
     unit: Option<&Rc<Unit>>,
 ) -> Result<Option<Opened>> {
     let Some(reading) = transaction::reading() else { return Ok(None) };
-    if let Some(unit) = unit.filter(|unit| unit.cut.get() == 0) {
+    if let Some(unit) = unit.filter(|unit| !unit.is_accepted.get() && !reading.is_one_unit) {
         let members = unit.members.borrow().clone();
-        if members.len() > 1 && !reading.is_one_unit {
-            let taken = rounds::take(&members, &reading)?;
-            unit.rounds.set(unit.rounds.get() + taken.rounds);
-            unit.accept(taken.cut);
+        if members.len() > 1 {
+            let rounds = rounds::take(&members, &reading)?;
+            unit.rounds.set(unit.rounds.get() + rounds);
         }
+        unit.accept();
     }
     if reading.is_one_unit {
         let mut members = participants_that_read();
@@ -130,9 +130,9 @@ pub fn before_statement(
             unit.members.borrow().iter().for_each(add);
         }
         if members.len() > 1 {
-            let taken = rounds::take(&members, &reading)?;
+            let rounds = rounds::take(&members, &reading)?;
             if let Some(unit) = unit {
-                unit.rounds.set(unit.rounds.get() + taken.rounds);
+                unit.rounds.set(unit.rounds.get() + rounds);
             }
         }
         return Ok(Some(reading.first));

@@ -32,8 +32,6 @@ pub(super) struct SnapshotOf {
     failure: Option<Rc<PgResult>>,
     /// The cut that it belongs to; 0 for none.
     cut: u64,
-    /// How many units that are being read need it as it is.
-    pins: u32,
     /// Nothing else was sent in the transaction.
     is_alone: bool,
 }
@@ -157,14 +155,15 @@ impl Connection {
         self.inner.borrow_mut().transaction.snapshot.cut = cut;
     }
 
-    /// A unit that will be read needs the snapshot as it is; [`Self::unpin`] has to follow.
+    /// A unit that will be read needs the snapshot as it is, or as it will be told with the next
+    /// statement; [`Self::unpin`] has to follow.
     pub fn pin(&self) {
-        self.inner.borrow_mut().transaction.snapshot.pins += 1;
+        self.inner.borrow_mut().transaction.pins += 1;
     }
 
     /// That unit is not read any more.
     pub fn unpin(&self) {
-        let pins = &mut self.inner.borrow_mut().transaction.snapshot.pins;
+        let pins = &mut self.inner.borrow_mut().transaction.pins;
         *pins = pins.saturating_sub(1);
     }
 
@@ -172,13 +171,13 @@ impl Connection {
     /// nothing was written, nothing is open, and nobody needs its snapshot.
     pub fn may_retake(&self) -> bool {
         let inner = self.inner.borrow();
-        let RemoteTransaction { depth, confirmed, modifies, written, cursors, snapshot, .. } =
+        let RemoteTransaction { depth, confirmed, modifies, written, cursors, pins, .. } =
             &inner.transaction;
         (*depth, *confirmed) == (1, 1)
             && !modifies
             && written.state() == Xid::None
             && cursors.is_empty()
-            && snapshot.pins == 0
+            && *pins == 0
             && inner.fifo.is_idle()
             && !self.is_tainted()
             && !self.is_doomed()

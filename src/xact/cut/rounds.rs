@@ -25,13 +25,6 @@ use crate::remote::wait::Interrupts;
 use crate::shared::order::{self, Known};
 use crate::shared::resolvers;
 
-/// What was taken.
-pub(super) struct Cut {
-    pub(super) cut: u64,
-    /// How often snapshots were waited for.
-    pub(super) rounds: u64,
-}
-
 /// The first rounds follow each other at once: most transactions are delivered within a round trip.
 const AT_ONCE: u64 = 3;
 
@@ -42,12 +35,13 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 static LAST: BackendLocal<Cell<u64>> = BackendLocal::new(Cell::new(0));
 
 /// Makes the snapshots of these connections one cut. Those that something was read from stay as
-/// they are; of the others the transactions are begun, or begun again.
-pub(super) fn take(members: &[Member], reading: &Reading) -> Result<Cut> {
+/// they are; of the others the transactions are begun, or begun again. Returns how often snapshots
+/// were waited for.
+pub(super) fn take(members: &[Member], reading: &Reading) -> Result<u64> {
     let cut = members[0].connection.cut();
     let is_one = |member: &Member| member.connection.cut() == cut;
     if cut != 0 && members.iter().all(is_one) {
-        return Ok(Cut { cut, rounds: 0 });
+        return Ok(0);
     }
     if in_recovery() {
         return Err(in_recovery_here());
@@ -62,7 +56,7 @@ pub(super) fn take(members: &[Member], reading: &Reading) -> Result<Cut> {
                 let cut = LAST.get().get() + 1;
                 LAST.get().set(cut);
                 members.iter().for_each(|member| member.connection.set_cut(cut));
-                return Ok(Cut { cut, rounds: taking.rounds });
+                return Ok(taking.rounds);
             }
             Some(missing) => taking.pause(&missing)?,
         }
