@@ -4,6 +4,7 @@ mod after_a_restart;
 mod bank;
 mod ends;
 mod half_delivered;
+mod parallel;
 mod places;
 mod units;
 mod waits;
