@@ -81,3 +81,32 @@ fn where_a_server_led_before_it_was_moved_does_not_matter() -> Outcome {
     assert_eq!(one::<i64>(&mut reader(&fleet)?, BOTH)?, -1);
     Ok(())
 }
+
+/// Its user mapping has been dropped, so nobody can be asked in its name; and nothing that was decided
+/// is left there. Seen red: 55000.
+#[test]
+fn a_participant_without_decisions_does_not_have_to_be_asked() -> Outcome {
+    let mut fleet = Fleet::start_with(&FleetOptions {
+        coordinator: vec![("pg_fdw_xacts.forget_delay", "0")],
+        ..FleetOptions::default()
+    })?;
+    let mut session = fleet.session()?;
+    session.batch_execute(
+        "CREATE ROLE writer LOGIN SUPERUSER;
+         CREATE USER MAPPING FOR writer SERVER shard1 OPTIONS (user 'postgres');
+         CREATE USER MAPPING FOR writer SERVER shard2 OPTIONS (user 'postgres')",
+    )?;
+    let mut writer = fleet.coordinator.client_for("postgres", "writer")?;
+    assert_commits(&fleet, &mut writer, 1)?;
+    wait_until("its decision is deleted", DEADLINE, || {
+        Ok(one::<i64>(&mut session, "SELECT count(*) FROM fdw_xacts.decision")? == 0)
+    })?;
+    drop(writer);
+    session.batch_execute(
+        "DROP USER MAPPING FOR writer SERVER shard1; DROP USER MAPPING FOR writer SERVER shard2",
+    )?;
+    drop(session);
+    fleet.coordinator.restart()?;
+    assert_eq!(one::<i64>(&mut reader(&fleet)?, BOTH)?, 0);
+    Ok(())
+}
