@@ -145,7 +145,8 @@ pub fn decide(changes: &[(Gid, Change)], is_delivered: bool) {
                 table.change(place, |entry| change.write(entry, pid, now));
             }
         }
-        if let (true, Some((gid, _))) = (is_delivered, changes.first()) {
+        // The first that has an entry gives all of them their number.
+        for (gid, _) in changes.iter().filter(|_| is_delivered) {
             order::number(m, gid);
         }
     });

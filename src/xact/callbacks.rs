@@ -64,8 +64,14 @@ unsafe extern "C-unwind" fn on_transaction(
             Ok(())
         });
     }
-    let has_ended =
-        matches!(event, E::XACT_EVENT_COMMIT | E::XACT_EVENT_PREPARE | E::XACT_EVENT_ABORT);
+    let has_ended = matches!(
+        event,
+        E::XACT_EVENT_COMMIT
+            | E::XACT_EVENT_PREPARE
+            | E::XACT_EVENT_ABORT
+            | E::XACT_EVENT_PARALLEL_COMMIT
+            | E::XACT_EVENT_PARALLEL_ABORT
+    );
     if has_ended {
         cut::end();
     }

@@ -84,6 +84,8 @@ pub(super) struct RemoteTransaction {
     pub skipped: Option<SkippedPrepare>,
     /// Its snapshot, where reads are consistent.
     pub snapshot: SnapshotOf,
+    /// How many units that are being read need that as it is.
+    pub pins: u32,
     /// What was sent, as long as nothing has been answered.
     pub unanswered: Option<Unanswered>,
     /// It has been sent a second time.

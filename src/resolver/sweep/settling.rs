@@ -9,7 +9,7 @@ use pgrx::{PgLogLevel, pg_sys};
 
 use super::failure::{self, Failure};
 use super::observation::{self, Observation};
-use super::{Decisions, Fenced, Subject, Swept};
+use super::{Decided, Decisions, Fenced, Subject, Swept};
 use crate::pg::debug::debug;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::pg::{syncrep, text};
@@ -41,7 +41,7 @@ pub(super) struct Settling {
     left: HashMap<Gid, Left>,
     /// What the server has answered to the first COMMIT or ROLLBACK PREPARED that it has refused.
     refusal: Option<Error>,
-    /// The xids there of those that are committed.
+    /// The xids there of those that are committed or listed; 0 where they are not known.
     xids: HashMap<Gid, u64>,
     /// How many were settled.
     resolved: u64,
@@ -125,10 +125,11 @@ impl Settling {
         self.decided = syncrep::written_so_far();
         let owned: HashSet<Gid> = entries::owned().iter().filter_map(Entry::gid).collect();
         for gid in self.seen.listed.iter().copied().collect::<Vec<Gid>>() {
-            let (decision, xid) = decisions
-                .get(&gid.nonce)
-                .copied()
-                .unwrap_or((Decision::Absent, pg_sys::InvalidTransactionId));
+            let xid = pg_sys::InvalidTransactionId;
+            let absent = Decided { decision: Decision::Absent, xid, remote_xid: 0 };
+            let Decided { decision, xid, remote_xid } =
+                decisions.get(&gid).copied().unwrap_or(absent);
+            self.xids.insert(gid, remote_xid);
             let others = Others {
                 owner: owned.contains(&gid),
                 other_incarnations: self.seen.other_incarnations,
