@@ -12,6 +12,7 @@
 //! * [`incarnation`]: what tells this start of the server from others;
 //! * [`resolvers`]: which database has a resolver;
 //! * [`requests`]: what backends ask of it;
+//! * [`waits`]: who waits for servers for long, and what the resolver says to that;
 //! * [`confirmed`]: what all participants have confirmed.
 
 pub mod confirmed;
@@ -28,3 +29,4 @@ pub mod resolvers;
 pub mod seen;
 pub mod shmem;
 pub mod stats;
+pub mod waits;

@@ -16,7 +16,7 @@ use crate::shared::entry_table::{self, EntryLists, EntryTable};
 use crate::shared::places::Link;
 use crate::shared::seen::Seen;
 use crate::shared::stats::{self, ServerStats, Statistics, StatsLists};
-use crate::shared::{incarnation, label_limit, requests, resolvers};
+use crate::shared::{incarnation, label_limit, requests, resolvers, waits};
 
 /// What is shared apart from the arrays.
 #[repr(C)]
@@ -44,6 +44,8 @@ pub struct Shared {
     pub room_made_at: i64,
     /// Which places for statistics are in use.
     pub stats_lists: StatsLists,
+    /// How many sessions wait for servers for long.
+    pub waits: waits::Published,
 }
 
 const TRANCHE: &CStr = c"pg_fdw_xacts";
@@ -53,6 +55,8 @@ static RESOLVERS: BackendLocal<Array<resolvers::Slot>> =
     BackendLocal::new(Array::new(c"pg_fdw_xacts resolvers"));
 static REQUESTS: BackendLocal<Array<requests::Place>> =
     BackendLocal::new(Array::new(c"pg_fdw_xacts requests"));
+static WAITS: BackendLocal<Array<waits::Place>> =
+    BackendLocal::new(Array::new(c"pg_fdw_xacts waits"));
 static ENTRIES: BackendLocal<Array<Entry>> = BackendLocal::new(Array::new(c"pg_fdw_xacts entries"));
 static ENTRY_LINKS: BackendLocal<Array<Link>> =
     BackendLocal::new(Array::new(c"pg_fdw_xacts entries: lists"));
@@ -112,7 +116,7 @@ fn resolver_slots() -> usize {
     globals::max_worker_processes() + 32
 }
 
-/// One per backend: it waits for one request at a time.
+/// One per backend: it waits for one request, or for servers, at a time.
 fn request_places() -> usize {
     globals::max_backends()
 }
@@ -121,10 +125,10 @@ fn size() -> usize {
     let entry = size_of::<Entry>() + 2 * size_of::<Link>();
     let stats = size_of::<ServerStats>() + size_of::<Link>();
     // Each structure is aligned to a cache line.
-    8 * 128
+    9 * 128
         + size_of::<Shared>()
         + resolver_slots() * size_of::<resolvers::Slot>()
-        + request_places() * size_of::<requests::Place>()
+        + request_places() * (size_of::<requests::Place>() + size_of::<waits::Place>())
         + guc::max_foreign_xacts() * entry
         + entry_table::index_size(guc::max_foreign_xacts())
         + guc::max_servers() * stats
@@ -151,6 +155,7 @@ pub fn start_up() {
         let found = SHARED.get().attach(1);
         RESOLVERS.get().attach(resolver_slots());
         REQUESTS.get().attach(request_places());
+        WAITS.get().attach(request_places());
         ENTRIES.get().attach(entries);
         ENTRY_LINKS.get().attach(entries);
         SIBLINGS.get().attach(entries);
@@ -163,6 +168,7 @@ pub fn start_up() {
             SHARED.get().clear();
             RESOLVERS.get().clear();
             REQUESTS.get().clear();
+            WAITS.get().clear();
             let shared = &mut SHARED.get().get()[0];
             shared.entry_lists = EntryLists::NONE_USED;
             shared.stats_lists = StatsLists::NONE_USED;
@@ -200,6 +206,8 @@ pub struct Memory<'a> {
     pub resolvers: &'a mut [resolvers::Slot],
     /// What backends ask of a resolver, each at its own place.
     pub requests: &'a mut [requests::Place],
+    /// What backends wait for, each at its own place.
+    pub waits: &'a mut [waits::Place],
     entries: &'a mut [Entry],
     entry_links: &'a mut [Link],
     siblings: &'a mut [Link],
@@ -237,6 +245,7 @@ fn locked<T>(mode: pg_sys::LWLockMode::Type, f: impl FnOnce(&mut Memory<'_>) -> 
             shared: &mut SHARED.get().get()[0],
             resolvers: RESOLVERS.get().get(),
             requests: REQUESTS.get().get(),
+            waits: WAITS.get().get(),
             entries: ENTRIES.get().get(),
             entry_links: ENTRY_LINKS.get().get(),
             siblings: SIBLINGS.get().get(),

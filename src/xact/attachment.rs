@@ -266,23 +266,29 @@ impl Attachment {
         if self.connection.is_due(asked.ticket()) {
             self.note_wait(asked);
         }
-        let soon = Instant::now() + deadlock_timeout();
-        if let Some(result) = self.wait_until(asked, Some(soon))? {
+        let begin = Instant::now();
+        let soon = begin + deadlock_timeout();
+        if let Some(result) = self.wait_since(asked, Some(soon), begin)? {
             return Ok(result);
         }
         if let Some(act) = LONG_WAIT.get().get() {
             act()?;
         }
         loop {
-            if let Some(result) = self.wait_until(asked, None)? {
+            if let Some(result) = self.wait_since(asked, None, begin)? {
                 return Ok(result);
             }
         }
     }
 
-    fn wait_until(&self, asked: &Asked, deadline: Option<Instant>) -> Result<Option<Rc<PgResult>>> {
-        match self.connection.wait_until(asked, deadline) {
-            Err(_) if self.begin_anew()? => self.connection.wait_until(asked, deadline),
+    fn wait_since(
+        &self,
+        asked: &Asked,
+        deadline: Option<Instant>,
+        begin: Instant,
+    ) -> Result<Option<Rc<PgResult>>> {
+        match self.connection.wait_since(asked, deadline, begin) {
+            Err(_) if self.begin_anew()? => self.connection.wait_since(asked, deadline, begin),
             answered => answered,
         }
     }

@@ -43,6 +43,7 @@
 mod bank;
 mod clients;
 mod commit;
+mod deadlock;
 mod docs;
 mod doubt;
 mod exec;
