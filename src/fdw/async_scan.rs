@@ -169,8 +169,7 @@ unsafe fn is_read_for(this: *mut AsyncRequest) -> bool {
     }
 }
 
-/// The connections of all scans that an Append waits for; `None` if some of the scans are of another
-/// wrapper.
+/// The connections of all scans that an Append waits for; `None` if some are of another wrapper.
 unsafe fn awaited(append: *const AppendState) -> Option<Vec<Rc<Cached>>> {
     // SAFETY: as in `is_read_for`.
     unsafe {

@@ -1,6 +1,8 @@
 //! Deadlocks that no server sees whole: each ends by itself, and nothing else does.
 
+mod no_alarm;
 mod shapes;
+mod shapes_within;
 
 use std::time::{Duration, Instant};
 
@@ -35,19 +37,25 @@ pub fn start() -> anyhow::Result<Fleet> {
 /// A session that has begun a transaction and run these statements.
 pub fn session_that(fleet: &Fleet, statements: &str) -> anyhow::Result<Client> {
     let mut session = fleet.session()?;
+    // What hangs fails.
+    session
+        .batch_execute("SET statement_timeout = '30s'; SET pg_fdw_xacts.prepare_timeout = '30s'")?;
     session.batch_execute(&format!("BEGIN; {statements}"))?;
     Ok(session)
 }
 
 /// Runs a statement in the background, and waits until the session waits for a lock on shard
-/// `number`, as one more than before.
+/// `number`, as one more than before; 0 is the coordinator.
 pub fn waits_on(
     fleet: &Fleet,
     number: usize,
     session: Client,
     sql: &str,
 ) -> anyhow::Result<Background> {
-    let mut shard = fleet.shard(number).client()?;
+    let mut shard = match number {
+        0 => fleet.session()?,
+        _ => fleet.shard(number).client()?,
+    };
     let before = waiting(&mut shard)?;
     let background = in_background(session, sql);
     wait_until(&format!("{sql} waits on shard {number}"), DEADLINE, || {
