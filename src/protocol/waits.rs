@@ -52,8 +52,10 @@ pub struct Session {
 pub struct Said {
     /// Who blocks a process; 0 stands for prepared transactions.
     pub blockers: HashMap<i32, Vec<i32>>,
-    /// The locks that are waited for, and those of prepared transactions.
-    pub locks: Vec<Lock>,
+    /// The lock that a process waits for.
+    pub waits: HashMap<i32, Lock>,
+    /// The locks of prepared transactions.
+    pub held: Vec<Lock>,
     /// The processes here that the server's processes belong to.
     pub owners: HashMap<i32, i32>,
     /// The same of prepared transactions, by their xids.
@@ -171,8 +173,7 @@ impl Said {
 
     /// The lock that a process waits for, if its wait counts.
     fn awaited(&self, process: i32) -> Option<&Lock> {
-        let is_it = |lock: &&Lock| !lock.granted && lock.pid == Some(process);
-        self.locks.iter().find(is_it).filter(|lock| lock.kind != Kind::Brief)
+        self.waits.get(&process).filter(|lock| lock.kind != Kind::Brief)
     }
 
     /// The waits of `from`, whose process on this server is `process`.
@@ -183,14 +184,13 @@ impl Said {
             let (lock, since) = (Rc::clone(&text), lock.since);
             to.push(Edge { from, to: node, server, process, blocker, number, since, lock });
         };
-        let mut blockers = self.blocked_by(process);
+        let mut blockers = self.blocked_by(process).to_vec();
         // Who queues for a row waits for the transaction that has it, as the first of the queue
         // does.
         if lock.kind == Kind::Tuple {
-            let ahead: Vec<i32> = blockers.clone();
-            for other in ahead {
-                if self.awaited(other).is_some_and(|lock| lock.kind == Kind::Transaction) {
-                    blockers.extend(self.blocked_by(other));
+            for other in self.blocked_by(process) {
+                if self.awaited(*other).is_some_and(|lock| lock.kind == Kind::Transaction) {
+                    blockers.extend(self.blocked_by(*other));
                 }
             }
             blockers.sort_unstable();
@@ -208,18 +208,18 @@ impl Said {
         }
     }
 
-    fn blocked_by(&self, process: i32) -> Vec<i32> {
-        self.blockers.get(&process).cloned().unwrap_or_default()
+    fn blocked_by(&self, process: i32) -> &[i32] {
+        self.blockers.get(&process).map_or(&[], Vec::as_slice)
     }
 
     /// The sessions whose prepared transactions block a wait for this lock. The server does not say
     /// which they are, but which locks each has, under its virtual transaction.
     fn owners_of_prepared(&self, process: i32, lock: &Lock) -> Vec<i32> {
         let of = |lock: &Lock| -> Vec<i32> {
-            let holders = self.locks.iter().filter(|held| held.blocks_as_prepared(lock));
+            let holders = self.held.iter().filter(|held| held.blocks(lock));
             let xids = holders.flat_map(|held| {
-                let own = move |l: &&Lock| l.is_own_xid() && l.transaction == held.transaction;
-                self.locks.iter().filter(own)
+                let own = move |l: &&Lock| l.transaction == held.transaction;
+                self.held.iter().filter(own)
             });
             xids.filter_map(|l| self.prepared.get(&l.xid()?).copied()).collect()
         };
@@ -227,7 +227,7 @@ impl Said {
         // Of a queue for a row, those that the first of the queue waits for.
         if lock.kind == Kind::Tuple {
             for other in self.blocked_by(process) {
-                owners.extend(self.awaited(other).into_iter().flat_map(of));
+                owners.extend(self.awaited(*other).into_iter().flat_map(of));
             }
         }
         owners.sort_unstable();

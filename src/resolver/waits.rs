@@ -9,6 +9,8 @@
 //! looks like a cycle may never have been one at any moment. It is one if every wait in it is found
 //! again a little later and is still the same.
 //!
+//! What a look has seen is shown by the view `pg_fdw_xacts_waits` ([`showing`]).
+//!
 //! No session is signalled: the verdict is left where only that wait reads it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -25,10 +27,12 @@ use crate::protocol::waits::cycle::Cycle;
 use crate::protocol::waits::locks::{Kind, Lock};
 use crate::protocol::waits::{Graph, HERE, Said, Session};
 use crate::remote::wait::Interest;
+use crate::shared::wait_rows;
 use crate::shared::waits::{self, Wait};
 
 mod asking;
 mod questions;
+mod showing;
 
 use asking::Asking;
 
@@ -42,6 +46,9 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// Between two looks there is at least so much time, in units of how long a look takes: servers
 /// where many wait are not kept busy by being asked.
 const REST: u32 = 5;
+
+/// But no more than that, so that a deadlock is found in time.
+const LONGEST_REST: Duration = Duration::from_millis(300);
 
 /// Finds deadlocks.
 #[derive(Default)]
@@ -73,6 +80,23 @@ impl Detector {
     /// # Errors
     /// Only out of memory and the like.
     pub fn round(&mut self, identity: Identity) -> Result<()> {
+        for server in self.servers.values_mut().filter(|server| server.is_under_way()) {
+            server.advance(identity);
+        }
+        self.servers.retain(|_, server| !server.is_expired());
+        self.conclude_if_answered()?;
+        if self.look.is_none() {
+            self.note_published();
+            if self.due.is_some_and(|due| due <= Instant::now()) {
+                self.begin(identity)?;
+                self.conclude_if_answered()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks soon if somebody else waits than the last time.
+    fn note_published(&mut self) {
         let published = waits::published();
         if published.last != self.last && published.count > 0 {
             self.last = published.last;
@@ -80,19 +104,16 @@ impl Detector {
             let soon = self.rested.map_or(now, |rested| rested.max(now));
             self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
         }
-        for server in self.servers.values_mut().filter(|server| server.is_under_way()) {
-            server.advance(identity);
+    }
+
+    fn conclude_if_answered(&mut self) -> Result<()> {
+        let is_over = |look: &mut Look| {
+            !self.servers.values().any(Asking::is_awaited) || look.begin.elapsed() >= PATIENCE
+        };
+        match self.look.take_if(is_over) {
+            Some(look) => self.conclude(look),
+            None => Ok(()),
         }
-        self.servers.retain(|_, server| !server.is_expired());
-        if self.look.is_none() && self.due.is_some_and(|due| due <= Instant::now()) {
-            self.begin(identity)?;
-        }
-        if let Some(look) = self.look.take_if(|look| {
-            !self.servers.values().any(Asking::is_under_way) || look.begin.elapsed() >= PATIENCE
-        }) {
-            self.conclude(look)?;
-        }
-        Ok(())
     }
 
     /// Asks every server where a session of this database waits.
@@ -114,6 +135,7 @@ impl Detector {
             self.found.clear();
             self.told.clear();
             self.due = None;
+            wait_rows::show(&[]);
             return Ok(());
         }
         let servers = &mut self.servers;
@@ -130,6 +152,7 @@ impl Detector {
 
     /// Judges what the servers have said.
     fn conclude(&mut self, look: Look) -> Result<()> {
+        let asked = look.begin.elapsed();
         let said = self.servers.iter_mut();
         let mut said: HashMap<u32, Said> =
             said.filter_map(|(id, server)| Some((*id, server.take()?))).collect();
@@ -138,6 +161,7 @@ impl Detector {
             said.insert(HERE, here(&graph)?);
             graph = Graph::join(&look.sessions, &said);
         }
+        wait_rows::show(&showing::rows(&graph));
         let found = std::mem::take(&mut self.found);
         let (standing, gone): (Vec<Cycle>, Vec<Cycle>) =
             found.into_iter().partition(|cycle| graph.has_all(&cycle.edges));
@@ -155,9 +179,14 @@ impl Detector {
         }
         let now = Instant::now();
         let took = look.begin.elapsed();
+        debug(|| {
+            let [asked, took] = [asked, took].map(|time| time.as_millis());
+            let waits = graph.edges.len();
+            format!("looked for deadlocks for {took} ms, {asked} ms of it asking: {waits} waits")
+        });
         let pause =
             if standing.is_empty() && self.found.is_empty() { deadlock_timeout() } else { AGAIN };
-        self.rested = Some(now + (took * REST).min(deadlock_timeout()));
+        self.rested = Some(now + (took * REST).min(LONGEST_REST));
         self.due = Some((now + pause).max(now + took));
         Ok(())
     }
@@ -226,18 +255,12 @@ fn here(graph: &Graph) -> Result<Said> {
                 said.blockers.insert(pid, blockers);
             }
         }
-        let locks = waiting.into_iter().filter(|lock| said.blockers.contains_key(&lock.pid));
-        said.locks = locks
-            .map(|lock| Lock {
-                kind: Kind::named(&lock.locktype),
-                target: lock.target,
-                mode: lock.mode,
-                pid: Some(lock.pid),
-                granted: false,
-                transaction: String::new(),
-                since: lock.since,
-            })
-            .collect();
+        for lock in waiting.into_iter().filter(|lock| said.blockers.contains_key(&lock.pid)) {
+            let heavy_locks::Waiting { pid, locktype, target, mode, since } = lock;
+            let kind = Kind::named(&locktype);
+            let lock = Lock { kind, target, mode, transaction: String::new(), since };
+            said.waits.insert(pid, lock);
+        }
         Ok(said)
     })
 }

@@ -16,7 +16,7 @@ use crate::shared::entry_table::{self, EntryLists, EntryTable};
 use crate::shared::places::Link;
 use crate::shared::seen::Seen;
 use crate::shared::stats::{self, ServerStats, Statistics, StatsLists};
-use crate::shared::{incarnation, label_limit, requests, resolvers, waits};
+use crate::shared::{incarnation, label_limit, requests, resolvers, wait_rows, waits};
 
 /// What is shared apart from the arrays.
 #[repr(C)]
@@ -46,6 +46,8 @@ pub struct Shared {
     pub stats_lists: StatsLists,
     /// How many sessions wait for servers for long.
     pub waits: waits::Published,
+    /// How many rows of the view of waits are used.
+    pub wait_rows: usize,
 }
 
 const TRANCHE: &CStr = c"pg_fdw_xacts";
@@ -57,6 +59,8 @@ static REQUESTS: BackendLocal<Array<requests::Place>> =
     BackendLocal::new(Array::new(c"pg_fdw_xacts requests"));
 static WAITS: BackendLocal<Array<waits::Place>> =
     BackendLocal::new(Array::new(c"pg_fdw_xacts waits"));
+static WAIT_ROWS: BackendLocal<Array<wait_rows::Row>> =
+    BackendLocal::new(Array::new(c"pg_fdw_xacts view of waits"));
 static ENTRIES: BackendLocal<Array<Entry>> = BackendLocal::new(Array::new(c"pg_fdw_xacts entries"));
 static ENTRY_LINKS: BackendLocal<Array<Link>> =
     BackendLocal::new(Array::new(c"pg_fdw_xacts entries: lists"));
@@ -125,8 +129,9 @@ fn size() -> usize {
     let entry = size_of::<Entry>() + 2 * size_of::<Link>();
     let stats = size_of::<ServerStats>() + size_of::<Link>();
     // Each structure is aligned to a cache line.
-    9 * 128
+    10 * 128
         + size_of::<Shared>()
+        + wait_rows::ROWS * size_of::<wait_rows::Row>()
         + resolver_slots() * size_of::<resolvers::Slot>()
         + request_places() * (size_of::<requests::Place>() + size_of::<waits::Place>())
         + guc::max_foreign_xacts() * entry
@@ -156,6 +161,7 @@ pub fn start_up() {
         RESOLVERS.get().attach(resolver_slots());
         REQUESTS.get().attach(request_places());
         WAITS.get().attach(request_places());
+        WAIT_ROWS.get().attach(wait_rows::ROWS);
         ENTRIES.get().attach(entries);
         ENTRY_LINKS.get().attach(entries);
         SIBLINGS.get().attach(entries);
@@ -169,6 +175,7 @@ pub fn start_up() {
             RESOLVERS.get().clear();
             REQUESTS.get().clear();
             WAITS.get().clear();
+            WAIT_ROWS.get().clear();
             let shared = &mut SHARED.get().get()[0];
             shared.entry_lists = EntryLists::NONE_USED;
             shared.stats_lists = StatsLists::NONE_USED;
@@ -208,6 +215,8 @@ pub struct Memory<'a> {
     pub requests: &'a mut [requests::Place],
     /// What backends wait for, each at its own place.
     pub waits: &'a mut [waits::Place],
+    /// What the view of waits shows.
+    pub wait_rows: &'a mut [wait_rows::Row],
     entries: &'a mut [Entry],
     entry_links: &'a mut [Link],
     siblings: &'a mut [Link],
@@ -246,6 +255,7 @@ fn locked<T>(mode: pg_sys::LWLockMode::Type, f: impl FnOnce(&mut Memory<'_>) -> 
             resolvers: RESOLVERS.get().get(),
             requests: REQUESTS.get().get(),
             waits: WAITS.get().get(),
+            wait_rows: WAIT_ROWS.get().get(),
             entries: ENTRIES.get().get(),
             entry_links: ENTRY_LINKS.get().get(),
             siblings: SIBLINGS.get().get(),

@@ -150,6 +150,17 @@ pub fn verdict(number: u64) -> Option<Vec<u8>> {
     })
 }
 
+/// The servers that a wait of this backend is for.
+pub fn servers(number: u64) -> Vec<Oid> {
+    let wait = shmem::read(|m| m.waits[versions::backend_number()].wait);
+    let mut servers: Vec<Oid> = match wait.number == number {
+        true => wait.servers().iter().map(|awaited| awaited.serverid).collect(),
+        false => Vec::new(),
+    };
+    servers.dedup();
+    servers
+}
+
 /// Has a session give way, unless its wait has ended; whether it has not. What does not fit of the
 /// text is left out, by lines.
 pub fn condemn(number: u64, text: &[u8]) -> bool {

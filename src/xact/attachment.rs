@@ -11,7 +11,7 @@ use crate::guc;
 use crate::libpq::PgResult;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState};
-use crate::pg::globals::{deadlock_timeout, is_serializable, nest_level};
+use crate::pg::globals::{deadlock_timeout, is_serializable, lock_timeout, nest_level};
 use crate::protocol::pipeline::Ticket;
 use crate::protocol::plan::{Access, Mode};
 use crate::remote::cache::{self, Cached};
@@ -234,6 +234,7 @@ impl Attachment {
         // back to that one.
         let level = self.level.get().max(nest_level());
         let (owner, access) = (self.level.get(), self.access);
+        self.connection.set_lock_timeout(lock_timeout());
         let query = Some(query);
         let manner = Manner { isolation, owner, level, access, opening, query };
         let submit = || self.connection.submit(manner, messages, if_lost);

@@ -7,6 +7,7 @@ use crate::guc;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::remote::Connection;
 use crate::remote::long_wait::{Hooks, Manner};
+use crate::shared::stats;
 use crate::shared::waits::{self, Awaited};
 use crate::xact::participants;
 
@@ -38,10 +39,11 @@ fn begin(manner: Manner, connections: &[&Connection]) -> Option<u64> {
 }
 
 fn check(number: u64) -> Result<()> {
-    match waits::verdict(number) {
-        None => Ok(()),
-        Some(cycle) => Err(Error::new(SqlState::DEADLOCK_DETECTED, "deadlock detected")
-            .detail(cycle)
-            .hint("The transaction can be tried again.")),
+    let Some(cycle) = waits::verdict(number) else { return Ok(()) };
+    for serverid in waits::servers(number) {
+        stats::deadlock(serverid);
     }
+    Err(Error::new(SqlState::DEADLOCK_DETECTED, "deadlock detected")
+        .detail(cycle)
+        .hint("The transaction can be tried again."))
 }

@@ -1,8 +1,10 @@
 //! Deadlocks that no server sees whole: each ends by itself, and nothing else does.
 
+mod lock_timeout;
 mod no_alarm;
 mod shapes;
 mod shapes_within;
+mod view;
 
 use std::time::{Duration, Instant};
 

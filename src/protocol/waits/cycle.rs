@@ -5,7 +5,7 @@
 //! transaction that can gives way, which loses the least.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 
 use super::{Edge, Graph, HERE, Node};
@@ -71,124 +71,177 @@ fn tell(text: &mut String, edge: &Edge, name: impl Fn(u32) -> String) -> std::fm
 impl Graph {
     /// A cycle of each knot of waits.
     pub fn cycles(&self) -> Vec<Cycle> {
-        let mut out: BTreeMap<Node, Vec<usize>> = BTreeMap::new();
-        for (n, edge) in self.edges.iter().enumerate() {
-            out.entry(edge.from).or_default().push(n);
-        }
-        let knots = knots(self, &out);
-        knots.into_iter().filter_map(|knot| self.cycle_in(&knot, &out)).collect()
+        let ways = Ways::of(self);
+        let knots = ways.knots();
+        knots.into_iter().filter_map(|knot| self.cycle_in(&knot, &ways)).collect()
     }
 
     /// A shortest cycle in a knot: of those through sessions that can give way, if there are any,
     /// one through the youngest.
-    fn cycle_in(&self, knot: &[Node], out: &BTreeMap<Node, Vec<usize>>) -> Option<Cycle> {
-        let inside: HashMap<Node, usize> = knot.iter().enumerate().map(|(n, k)| (*k, n)).collect();
-        let can: Vec<Node> =
-            knot.iter().copied().filter(|n| self.can_give_way(*n).is_some()).collect();
+    fn cycle_in(&self, knot: &[usize], ways: &Ways) -> Option<Cycle> {
+        let age = |place: usize| self.can_give_way(ways.nodes[place]);
+        let mut can: Vec<usize> = knot.iter().copied().filter(|n| age(*n).is_some()).collect();
+        // The youngest first: an older one has to have a shorter cycle.
+        can.sort_by_key(|place| Reverse(age(*place)));
         let through = if can.is_empty() { knot } else { &can };
-        let cycles = through.iter().filter_map(|node| {
-            let edges = self.shortest(*node, &inside, out)?;
-            Some((edges.len(), Reverse(self.can_give_way(*node)), *node, edges))
-        });
-        let (.., node, edges) = cycles.min_by_key(|(length, age, ..)| (*length, *age))?;
-        let victim = self.can_give_way(node).map(|(_, pid)| pid);
-        Some(Cycle { edges: edges.into_iter().map(|n| self.edges[n].clone()).collect(), victim })
-    }
-
-    /// A shortest way from a node back to it.
-    fn shortest(
-        &self,
-        start: Node,
-        inside: &HashMap<Node, usize>,
-        out: &BTreeMap<Node, Vec<usize>>,
-    ) -> Option<Vec<usize>> {
-        let mut by: HashMap<Node, usize> = HashMap::new();
-        let mut next = VecDeque::from([start]);
-        while let Some(node) = next.pop_front() {
-            for &n in out.get(&node).into_iter().flatten() {
-                let to = self.edges[n].to;
-                if to == start {
-                    let mut way = vec![n];
-                    let mut at = node;
-                    while at != start {
-                        let edge = by[&at];
-                        way.push(edge);
-                        at = self.edges[edge].from;
-                    }
-                    way.reverse();
-                    return Some(way);
-                }
-                if inside.contains_key(&to) && !by.contains_key(&to) {
-                    by.insert(to, n);
-                    next.push_back(to);
-                }
+        let mut best: Option<(Vec<usize>, usize)> = None;
+        for &place in through {
+            let limit = best.as_ref().map_or(usize::MAX, |(way, _)| way.len() - 1);
+            if let Some(way) = ways.shortest(place, limit) {
+                best = Some((way, place));
             }
         }
-        None
+        let (way, place) = best?;
+        let edges = way.into_iter().map(|n| self.edges[n].clone()).collect();
+        Some(Cycle { edges, victim: age(place).map(|(_, pid)| pid) })
     }
 }
 
-/// The sets of nodes of which each leads to each other, and the single ones that lead to
-/// themselves (Tarjan's strongly connected components).
-fn knots(graph: &Graph, out: &BTreeMap<Node, Vec<usize>>) -> Vec<Vec<Node>> {
-    #[derive(Clone, Copy)]
-    struct Seen {
-        number: usize,
-        lowest: usize,
-        on_stack: bool,
-    }
-    let targets = |node: Node| -> &[usize] { out.get(&node).map_or(&[], Vec::as_slice) };
-    let mut seen: HashMap<Node, Seen> = HashMap::new();
-    let mut stack = Vec::new();
-    let mut knots = Vec::new();
-    for &root in out.keys() {
-        if seen.contains_key(&root) {
-            continue;
+/// The edges of a graph by the places of their nodes in a list: with many waiters there are tens of
+/// thousands.
+struct Ways {
+    nodes: Vec<Node>,
+    /// Of each node, where it leads, and by which edge; each target once.
+    out: Vec<Vec<(usize, usize)>>,
+}
+
+impl Ways {
+    fn of(graph: &Graph) -> Self {
+        let ends = graph.edges.iter().flat_map(|edge| [edge.from, edge.to]);
+        let nodes: Vec<Node> = ends.collect::<BTreeSet<Node>>().into_iter().collect();
+        let places: HashMap<Node, usize> = nodes.iter().copied().zip(0..).collect();
+        let mut out = vec![Vec::new(); nodes.len()];
+        for (n, edge) in graph.edges.iter().enumerate() {
+            out[places[&edge.from]].push((places[&edge.to], n));
         }
-        // Each with how many of its edges have been followed: a graph may be too deep to recurse.
-        let mut path: Vec<(Node, usize)> = vec![(root, 0)];
+        for targets in &mut out {
+            targets.sort_unstable();
+            targets.dedup_by_key(|(to, _)| *to);
+        }
+        Self { nodes, out }
+    }
+
+    /// A shortest way from a node back to it, of at most so many edges.
+    fn shortest(&self, start: usize, limit: usize) -> Option<Vec<usize>> {
+        // By which node and edge each was reached.
+        let mut by: Vec<Option<(usize, usize)>> = vec![None; self.nodes.len()];
+        let mut reached = vec![start];
+        for _ in 0..limit {
+            let mut next = Vec::new();
+            for &node in &reached {
+                for &(to, edge) in &self.out[node] {
+                    if to == start {
+                        let mut way = vec![edge];
+                        let mut at = node;
+                        while let Some((before, edge)) = by[at].filter(|_| at != start) {
+                            way.push(edge);
+                            at = before;
+                        }
+                        way.reverse();
+                        return Some(way);
+                    }
+                    if by[to].is_none() {
+                        by[to] = Some((node, edge));
+                        next.push(to);
+                    }
+                }
+            }
+            if next.is_empty() {
+                break;
+            }
+            reached = next;
+        }
+        None
+    }
+
+    /// The sets of nodes of which each leads to each other, and the single ones that lead to
+    /// themselves (Tarjan's strongly connected components).
+    fn knots(&self) -> Vec<Vec<usize>> {
+        let mut search = Search {
+            ways: self,
+            numbers: vec![None; self.nodes.len()],
+            lowest: vec![0; self.nodes.len()],
+            on_stack: vec![false; self.nodes.len()],
+            stack: Vec::new(),
+            count: 0,
+            knots: Vec::new(),
+        };
+        for root in 0..self.nodes.len() {
+            if search.numbers[root].is_none() {
+                search.from(root);
+            }
+        }
+        search.knots
+    }
+}
+
+/// A search for knots.
+struct Search<'a> {
+    ways: &'a Ways,
+    /// In which order each node was reached.
+    numbers: Vec<Option<usize>>,
+    /// The first of those on the stack that it leads to.
+    lowest: Vec<usize>,
+    on_stack: Vec<bool>,
+    stack: Vec<usize>,
+    count: usize,
+    knots: Vec<Vec<usize>>,
+}
+
+impl Search<'_> {
+    /// Does not recurse: a graph may be deep.
+    fn from(&mut self, root: usize) {
+        self.reach(root);
+        // Each with how many of its edges have been followed.
+        let mut path = vec![(root, 0)];
         while let Some((node, followed)) = path.last_mut() {
             let node = *node;
-            let number = seen.len();
-            seen.entry(node).or_insert_with(|| {
-                stack.push(node);
-                Seen { number, lowest: number, on_stack: true }
-            });
-            if let Some(&edge) = targets(node).get(*followed) {
+            if let Some(&(to, _)) = self.ways.out[node].get(*followed) {
                 *followed += 1;
-                let to = graph.edges[edge].to;
-                match seen.get(&to) {
-                    None => path.push((to, 0)),
-                    Some(other) if other.on_stack => {
-                        let reached = other.number;
-                        seen.entry(node).and_modify(|own| own.lowest = own.lowest.min(reached));
+                match self.numbers[to] {
+                    None => {
+                        self.reach(to);
+                        path.push((to, 0));
+                    }
+                    Some(number) if self.on_stack[to] => {
+                        self.lowest[node] = self.lowest[node].min(number);
                     }
                     Some(_) => {}
                 }
                 continue;
             }
             path.pop();
-            let own = seen[&node];
             if let Some((parent, _)) = path.last() {
-                seen.entry(*parent).and_modify(|p| p.lowest = p.lowest.min(own.lowest));
+                self.lowest[*parent] = self.lowest[*parent].min(self.lowest[node]);
             }
-            if own.lowest != own.number {
-                continue;
-            }
-            let mut knot = Vec::new();
-            while let Some(member) = stack.pop() {
-                seen.entry(member).and_modify(|m| m.on_stack = false);
-                knot.push(member);
-                if member == node {
-                    break;
-                }
-            }
-            let is_itself = || targets(node).iter().any(|n| graph.edges[*n].to == node);
-            if knot.len() > 1 || is_itself() {
-                knot.sort_unstable();
-                knots.push(knot);
+            if self.numbers[node] == Some(self.lowest[node]) {
+                self.take(node);
             }
         }
     }
-    knots
+
+    fn reach(&mut self, node: usize) {
+        self.numbers[node] = Some(self.count);
+        self.lowest[node] = self.count;
+        self.count += 1;
+        self.on_stack[node] = true;
+        self.stack.push(node);
+    }
+
+    /// Takes a whole knot, of which this node was reached first.
+    fn take(&mut self, node: usize) {
+        let mut knot = Vec::new();
+        while let Some(member) = self.stack.pop() {
+            self.on_stack[member] = false;
+            knot.push(member);
+            if member == node {
+                break;
+            }
+        }
+        let is_itself = || self.ways.out[node].iter().any(|(to, _)| *to == node);
+        if knot.len() > 1 || is_itself() {
+            knot.sort_unstable();
+            self.knots.push(knot);
+        }
+    }
 }

@@ -35,10 +35,6 @@ pub struct Lock {
     pub target: String,
     /// Its mode, such as `ShareLock`.
     pub mode: String,
-    /// Whose it is; None for a prepared transaction.
-    pub pid: Option<i32>,
-    /// Whether it is held.
-    pub granted: bool,
     /// The virtual transaction to which it belongs.
     pub transaction: String,
     /// When the wait for it began, by the server's clock.
@@ -75,20 +71,12 @@ impl Lock {
         format!("{} on {}", self.mode, self.target)
     }
 
-    /// Whether a prepared transaction holds it, and `wait` is for it.
-    pub(super) fn blocks_as_prepared(&self, wait: &Self) -> bool {
-        self.pid.is_none()
-            && self.granted
-            && self.target == wait.target
-            && conflict(&self.mode, &wait.mode)
+    /// Whether `wait` has to wait for who holds it.
+    pub(super) fn blocks(&self, wait: &Self) -> bool {
+        self.target == wait.target && conflict(&self.mode, &wait.mode)
     }
 
-    /// Whether a prepared transaction holds it on itself.
-    pub(super) fn is_own_xid(&self) -> bool {
-        self.pid.is_none() && self.granted && self.kind == Kind::Transaction
-    }
-
-    /// The transaction that it is on.
+    /// The transaction that it is on, if it is on one.
     pub(super) fn xid(&self) -> Option<u64> {
         self.target.strip_prefix(TRANSACTION)?.parse().ok()
     }

@@ -34,8 +34,6 @@ fn lock(locktype: &str, object: &str, mode: &str) -> Lock {
         kind: Kind::named(locktype),
         target: target(columns),
         mode: mode.to_owned(),
-        pid: None,
-        granted: true,
         transaction: String::new(),
         since: 0,
     }
@@ -44,7 +42,7 @@ fn lock(locktype: &str, object: &str, mode: &str) -> Lock {
 impl Said {
     fn waits(mut self, pid: i32, locktype: &str, object: &str, blockers: &[i32]) -> Self {
         let wait = lock(locktype, object, "ShareLock");
-        self.locks.push(Lock { pid: Some(pid), granted: false, since: i64::from(pid), ..wait });
+        self.waits.insert(pid, Lock { since: i64::from(pid), ..wait });
         self.blockers.insert(pid, blockers.to_vec());
         self
     }
@@ -57,7 +55,7 @@ impl Said {
     fn prepared(mut self, xid: u64, transaction: &str, pid: Option<i32>, held: Lock) -> Self {
         let own = lock("transactionid", &xid.to_string(), "ExclusiveLock");
         for lock in [own, held] {
-            self.locks.push(Lock { transaction: transaction.to_owned(), ..lock });
+            self.held.push(Lock { transaction: transaction.to_owned(), ..lock });
         }
         self.prepared.extend(pid.map(|pid| (xid, pid)));
         self
@@ -122,7 +120,7 @@ fn half_of_what_is_needed_is_no_cycle() {
         unlabelled[n].1.owners.clear();
         assert!(join(&sessions, unlabelled).cycles().is_empty());
         let mut free = said.clone();
-        free[n].1.locks.clear();
+        free[n].1.waits.clear();
         assert!(join(&sessions, free).cycles().is_empty());
     }
 }
@@ -136,7 +134,7 @@ fn a_cycle_is_the_same_when_every_wait_in_it_is() {
     renumbered[0].number = 99;
     assert!(!join(&renumbered, said.clone()).has_all(&cycle.edges));
     let mut later = said;
-    later[1].1.locks[0].since += 1;
+    later[1].1.waits.values_mut().for_each(|lock| lock.since += 1);
     assert!(!join(&sessions, later).has_all(&cycle.edges));
 }
 

@@ -10,13 +10,13 @@ use crate::protocol::session_lock::SessionLock;
 
 impl SessionLock {
     /// Takes the lock, twice, so that [`Self::check`] can give one back without letting go; and the
-    /// label of the process `pid` here. If somebody keeps that away, no deadlock is seen that this
-    /// session is part of.
+    /// owner lock of the process `pid` here. If somebody keeps that away, no deadlock is seen that
+    /// this session is part of.
     pub(super) fn take(self, pid: i32) -> CString {
         let try_lock = self.call("pg_try_advisory_lock_shared");
-        let label = Self { key: self.label_key(), incarnation: pid };
-        let try_label = label.call("pg_try_advisory_lock_shared");
-        c_string(format!("SELECT {try_lock} AND {try_lock}, {try_label}"))
+        let owner = Self { key: self.owner_key(), incarnation: pid };
+        let try_owner = owner.call("pg_try_advisory_lock_shared");
+        c_string(format!("SELECT {try_lock} AND {try_lock}, {try_owner}"))
     }
 
     /// The name under which [`Self::check`] is prepared.

@@ -42,8 +42,8 @@ pub(super) struct Asking {
     failures: u32,
     /// What to ask, once that is possible.
     processes: Vec<i32>,
-    /// What is on its way is the answer to an earlier question.
-    is_late: bool,
+    /// It has not answered in time, and looks do not wait for it until it does.
+    is_slow: bool,
     said: Option<Said>,
 }
 
@@ -66,7 +66,7 @@ impl Asking {
             unused_since: None,
             failures: 0,
             processes: Vec::new(),
-            is_late: false,
+            is_slow: false,
             said: None,
         }
     }
@@ -76,18 +76,14 @@ impl Asking {
     pub(super) fn begin(&mut self, identity: Identity, users: &[Oid], processes: Vec<i32>) {
         let now = Instant::now();
         self.unused_since = None;
-        self.said = None;
         self.processes = processes;
         let server = Server::find(self.serverid);
         if let Some(server) = &server {
             self.name = text::carried(&server.name);
         }
         let kept = match &self.stage {
-            Stage::Connecting(..) => return,
-            Stage::Asked(..) => {
-                self.is_late = true;
-                return;
-            }
+            // The answer to an earlier question counts when it comes.
+            Stage::Connecting(..) | Stage::Asked(..) => return,
             Stage::Idle(session, user) => self.is_usable(session, *user, server.as_ref()),
             Stage::None => false,
         };
@@ -148,9 +144,10 @@ impl Asking {
     /// Goes on as far as it can without waiting.
     pub(super) fn advance(&mut self, identity: Identity) {
         let stage = std::mem::replace(&mut self.stage, Stage::None);
+        let was_connecting = matches!(stage, Stage::Connecting(..));
         match self.advanced(stage, session_lock(identity)) {
             Ok(stage) => {
-                let is_new = matches!(stage, Stage::Idle(..)) && self.said.is_none();
+                let is_new = was_connecting && matches!(stage, Stage::Idle(..));
                 self.stage = stage;
                 if is_new && !self.processes.is_empty() {
                     self.ask(identity);
@@ -176,9 +173,9 @@ impl Asking {
         if let Stage::Asked(session, user, questions) = stage {
             session.connection.pump();
             if session.connection.is_drained() {
-                let said = questions.read(&session.connection, lock)?;
-                self.said = (!std::mem::take(&mut self.is_late)).then_some(said);
+                self.said = Some(questions.read(&session.connection, lock)?);
                 self.failures = 0;
+                self.is_slow = false;
                 stage = Stage::Idle(session, user);
             } else if session.connection.is_doomed() {
                 return Err(session.connection.doom_error());
@@ -194,7 +191,6 @@ impl Asking {
     /// It is tried again after a while; the log is told of the first failure in a row.
     fn fail(&mut self, error: &Error) {
         self.stage = Stage::None;
-        self.is_late = false;
         self.retry_at = Instant::now() + retry::delay(self.failures, RETRY.0, RETRY.1, 0);
         if self.failures == 0 {
             let told = Error::new(
@@ -211,8 +207,15 @@ impl Asking {
         matches!(self.stage, Stage::Connecting(..) | Stage::Asked(..))
     }
 
-    /// What the server has said.
+    /// Whether a look waits for its answer.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.is_under_way() && !self.is_slow
+    }
+
+    /// What the server has said last, at the end of a look. No answer is given to two looks: the
+    /// second is to see by itself what the first has seen.
     pub(super) fn take(&mut self) -> Option<Said> {
+        self.is_slow |= self.is_under_way();
         self.processes.clear();
         self.said.take()
     }

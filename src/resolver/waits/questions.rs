@@ -15,6 +15,9 @@ use crate::remote::Connection;
 use crate::shared::entries;
 use crate::shared::entry::Owner;
 
+/// What PostgreSQL's time begins with, in microseconds since 1970.
+const EPOCH: i64 = 946_684_800_000_000;
+
 /// The questions on their way.
 pub(super) struct Questions {
     blockers: Ticket,
@@ -87,7 +90,7 @@ fn locks(lock: SessionLock) -> String {
          WHERE NOT granted OR pid IS NULL \
          OR (locktype = 'advisory' AND objsubid = 2 AND classid IN ({}::oid, {}::oid))",
         lock.key as u32,
-        lock.label_key() as u32
+        lock.owner_key() as u32
     )
 }
 
@@ -118,7 +121,7 @@ fn read_blockers(said: &mut Said, rows: &PgResult) {
 }
 
 fn read_locks(said: &mut Said, own: SessionLock, rows: &PgResult) {
-    let (key, label) = (own.key as u32, own.label_key() as u32);
+    let (key, owner) = (own.key as u32, own.owner_key() as u32);
     let incarnation = own.incarnation as u32;
     let mut sessions = std::collections::HashSet::new();
     for row in 0..rows.rows() {
@@ -142,25 +145,27 @@ fn read_locks(said: &mut Said, own: SessionLock, rows: &PgResult) {
         if granted && let Some(pid) = pid {
             let class: Option<u32> = columns.classid.parse().ok();
             let object: Option<u32> = columns.objid.parse().ok();
-            if class == Some(label) {
+            if class == Some(owner) {
                 said.owners.extend(object.map(|owner| (pid, owner as i32)));
             } else if class == Some(key) && object == Some(incarnation) {
                 sessions.insert(pid);
             }
             continue;
         }
-        said.locks.push(Lock {
+        let lock = Lock {
             kind: Kind::named(columns.locktype),
             target: target(columns),
             mode: text(2).to_owned(),
-            pid,
-            granted,
             transaction: text(3).to_owned(),
             // In the first instants of a wait there is none.
-            since: text(4).parse().unwrap_or(0),
-        });
+            since: text(4).parse::<i64>().map_or(0, |since| since - EPOCH),
+        };
+        match pid {
+            Some(pid) => _ = said.waits.insert(pid, lock),
+            None => said.held.push(lock),
+        }
     }
-    // A label of an earlier start of this server names a process of that.
+    // An owner lock of an earlier start of this server names a process of that.
     said.owners.retain(|pid, _| sessions.contains(pid));
 }
 
@@ -182,7 +187,7 @@ mod tests {
     fn processes_and_keys_are_written_as_the_server_reads_them() {
         assert!(blockers(&[1, 23]).contains("'{1,23}'::int4[]"));
         let lock = SessionLock { key: -1, incarnation: 5 };
-        let label = lock.label_key() as u32;
-        assert!(locks(lock).contains(&format!("IN (4294967295::oid, {label}::oid)")));
+        let owner = lock.owner_key() as u32;
+        assert!(locks(lock).contains(&format!("IN (4294967295::oid, {owner}::oid)")));
     }
 }

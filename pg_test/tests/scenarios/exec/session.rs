@@ -86,7 +86,7 @@ fn the_lock_of_the_session_is_held_at_prepare_even_if_a_block_has_released_it() 
     let fleet = Fleet::start_with(&FleetOptions { proxied: true, ..FleetOptions::default() })?;
     let mut session = fleet.session()?;
     let mut shard = fleet.shard(1).client()?;
-    // With its label it is two. The first transaction of a server may take it only when it prepares.
+    // With the owner lock it is two. The first transaction of a server may take it only when it prepares.
     session.batch_execute(
         "BEGIN; INSERT INTO ft1 VALUES (1); INSERT INTO ft2 VALUES (1); COMMIT;
          BEGIN; INSERT INTO ft1 VALUES (2); INSERT INTO ft2 VALUES (2)",
