@@ -13,7 +13,8 @@
 //! * [`plan`]: how a commit must run, given who has written;
 //! * [`session_lock`]: how sessions of one coordinator know each other;
 //! * [`verdict`]: what the resolver may conclude about a prepared transaction it found;
-//! * [`retry`]: when to try again.
+//! * [`retry`]: when to try again;
+//! * [`waits`]: who waits for whom over several servers, and the deadlocks among that.
 
 pub mod cut;
 pub mod fingerprint;
@@ -29,3 +30,4 @@ pub mod plan;
 pub mod retry;
 pub mod session_lock;
 pub mod verdict;
+pub mod waits;

@@ -13,6 +13,7 @@ use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::Command;
 use crate::protocol::pipeline::{Answer, Ticket};
 use crate::remote::connection::Connection;
+use crate::remote::long_wait::LongWait;
 use crate::remote::wait::{Interest, Interrupts, WaitEnd, WaitSet};
 
 /// What became of a command.
@@ -112,6 +113,10 @@ impl<'a, M: Copy> Round<'a, M> {
         let of_asked = || set_of(&asked.iter().map(|a| a.connection).collect::<Vec<_>>());
         let set = &mut self.set.get_or_insert_with(of_asked).set;
         let mut first = true;
+        let mut long = match event {
+            WaitEvent::Commit => LongWait::of_commit(),
+            _ => LongWait::begin(interrupts),
+        };
         loop {
             let mut interests = Vec::with_capacity(asked.len());
             for Asked { member, connection, tag, ticket } in &mut *asked {
@@ -139,7 +144,9 @@ impl<'a, M: Copy> Round<'a, M> {
                 return Ok(WaitEnd::Ready);
             }
             first = false;
-            match set.wait(&interests, Some(deadline), interrupts, event)? {
+            let sleep = |until| set.wait(&interests, until, interrupts, event);
+            let awaited = || asked.iter().filter(|a| a.ticket.is_some()).map(|a| a.connection);
+            match long.sleep(Some(deadline), sleep, || awaited().collect())? {
                 WaitEnd::Ready => {}
                 ended => return Ok(ended),
             }
