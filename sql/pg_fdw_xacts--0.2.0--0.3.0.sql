@@ -58,3 +58,9 @@ CREATE VIEW pg_fdw_xacts_waits AS
     SELECT f.pid, s.srvname AS server, f.remote_pid, f.since, f.waits_for, f.blocked_by, f.blocked_by_remote_pid
     FROM pg_fdw_xacts_waiting() f LEFT JOIN pg_foreign_server s ON s.oid = f.serverid;
 GRANT SELECT ON pg_fdw_xacts_waits TO pg_read_all_stats;
+
+-- One restore point on this server and on the foreign servers.
+CREATE FUNCTION pg_fdw_xacts_restore_point(name text, OUT server text, OUT lsn pg_lsn, OUT wal_file text)
+    RETURNS SETOF record
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_restore_point_wrapper';
+REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_restore_point(text) FROM PUBLIC;

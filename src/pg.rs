@@ -8,7 +8,7 @@
 //! * [`node`]: its nodes and lists; [`text`]: texts in the server's encoding;
 //! * [`versions`]: what differs between major versions;
 //! * [`transaction`]: a background worker's own transactions;
-//! * [`syncrep`]: whether something is where the synchronous standbys need it;
+//! * [`syncrep`]: whether something is where the synchronous standbys need it; [`wal`]: the WAL;
 //! * [`shmem_hooks`], [`shared_index`]: shared memory; [`backend_local`]: statics of one process;
 //! * [`latch`], [`alarm`], [`wait_event`]: waiting; [`random`]: random bytes;
 //! * [`heavy_locks`]: what this server's processes wait for;
@@ -37,3 +37,4 @@ pub mod text;
 pub mod transaction;
 pub mod versions;
 pub mod wait_event;
+pub mod wal;

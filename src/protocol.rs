@@ -11,6 +11,7 @@
 //! * [`order`]: the order of decisions, and what has lately been delivered;
 //! * [`participant`]: the life of one participant in a transaction;
 //! * [`plan`]: how a commit must run, given who has written;
+//! * [`restore_point`]: on which servers a restore point is made;
 //! * [`session_lock`]: how sessions of one coordinator know each other;
 //! * [`verdict`]: what the resolver may conclude about a prepared transaction it found;
 //! * [`retry`]: when to try again;
@@ -27,6 +28,7 @@ pub mod participant;
 pub mod pipeline;
 pub mod place;
 pub mod plan;
+pub mod restore_point;
 pub mod retry;
 pub mod session_lock;
 pub mod verdict;

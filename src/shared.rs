@@ -8,6 +8,7 @@
 //! * [`left`]: what the resolver has left, and why;
 //! * [`seen`]: which participants have been asked since the start;
 //! * [`order`]: the order of decisions, for consistent reads;
+//! * [`hold`]: no delivery begins while restore points are made;
 //! * [`window`]: readers ask those who deliver to wait a moment;
 //! * [`reads`]: counters of consistent reads;
 //! * [`stats`]: counters per foreign server;
@@ -24,6 +25,7 @@ pub mod entries;
 pub mod entry;
 pub mod entry_change;
 pub mod entry_table;
+pub mod hold;
 pub mod incarnation;
 pub mod label_limit;
 pub mod left;

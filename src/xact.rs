@@ -26,6 +26,8 @@
 //! * [`gxid`]: what they do here;
 //! * [`replayed`]: what a subscription settles.
 //!
+//! [`restore_point`]: one restore point on this server and others.
+//!
 //! [`inject`]: faults for tests.
 
 mod abort;
@@ -46,6 +48,7 @@ mod phase_two;
 mod reach;
 mod refusals;
 mod replayed;
+pub mod restore_point;
 mod settle;
 pub mod utility;
 mod write_down;

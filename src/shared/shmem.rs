@@ -13,6 +13,7 @@ use crate::pg::{globals, layout};
 use crate::shared::confirmed::Confirmed;
 use crate::shared::entry::Entry;
 use crate::shared::entry_table::{self, EntryLists, EntryTable};
+use crate::shared::hold::Hold;
 use crate::shared::order::{OnePhase, SharedLocalCommits, SharedOrder};
 use crate::shared::places::Link;
 use crate::shared::reads::Reads;
@@ -42,6 +43,8 @@ pub struct Shared {
     pub local_commits: SharedLocalCommits,
     /// Readers ask those who deliver to wait.
     pub window: Window,
+    /// Restore points are being made.
+    pub hold: Hold,
     /// How consistent reads have done.
     pub reads: Reads,
     /// Which participants have been asked since the start.

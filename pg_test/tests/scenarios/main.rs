@@ -53,5 +53,6 @@ mod fault;
 mod fdw;
 mod harness;
 mod resolver;
+mod restore;
 mod support;
 mod workflow;
