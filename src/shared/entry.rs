@@ -5,36 +5,7 @@ use pgrx::pg_sys::{self, Oid};
 use crate::protocol::gid::{Gid, Identity, Nonce};
 use crate::protocol::verdict::Reason;
 
-/// Status of a participant as the view shows it.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Status {
-    /// PREPARE was or will be sent.
-    Preparing,
-    /// PREPARE was confirmed; not decided.
-    Prepared,
-    /// Decided: COMMIT PREPARED has to be delivered.
-    Committing,
-    /// ROLLBACK PREPARED has to be delivered.
-    Aborting,
-}
-
-impl Status {
-    /// As the view shows it.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Preparing => "preparing",
-            Self::Prepared => "prepared",
-            Self::Committing => "committing",
-            Self::Aborting => "aborting",
-        }
-    }
-
-    /// Whether the outcome is decided and has to be delivered.
-    pub fn is_decided(self) -> bool {
-        matches!(self, Self::Committing | Self::Aborting)
-    }
-}
+pub use crate::protocol::shown::Status;
 
 /// Who settles a participant.
 #[repr(C)]
