@@ -266,6 +266,11 @@ pub fn prepared_here(of: impl FnOnce() -> Result<Option<pg_sys::TransactionId>>)
     })
 }
 
+/// Whether there was no room for an entry of something that is prepared here.
+pub fn have_lacked() -> bool {
+    shmem::read(|m| m.shared.entries_lacked)
+}
+
 /// All entries in use.
 pub fn all() -> Vec<Entry> {
     shmem::read(|m| m.entries().all())

@@ -71,7 +71,7 @@ pub struct Entry {
     /// The transaction's xid there; 0 where it is not known.
     pub remote_xid: u64,
     /// How many participants the transaction has; each has an entry, or had one until it was
-    /// settled.
+    /// settled. 0 in an entry for what a sweep has left: whether the others have any is not known.
     pub participants: u32,
     /// COMMIT PREPARED is on its way, and the owner goes on without waiting for the answer.
     pub unawaited: bool,
