@@ -8,8 +8,9 @@ use std::time::Instant;
 
 use crate::libpq::PgResult;
 use crate::pg::backend_local::BackendLocal;
-use crate::pg::error::Result;
+use crate::pg::error::{Result, SqlState};
 use crate::pg::wait_event::WaitEvent;
+use crate::protocol::answers::Heard;
 use crate::protocol::gid::Command;
 use crate::protocol::pipeline::{Answer, Ticket};
 use crate::remote::connection::Connection;
@@ -26,6 +27,25 @@ pub enum Reply {
     Refused(Rc<PgResult>),
     /// The connection broke before the answer.
     Lost,
+}
+
+impl Reply {
+    /// What it says of a command that ends the transaction of this connection.
+    pub fn heard(&self, connection: &Connection) -> Heard {
+        match self {
+            Self::Done => Heard::Done,
+            Self::OtherTag(_) => Heard::OtherTag,
+            Self::Refused(_) if connection.has_skipped_prepare() => Heard::Skipped,
+            Self::Refused(failure) => match failure.error_field(b'C') {
+                code @ Some(_) if SqlState::parse(code) == SqlState::UNDEFINED_OBJECT => {
+                    Heard::NotPrepared
+                }
+                Some(_) if !connection.is_doomed() => Heard::Refused,
+                _ => Heard::Lost,
+            },
+            Self::Lost => Heard::Lost,
+        }
+    }
 }
 
 /// Commands under way, one per connection, each sent for a member of type `M`.
