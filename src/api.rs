@@ -5,16 +5,16 @@
 //! * [`statistics`]: what `pg_stat_fdw_xacts` reads;
 //! * [`operators`]: have the resolver try now, give up;
 //! * [`restore_point`]: one restore point on this server and the foreign ones;
-//! * [`snapshot`]: one snapshot of several servers;
-//! * [`tracking`]: what became of a labelled transaction.
+//! * [`tracking`]: what became of a labelled transaction;
+//! * [`waits`]: what `pg_fdw_xacts_waits` reads.
 
 mod connections;
 mod doubt;
 mod operators;
 mod restore_point;
-mod snapshot;
 mod statistics;
 mod tracking;
+mod waits;
 
 use pgrx::prelude::*;
 

@@ -16,6 +16,8 @@
 //! * [`incarnation`]: what tells this start of the server from others;
 //! * [`resolvers`]: which database has a resolver;
 //! * [`requests`]: what backends ask of it;
+//! * [`waits`]: who waits for servers for long, and what the resolver says to that; [`wait_rows`]:
+//!   what it has seen of that;
 //! * [`confirmed`]: what all participants have confirmed.
 
 pub mod confirmed;
@@ -35,4 +37,6 @@ pub mod resolvers;
 pub mod seen;
 pub mod shmem;
 pub mod stats;
+pub mod wait_rows;
+pub mod waits;
 pub mod window;

@@ -16,7 +16,7 @@ use crate::protocol::verdict::Decision;
 use crate::remote::options::Server;
 use crate::shared::entry_change::Why;
 use crate::shared::requests::{Ask, Request};
-use crate::shared::{entries, hold, requests, resolvers};
+use crate::shared::{entries, hold, requests, resolvers, seen};
 use crate::store::participant_list::{self, ParticipantRecord};
 use crate::store::{decisions, forgotten, labels};
 
@@ -137,6 +137,7 @@ impl Worker {
         // Before anybody prepares there.
         hold::add_participant();
         let id = registered.id;
+        seen::add_new(id);
         self.warn_of_twin(&registered)?;
         // Something may have been left there before it was forgotten.
         self.add(registered, Some(Instant::now()), false);
