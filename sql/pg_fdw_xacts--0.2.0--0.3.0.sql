@@ -20,3 +20,17 @@ ALTER TABLE fdw_xacts.participant ADD COLUMN address text COLLATE "C";
 
 -- Traces of labels are looked up by it.
 CREATE INDEX expired_trace ON fdw_xacts.expired (trace);
+
+CREATE FUNCTION pg_fdw_xacts_reads(OUT cuts bigint, OUT rounds bigint, OUT windows bigint, OUT too_old bigint,
+    OUT in_doubt bigint) RETURNS record
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_reads_wrapper';
+
+-- One snapshot of several servers, until the transaction ends.
+CREATE FUNCTION pg_fdw_xacts_snapshot(VARIADIC servers name[] DEFAULT '{}') RETURNS void
+    LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_snapshot';
+
+-- How consistent reads over several servers have done since the start of this server, in all databases.
+CREATE VIEW pg_stat_fdw_xacts_reads AS
+    SELECT cuts, rounds, windows, too_old, in_doubt FROM pg_fdw_xacts_reads();
+
+GRANT SELECT ON pg_stat_fdw_xacts_reads TO PUBLIC;

@@ -27,6 +27,14 @@ CREATE FUNCTION pg_fdw_xacts_stats(OUT serverid oid, OUT prepared bigint, OUT co
     OUT last_error_at timestamptz) RETURNS SETOF record
     LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_stats_wrapper';
 
+CREATE FUNCTION pg_fdw_xacts_reads(OUT cuts bigint, OUT rounds bigint, OUT windows bigint, OUT too_old bigint,
+    OUT in_doubt bigint) RETURNS record
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_reads_wrapper';
+
+-- One snapshot of several servers, until the transaction ends.
+CREATE FUNCTION pg_fdw_xacts_snapshot(VARIADIC servers name[] DEFAULT '{}') RETURNS void
+    LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_snapshot';
+
 -- For operators: have the resolver try now, and give up.
 CREATE FUNCTION pg_fdw_xacts_resolve(identifier text DEFAULT NULL, OUT identifier text, OUT outcome text,
     OUT reason text) RETURNS SETOF record

@@ -13,5 +13,11 @@ CREATE VIEW pg_stat_fdw_xacts AS
 
 GRANT SELECT ON pg_stat_fdw_xacts TO PUBLIC;
 
+-- How consistent reads over several servers have done since the start of this server, in all databases.
+CREATE VIEW pg_stat_fdw_xacts_reads AS
+    SELECT cuts, rounds, windows, too_old, in_doubt FROM pg_fdw_xacts_reads();
+
+GRANT SELECT ON pg_stat_fdw_xacts_reads TO PUBLIC;
+
 -- Tell now, and not at the first COMMIT, that the library is not preloaded.
 DO $$ BEGIN PERFORM pg_fdw_xacts_participants(); END $$;

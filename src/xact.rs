@@ -50,5 +50,5 @@ mod write_down;
 
 pub use attachment::{Attachment, attach, attach_to_write, on_long_wait};
 pub use callbacks::collect_deliveries;
-pub use cut::is_on as reads_consistently;
+pub use cut::{fix as fix_snapshot, is_on as reads_consistently};
 pub use reach::note_dropped_mapping;

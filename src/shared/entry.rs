@@ -100,6 +100,9 @@ pub struct Entry {
     pub participant: i32,
     /// The transaction's xid there; 0 where it is not known.
     pub remote_xid: u64,
+    /// The local transaction in 64 bits if it has written more than the decision here, which its
+    /// readers see; otherwise 0.
+    pub local_xid: u64,
     /// Where it is, to compare that xid with snapshots of the same place.
     pub place: Place,
     /// The number of the decision to commit, given before anybody sends COMMIT PREPARED of the
@@ -125,6 +128,11 @@ impl Entry {
             serverid: self.serverid.to_u32(),
             userid: self.userid.to_u32(),
         })
+    }
+
+    /// Whether it is missing on its server although a client may know of the commit.
+    pub fn is_acknowledged(&self) -> bool {
+        self.number != 0 && self.acknowledged
     }
 
     /// Whether no backend settles it.

@@ -22,12 +22,20 @@ pub struct EntryLists {
     left_changes: u64,
     /// How many are not decided.
     open: usize,
+    /// How many are acknowledged and not confirmed.
+    acknowledged: usize,
 }
 
 impl EntryLists {
     /// None is, when the server starts.
-    pub const NONE_USED: Self =
-        Self { free: Free::ALL, owned: List::EMPTY, left: List::EMPTY, left_changes: 0, open: 0 };
+    pub const NONE_USED: Self = Self {
+        free: Free::ALL,
+        owned: List::EMPTY,
+        left: List::EMPTY,
+        left_changes: 0,
+        open: 0,
+        acknowledged: 0,
+    };
 }
 
 #[repr(C)]
@@ -105,6 +113,11 @@ impl EntryTable<'_> {
     /// How many are not decided, in all databases.
     pub fn open(&self) -> usize {
         self.lists.open
+    }
+
+    /// How many are acknowledged and not confirmed, in all databases.
+    pub fn acknowledged(&self) -> usize {
+        self.lists.acknowledged
     }
 
     /// Changes whenever something is left to the resolvers.
@@ -217,6 +230,9 @@ impl EntryTable<'_> {
     fn count(&mut self, entry: &Entry, by: isize) {
         if !entry.status.is_decided() {
             self.lists.open = self.lists.open.wrapping_add_signed(by);
+        }
+        if entry.is_acknowledged() {
+            self.lists.acknowledged = self.lists.acknowledged.wrapping_add_signed(by);
         }
     }
 

@@ -13,10 +13,12 @@ use crate::pg::{globals, layout};
 use crate::shared::confirmed::Confirmed;
 use crate::shared::entry::Entry;
 use crate::shared::entry_table::{self, EntryLists, EntryTable};
-use crate::shared::order::{OnePhase, SharedOrder};
+use crate::shared::order::{OnePhase, SharedLocalCommits, SharedOrder};
 use crate::shared::places::Link;
+use crate::shared::reads::Reads;
 use crate::shared::seen::Seen;
 use crate::shared::stats::{self, ServerStats, Statistics, StatsLists};
+use crate::shared::window::Window;
 use crate::shared::{incarnation, label_limit, requests, resolvers};
 
 /// What is shared apart from the arrays.
@@ -36,6 +38,12 @@ pub struct Shared {
     pub entry_lists: EntryLists,
     /// The order of decisions.
     pub order: SharedOrder,
+    /// Decisions that are visible here.
+    pub local_commits: SharedLocalCommits,
+    /// Readers ask those who deliver to wait.
+    pub window: Window,
+    /// How consistent reads have done.
+    pub reads: Reads,
     /// Which participants have been asked since the start.
     pub seen: Seen,
     /// How many labels each role uses.
@@ -272,6 +280,19 @@ pub fn write<T>(f: impl FnOnce(&mut Memory<'_>) -> T) -> T {
 pub fn is_read() -> bool {
     // SAFETY: attached at start-up; only an atomic number of it is read.
     unsafe { (*SHARED.get().first.get()).order.is_read() }
+}
+
+/// The window, without the lock.
+pub fn window() -> &'static Window {
+    // SAFETY: attached at start-up, and never detached; only its atomic numbers are used, by
+    // everybody.
+    unsafe { &(*SHARED.get().first.get()).window }
+}
+
+/// The counters of consistent reads, without the lock.
+pub fn reads() -> &'static Reads {
+    // SAFETY: as for the window.
+    unsafe { &(*SHARED.get().first.get()).reads }
 }
 
 /// Whether a process of this server with a latch exists.

@@ -28,9 +28,9 @@ use crate::remote::cache::{self, Cached};
 use crate::remote::connection::Asked;
 use crate::remote::options::{Mapping, Server};
 use crate::remote::wait::Interrupts;
-use crate::shared::confirmed;
 use crate::shared::entries::{self, Known, Reserved};
 use crate::shared::incarnation::session_lock;
+use crate::shared::{confirmed, window};
 use crate::store::{decisions, identity, participant_list};
 use crate::xact::branch::{Branch, Member};
 use crate::xact::settle;
@@ -246,7 +246,10 @@ pub fn deliver() -> Result<()> {
     // A decision that a synchronous standby may still lose is the resolver's to deliver.
     let is_delivered = syncrep::last_record_is_replicated();
     let decided = match outcome {
-        Outcome::Commit => settle::decide(&members, is_delivered),
+        Outcome::Commit => {
+            window::pass();
+            settle::decide(&members, is_delivered)
+        }
         Outcome::Abort => settle::apply_to_all(&members, outcome.event()),
     };
     let told = if is_delivered {

@@ -10,7 +10,7 @@ use crate::pg::globals::clear_cancel;
 use crate::pg::syncrep;
 use crate::protocol::participant::{Event, Outcome, State};
 use crate::remote::cache;
-use crate::shared::confirmed;
+use crate::shared::{confirmed, window};
 use crate::xact::branch::Member;
 use crate::xact::participants::{self, Participant};
 use crate::xact::{deliveries, inject, settle};
@@ -26,6 +26,9 @@ pub fn phase_two() -> Result<()> {
     // it.
     let is_delivered =
         all.iter().any(|p| p.state() == State::Prepared) && syncrep::own_commit_is_replicated();
+    if is_delivered {
+        window::pass();
+    }
     let decided = settle::decide(&all, is_delivered);
     let prepared: Vec<&Rc<Participant>> =
         all.iter().filter(|p| p.state() == State::Committing).collect();

@@ -4,6 +4,7 @@ mod after_a_restart;
 mod bank;
 mod ends;
 mod half_delivered;
+mod local;
 mod parallel;
 mod places;
 mod units;

@@ -1,10 +1,10 @@
 //! What is read together: a query under READ COMMITTED, the transaction otherwise.
 
 use pg_test::oracle::{expect_error, one};
-use pg_test::{DEADLINE, Fleet, wait_until};
+use pg_test::{DEADLINE, Fault, Fleet, Point, wait_until};
 use postgres::Client;
 
-use crate::support::{Outcome, assert_commits, in_background};
+use crate::support::{Outcome, assert_commits, begin_everywhere, in_background};
 
 fn start(mode: &str) -> anyhow::Result<(Fleet, Client)> {
     let fleet = Fleet::start()?;
@@ -112,6 +112,63 @@ fn a_function_of_a_row_does_not_move_the_query_around_it() -> Outcome {
         &[],
     )?;
     assert_eq!(row.get::<_, i64>(1), 3);
+    Ok(())
+}
+
+#[test]
+fn a_snapshot_at_the_beginning_holds_for_servers_that_are_read_later() -> Outcome {
+    for (mode, begin) in
+        [("on", "BEGIN"), ("off", "BEGIN"), ("off", "BEGIN ISOLATION LEVEL REPEATABLE READ")]
+    {
+        let (fleet, mut reader) = start(mode)?;
+        reader.batch_execute(&format!("{begin}; SELECT pg_fdw_xacts_snapshot()"))?;
+        assert_commits(&fleet, &mut fleet.session()?, 1)?;
+        assert_eq!(one::<i64>(&mut reader, "SELECT count(*) FROM ft1")?, 0, "{mode} {begin}");
+        assert_eq!(one::<i64>(&mut reader, "SELECT count(*) FROM ft2")?, 0, "{mode} {begin}");
+        assert_eq!(sum(&mut reader)?, 0);
+        reader.batch_execute("COMMIT")?;
+        assert_eq!(sum(&mut reader)?, 2);
+        reader.batch_execute("BEGIN; SELECT pg_fdw_xacts_snapshot('shard2', 'shard1')")?;
+        assert_eq!(sum(&mut reader)?, 2);
+        reader.batch_execute("COMMIT")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_snapshot_that_comes_too_late_or_of_nothing_is_told() -> Outcome {
+    let (fleet, mut session) = start("off")?;
+    session.batch_execute("BEGIN; SELECT count(*) FROM ft1")?;
+    expect_error(session.batch_execute("SELECT pg_fdw_xacts_snapshot()"), "25001");
+    session.batch_execute("ROLLBACK")?;
+    expect_error(session.batch_execute("SELECT pg_fdw_xacts_snapshot('shard3')"), "42704");
+    session
+        .batch_execute("CREATE ROLE nobody_in_particular; SET ROLE nobody_in_particular; BEGIN")?;
+    session.batch_execute("SELECT pg_fdw_xacts_snapshot()")?;
+    expect_error(session.batch_execute("SELECT pg_fdw_xacts_snapshot('shard1')"), "42501");
+    session.batch_execute("ROLLBACK; RESET ROLE")?;
+    assert_commits(&fleet, &mut session, 1)
+}
+
+/// One server is read at once, unless it lacks what another session was told of.
+#[test]
+fn one_server_waits_for_what_was_acknowledged() -> Outcome {
+    let fleet = Fleet::start_proxied()?;
+    let mut writer = fleet.session()?;
+    writer.batch_execute("SET pg_fdw_xacts.commit_wait = off")?;
+    begin_everywhere(&mut writer, 1)?;
+    let hit = fleet.proxy(2).inject(Fault::hold(Point::Statement, "COMMIT PREPARED"));
+    writer.batch_execute("COMMIT")?;
+    hit.wait()?;
+    let mut plain = fleet.session()?;
+    assert_eq!(one::<i64>(&mut plain, "SELECT count(*) FROM ft2")?, 0);
+    let mut reader = fleet.session()?;
+    reader.batch_execute("SET pg_fdw_xacts.consistent_reads = on")?;
+    let reader = in_background(reader, "DO $$ BEGIN ASSERT (SELECT count(*) FROM ft2) = 1; END $$");
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'DO%' AND wait_event_type = 'Extension'";
+    wait_until("the reader waits", pg_test::DEADLINE, || Ok(one::<i64>(&mut plain, waits)? == 1))?;
+    hit.release();
+    reader.join().1?;
     Ok(())
 }
 
