@@ -19,7 +19,7 @@ use pgrx::pg_sys::{EState, Oid};
 
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::Result;
-use crate::pg::globals::uses_one_snapshot;
+use crate::pg::globals::{nest_level, uses_one_snapshot};
 use crate::protocol::order::Opened;
 use crate::remote::cache::Cached;
 use crate::shared::order;
@@ -210,7 +210,9 @@ fn take_for(
         return if is_scan { Ok(()) } else { unit.settle().map(drop) };
     }
     let taking = Taking::begin(members, reading, may)?;
-    if is_scan && !unit.is_eager.get() && taking.all_are_fresh() {
+    // With a savepoint other cursors are opened, which must not be lost in another round.
+    let may_be_sent_again = is_scan && !unit.is_eager.get() && nest_level() == 1;
+    if may_be_sent_again && taking.all_are_fresh() {
         unit.pending.replace(Some(taking));
         return Ok(());
     }
@@ -257,13 +259,16 @@ pub fn after_answer(connection: &Rc<Cached>) -> Result<()> {
     if !UNCHECKED.get().borrow().as_ref().is_some_and(is_it) {
         return Ok(());
     }
-    let member = UNCHECKED.get().take();
+    let member = UNCHECKED.get().borrow().clone();
     match (member, transaction::reading()) {
         (Some(member), Some(reading)) if connection.cut() == 0 => {
-            rounds::check_read(&member, &reading)
+            rounds::check_read(&member, &reading)?;
         }
-        _ => Ok(()),
+        _ => {}
     }
+    // Not before: an error may be caught, and the server read again.
+    UNCHECKED.get().take();
+    Ok(())
 }
 
 /// The transaction has ended.

@@ -146,7 +146,16 @@ impl Taking {
                 None => return Ok(self.accept()),
                 Some(missing) => self.pause(&missing)?,
             }
+            self.keep_what_is_read();
             self.ask()?;
+        }
+    }
+
+    /// What another query reads stays as it is: it may have begun since the first round was sent,
+    /// together with statements.
+    fn keep_what_is_read(&mut self) {
+        for (member, fresh) in self.members.iter().zip(&mut self.fresh) {
+            *fresh &= !member.connection.is_pinned();
         }
     }
 
