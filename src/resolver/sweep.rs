@@ -341,7 +341,7 @@ impl Sweep {
 
 /// Whether the handler of a server's wrapper belongs to the extension; it is not called to find
 /// out.
-fn handler_is_ours(serverid: pg_sys::Oid) -> bool {
+pub fn handler_is_ours(serverid: pg_sys::Oid) -> bool {
     // SAFETY: catalog entries in this transaction's memory.
     let handler = unsafe {
         let wrapper = (*pg_sys::GetForeignServer(serverid)).fdwid;

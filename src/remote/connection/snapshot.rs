@@ -163,11 +163,6 @@ impl Connection {
         self.inner.borrow_mut().transaction.pins += 1;
     }
 
-    /// Whether a unit that is being read needs it as it is.
-    pub fn is_pinned(&self) -> bool {
-        self.inner.borrow().transaction.pins > 0
-    }
-
     /// That unit is not read any more.
     pub fn unpin(&self) {
         let pins = &mut self.inner.borrow_mut().transaction.pins;

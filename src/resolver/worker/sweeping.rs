@@ -11,6 +11,7 @@ use super::Worker;
 use crate::pg::error::Result;
 use crate::pg::transaction;
 use crate::protocol::gid::Gid;
+use crate::protocol::ledger::{Noted, open_by_entries};
 use crate::protocol::verdict::Decision;
 use crate::remote::options::Server;
 use crate::resolver::sweep::{Decided, Decisions, Open, Progress, Subject, Sweep};
@@ -92,18 +93,24 @@ impl Worker {
         }
     }
 
-    /// The owner of a committed transaction has left it to the resolver. Its participants without
-    /// an entry have confirmed.
+    /// The owner of a committed transaction has left it to the resolver. Where its entries do not
+    /// tell who has confirmed it, it is taken in with its decision row.
     fn note_committed(&mut self, gid: &Gid, entry: &Entry) {
         if self.ledger.has(gid.nonce) {
             return;
         }
         let all = entries::of_transaction(entry.xid);
-        let of_it = all.iter().filter(|e| e.nonce == entry.nonce && e.participant != 0);
-        let open: Vec<(i32, u64)> = of_it
-            .map(|e| (e.participant, e.remote_xid))
-            .filter(|(id, _)| !self.is_forgotten(gid.nonce, *id))
+        let noted: Vec<Noted> = all
+            .iter()
+            .filter(|e| e.nonce == entry.nonce)
+            .map(|e| Noted {
+                participant: e.participant,
+                xid: e.remote_xid,
+                participants: e.participants as usize,
+            })
             .collect();
+        let Some(mut open) = open_by_entries(&noted, entries::are_lacking()) else { return };
+        open.retain(|(id, _)| !self.is_forgotten(gid.nonce, *id));
         if !open.is_empty() {
             self.ledger.add(gid.nonce, entry.xid.into_inner(), open);
         }
