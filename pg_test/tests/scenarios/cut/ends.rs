@@ -111,3 +111,30 @@ fn a_cursor_outlives_the_rounds_of_a_query_beside_it() -> Outcome {
     reader.batch_execute("COMMIT")?;
     Ok(())
 }
+
+/// A function that runs while the scans around it have been asked for rows finds that these are no
+/// cut, and catches that. Seen red: `the answer to a remote statement has been given up`.
+#[test]
+fn an_error_that_a_function_has_caught_is_not_forgotten() -> Outcome {
+    let fleet = Fleet::start_proxied()?;
+    let mut reader = reader(&fleet)?;
+    reader.batch_execute(
+        "ALTER SERVER shard1 OPTIONS (ADD async_capable 'true');
+         ALTER SERVER shard2 OPTIONS (ADD async_capable 'true');
+         CREATE FUNCTION catching() RETURNS int LANGUAGE plpgsql VOLATILE AS $$ BEGIN
+             PERFORM FROM ft1; RETURN 0; EXCEPTION WHEN OTHERS THEN RETURN 0; END $$;
+         SET pg_fdw_xacts.commit_timeout = '1s'",
+    )?;
+    let mut writer = fleet.session()?;
+    begin_everywhere(&mut writer, 1)?;
+    let hit = fleet.proxy(2).inject(Fault::hold(Point::Statement, "COMMIT PREPARED"));
+    let writer = in_background(writer, "COMMIT");
+    hit.wait()?;
+    wait_until("shard 1 has it", DEADLINE, || Ok(fleet.ids_on_shard(1)?.contains(&1)))?;
+    let query = "SELECT id FROM ft1 UNION ALL SELECT id FROM ft2 UNION ALL SELECT catching()";
+    expect_error(reader.query(query, &[]), "40001");
+    hit.release();
+    writer.join().1?;
+    assert_eq!(reader.query(query, &[])?.len(), 3);
+    Ok(())
+}
