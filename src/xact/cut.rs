@@ -20,8 +20,8 @@ use std::rc::{Rc, Weak};
 use pgrx::pg_sys::{EState, Oid};
 
 use crate::pg::backend_local::BackendLocal;
-use crate::pg::error::Result;
-use crate::pg::globals::uses_one_snapshot;
+use crate::pg::error::{Error, Result, SqlState};
+use crate::pg::globals::{nest_level, uses_one_snapshot};
 use crate::protocol::order::Opened;
 use crate::remote::cache::Cached;
 use crate::shared::order;
@@ -50,6 +50,8 @@ pub struct Unit {
     is_accepted: Cell<bool>,
     /// The snapshots that have been asked for, together with the first statements.
     pending: RefCell<Option<Taking>>,
+    /// They were no cut.
+    has_failed: Cell<bool>,
     /// How often they were taken.
     rounds: Cell<u64>,
     /// How often they were waited for, apart from the statements.
@@ -122,8 +124,13 @@ impl Unit {
     /// # Errors
     /// Those of [`before_statement`].
     pub fn settle(&self) -> Result<bool> {
-        let Some(taking) = self.pending.take() else { return Ok(false) };
+        let Some(taking) = self.pending.take() else {
+            return if self.has_failed.get() { Err(caught()) } else { Ok(false) };
+        };
+        // A function of the query may catch the error, and the query go on.
+        self.has_failed.set(true);
         let rounds = taking.finish()?;
+        self.has_failed.set(false);
         // The first round was sent with the statements.
         self.note(rounds, rounds - 1);
         self.accept();
@@ -208,6 +215,14 @@ fn settle_another(unit: Option<&Rc<Unit>>) -> Result<()> {
     pending.filter(|pending| !is_it(pending)).map_or(Ok(()), |pending| pending.settle().map(drop))
 }
 
+fn caught() -> Error {
+    Error::new(
+        SqlState::T_R_SERIALIZATION_FAILURE,
+        "could not serialize access: the foreign servers of the query have no common snapshot",
+    )
+    .detail("A function of the query has caught the error that tells why.")
+}
+
 fn add_to(members: &mut Vec<Member>, member: &Member) {
     if !members.iter().any(|known| Rc::ptr_eq(&known.connection, &member.connection)) {
         members.push(member.clone());
@@ -228,7 +243,9 @@ fn take_for(
         return if is_scan { Ok(()) } else { unit.settle().map(drop) };
     }
     let taking = Taking::begin(members, reading, may)?;
-    if is_scan && !unit.is_eager.get() && taking.all_are_fresh() {
+    // With a savepoint other cursors are opened, which must not be lost in another round.
+    let may_be_sent_again = is_scan && !unit.is_eager.get() && nest_level() == 1;
+    if may_be_sent_again && taking.all_are_fresh() {
         unit.pending.replace(Some(taking));
         PENDING.get().replace(Some(Rc::downgrade(unit)));
         return Ok(());
@@ -275,13 +292,16 @@ pub fn after_answer(connection: &Rc<Cached>) -> Result<()> {
     if !UNCHECKED.get().borrow().as_ref().is_some_and(is_it) {
         return Ok(());
     }
-    let member = UNCHECKED.get().take();
+    let member = UNCHECKED.get().borrow().clone();
     match (member, transaction::reading()) {
         (Some(member), Some(reading)) if connection.cut() == 0 => {
-            rounds::check_read(&member, &reading)
+            rounds::check_read(&member, &reading)?;
         }
-        _ => Ok(()),
+        _ => {}
     }
+    // Not before: an error may be caught, and the server read again.
+    UNCHECKED.get().take();
+    Ok(())
 }
 
 /// The transaction has ended.
