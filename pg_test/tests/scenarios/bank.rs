@@ -38,7 +38,7 @@ fn without_consistent_reads_readers_are_wrong() -> Outcome {
     let plan = Plan { consistent_reads: false, readers: 3, ..Plan::draw(SEEDS[0]) };
     let report = run(&plan, Duration::from_secs(10), |line| eprintln!("{line}"))?;
     eprintln!("{report:?}");
-    assert!(report.reads.torn > 0 && report.reads.out_of_order > 0, "{report:?}");
+    assert!(report.reads.torn > 0, "{report:?}");
     Ok(())
 }
 
