@@ -28,6 +28,7 @@ pub mod random;
 pub mod raw;
 pub mod shared_index;
 pub mod shmem_hooks;
+pub mod snapshot;
 pub mod syncrep;
 pub mod text;
 pub mod transaction;

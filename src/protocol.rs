@@ -7,6 +7,7 @@
 //! * [`place`]: whether two foreign servers lead to the same database;
 //! * [`label`]: what a client may be told of a transaction it has labelled;
 //! * [`ledger`]: what is decided and not confirmed, by participant;
+//! * [`local_commits`]: what lately was decided, by the local transaction;
 //! * [`order`]: the order of decisions, and what has lately been delivered;
 //! * [`participant`]: the life of one participant in a transaction;
 //! * [`plan`]: how a commit must run, given who has written;
@@ -19,6 +20,7 @@ pub mod fingerprint;
 pub mod gid;
 pub mod label;
 pub mod ledger;
+pub mod local_commits;
 pub mod order;
 pub mod participant;
 pub mod pipeline;

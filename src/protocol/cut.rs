@@ -43,6 +43,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// One of this server. `in_progress` is in ascending order.
+    pub fn new(xmax: u64, in_progress: Vec<u64>) -> Self {
+        Self { xmax, in_progress }
+    }
+
     /// Reads `xmin:xmax:xip_list`; `None` if that is not one.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(':');
@@ -124,7 +129,7 @@ mod tests {
     use super::*;
 
     fn at(number: u64) -> Place {
-        Place::new(number as u32, &number, Some(""))
+        Place::new(number as u32, &number, Some(1))
     }
 
     fn taken(place: u64, text: &str) -> Taken {

@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     fn at(number: u64) -> Place {
-        Place::new(number as u32, &number, Some(""))
+        Place::new(number as u32, &number, Some(1))
     }
 
     fn xids(order: &Order<3>, opened: Opened) -> Option<Vec<u64>> {

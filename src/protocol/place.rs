@@ -20,10 +20,10 @@ pub struct Place {
 }
 
 impl Place {
-    /// Where a foreign server leads to a database of a cluster, whose server process was started
-    /// at `started`.
-    pub fn new(server: u32, cluster: &impl Hash, started: Option<&str>) -> Self {
-        let number = |started: Option<&str>| {
+    /// Where a foreign server leads to a database of a cluster, whose server was started at
+    /// `started`, in microseconds since 1970.
+    pub fn new(server: u32, cluster: &impl Hash, started: Option<i64>) -> Self {
+        let number = |started: Option<i64>| {
             let mut hasher = DefaultHasher::new();
             cluster.hash(&mut hasher);
             started.hash(&mut hasher);
@@ -55,20 +55,20 @@ mod tests {
 
     #[test]
     fn two_servers_may_lead_to_one_place() {
-        let (a, b) = (Place::new(1, &CLUSTER, Some("now")), Place::new(2, &CLUSTER, Some("now")));
+        let (a, b) = (Place::new(1, &CLUSTER, Some(7)), Place::new(2, &CLUSTER, Some(7)));
         assert!(a.is_same(&b) && b.is_same(&a));
     }
 
     #[test]
     fn copies_of_a_cluster_are_two_places() {
-        let (a, b) = (Place::new(1, &CLUSTER, Some("now")), Place::new(2, &CLUSTER, Some("then")));
+        let (a, b) = (Place::new(1, &CLUSTER, Some(7)), Place::new(2, &CLUSTER, Some(8)));
         assert!(!a.is_same(&b));
-        assert!(!a.is_same(&Place::new(1, &(7, "other"), Some("now"))));
+        assert!(!a.is_same(&Place::new(1, &(7, "other"), Some(7))));
     }
 
     #[test]
     fn a_server_stays_where_it_is_when_it_is_restarted() {
-        let (a, b) = (Place::new(1, &CLUSTER, Some("now")), Place::new(1, &CLUSTER, Some("then")));
+        let (a, b) = (Place::new(1, &CLUSTER, Some(7)), Place::new(1, &CLUSTER, Some(8)));
         assert!(a.is_same(&b));
         // Recorded before this server's start.
         assert!(a.is_same(&Place::new(2, &CLUSTER, None)));

@@ -148,7 +148,7 @@ impl Connection {
         let session = &self.inner.borrow().session;
         let fingerprint = session.fingerprint.as_ref()?;
         let cluster = (fingerprint.system_identifier, fingerprint.database.to_bytes());
-        Some(Place::new(server, &cluster, session.started.as_deref()))
+        Some(Place::new(server, &cluster, session.started))
     }
 
     /// Whether something between us and the server may hand sessions around: the process that

@@ -10,6 +10,7 @@ use pgrx::pg_sys::{self, Oid};
 use crate::pg::error::{Error, Result, SqlState, check_for_interrupts};
 use crate::pg::globals::{my_database, my_pid, now};
 use crate::pg::latch;
+use crate::pg::snapshot::full;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::Gid;
 use crate::protocol::participant::Outcome;
@@ -38,17 +39,25 @@ pub struct Reserved {
 /// How long a transaction that finds no free entry waits for others to be settled.
 const ROOM: Duration = Duration::from_secs(5);
 
-/// Takes an entry for each participant, all or none. Where there are too few, those of sessions
+/// Takes an entry for each participant, all or none. `local_xid`: the transaction, if it has written
+/// here, too. Where there are too few, those of sessions
 /// that have gone on without waiting for an answer are left to the resolvers, which find out what
 /// became of them.
 ///
 /// # Errors
 /// 53400 when there are not enough; a cancel.
-pub fn reserve(members: &[Reserved], xid: pg_sys::TransactionId) -> Result<()> {
+pub fn reserve(
+    members: &[Reserved],
+    xid: pg_sys::TransactionId,
+    local_xid: Option<u64>,
+) -> Result<()> {
     let owner = Owner::Backend(my_pid());
     let new: Vec<Entry> = members
         .iter()
-        .map(|member| Entry { owner, ..new_entry(member, xid, members.len(), Status::Preparing) })
+        .map(|member| {
+            let new = new_entry(member, xid, members.len(), Status::Preparing);
+            Entry { owner, local_xid: local_xid.unwrap_or(0), ..new }
+        })
         .collect();
     let take = || {
         shmem::write(|m| {
@@ -238,6 +247,7 @@ pub(super) fn new_entry(
         nonce: gid.nonce.number(),
         participant,
         remote_xid,
+        local_xid: 0,
         place,
         number: 0,
         acknowledged: false,
@@ -250,7 +260,10 @@ pub(super) fn new_entry(
 /// Adds an entry for what the resolver found in the decision table, of a transaction that is
 /// prepared here with so many participants, unless there is one.
 pub fn adopt(member: &Reserved, xid: pg_sys::TransactionId, participants: usize) {
-    let entry = new_entry(member, xid, participants, Status::Prepared);
+    // Whether it has written here is not known any more.
+    let local_xid = full(xid);
+    let new = new_entry(member, xid, participants, Status::Prepared);
+    let entry = Entry { local_xid, ..new };
     shmem::write(|m| {
         // Without an entry it is settled all the same, only not shown.
         if m.entries().find(&member.gid).is_none() && !m.entries().insert(entry) {

@@ -100,6 +100,9 @@ pub struct Entry {
     pub participant: i32,
     /// The transaction's xid there; 0 where it is not known.
     pub remote_xid: u64,
+    /// The local transaction in 64 bits if it has written more than the decision here, which its
+    /// readers see; otherwise 0.
+    pub local_xid: u64,
     /// Where it is, to compare that xid with snapshots of the same place.
     pub place: Place,
     /// The number of the decision to commit, given before anybody sends COMMIT PREPARED of the

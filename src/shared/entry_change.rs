@@ -172,6 +172,7 @@ mod tests {
             nonce: 1,
             participant: 1,
             remote_xid: 0,
+            local_xid: 0,
             place: Place::default(),
             number: 0,
             acknowledged: false,

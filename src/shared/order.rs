@@ -5,10 +5,13 @@
 //! on any server that has none. What has a number and is not confirmed has an entry; what has been
 //! confirmed is in the history as long as somebody reads ([`crate::protocol::order`]).
 
+use pgrx::pg_sys::Oid;
+
 use crate::pg::globals::my_pid;
 use crate::pg::versions::backend_number;
 use crate::protocol::cut::{NOT_YET, Row};
 use crate::protocol::gid::Gid;
+use crate::protocol::local_commits::{LocalCommit, LocalCommits};
 use crate::protocol::order::{Opened, Order};
 use crate::protocol::place::Place;
 use crate::shared::entry::{Entry, Owner, Status};
@@ -19,6 +22,20 @@ const HISTORY: usize = 8192;
 
 /// The part of shared memory that holds the order.
 pub type SharedOrder = Order<HISTORY>;
+
+/// Those of its decisions that are visible here.
+pub type SharedLocalCommits = LocalCommits<HISTORY>;
+
+/// This server, as a place that is read.
+#[derive(Clone, Debug)]
+pub struct Here {
+    /// Where it is.
+    pub place: Place,
+    /// The database.
+    pub dbid: Oid,
+    /// The snapshot's `xmin`.
+    pub xmin: u64,
+}
 
 /// A backend's commit in one phase that is on its way; an xid of 0 is none.
 #[derive(Clone, Copy)]
@@ -75,10 +92,10 @@ pub fn close() {
     shmem::write(|m| m.shared.order.close());
 }
 
-/// Everything that snapshots taken at these places since `opened` have to be checked against;
-/// `None` if some of it has been forgotten.
-pub fn known(opened: Opened, places: &[Place]) -> Option<Vec<Known>> {
-    let is_here = |row: &Row| places.iter().any(|place| place.is_same(&row.place));
+/// Everything that snapshots taken at these places since `opened`, and the local one if this server
+/// is read too, have to be checked against; `None` if some of it has been forgotten.
+pub fn known(opened: Opened, places: &[Place], here: Option<&Here>) -> Option<Vec<Known>> {
+    let is_there = |row: &Row| places.iter().any(|place| place.is_same(&row.place));
     shmem::read(|m| {
         let past = m.shared.order.since(opened)?;
         let mut known: Vec<Known> = past.into_iter().map(|row| Known { row, gid: None }).collect();
@@ -96,8 +113,43 @@ pub fn known(opened: Opened, places: &[Place]) -> Option<Vec<Known>> {
                 });
             }
         });
-        known.retain(|known| is_here(&known.row));
+        known.retain(|known| is_there(&known.row));
+        if let Some(Here { place, dbid, xmin }) = here {
+            let commits = m.shared.local_commits.since(dbid.to_u32(), *xmin, opened.at)?;
+            known.extend(commits.into_iter().map(|LocalCommit { xid, number, .. }| Known {
+                row: Row { place: *place, xid, from: number, to: number },
+                gid: None,
+            }));
+        }
         Some(known)
+    })
+}
+
+/// The decisions of this database that have no number yet and have also written here, each by its
+/// local transaction and the gid of one participant.
+pub fn unnumbered(dbid: Oid) -> Vec<(u64, Gid)> {
+    shmem::read(|m| {
+        let mut found = Vec::new();
+        m.entries().for_each(|entry| {
+            let is_open = entry.number == 0 && entry.status != Status::Aborting;
+            if entry.local_xid != 0 && entry.dbid == dbid && is_open {
+                found.extend(entry.gid().map(|gid| (entry.local_xid, gid)));
+            }
+        });
+        found
+    })
+}
+
+/// The local transactions of those entries.
+pub fn entries_that(are: impl Fn(&Entry) -> bool) -> Vec<u64> {
+    shmem::read(|m| {
+        let mut found = Vec::new();
+        m.entries().for_each(|entry| {
+            if are(entry) {
+                found.push(entry.local_xid);
+            }
+        });
+        found
     })
 }
 
@@ -123,6 +175,10 @@ pub(super) fn number(m: &mut Memory<'_>, gid: &Gid) {
     // One that was found later, when the others had their number already, has the same.
     let given = members.iter().map(|place| m.entries().at(*place).number).max().unwrap_or(0);
     let number = if given == 0 { m.shared.order.decide() } else { given };
+    if given == 0 && first.local_xid != 0 {
+        let (dbid, xid) = (first.dbid.to_u32(), first.local_xid);
+        m.shared.local_commits.add(LocalCommit { dbid, xid, number });
+    }
     for place in members {
         m.entries().change(place, |entry| {
             if entry.status != Status::Aborting {

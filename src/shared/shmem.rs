@@ -13,7 +13,7 @@ use crate::pg::{globals, layout};
 use crate::shared::confirmed::Confirmed;
 use crate::shared::entry::Entry;
 use crate::shared::entry_table::{self, EntryLists, EntryTable};
-use crate::shared::order::{OnePhase, SharedOrder};
+use crate::shared::order::{OnePhase, SharedLocalCommits, SharedOrder};
 use crate::shared::places::Link;
 use crate::shared::reads::Reads;
 use crate::shared::seen::Seen;
@@ -38,6 +38,8 @@ pub struct Shared {
     pub entry_lists: EntryLists,
     /// The order of decisions.
     pub order: SharedOrder,
+    /// Decisions that are visible here.
+    pub local_commits: SharedLocalCommits,
     /// Readers ask those who deliver to wait.
     pub window: Window,
     /// How consistent reads have done.

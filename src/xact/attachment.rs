@@ -267,10 +267,14 @@ impl Attachment {
     /// # Errors
     /// The remote's error, the lost connection, a cancel.
     pub fn poll(&self, asked: &Asked) -> Result<Option<Rc<PgResult>>> {
-        match self.connection.poll(asked) {
+        let polled = match self.connection.poll(asked) {
             Err(_) if self.begin_anew()? => Ok(None),
             polled => polled,
+        }?;
+        if polled.is_some() {
+            cut::after_answer(&self.connection)?;
         }
+        Ok(polled)
     }
 
     /// Waits for a statement's answer.
@@ -296,10 +300,14 @@ impl Attachment {
     }
 
     fn wait_until(&self, asked: &Asked, deadline: Option<Instant>) -> Result<Option<Rc<PgResult>>> {
-        match self.connection.wait_until(asked, deadline) {
+        let answered = match self.connection.wait_until(asked, deadline) {
             Err(_) if self.begin_anew()? => self.connection.wait_until(asked, deadline),
             answered => answered,
+        }?;
+        if answered.is_some() {
+            cut::after_answer(&self.connection)?;
         }
+        Ok(answered)
     }
 
     /// If the connection has ended and the transaction has only just begun on it, begins it anew on

@@ -8,6 +8,7 @@
 //! their snapshots and those are found to be one cut ([`rounds`]).
 //!
 //! * [`transaction`]: whether the transaction reads consistently, and since when;
+//! * [`here`]: this server's own tables;
 //! * [`ready`]: whether it is known of each server what is in doubt there;
 //! * [`rounds`]: taking snapshots until they are a cut.
 
@@ -18,6 +19,7 @@ use pgrx::pg_sys::{EState, Oid};
 
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::Result;
+use crate::pg::globals::uses_one_snapshot;
 use crate::protocol::order::Opened;
 use crate::remote::cache::Cached;
 use crate::shared::order;
@@ -25,11 +27,10 @@ use crate::xact::attachment::{Attachment, attach};
 use crate::xact::cut::rounds::May;
 use crate::xact::participants;
 
+mod here;
 mod ready;
 mod rounds;
 mod transaction;
-
-pub use transaction::end;
 
 /// A connection with the user whose mapping it was attached with.
 #[derive(Clone)]
@@ -50,6 +51,9 @@ pub struct Unit {
 
 /// The units of the queries that run, each with the address of its executor state.
 type Units = Vec<(usize, Weak<Unit>)>;
+
+/// The first server of the transaction, until it has been checked.
+static UNCHECKED: BackendLocal<RefCell<Option<Member>>> = BackendLocal::new(RefCell::new(None));
 
 static UNITS: BackendLocal<RefCell<Units>> = BackendLocal::new(RefCell::new(Vec::new()));
 
@@ -142,16 +146,54 @@ pub fn before_statement(
         return Ok(None);
     }
     let serverid = connection.serverid.to_u32();
-    let (now, is_missing) = order::begin_on(serverid, connection.place(serverid));
-    if is_missing {
+    let place = connection.place(serverid);
+    let (now, is_missing) = order::begin_on(serverid, place);
+    let is_behind = match here::local()? {
+        Some(local) => local.is_behind(connection.serverid, place),
+        None => false,
+    };
+    if is_missing || is_behind {
         let member = Member { connection: Rc::clone(connection), userid };
-        let taken = rounds::take(&[member], &reading, May::Retake)?;
+        let may = if reading.is_one_unit { May::Keep } else { May::Retake };
+        let taken = rounds::take(&[member], &reading, may)?;
         if let Some(unit) = unit {
             unit.rounds.set(unit.rounds.get() + taken.rounds);
         }
         return Ok(None);
     }
-    Ok(Some(if reading.is_one_unit { reading.first } else { now }))
+    if !reading.is_one_unit {
+        return Ok(Some(now));
+    }
+    if uses_one_snapshot() {
+        UNCHECKED.get().replace(Some(Member { connection: Rc::clone(connection), userid }));
+    }
+    Ok(Some(reading.first))
+}
+
+/// Called when a statement has been answered. The first server of a transaction that has one
+/// snapshot was not waited for: whether it shows what this server's own tables show is seen now,
+/// before anybody sees its rows.
+///
+/// # Errors
+/// 40001: it does not; those of [`before_statement`].
+pub fn after_answer(connection: &Rc<Cached>) -> Result<()> {
+    let is_it = |member: &Member| Rc::ptr_eq(&member.connection, connection);
+    if !UNCHECKED.get().borrow().as_ref().is_some_and(is_it) {
+        return Ok(());
+    }
+    let member = UNCHECKED.get().take();
+    match (member, transaction::reading()) {
+        (Some(member), Some(reading)) if connection.cut() == 0 => {
+            rounds::check_read(&member, &reading)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The transaction has ended.
+pub fn end() {
+    UNCHECKED.get().take();
+    transaction::end();
 }
 
 /// Takes one snapshot of these servers, with the mappings of this user, and of all that the

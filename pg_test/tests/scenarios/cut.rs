@@ -2,5 +2,6 @@
 
 mod bank;
 mod half_delivered;
+mod local;
 mod units;
 mod waits;

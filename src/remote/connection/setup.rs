@@ -16,7 +16,8 @@ use crate::protocol::pipeline::Control;
 /// its sessions keep their locks, and whoever takes over has to wait for them.
 pub(super) const SETUP: &CStr = c"SELECT s.system_identifier, pg_catalog.encode(CAST(pg_catalog.replace( \
     pg_catalog.current_database(), pg_catalog.chr(92), pg_catalog.repeat(pg_catalog.chr(92), 2)) AS bytea), 'escape'), \
-    pg_catalog.pg_is_in_recovery(), pg_catalog.pg_backend_pid(), pg_catalog.pg_postmaster_start_time(), \
+    pg_catalog.pg_is_in_recovery(), pg_catalog.pg_backend_pid(), \
+    CAST(EXTRACT(epoch FROM pg_catalog.pg_postmaster_start_time()) OPERATOR(pg_catalog.*) 1000000 AS bigint), \
     pg_catalog.set_config('search_path', 'pg_catalog', false), \
     pg_catalog.set_config('timezone', 'GMT', false), \
     pg_catalog.set_config('datestyle', 'ISO', false), \
@@ -123,9 +124,9 @@ pub(super) fn fingerprint(result: &PgResult) -> Option<Fingerprint> {
     })
 }
 
-/// When the server that has answered [`SETUP`] was started.
-pub(super) fn started(result: &PgResult) -> Option<String> {
-    result.value(0, 4)?.to_str().ok().map(str::to_owned)
+/// When the server that has answered [`SETUP`] was started, in microseconds since 1970.
+pub(super) fn started(result: &PgResult) -> Option<i64> {
+    result.value(0, 4)?.to_str().ok()?.parse().ok()
 }
 
 /// Which server process has answered [`SETUP`].

@@ -54,8 +54,8 @@ pub(super) struct Session {
     pub is_set_up: bool,
     /// Which server it is on, once the set-up has been answered.
     pub fingerprint: Option<Fingerprint>,
-    /// When that server was started, as it tells it.
-    pub started: Option<String>,
+    /// When that server was started, in microseconds since 1970.
+    pub started: Option<i64>,
     /// The server process that ran the set-up.
     pub server_pid: Option<i32>,
     /// The advisory lock that shows others that this session is alive.

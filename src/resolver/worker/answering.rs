@@ -16,7 +16,7 @@ use crate::protocol::verdict::Decision;
 use crate::remote::options::Server;
 use crate::shared::entry_change::Why;
 use crate::shared::requests::{Ask, Request};
-use crate::shared::{entries, requests, resolvers};
+use crate::shared::{entries, requests, resolvers, seen};
 use crate::store::participant_list::{self, ParticipantRecord};
 use crate::store::{decisions, forgotten, labels};
 
@@ -135,6 +135,7 @@ impl Worker {
         let registered = ParticipantRecord { id: self.participants.next_id(), ..wanted };
         syncrep::run_here(|| participant_list::insert(&registered))?;
         let id = registered.id;
+        seen::add_new(id);
         self.warn_of_twin(&registered)?;
         // Something may have been left there before it was forgotten.
         self.add(registered, Some(Instant::now()), false);

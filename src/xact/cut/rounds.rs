@@ -7,6 +7,7 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
+use super::here::{self, Local};
 use super::transaction::Reading;
 use super::{Member, ready};
 use crate::guc;
@@ -85,6 +86,16 @@ pub(super) fn take(members: &[Member], reading: &Reading, may: May) -> Result<Cu
     }
 }
 
+/// Checks a server by itself, once it has been read: together with this server's own tables it must
+/// be a cut, too.
+pub(super) fn check_read(member: &Member, reading: &Reading) -> Result<()> {
+    let members = std::slice::from_ref(member);
+    let mut taking = Taking::begin(members, reading, May::Keep)?;
+    // Nothing of it can be taken again, so that it is a cut or an error.
+    taking.look()?;
+    Ok(())
+}
+
 /// Waits for the answers to what only the connections themselves have asked, which tell whether a
 /// transaction can be begun again.
 fn settle_down(members: &[Member]) -> Result<()> {
@@ -112,6 +123,8 @@ struct Taking<'a> {
     rounds: u64,
     began: Instant,
     deadline: Instant,
+    /// This server's own tables, where they are part of it.
+    local: Option<Local>,
     /// Closed while a few rounds are taken.
     window: Option<Closed>,
 }
@@ -139,7 +152,18 @@ impl<'a> Taking<'a> {
             if is_serializable() { Isolation::Serializable } else { Isolation::RepeatableRead };
         let began = Instant::now();
         let deadline = began + guc::commit_timeout();
-        Ok(Self { members, fresh, opened, isolation, rounds: 0, began, deadline, window: None })
+        let local = here::local()?;
+        Ok(Self {
+            members,
+            fresh,
+            opened,
+            isolation,
+            rounds: 0,
+            began,
+            deadline,
+            local,
+            window: None,
+        })
     }
 
     fn fresh(&self) -> impl Iterator<Item = &'a Member> {
@@ -195,9 +219,14 @@ impl<'a> Taking<'a> {
             let place = connection.place(connection.serverid.to_u32()).unwrap_or_default();
             taken.push(Taken { place, snapshot, is_fixed: !fresh });
         }
+        if let Some(local) = &self.local {
+            local.number_what_is_visible();
+            taken.push(local.taken.clone());
+        }
         let places: Vec<Place> = taken.iter().map(|taken| taken.place).collect();
         ready::wait(self.members, self.deadline)?;
-        let Some(known) = order::known(self.opened, &places) else {
+        let here = self.local.as_ref().map(|local| &local.here);
+        let Some(known) = order::known(self.opened, &places, here) else {
             if !self.all_are_fresh() {
                 return Err(too_old(
                     &self.names(),
@@ -226,14 +255,22 @@ impl<'a> Taking<'a> {
                 let detail = server.map(|server| {
                     format!("Server \"{server}\" was read before a transaction was committed there that another of them shows, or has to show.")
                 });
-                Err(too_old(&self.names(), &detail.unwrap_or_default()))
+                let detail = detail.unwrap_or_else(|| {
+                    "This server was read before a transaction was committed that has also written here, and that another of them shows, or has to show.".to_owned()
+                });
+                Err(too_old(&self.names(), &detail))
             }
         }
     }
 
     fn names(&self) -> String {
         let name = |m: &Member| format!("\"{}\"", text::carried(&m.connection.server_name));
-        self.members.iter().map(name).collect::<Vec<_>>().join(", ")
+        match self.members {
+            [member] => format!("server {} and this server", name(member)),
+            members => {
+                format!("servers {}", members.iter().map(name).collect::<Vec<_>>().join(", "))
+            }
+        }
     }
 
     /// Before the next round.
@@ -265,7 +302,7 @@ fn too_old(servers: &str, detail: &str) -> Error {
     reads::add(Count::TooOld, 1);
     Error::new(
         SqlState::T_R_SERIALIZATION_FAILURE,
-        format!("could not serialize access: servers {servers} have no common snapshot"),
+        format!("could not serialize access: {servers} have no common snapshot"),
     )
     .detail(detail)
     .hint("Try the transaction again. Servers that are read one after the other have one from the beginning if the transaction begins with pg_fdw_xacts_snapshot().")

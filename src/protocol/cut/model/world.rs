@@ -15,7 +15,7 @@ pub(super) type World = Simulation<64>;
 
 /// Where a server is.
 pub(super) fn at(server: usize) -> Place {
-    Place::new(server as u32, &server, Some(""))
+    Place::new(server as u32, &server, Some(1))
 }
 
 /// A small generator, so that a schedule is a number.
