@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use postgres::Client;
 
 use super::plan::Plan;
-use super::sights::Places;
+use super::sights::{OWN, Places, Sums};
 use crate::oracle::{one, prepared_gids};
 use crate::{Cluster, DEADLINE, Fleet, FleetOptions, wait_until};
 
@@ -219,13 +219,20 @@ impl Bank {
         self.places.iter().map(open).collect()
     }
 
-    /// The sum of the balances on each shard.
-    pub(super) fn balances(&self) -> Result<[i64; SHARDS]> {
-        let mut sums = [0; SHARDS];
-        for (shard, sum) in self.fleet.shards().iter().zip(&mut sums) {
-            *sum = one(&mut shard.client()?, "SELECT sum(balance)::bigint FROM account")?;
+    /// The sums of the balances, as the customers of each coordinator see them.
+    pub(super) fn balances(&self) -> Result<Vec<Sums>> {
+        let sum = |server: &Cluster| {
+            one::<i64>(&mut server.client()?, "SELECT sum(balance)::bigint FROM account")
+        };
+        let mut sums = Sums::default();
+        for (shard, there) in self.fleet.shards().iter().zip(&mut sums[OWN..]) {
+            *there = sum(shard)?;
         }
-        Ok(sums)
+        let of = |coordinator: &Cluster| {
+            sums[0] = sum(coordinator)?;
+            Ok(sums)
+        };
+        self.coordinators().map(of).collect()
     }
 
     /// Waits until every server accepts sessions.

@@ -2,7 +2,8 @@
 //!
 //! They may be refused. What they are shown is [judged](super::sights): whole transfers, in one
 //! order, and all that was acknowledged before they began. Of each reader only the transfers of its
-//! own coordinator are judged, and nothing behind a shard; no more is promised.
+//! own coordinator are judged, and nothing behind a shard; no more is promised. The coordinator's own
+//! tables are promised under REPEATABLE READ.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,13 +20,15 @@ use super::clients::{customer_of, first_of_phase, reason};
 use super::places::SHARDS;
 use super::plan::Plan;
 use super::random::Random;
-use super::sights::{Acknowledged, Places, Sight, Sights};
+use super::sights::{Acknowledged, Places, Sight, Sights, Sums};
 
 /// What became of reads.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
 pub struct Reads {
-    /// Those that were answered, on several shards.
+    /// Those that were answered, at several places.
     pub several: u64,
+    /// Of these, with the coordinator's own tables.
+    pub with_own: u64,
     /// Those that were answered, on one shard.
     pub alone: u64,
     /// Those that showed half a transfer.
@@ -34,8 +37,10 @@ pub struct Reads {
     pub stale: u64,
     /// Pairs that showed two transfers in opposite orders.
     pub out_of_order: u64,
-    /// Those that were refused with 40001.
+    /// Those that were refused with 40001, without the coordinator's own tables.
     pub refused: u64,
+    /// Those that were refused with 40001, with them.
+    pub refused_with_own: u64,
     /// Those that were refused with 55000.
     pub in_doubt: u64,
     /// Those that failed otherwise.
@@ -53,8 +58,8 @@ pub(super) struct Reading {
     pub(super) stops: AtomicU64,
     /// In this phase.
     acknowledged: Mutex<Vec<Acknowledged>>,
-    /// The sum of each shard's balances when the phase began.
-    before: Mutex<[i64; SHARDS]>,
+    /// The sums of balances when the phase began, by coordinators.
+    before: Mutex<Vec<Sums>>,
     /// By coordinators, in this phase.
     sights: Mutex<[Sights; 2]>,
     reads: Mutex<Reads>,
@@ -76,8 +81,8 @@ impl Reading {
         locked(&self.acknowledged).push(transfer);
     }
 
-    /// Nothing is under way, and the sums of the shards' balances are these.
-    pub(super) fn begin_phase(&self, before: [i64; SHARDS]) {
+    /// Nothing is under way, and the sums of balances are these, by coordinators.
+    pub(super) fn begin_phase(&self, before: Vec<Sums>) {
         self.phase.fetch_add(1, Ordering::SeqCst);
         locked(&self.acknowledged).clear();
         *locked(&self.before) = before;
@@ -104,43 +109,53 @@ impl Reading {
         Ok(reads)
     }
 
-    fn note(&self, sight: &Sight, plan: &Plan, coordinator: usize, earlier: usize, what: &str) {
+    fn note(&self, sight: &Sight, coordinator: usize, earlier: usize, what: &Question) {
         let stops = self.stops.load(Ordering::SeqCst);
-        let torn = sight.torn(&locked(&self.before));
+        let torn = sight.torn(&locked(&self.before)[coordinator]);
         let stale = sight.stale(coordinator, &locked(&self.acknowledged)[..earlier], stops);
         let mut reads = locked(&self.reads);
-        match sight.shards.count_ones() {
+        match sight.read_at.count_ones() {
             1 => reads.alone += 1,
             _ => reads.several += 1,
         }
+        reads.with_own += u64::from(sight.read_at & 1 != 0);
         reads.torn += u64::from(torn.is_some());
         reads.stale += u64::from(stale.is_some());
         drop(reads);
         let mut wrong = locked(&self.wrong);
-        wrong.extend(torn.map(|torn| format!("torn: {torn}; {what}")));
-        wrong.extend(stale.map(|stale| format!("stale: {stale}; {what}")));
+        wrong.extend(torn.map(|torn| format!("torn: {torn}; {what:?}")));
+        wrong.extend(stale.map(|stale| format!("stale: {stale}; {what:?}")));
         drop(wrong);
-        debug_assert!(coordinator < plan.coordinators());
         locked(&self.sights)[coordinator].keep(sight);
     }
 
-    fn note_error(&self, error: &Error, question: &Question) {
+    fn note_error(&self, Failed { error, is_begun }: &Failed, question: &Question) {
         let mut reads = locked(&self.reads);
         let code = error.code().map(|code| code.code().to_owned()).unwrap_or_default();
         match code.as_str() {
+            "40001" if question.has_own() => reads.refused_with_own += 1,
             "40001" => reads.refused += 1,
             "55000" => reads.in_doubt += 1,
             _ => reads.failed += 1,
         }
         *reads.reasons.entry(reason(error)).or_default() += 1;
-        // A snapshot that was fixed at the beginning has nothing to be joined.
+        // A snapshot that was fixed at the beginning has nothing to be joined, but for the
+        // coordinator's own, which is older.
+        let is_fixed = *is_begun || question.isolation == "READ COMMITTED";
         let is_too_late = code == "40001"
             && question.fixes != Fixes::Nothing
-            && error.to_string().contains("no common snapshot");
+            && is_fixed
+            && reason(error).contains("no common snapshot");
         if is_too_late || code.starts_with("XX") {
             locked(&self.wrong).push(format!("{error:?}; {question:?}"));
         }
     }
+}
+
+/// A transaction of a reader that has failed, and whether that was behind its beginning.
+struct Failed {
+    error: Error,
+    is_begun: bool,
 }
 
 /// How the shards of a read are asked.
@@ -170,7 +185,7 @@ struct Question {
     isolation: &'static str,
     fixes: Fixes,
     manner: Manner,
-    /// In this order.
+    /// In this order; 0 are the coordinator's own tables.
     shards: Vec<usize>,
     /// How long it waits between two queries, in milliseconds.
     dawdling: u64,
@@ -184,6 +199,9 @@ impl Question {
         let mut shards: Vec<usize> = (1..=SHARDS).collect();
         random.shuffle(&mut shards);
         shards.truncate(random.choose(&[3, 3, 3, 2, 2, 1]));
+        if isolation != "READ COMMITTED" && random.chance(40) {
+            shards.insert(random.below(shards.len() as u64 + 1) as usize, 0);
+        }
         let dawdling = random.choose(&[0, 0, 5, 50]);
         let own = random.choose(&["on", "auto", "off"]);
         let (setting, fixes) = match (plan.consistent_reads, fixes) {
@@ -196,6 +214,11 @@ impl Question {
         Self { setting, isolation, fixes, manner, shards, dawdling }
     }
 
+    /// Whether it reads the coordinator's own tables, too.
+    fn has_own(&self) -> bool {
+        self.shards.contains(&0)
+    }
+
     /// Whether each query is a unit of its own.
     fn is_by_query(&self) -> bool {
         self.isolation == "READ COMMITTED" && self.fixes == Fixes::Nothing
@@ -206,8 +229,8 @@ impl Question {
             Fixes::Nothing => String::new(),
             Fixes::All => "SELECT pg_fdw_xacts_snapshot();".to_owned(),
             Fixes::These => {
-                let names: Vec<String> =
-                    self.shards.iter().map(|shard| format!("'shard{shard}'")).collect();
+                let shards = self.shards.iter().filter(|shard| **shard != 0);
+                let names: Vec<String> = shards.map(|shard| format!("'shard{shard}'")).collect();
                 format!("SELECT pg_fdw_xacts_snapshot({});", names.join(", "))
             }
         };
@@ -218,9 +241,10 @@ impl Question {
     fn queries(&self, phase: u64) -> Vec<(Places, String)> {
         let first = first_of_phase(phase);
         let of = |shard: &usize| {
+            let place = if *shard == 0 { String::new() } else { shard.to_string() };
             format!(
-                "SELECT {shard}, transfer, places, amount FROM ledger{shard} WHERE transfer >= {first}
-                 UNION ALL SELECT {shard}, 0, 0, balance FROM account{shard}"
+                "SELECT {shard}, transfer, places, amount FROM ledger{place} WHERE transfer >= {first}
+                 UNION ALL SELECT {shard}, 0, 0, balance FROM account{place}"
             )
         };
         let bit = |shard: &usize| 1 << shard;
@@ -250,8 +274,10 @@ pub(super) fn read(shared: &Shared, plan: &Plan, number: u64) -> Result<()> {
     let coordinator = number as usize % plan.coordinators();
     work(shared, coordinator, |session| {
         let question = Question::draw(plan, &mut random);
-        if let Err(error) = answer(shared, plan, coordinator, session, &question) {
-            shared.reading.note_error(&error, &question);
+        let mut is_begun = false;
+        let answer = answer(shared, plan, coordinator, session, (&question, &mut is_begun));
+        if let Err(error) = answer {
+            shared.reading.note_error(&Failed { error, is_begun }, &question);
             let _ = session.batch_execute("ROLLBACK");
         }
         std::thread::sleep(Duration::from_millis(random.below(30)));
@@ -263,7 +289,7 @@ fn answer(
     plan: &Plan,
     coordinator: usize,
     session: &mut Client,
-    question: &Question,
+    (question, is_begun): (&Question, &mut bool),
 ) -> Result<(), Error> {
     let reading = &shared.reading;
     // Whoever changes tables and waits for customers may wait for a reader, too, and the reader for
@@ -274,6 +300,7 @@ fn answer(
     ))?;
     let earlier = locked(&reading.acknowledged).len();
     session.batch_execute(&question.begin())?;
+    *is_begun = true;
     let mut sight = Sight::default();
     let mut outcome = Ok(());
     for (shards, query) in question.queries(reading.phase()) {
@@ -287,7 +314,7 @@ fn answer(
         if question.is_by_query() {
             sight = Sight::default();
         }
-        sight.shards |= shards;
+        sight.read_at |= shards;
         for row in rows {
             let (shard, id) = (row.get::<_, i32>(0) as usize, row.get::<_, i64>(1));
             let (places, amount) = (row.get::<_, i32>(2) as Places, row.get::<_, i64>(3));
@@ -298,12 +325,12 @@ fn answer(
             }
         }
         if question.is_by_query() {
-            reading.note(&sight, plan, coordinator, earlier, &format!("{question:?}"));
+            reading.note(&sight, coordinator, earlier, question);
         }
         std::thread::sleep(Duration::from_millis(question.dawdling));
     }
-    if !question.is_by_query() && sight.shards != 0 {
-        reading.note(&sight, plan, coordinator, earlier, &format!("{question:?}"));
+    if !question.is_by_query() && sight.read_at != 0 {
+        reading.note(&sight, coordinator, earlier, question);
     }
     outcome?;
     session.batch_execute("COMMIT")

@@ -31,7 +31,13 @@ struct Seen {
     at: Places,
 }
 
-/// What was read on one shard.
+/// What a reader may read: the coordinator's own tables, number 0, and the shards.
+pub(super) const OWN: usize = 1;
+
+/// The sum of the balances at each.
+pub(super) type Sums = [i64; OWN + SHARDS];
+
+/// What was read at one place.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Books {
     balances: i64,
@@ -41,14 +47,14 @@ struct Books {
 /// What was read together, of the transfers of one coordinator.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sight {
-    /// The shards that were read.
-    pub(super) shards: Places,
+    /// The places that were read.
+    pub(super) read_at: Places,
     seen: BTreeMap<i64, Seen>,
-    books: [Books; SHARDS],
+    books: [Books; OWN + SHARDS],
 }
 
 impl Sight {
-    /// A line of the ledger of a shard; `is_ours` unless it is another coordinator's.
+    /// A line of the ledger of a shard or, number 0, of the coordinator; `is_ours` unless it is another coordinator's.
     pub(super) fn note(
         &mut self,
         shard: usize,
@@ -57,36 +63,36 @@ impl Sight {
         amount: i64,
         is_ours: bool,
     ) {
-        self.books[shard - 1].amounts += amount;
+        self.books[shard].amounts += amount;
         if is_ours {
             self.seen.entry(id).or_insert(Seen { places, at: 0 }).at |= 1 << shard;
         }
     }
 
-    /// An account of a shard.
+    /// An account there.
     pub(super) fn add(&mut self, shard: usize, balance: i64) {
-        self.books[shard - 1].balances += balance;
+        self.books[shard].balances += balance;
     }
 
     fn is_of_several(&self) -> bool {
-        self.shards.count_ones() > 1
+        self.read_at.count_ones() > 1
     }
 
     /// Half a transfer, or balances that are not what the same shard's ledger says; `before` has
-    /// the sum of each shard's balances without the ledger's lines.
-    pub(super) fn torn(&self, before: &[i64; SHARDS]) -> Option<String> {
-        for (index, (books, before)) in self.books.iter().zip(before).enumerate() {
-            let (shard, changed) = (index + 1, books.balances - before);
-            if self.shards & (1 << shard) != 0 && changed != books.amounts {
+    /// the sums of the balances without the ledger's lines.
+    pub(super) fn torn(&self, before: &Sums) -> Option<String> {
+        for (shard, (books, before)) in self.books.iter().zip(before).enumerate() {
+            let changed = books.balances - before;
+            if self.read_at & (1 << shard) != 0 && changed != books.amounts {
                 let amounts = books.amounts;
                 return Some(format!(
-                    "balances of shard {shard} differ by {changed}, its ledger says {amounts}"
+                    "balances at place {shard} differ by {changed}, its ledger says {amounts}"
                 ));
             }
         }
-        let is_half = |seen: &Seen| seen.places & self.shards != seen.at;
+        let is_half = |seen: &Seen| seen.places & self.read_at != seen.at;
         let half = self.seen.iter().find(|(_, seen)| is_half(seen))?;
-        Some(format!("half a transfer among shards {:b}: {half:?}", self.shards))
+        Some(format!("half a transfer among places {:b}: {half:?}", self.read_at))
     }
 
     /// One that was acknowledged before the reader began, and that it has not seen; `stops`
@@ -99,7 +105,7 @@ impl Sight {
         stops: u64,
     ) -> Option<String> {
         let is_missing = |transfer: &&Acknowledged| {
-            let here = transfer.places & self.shards;
+            let here = transfer.places & self.read_at;
             let is_recent = transfer.stops == stops && stops.is_multiple_of(2);
             let is_owed = self.is_of_several() || transfer.is_confirmed || is_recent;
             transfer.coordinator == coordinator
@@ -108,7 +114,7 @@ impl Sight {
                 && !self.seen.contains_key(&transfer.id)
         };
         let missing = acknowledged.iter().find(is_missing)?;
-        Some(format!("not on shards {:b}: {missing:?}", self.shards))
+        Some(format!("not at places {:b}: {missing:?}", self.read_at))
     }
 }
 
@@ -136,7 +142,7 @@ impl Sights {
         }
         let several = sight.seen.iter().filter(|(_, seen)| participants(seen.places) > 1);
         self.places.extend(several.clone().map(|(id, seen)| (*id, seen.places)));
-        self.kept.push((sight.shards, several.map(|(id, _)| *id).collect()));
+        self.kept.push((sight.read_at, several.map(|(id, _)| *id).collect()));
     }
 
     /// How many pairs of readers have seen two transfers in opposite orders, with one of them. Of
@@ -183,12 +189,12 @@ impl Sights {
 mod tests {
     use super::*;
 
-    const BEFORE: [i64; SHARDS] = [100; SHARDS];
+    const BEFORE: Sums = [100; OWN + SHARDS];
 
     /// A reader of `shards` who sees those transfers at those places.
     fn sight(shards: Places, seen: &[(i64, Places, Places)]) -> Sight {
-        let mut sight = Sight { shards, ..Sight::default() };
-        for shard in 1..=SHARDS {
+        let mut sight = Sight { read_at: shards, ..Sight::default() };
+        for shard in 0..=SHARDS {
             sight.add(shard, 100);
             for (id, places, at) in seen {
                 if at & (1 << shard) != 0 {
@@ -210,6 +216,7 @@ mod tests {
         assert!(sight(0b1110, &[(1, 0b0110, 0b0010)]).torn(&BEFORE).is_some());
         // In the coordinator's own table, and on a shard that was not read.
         assert_eq!(sight(0b0110, &[(1, 0b1011, 0b0010)]).torn(&BEFORE), None);
+        assert!(sight(0b0011, &[(1, 0b0011, 0b0001)]).torn(&BEFORE).is_some());
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 mod bank;
 mod half_delivered;
+mod held;
 mod local;
+mod statements;
 mod units;
 mod waits;
