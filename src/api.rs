@@ -4,13 +4,11 @@
 //! * [`doubt`]: what is in doubt, which the others show;
 //! * [`statistics`]: what `pg_stat_fdw_xacts` reads;
 //! * [`operators`]: have the resolver try now, give up;
-//! * [`snapshot`]: one snapshot of several servers;
 //! * [`tracking`]: what became of a labelled transaction.
 
 mod connections;
 mod doubt;
 mod operators;
-mod snapshot;
 mod statistics;
 mod tracking;
 

@@ -6,7 +6,8 @@
 //! * [`inspect`]: what a statement does that this server can parse;
 //! * [`unparsed`], [`lexer`]: what any other statement does;
 //! * [`remote`]: running the commands there;
-//! * [`rows`]: the rows of a query.
+//! * [`rows`]: the rows of a query;
+//! * [`snapshot`]: one snapshot of several servers, as of a moment that the user chooses.
 //!
 //! The functions follow C's calling convention and not pgrx's, because a command is bytes in the
 //! server's encoding, and because errors keep their CONTEXT.
@@ -29,6 +30,7 @@ mod lexer;
 mod remote;
 mod rows;
 mod rules;
+mod snapshot;
 mod unparsed;
 
 use commands::{Command, Kind};
@@ -169,7 +171,7 @@ impl Call {
 ///
 /// # Errors
 /// No such server; 42501; 55000: it is of another wrapper.
-pub fn usable_server(name: &CStr, userid: Oid) -> Result<Oid> {
+fn usable_server(name: &CStr, userid: Oid) -> Result<Oid> {
     let serverid = Server::named(name)?;
     may_use(serverid, userid, name)?;
     if !crate::fdw::is_ours(serverid) {

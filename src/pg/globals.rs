@@ -127,7 +127,8 @@ pub fn is_serializable() -> bool {
     read!(pg_sys::XactIsoLevel) == pg_sys::XACT_SERIALIZABLE as i32
 }
 
-/// Whether the transaction has one snapshot for all its statements: REPEATABLE READ and SERIALIZABLE.
+/// Whether the transaction has one snapshot for all its statements: REPEATABLE READ and
+/// SERIALIZABLE.
 pub fn uses_one_snapshot() -> bool {
     read!(pg_sys::XactIsoLevel) >= pg_sys::XACT_REPEATABLE_READ as i32
 }

@@ -93,8 +93,8 @@ impl<const HISTORY: usize> Order<HISTORY> {
         }
     }
 
-    /// Whether a unit of readers is open. Nobody has to hold a lock to ask; who has taken a snapshot
-    /// later than the answer `false` was given has opened its unit later, too.
+    /// Whether a unit of readers is open. Nobody has to hold a lock to ask; who has taken a
+    /// snapshot later than the answer `false` was given has opened its unit later, too.
     pub fn is_read(&self) -> bool {
         self.open_units.load(Ordering::SeqCst) > 0
     }

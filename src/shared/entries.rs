@@ -39,10 +39,9 @@ pub struct Reserved {
 /// How long a transaction that finds no free entry waits for others to be settled.
 const ROOM: Duration = Duration::from_secs(5);
 
-/// Takes an entry for each participant, all or none. `local_xid`: the transaction, if it has written
-/// here, too. Where there are too few, those of sessions
-/// that have gone on without waiting for an answer are left to the resolvers, which find out what
-/// became of them.
+/// Takes an entry for each participant, all or none. `local_xid`: the transaction, if it has
+/// written here, too. Where there are too few, those of sessions that have gone on without waiting
+/// for an answer are left to the resolvers, which find out what became of them.
 ///
 /// # Errors
 /// 53400 when there are not enough; a cancel.

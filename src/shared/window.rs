@@ -67,8 +67,8 @@ pub struct Closed {
 }
 
 impl Closed {
-    /// Closes it for so long, and at most for [`LONGEST`]; `None` if somebody else has closed it, or
-    /// it was closed just before.
+    /// Closes it for so long, and at most for [`LONGEST`]; `None` if somebody else has closed it,
+    /// or it was closed just before.
     pub fn close(duration: Duration) -> Option<Self> {
         let since = now();
         let until = shmem::window().close(since, duration.min(LONGEST))?;

@@ -140,11 +140,31 @@ impl Attachment {
     /// The same session, for statements of a query. `is_read`: they read the server's tables, so
     /// that all that the query reads is read as of one time, if reads are consistent.
     pub fn of_query(self, estate: *const EState, is_read: bool) -> Self {
+        if !cut::may_be_on() {
+            return self;
+        }
         let unit = Unit::of_query(estate);
         if is_read {
             unit.add(&self.connection, self.userid);
         }
+        if self.access == Access::Modifies {
+            unit.set_eager();
+        }
         Self { unit: Some(unit), ..self }
+    }
+
+    /// Changes when scans that have been asked for rows have to be asked again.
+    pub fn unit_epoch(&self) -> u64 {
+        self.unit.as_ref().map_or(0, |unit| unit.epoch())
+    }
+
+    /// Called when a scan's answer has come, before anybody sees its rows, or its failure: whether
+    /// it has to be asked again, because the servers did not show the same transactions.
+    ///
+    /// # Errors
+    /// Those of taking a snapshot of all of them.
+    pub fn settle_unit(&self) -> Result<bool> {
+        self.unit.as_ref().map_or(Ok(false), |unit| unit.settle())
     }
 
     /// The connection, for example for cursor numbers and statement names.
@@ -241,7 +261,9 @@ impl Attachment {
         query: &Rc<CStr>,
         opening: Option<&Rc<Opening>>,
     ) -> Result<Ticket> {
-        let opened = cut::before_statement(&self.connection, self.userid, self.unit.as_ref())?;
+        let is_scan = opening.is_some() && self.access == Access::Reads;
+        let unit = self.unit.as_ref();
+        let opened = cut::before_statement(&self.connection, self.userid, unit, is_scan)?;
         let serializable = is_serializable();
         let isolation =
             if serializable { Isolation::Serializable } else { Isolation::RepeatableRead };
@@ -330,10 +352,10 @@ impl Attachment {
 
     /// The number of round trips to the participant that were waited for.
     pub fn waits(&self) -> u64 {
-        self.waits.get() + self.snapshot_rounds()
+        self.waits.get() + self.unit.as_ref().map_or(0, |unit| unit.waits())
     }
 
-    /// How many of them were for snapshots that show the same transactions.
+    /// How often snapshots were taken until they showed the same transactions.
     pub fn snapshot_rounds(&self) -> u64 {
         self.unit.as_ref().map_or(0, |unit| unit.rounds())
     }

@@ -4,8 +4,8 @@
 //! Under READ COMMITTED a unit is a query: all scans and direct modifications of one executor
 //! state. Under REPEATABLE READ and SERIALIZABLE it is the transaction. Every remote transaction
 //! tells its snapshot behind START TRANSACTION, which costs no wait. A unit of one server needs no
-//! more. Where there are several, the first statement that is sent waits until all of them have told
-//! their snapshots and those are found to be one cut ([`rounds`]).
+//! more. Where there are several, the first statement that is sent waits until all of them have
+//! told their snapshots and those are found to be one cut ([`rounds`]).
 //!
 //! * [`transaction`]: whether the transaction reads consistently, and since when;
 //! * [`here`]: this server's own tables;
@@ -24,7 +24,8 @@ use crate::protocol::order::Opened;
 use crate::remote::cache::Cached;
 use crate::shared::order;
 use crate::xact::attachment::{Attachment, attach};
-use crate::xact::cut::rounds::May;
+use crate::xact::cut::rounds::{May, Taking};
+use crate::xact::cut::transaction::Reading;
 use crate::xact::participants;
 
 mod here;
@@ -45,8 +46,16 @@ pub struct Unit {
     members: RefCell<Vec<Member>>,
     /// The cut it was found to be; 0 before.
     cut: Cell<u64>,
-    /// How often snapshots were waited for.
+    /// The snapshots that have been asked for, together with the first statements.
+    pending: RefCell<Option<Taking>>,
+    /// How often they were taken.
     rounds: Cell<u64>,
+    /// How often they were waited for, apart from the statements.
+    waits: Cell<u64>,
+    /// Changes when transactions were begun again in which statements had been sent.
+    epoch: Cell<u64>,
+    /// Something else than scans belongs to it: it must not run before the cut is known.
+    is_eager: Cell<bool>,
 }
 
 /// The units of the queries that run, each with the address of its executor state.
@@ -81,9 +90,46 @@ impl Unit {
         }
     }
 
-    /// How often snapshots were waited for.
+    /// The query does more than scan: nothing of it runs before the cut is known.
+    pub fn set_eager(&self) {
+        self.is_eager.set(true);
+    }
+
+    /// How often snapshots were taken.
     pub fn rounds(&self) -> u64 {
         self.rounds.get()
+    }
+
+    /// How often they were waited for, apart from the statements.
+    pub fn waits(&self) -> u64 {
+        self.waits.get()
+    }
+
+    /// Changes when statements that had been sent have to be sent again.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.get()
+    }
+
+    /// Called when a scan's answer has come, before anybody sees its rows: waits until the
+    /// snapshots that were asked for with it are known to be a cut. Whether it has to be asked
+    /// again.
+    ///
+    /// # Errors
+    /// Those of [`before_statement`].
+    pub fn settle(&self) -> Result<bool> {
+        let Some(taking) = self.pending.take() else { return Ok(false) };
+        let taken = taking.finish()?;
+        // The first round was sent with the statements.
+        self.note(taken.cut, taken.rounds, taken.rounds - 1);
+        let is_moved = taken.rounds > 1;
+        self.epoch.set(self.epoch.get() + u64::from(is_moved));
+        Ok(is_moved)
+    }
+
+    fn note(&self, cut: u64, rounds: u64, waits: u64) {
+        self.rounds.set(self.rounds.get() + rounds);
+        self.waits.set(self.waits.get() + waits);
+        self.accept(cut);
     }
 
     /// From now on the snapshots of its members stay as they are, as long as it is read.
@@ -103,8 +149,9 @@ impl Drop for Unit {
 }
 
 /// Called before a statement is sent on a connection, for a query with that unit. Takes the cut,
-/// where one is needed and there is none. Returns when the unit began, for START TRANSACTION if that
-/// travels with the statement; `None` where reads are not consistent.
+/// where one is needed and there is none; where it `is_scan` and the query only scans, asks for the
+/// snapshots, and [`Unit::settle`] has to follow. Returns when the unit began, for START
+/// TRANSACTION if that travels with the statement; `None` where reads are not consistent.
 ///
 /// # Errors
 /// 40001: the servers that were read before and this one show no common state; 55000: what is in
@@ -113,51 +160,72 @@ pub fn before_statement(
     connection: &Rc<Cached>,
     userid: Oid,
     unit: Option<&Rc<Unit>>,
+    is_scan: bool,
 ) -> Result<Option<Opened>> {
     let Some(reading) = transaction::reading() else { return Ok(None) };
-    if let Some(unit) = unit.filter(|unit| unit.cut.get() == 0) {
-        let members = unit.members.borrow().clone();
-        if members.len() > 1 && !reading.is_one_unit {
-            let taken = rounds::take(&members, &reading, May::Retake)?;
-            unit.rounds.set(unit.rounds.get() + taken.rounds);
-            unit.accept(taken.cut);
-        }
-    }
+    let own = Member { connection: Rc::clone(connection), userid };
+    let mut members = Vec::new();
     if reading.is_one_unit {
-        let mut members = participants_that_read();
-        let mut add = |member: &Member| {
-            let is_new = |known: &Member| !Rc::ptr_eq(&known.connection, &member.connection);
-            if members.iter().all(is_new) {
-                members.push(member.clone());
-            }
-        };
-        add(&Member { connection: Rc::clone(connection), userid });
-        if let Some(unit) = unit {
-            unit.members.borrow().iter().for_each(add);
-        }
-        if members.len() > 1 {
-            let taken = rounds::take(&members, &reading, May::Keep)?;
-            if let Some(unit) = unit {
-                unit.rounds.set(unit.rounds.get() + taken.rounds);
-            }
-        }
+        members = participants_that_read();
+        add_to(&mut members, &own);
+    }
+    if let Some(unit) = unit.filter(|unit| unit.cut.get() == 0 || reading.is_one_unit) {
+        unit.members.borrow().iter().for_each(|member| add_to(&mut members, member));
+    }
+    if members.len() > 1 && rounds::known(&members).is_none() {
+        let may = if reading.is_one_unit { May::Keep } else { May::Retake };
+        take_for(unit.map(|unit| &**unit), &members, &reading, may, is_scan)?;
     }
     if connection.in_transaction() {
         return Ok(None);
     }
-    let serverid = connection.serverid.to_u32();
-    let place = connection.place(serverid);
-    let (now, is_missing) = order::begin_on(serverid, place);
+    alone(own, unit, &reading)
+}
+
+fn add_to(members: &mut Vec<Member>, member: &Member) {
+    if !members.iter().any(|known| Rc::ptr_eq(&known.connection, &member.connection)) {
+        members.push(member.clone());
+    }
+}
+
+/// Takes the cut of several servers, or begins to.
+fn take_for(
+    unit: Option<&Unit>,
+    members: &[Member],
+    reading: &Reading,
+    may: May,
+    is_scan: bool,
+) -> Result<()> {
+    let Some(unit) = unit else { return rounds::take(members, reading, may).map(drop) };
+    if unit.pending.borrow().is_some() {
+        // Another scan has asked.
+        return if is_scan { Ok(()) } else { unit.settle().map(drop) };
+    }
+    let taking = Taking::begin(members, reading, may)?;
+    if is_scan && !unit.is_eager.get() && taking.all_are_fresh() {
+        unit.pending.replace(Some(taking));
+        return Ok(());
+    }
+    let taken = taking.finish()?;
+    unit.note(taken.cut, taken.rounds, taken.rounds);
+    Ok(())
+}
+
+/// The transaction begins on a server that is read by itself.
+fn alone(own: Member, unit: Option<&Rc<Unit>>, reading: &Reading) -> Result<Option<Opened>> {
+    let serverid = own.connection.serverid;
+    let place = own.connection.place(serverid.to_u32());
+    let (now, is_missing) = order::begin_on(serverid.to_u32(), place);
     let is_behind = match here::local()? {
-        Some(local) => local.is_behind(connection.serverid, place),
+        Some(local) => local.is_behind(serverid, place),
         None => false,
     };
     if is_missing || is_behind {
-        let member = Member { connection: Rc::clone(connection), userid };
         let may = if reading.is_one_unit { May::Keep } else { May::Retake };
-        let taken = rounds::take(&[member], &reading, may)?;
+        let taken = rounds::take(&[own], reading, may)?;
         if let Some(unit) = unit {
             unit.rounds.set(unit.rounds.get() + taken.rounds);
+            unit.waits.set(unit.waits.get() + taken.rounds);
         }
         return Ok(None);
     }
@@ -165,7 +233,7 @@ pub fn before_statement(
         return Ok(Some(now));
     }
     if uses_one_snapshot() {
-        UNCHECKED.get().replace(Some(Member { connection: Rc::clone(connection), userid }));
+        UNCHECKED.get().replace(Some(own));
     }
     Ok(Some(reading.first))
 }
@@ -197,8 +265,8 @@ pub fn end() {
 }
 
 /// Takes one snapshot of these servers, with the mappings of this user, and of all that the
-/// transaction has used before. It stays until the transaction ends, and whatever else is read joins
-/// it.
+/// transaction has used before. It stays until the transaction ends, and whatever else is read
+/// joins it.
 ///
 /// # Errors
 /// Those of [`before_statement`] and of [`attach`]; 25001: too late.
@@ -218,6 +286,11 @@ pub fn fix(userid: Oid, servers: &[Oid]) -> Result<()> {
     }
     let may = if was_one_unit { May::Keep } else { May::Retake };
     rounds::take(&members, &reading, may).map(drop)
+}
+
+/// Whether this transaction reads consistently, or may turn out to with its first statement.
+pub fn may_be_on() -> bool {
+    transaction::may_be_on()
 }
 
 /// Whether this transaction reads consistently.

@@ -23,8 +23,8 @@ use crate::xact::participants::Participant;
 use crate::xact::reach;
 use crate::xact::refusals::{late, rolled_back};
 
-/// Gives each writer its gid, and writes down what the resolver needs to settle it. `wrote_locally`:
-/// before this, the transaction has written here, too.
+/// Gives each writer its gid, and writes down what the resolver needs to settle it.
+/// `wrote_locally`: before this, the transaction has written here, too.
 ///
 /// # Errors
 /// The resolver could not settle it; a limit; the deadline; a cancel.

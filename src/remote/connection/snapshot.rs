@@ -100,6 +100,8 @@ impl Connection {
             conn.send_sync().then_some(())?;
             inner.fifo.sync();
             inner.transaction.begin_again();
+            // Nobody wants what was asked in it, nor is a failure of it one of the new one.
+            inner.fifo.abandon_all();
         }
         self.queue_preamble(inner)?;
         Self::queue_begin(conn, inner, manner, false)?;

@@ -1,5 +1,6 @@
 //! Whether it is known of each server what was decided before the start of this one and is not
-//! delivered there. Shared memory is empty after a start, while a transaction may be half delivered.
+//! delivered there. Shared memory is empty after a start, while a transaction may be half
+//! delivered.
 
 use std::cell::RefCell;
 use std::collections::HashSet;

@@ -58,39 +58,28 @@ pub(super) enum May {
 
 /// Makes the snapshots of these connections one cut. Those that something was read from stay as
 /// they are; of the others the transactions are begun, or begun again.
+///
+/// # Errors
+/// Those of [`super::before_statement`].
 pub(super) fn take(members: &[Member], reading: &Reading, may: May) -> Result<Cut> {
+    match known(members) {
+        Some(cut) => Ok(Cut { cut, rounds: 0 }),
+        None => Taking::begin(members, reading, may)?.finish(),
+    }
+}
+
+/// The cut that all of them belong to already.
+pub(super) fn known(members: &[Member]) -> Option<u64> {
     let cut = members[0].connection.cut();
     let is_one = |member: &Member| member.connection.cut() == cut;
-    if cut != 0 && members.iter().all(is_one) {
-        return Ok(Cut { cut, rounds: 0 });
-    }
-    if in_recovery() {
-        return Err(in_recovery_here());
-    }
-    settle_down(members)?;
-    let mut taking = Taking::begin(members, reading, may)?;
-    loop {
-        taking.ask()?;
-        taking.rounds += 1;
-        match taking.look()? {
-            None => {
-                let cut = LAST.get().get() + 1;
-                LAST.get().set(cut);
-                reads::add(Count::Cuts, 1);
-                reads::add(Count::Rounds, taking.rounds);
-                members.iter().for_each(|member| member.connection.set_cut(cut));
-                return Ok(Cut { cut, rounds: taking.rounds });
-            }
-            Some(missing) => taking.pause(&missing)?,
-        }
-    }
+    (cut != 0 && members.iter().all(is_one)).then_some(cut)
 }
 
 /// Checks a server by itself, once it has been read: together with this server's own tables it must
 /// be a cut, too.
 pub(super) fn check_read(member: &Member, reading: &Reading) -> Result<()> {
     let members = std::slice::from_ref(member);
-    let mut taking = Taking::begin(members, reading, May::Keep)?;
+    let mut taking = Taking::over(members, reading, May::Keep)?;
     // Nothing of it can be taken again, so that it is a cut or an error.
     taking.look()?;
     Ok(())
@@ -114,8 +103,9 @@ struct Missing {
     known: Option<Known>,
 }
 
-struct Taking<'a> {
-    members: &'a [Member],
+/// Snapshots on their way to be one cut.
+pub(super) struct Taking {
+    members: Vec<Member>,
     /// For each member, whether its snapshot can be taken again.
     fresh: Vec<bool>,
     opened: Opened,
@@ -129,8 +119,47 @@ struct Taking<'a> {
     window: Option<Closed>,
 }
 
-impl<'a> Taking<'a> {
-    fn begin(members: &'a [Member], reading: &Reading, may: May) -> Result<Self> {
+impl Taking {
+    /// Asks for the first snapshots, without waiting.
+    ///
+    /// # Errors
+    /// Those of [`super::before_statement`].
+    pub(super) fn begin(members: &[Member], reading: &Reading, may: May) -> Result<Self> {
+        if in_recovery() {
+            return Err(in_recovery_here());
+        }
+        settle_down(members)?;
+        let taking = Self::over(members, reading, may)?;
+        taking.ask()?;
+        Ok(taking)
+    }
+
+    /// Waits until they are a cut.
+    ///
+    /// # Errors
+    /// Those of [`super::before_statement`].
+    pub(super) fn finish(mut self) -> Result<Cut> {
+        loop {
+            self.wait()?;
+            self.rounds += 1;
+            match self.look()? {
+                None => return Ok(self.accept()),
+                Some(missing) => self.pause(&missing)?,
+            }
+            self.ask()?;
+        }
+    }
+
+    fn accept(&self) -> Cut {
+        let cut = LAST.get().get() + 1;
+        LAST.get().set(cut);
+        reads::add(Count::Cuts, 1);
+        reads::add(Count::Rounds, self.rounds);
+        self.members.iter().for_each(|member| member.connection.set_cut(cut));
+        Cut { cut, rounds: self.rounds }
+    }
+
+    fn over(members: &[Member], reading: &Reading, may: May) -> Result<Self> {
         let is_fresh = |member: &Member| {
             let connection = &member.connection;
             !connection.in_transaction() || (may == May::Retake && connection.may_retake())
@@ -154,7 +183,7 @@ impl<'a> Taking<'a> {
         let deadline = began + guc::commit_timeout();
         let local = here::local()?;
         Ok(Self {
-            members,
+            members: members.to_vec(),
             fresh,
             opened,
             isolation,
@@ -166,16 +195,17 @@ impl<'a> Taking<'a> {
         })
     }
 
-    fn fresh(&self) -> impl Iterator<Item = &'a Member> {
-        self.members.iter().zip(self.fresh.clone()).filter(|(_, fresh)| *fresh).map(|(m, _)| m)
+    fn fresh(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().zip(&self.fresh).filter(|(_, fresh)| **fresh).map(|(m, _)| m)
     }
 
-    fn all_are_fresh(&self) -> bool {
+    /// Whether all of them can be taken again.
+    pub(super) fn all_are_fresh(&self) -> bool {
         self.fresh.iter().all(|fresh| *fresh)
     }
 
-    /// Takes all fresh snapshots, together.
-    fn ask(&mut self) -> Result<()> {
+    /// Asks for all fresh snapshots, together.
+    fn ask(&self) -> Result<()> {
         for Member { connection, userid } in self.fresh() {
             let sent = connection.take_snapshot(self.isolation, self.opened);
             if sent.is_err()
@@ -187,6 +217,11 @@ impl<'a> Taking<'a> {
                 sent?;
             }
         }
+        Ok(())
+    }
+
+    /// Waits for all of them.
+    fn wait(&self) -> Result<()> {
         loop {
             let waiting: Vec<_> = self.fresh().map(|member| &**member.connection).collect();
             wait_for(
@@ -224,7 +259,7 @@ impl<'a> Taking<'a> {
             taken.push(local.taken.clone());
         }
         let places: Vec<Place> = taken.iter().map(|taken| taken.place).collect();
-        ready::wait(self.members, self.deadline)?;
+        ready::wait(&self.members, self.deadline)?;
         let here = self.local.as_ref().map(|local| &local.here);
         let Some(known) = order::known(self.opened, &places, here) else {
             if !self.all_are_fresh() {
@@ -250,7 +285,7 @@ impl<'a> Taking<'a> {
                 let is_here = |(taken, _): &(&Taken, &Member)| {
                     taken.is_fixed && taken.place.is_same(&row.place)
                 };
-                let at = taken.iter().zip(self.members).find(is_here);
+                let at = taken.iter().zip(&self.members).find(is_here);
                 let server = at.map(|(_, m)| text::carried(&m.connection.server_name));
                 let detail = server.map(|server| {
                     format!("Server \"{server}\" was read before a transaction was committed there that another of them shows, or has to show.")
@@ -265,7 +300,7 @@ impl<'a> Taking<'a> {
 
     fn names(&self) -> String {
         let name = |m: &Member| format!("\"{}\"", text::carried(&m.connection.server_name));
-        match self.members {
+        match self.members.as_slice() {
             [member] => format!("server {} and this server", name(member)),
             members => {
                 format!("servers {}", members.iter().map(name).collect::<Vec<_>>().join(", "))

@@ -50,6 +50,15 @@ pub(super) fn reading() -> Option<Reading> {
     }
 }
 
+/// Whether it does, or will when it sends its first statement.
+pub(super) fn may_be_on() -> bool {
+    match DECIDED.get().get() {
+        Decided::On(_) => true,
+        Decided::Off => false,
+        Decided::Not => guc::consistent_reads() != ConsistentReads::Off,
+    }
+}
+
 /// From now on all servers of this transaction are one unit, whatever the setting says; returns
 /// whether they were before.
 ///

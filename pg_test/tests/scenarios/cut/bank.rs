@@ -1,5 +1,6 @@
 //! Money is moved between shards while others add it up.
 
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,16 @@ use crate::support::Outcome;
 const SHARDS: usize = 3;
 const WRITERS: usize = 6;
 const READERS: usize = 2;
-const TOTAL: i64 = 300;
+
+/// How money is moved and added up.
+#[derive(Clone, Debug)]
+struct Run {
+    setting: &'static str,
+    begin: &'static str,
+    commit_wait: &'static str,
+    /// The numbers of the tables.
+    tables: RangeInclusive<usize>,
+}
 
 /// What the readers saw.
 #[derive(Debug, Default)]
@@ -22,7 +32,12 @@ struct Seen {
     refused: AtomicU64,
 }
 
+/// Accounts on all shards, and on the coordinator as `account0`.
 fn open_accounts(fleet: &Fleet) -> Outcome {
+    fleet.session()?.batch_execute(
+        "CREATE TABLE account0 (id int PRIMARY KEY, money bigint);
+         INSERT INTO account0 SELECT n, 10 FROM generate_series(1, 10) n",
+    )?;
     for number in 1..=SHARDS {
         fleet.shard(number).client()?.batch_execute(
             "CREATE TABLE account (id int PRIMARY KEY, money bigint);
@@ -38,12 +53,13 @@ fn open_accounts(fleet: &Fleet) -> Outcome {
 
 /// Moves money between two shards until told to stop. Each has accounts of its own, so that nobody
 /// waits for anybody.
-fn write(fleet: &Fleet, number: usize, commit_wait: &str, stop: &AtomicBool) -> Outcome {
+fn write(fleet: &Fleet, number: usize, run: Run, stop: &AtomicBool) -> Outcome {
     let mut session = fleet.session()?;
-    session.batch_execute(&format!("SET pg_fdw_xacts.commit_wait = {commit_wait}"))?;
+    session.batch_execute(&format!("SET pg_fdw_xacts.commit_wait = {}", run.commit_wait))?;
     let mut turn = number;
     while !stop.load(Ordering::Relaxed) {
-        let (from, to) = (turn % SHARDS + 1, (turn + 1) % SHARDS + 1);
+        let tables: Vec<usize> = run.tables.clone().collect();
+        let (from, to) = (tables[turn % tables.len()], tables[(turn + 1) % tables.len()]);
         session.batch_execute(&format!(
             "BEGIN; UPDATE account{from} SET money = money - 1 WHERE id = {number};
              UPDATE account{to} SET money = money + 1 WHERE id = {number}; COMMIT"
@@ -53,19 +69,19 @@ fn write(fleet: &Fleet, number: usize, commit_wait: &str, stop: &AtomicBool) -> 
     Ok(())
 }
 
-fn read(fleet: &Fleet, setting: &str, begin: &str, stop: &AtomicBool, seen: &Seen) -> Outcome {
+fn read(fleet: &Fleet, run: Run, stop: &AtomicBool, seen: &Seen) -> Outcome {
     let mut session = fleet.session()?;
-    session.batch_execute(&format!("SET pg_fdw_xacts.consistent_reads = {setting}"))?;
+    session.batch_execute(&format!("SET pg_fdw_xacts.consistent_reads = {}", run.setting))?;
     let tables: Vec<String> =
-        (1..=SHARDS).map(|number| format!("SELECT money FROM account{number}")).collect();
+        run.tables.clone().map(|number| format!("SELECT money FROM account{number}")).collect();
+    let total = 100 * tables.len() as i64;
     let sum = format!("SELECT sum(money)::int8 FROM ({}) a", tables.join(" UNION ALL "));
     while !stop.load(Ordering::Relaxed) {
-        session.batch_execute(begin)?;
-        let total = session.query_one(&sum, &[]).map(|row| row.get::<_, i64>(0));
-        match total {
-            Ok(total) => {
+        session.batch_execute(run.begin)?;
+        match session.query_one(&sum, &[]).map(|row| row.get::<_, i64>(0)) {
+            Ok(shown) => {
                 seen.reads.fetch_add(1, Ordering::Relaxed);
-                seen.torn.fetch_add(u64::from(total != TOTAL), Ordering::Relaxed);
+                seen.torn.fetch_add(u64::from(shown != total), Ordering::Relaxed);
                 session.batch_execute("COMMIT")?;
             }
             Err(error) if error.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE) => {
@@ -79,20 +95,19 @@ fn read(fleet: &Fleet, setting: &str, begin: &str, stop: &AtomicBool, seen: &See
 }
 
 /// Runs the bank until `is_enough`.
-fn run(
-    fleet: &Fleet,
-    (setting, begin, commit_wait): (&str, &str, &str),
-    is_enough: impl Fn(&Seen) -> bool,
-) -> anyhow::Result<Seen> {
+fn run(fleet: &Fleet, run: &Run, is_enough: impl Fn(&Seen) -> bool) -> anyhow::Result<Seen> {
+    let reset: String =
+        (0..=SHARDS).map(|number| format!("UPDATE account{number} SET money = 10;")).collect();
+    fleet.session()?.batch_execute(&format!("BEGIN; {reset} COMMIT"))?;
     let (stop, seen) = (AtomicBool::new(false), Seen::default());
     let deadline = Instant::now() + Duration::from_secs(60);
     std::thread::scope(|scope| {
         let (stop, seen) = (&stop, &seen);
         let mut threads: Vec<_> = (1..=WRITERS)
-            .map(|number| scope.spawn(move || write(fleet, number, commit_wait, stop)))
+            .map(|number| scope.spawn(move || write(fleet, number, run.clone(), stop)))
             .collect();
         threads.extend(
-            (0..READERS).map(|_| scope.spawn(move || read(fleet, setting, begin, stop, seen))),
+            (0..READERS).map(|_| scope.spawn(move || read(fleet, run.clone(), stop, seen))),
         );
         while !is_enough(seen)
             && Instant::now() < deadline
@@ -106,25 +121,56 @@ fn run(
     Ok(seen)
 }
 
+fn is_torn(seen: &Seen) -> bool {
+    seen.torn.load(Ordering::Relaxed) > 0
+}
+
+fn has_read_enough(seen: &Seen) -> bool {
+    is_torn(seen) || seen.reads.load(Ordering::Relaxed) >= 300
+}
+
 #[test]
 fn the_sum_over_all_shards_is_always_right() -> Outcome {
     let fleet = Fleet::start_with(&FleetOptions { shards: SHARDS, ..FleetOptions::default() })?;
     open_accounts(&fleet)?;
     for commit_wait in ["on", "off"] {
         // The workload can tell: without consistent reads it is wrong soon.
-        let is_torn = |seen: &Seen| seen.torn.load(Ordering::Relaxed) > 0;
-        let plain = run(&fleet, ("off", "BEGIN", commit_wait), is_torn)?;
-        assert!(is_torn(&plain), "{plain:?}");
+        let plain = Run { setting: "off", begin: "BEGIN", commit_wait, tables: 1..=SHARDS };
+        let seen = run(&fleet, &plain, is_torn)?;
+        assert!(is_torn(&seen), "{seen:?}");
         for begin in ["BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ"] {
-            let reads = |seen: &Seen| is_torn(seen) || seen.reads.load(Ordering::Relaxed) >= 300;
-            let seen = run(&fleet, ("on", begin, commit_wait), reads)?;
-            assert!(!is_torn(&seen), "{begin} {commit_wait} {seen:?}");
-            assert!(seen.reads.into_inner() > 100, "{begin} {commit_wait}");
-            assert_eq!(seen.refused.into_inner(), 0, "{begin} {commit_wait}");
+            let consistent = Run { setting: "on", begin, ..plain.clone() };
+            let seen = run(&fleet, &consistent, has_read_enough)?;
+            assert!(!is_torn(&seen), "{consistent:?} {seen:?}");
+            assert!(seen.reads.into_inner() > 100, "{consistent:?}");
+            assert_eq!(seen.refused.into_inner(), 0, "{consistent:?}");
         }
     }
     assert_settled(&fleet);
     let mut session = fleet.session()?;
     assert_eq!(one::<i64>(&mut session, "SELECT count(*) FROM pg_fdw_xacts")?, 0);
+    Ok(())
+}
+
+/// Under REPEATABLE READ. What is committed between the local snapshot and the others is refused.
+#[test]
+fn the_coordinators_own_accounts_belong_to_it() -> Outcome {
+    const REPEATABLE: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ";
+    let fleet = Fleet::start_with(&FleetOptions { shards: SHARDS, ..FleetOptions::default() })?;
+    open_accounts(&fleet)?;
+    // All of them, and one shard alone with the coordinator.
+    for tables in [0..=SHARDS, 0..=1] {
+        for commit_wait in ["on", "off"] {
+            let tables = tables.clone();
+            let plain = Run { setting: "off", begin: REPEATABLE, commit_wait, tables };
+            let seen = run(&fleet, &plain, is_torn)?;
+            assert!(is_torn(&seen), "{plain:?} {seen:?}");
+            let consistent = Run { setting: "auto", ..plain };
+            let seen = run(&fleet, &consistent, has_read_enough)?;
+            assert!(!is_torn(&seen), "{consistent:?} {seen:?}");
+            assert!(seen.reads.into_inner() > 100, "{consistent:?}");
+        }
+    }
+    assert_settled(&fleet);
     Ok(())
 }

@@ -1,12 +1,12 @@
-//! `pg_fdw_xacts_snapshot(VARIADIC servers name[])`: one snapshot of several servers, from now to the
-//! end of the transaction.
+//! `pg_fdw_xacts_snapshot(VARIADIC servers name[])`: one snapshot of several servers, from now to
+//! the end of the transaction.
 
 use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::{PgLogLevel, Spi};
 
-use crate::exec::usable_server;
+use super::usable_server;
 use crate::fdw;
 use crate::pg::error::{Error, Result, SqlState, boundary};
 use crate::pg::globals::current_user;
