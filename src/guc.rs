@@ -48,6 +48,7 @@ static MAX_SERVERS: GucSetting<i32> = GucSetting::<i32>::new(1000);
 static TRACK_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(10_000_000);
 static TRACK_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(86_400);
 static LOG_REMOTE_COMMANDS: GucSetting<bool> = GucSetting::<bool>::new(false);
+static DETECT_DEADLOCKS: GucSetting<bool> = GucSetting::<bool>::new(true);
 static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(200);
 static RESOLVER_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
 static RESOLVER_RETRY_MIN: GucSetting<i32> = GucSetting::<i32>::new(200);
@@ -202,6 +203,14 @@ pub fn define() {
         GucContext::Suset,
         GucFlags::default(),
     );
+    GucRegistry::define_bool_guc(
+        c"pg_fdw_xacts.detect_deadlocks",
+        c"Whether deadlocks over several servers are looked for.",
+        c"Only when a session has waited for a foreign server for longer than deadlock_timeout.",
+        &DETECT_DEADLOCKS,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
     for int in integers() {
         let (min, max) = int.range;
         GucRegistry::define_int_guc(
@@ -247,6 +256,11 @@ pub fn commit_wait() -> bool {
 /// Whether commands to participants are logged.
 pub fn log_remote_commands() -> bool {
     LOG_REMOTE_COMMANDS.get()
+}
+
+/// Whether waits for participants are made known to the resolver.
+pub fn detect_deadlocks() -> bool {
+    DETECT_DEADLOCKS.get()
 }
 
 /// The deadline of phase one, from its beginning.

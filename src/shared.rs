@@ -8,6 +8,7 @@
 //! * [`left`]: what the resolver has left, and why;
 //! * [`seen`]: which participants have been asked since the start;
 //! * [`order`]: the order of decisions, for consistent reads;
+//! * [`hold`]: no delivery begins while restore points are made;
 //! * [`window`]: readers ask those who deliver to wait a moment;
 //! * [`reads`]: counters of consistent reads;
 //! * [`stats`]: counters per foreign server;
@@ -15,6 +16,8 @@
 //! * [`incarnation`]: what tells this start of the server from others;
 //! * [`resolvers`]: which database has a resolver;
 //! * [`requests`]: what backends ask of it;
+//! * [`waits`]: who waits for servers for long, and what the resolver says to that; [`wait_rows`]:
+//!   what it has seen of that;
 //! * [`confirmed`]: what all participants have confirmed.
 
 pub mod confirmed;
@@ -22,6 +25,7 @@ pub mod entries;
 pub mod entry;
 pub mod entry_change;
 pub mod entry_table;
+pub mod hold;
 pub mod incarnation;
 pub mod label_limit;
 pub mod left;
@@ -33,4 +37,6 @@ pub mod resolvers;
 pub mod seen;
 pub mod shmem;
 pub mod stats;
+pub mod wait_rows;
+pub mod waits;
 pub mod window;

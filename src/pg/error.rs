@@ -85,6 +85,8 @@ impl SqlState {
     pub const READ_ONLY_SQL_TRANSACTION: Self = Self::new(b"25006");
     /// 25P02: an earlier statement has failed.
     pub const IN_FAILED_SQL_TRANSACTION: Self = Self::new(b"25P02");
+    /// 40P01.
+    pub const DEADLOCK_DETECTED: Self = Self::new(b"40P01");
     /// 57014: a cancel or a deadline.
     pub const QUERY_CANCELED: Self = Self::new(b"57014");
     /// 53400: a configured limit was reached.

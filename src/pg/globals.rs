@@ -75,6 +75,11 @@ pub fn deadlock_timeout() -> Duration {
     Duration::from_millis(read!(pg_sys::DeadlockTimeout) as u64)
 }
 
+/// The setting `lock_timeout` in milliseconds; 0 for none.
+pub fn lock_timeout() -> i32 {
+    read!(pg_sys::LockTimeout)
+}
+
 /// The time, in PostgreSQL's microseconds.
 pub fn now() -> pg_sys::TimestampTz {
     // SAFETY: reads the clock.

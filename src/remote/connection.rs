@@ -3,7 +3,7 @@
 //! * [`wire`]: what is handed to libpq, and the log of it; [`setup`]: what each session begins
 //!   with;
 //! * [`sending`]: statements with all that travels with them; [`cursors`], [`savepoints`],
-//!   [`session_lock`]: some of it;
+//!   [`session_lock`], [`lock_timeout`]: some of it;
 //! * [`snapshot`]: what the transaction sees there, for consistent reads;
 //! * [`answers`]: reading answers and asking for them; [`waiting`]: until there is nothing more to
 //!   come;
@@ -38,6 +38,7 @@ mod anew;
 mod answers;
 mod cursors;
 mod failures;
+mod lock_timeout;
 mod savepoints;
 mod sending;
 mod session_lock;

@@ -8,11 +8,13 @@ use std::time::Instant;
 
 use crate::libpq::PgResult;
 use crate::pg::backend_local::BackendLocal;
-use crate::pg::error::Result;
+use crate::pg::error::{Result, SqlState};
 use crate::pg::wait_event::WaitEvent;
+use crate::protocol::answers::Heard;
 use crate::protocol::gid::Command;
 use crate::protocol::pipeline::{Answer, Ticket};
 use crate::remote::connection::Connection;
+use crate::remote::long_wait::LongWait;
 use crate::remote::wait::{Interest, Interrupts, WaitEnd, WaitSet};
 
 /// What became of a command.
@@ -25,6 +27,25 @@ pub enum Reply {
     Refused(Rc<PgResult>),
     /// The connection broke before the answer.
     Lost,
+}
+
+impl Reply {
+    /// What it says of a command that ends the transaction of this connection.
+    pub fn heard(&self, connection: &Connection) -> Heard {
+        match self {
+            Self::Done => Heard::Done,
+            Self::OtherTag(_) => Heard::OtherTag,
+            Self::Refused(_) if connection.has_skipped_prepare() => Heard::Skipped,
+            Self::Refused(failure) => match failure.error_field(b'C') {
+                code @ Some(_) if SqlState::parse(code) == SqlState::UNDEFINED_OBJECT => {
+                    Heard::NotPrepared
+                }
+                Some(_) if !connection.is_doomed() => Heard::Refused,
+                _ => Heard::Lost,
+            },
+            Self::Lost => Heard::Lost,
+        }
+    }
 }
 
 /// Commands under way, one per connection, each sent for a member of type `M`.
@@ -112,6 +133,10 @@ impl<'a, M: Copy> Round<'a, M> {
         let of_asked = || set_of(&asked.iter().map(|a| a.connection).collect::<Vec<_>>());
         let set = &mut self.set.get_or_insert_with(of_asked).set;
         let mut first = true;
+        let mut long = match event {
+            WaitEvent::Commit => LongWait::of_commit(),
+            _ => LongWait::begin(interrupts),
+        };
         loop {
             let mut interests = Vec::with_capacity(asked.len());
             for Asked { member, connection, tag, ticket } in &mut *asked {
@@ -139,7 +164,9 @@ impl<'a, M: Copy> Round<'a, M> {
                 return Ok(WaitEnd::Ready);
             }
             first = false;
-            match set.wait(&interests, Some(deadline), interrupts, event)? {
+            let sleep = |until| set.wait(&interests, until, interrupts, event);
+            let awaited = || asked.iter().filter(|a| a.ticket.is_some()).map(|a| a.connection);
+            match long.sleep(Some(deadline), sleep, || awaited().collect())? {
                 WaitEnd::Ready => {}
                 ended => return Ok(ended),
             }

@@ -19,7 +19,7 @@ use crate::protocol::verdict::Reason;
 use crate::shared::entry::{Entry, Owner, Status};
 use crate::shared::entry_change::{Change, Why};
 use crate::shared::shmem::{self, Memory};
-use crate::shared::{order, resolvers};
+use crate::shared::{hold, resolvers};
 
 /// A participant that is about to be prepared, or is.
 #[derive(Clone, Copy, Debug)]
@@ -135,20 +135,24 @@ pub fn follow(gid: &Gid, change: Change) {
 }
 
 /// Has all entries of a transaction follow the decision to commit. `is_delivered`: it will be
-/// delivered now, so it gets its number.
+/// delivered now, so it gets its number, if need be after a wait.
 pub fn decide(changes: &[(Gid, Change)], is_delivered: bool) {
     let (pid, now) = (my_pid(), now());
-    shmem::write(|m| {
+    let unnumbered = shmem::write(|m| {
         for (gid, change) in changes {
             let mut table = m.entries();
             if let Some(place) = table.find(gid) {
                 table.change(place, |entry| change.write(entry, pid, now));
             }
         }
-        if let (true, Some((gid, _))) = (is_delivered, changes.first()) {
-            order::number(m, gid);
-        }
+        // Any one that has an entry gives all of them their number.
+        let first =
+            changes.iter().map(|(gid, _)| gid).find(|gid| m.entries().find(gid).is_some())?;
+        (is_delivered && !hold::number(m, first, now)).then_some(*first)
     });
+    if let Some(gid) = unnumbered {
+        hold::number_later(&gid);
+    }
 }
 
 /// Writes a change to an entry, if there is one; returns its database.

@@ -6,36 +6,7 @@ use crate::protocol::gid::{Gid, Identity, Nonce};
 use crate::protocol::place::Place;
 use crate::protocol::verdict::Reason;
 
-/// Status of a participant as the view shows it.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Status {
-    /// PREPARE was or will be sent.
-    Preparing,
-    /// PREPARE was confirmed; not decided.
-    Prepared,
-    /// Decided: COMMIT PREPARED has to be delivered.
-    Committing,
-    /// ROLLBACK PREPARED has to be delivered.
-    Aborting,
-}
-
-impl Status {
-    /// As the view shows it.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Preparing => "preparing",
-            Self::Prepared => "prepared",
-            Self::Committing => "committing",
-            Self::Aborting => "aborting",
-        }
-    }
-
-    /// Whether the outcome is decided and has to be delivered.
-    pub fn is_decided(self) -> bool {
-        matches!(self, Self::Committing | Self::Aborting)
-    }
-}
+pub use crate::protocol::shown::Status;
 
 /// Who settles a participant.
 #[repr(C)]
@@ -111,7 +82,7 @@ pub struct Entry {
     /// The client may have been told of the commit, although this participant has not confirmed it.
     pub acknowledged: bool,
     /// How many participants the transaction has; each has an entry, or had one until it was
-    /// settled.
+    /// settled. 0 in an entry for what a sweep has left: whether the others have any is not known.
     pub participants: u32,
     /// COMMIT PREPARED is on its way, and the owner goes on without waiting for the answer.
     pub unawaited: bool,

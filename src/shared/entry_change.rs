@@ -2,6 +2,7 @@
 //! in shared memory, and why an entry may end.
 
 use crate::protocol::participant::State;
+use crate::protocol::shown::Shown;
 use crate::protocol::verdict::Reason;
 use crate::shared::entry::{Entry, Owner, Status};
 
@@ -22,40 +23,6 @@ pub enum Change {
     Claim(Status),
     /// It ends.
     End(Why),
-}
-
-/// What an entry says as long as its participant is in a state.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Shown {
-    status: Status,
-    left: bool,
-    unawaited: bool,
-}
-
-impl Shown {
-    /// `None`: there is no entry.
-    fn of(state: State) -> Option<Self> {
-        let owned = |status| Some(Self { status, left: false, unawaited: false });
-        let left = |status| Some(Self { status, left: true, unawaited: false });
-        match state {
-            State::Reserved | State::Preparing => owned(Status::Preparing),
-            State::Prepared => owned(Status::Prepared),
-            State::Committing => owned(Status::Committing),
-            State::Aborting => owned(Status::Aborting),
-            State::CommitUnawaited => {
-                Some(Self { status: Status::Committing, left: false, unawaited: true })
-            }
-            State::Waiting => left(Status::Prepared),
-            State::LeftToCommit => left(Status::Committing),
-            State::LeftToAbort => left(Status::Aborting),
-            State::Active
-            | State::CommittingOnePhase
-            | State::RollingBack
-            | State::Settled
-            | State::ReaderUnawaited
-            | State::Unknown => None,
-        }
-    }
 }
 
 impl Change {

@@ -160,7 +160,11 @@ pub fn number_transaction(gid: &Gid) {
 }
 
 pub(super) fn number(m: &mut Memory<'_>, gid: &Gid) {
-    let Some(place) = m.entries().find(gid) else { return };
+    let Some(place) = m.entries().find(gid) else {
+        // What has no entry may be about to be delivered all the same.
+        m.shared.hold.delivery();
+        return;
+    };
     let first = *m.entries().at(place);
     if first.number != 0 {
         return;
@@ -174,7 +178,12 @@ pub(super) fn number(m: &mut Memory<'_>, gid: &Gid) {
     let members = of_it(m);
     // One that was found later, when the others had their number already, has the same.
     let given = members.iter().map(|place| m.entries().at(*place).number).max().unwrap_or(0);
-    let number = if given == 0 { m.shared.order.decide() } else { given };
+    let number = if given == 0 {
+        m.shared.hold.delivery();
+        m.shared.order.decide()
+    } else {
+        given
+    };
     if given == 0 && first.local_xid != 0 {
         let (dbid, xid) = (first.dbid.to_u32(), first.local_xid);
         m.shared.local_commits.add(LocalCommit { dbid, xid, number });

@@ -11,7 +11,7 @@ use crate::guc;
 use crate::libpq::PgResult;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState};
-use crate::pg::globals::{deadlock_timeout, is_serializable, nest_level};
+use crate::pg::globals::{deadlock_timeout, is_serializable, lock_timeout, nest_level};
 use crate::protocol::pipeline::Ticket;
 use crate::protocol::plan::{Access, Mode};
 use crate::remote::cache::{self, Cached};
@@ -271,6 +271,7 @@ impl Attachment {
         // back to that one.
         let level = self.level.get().max(nest_level());
         let (owner, access) = (self.level.get(), self.access);
+        self.connection.set_lock_timeout(lock_timeout());
         let query = Some(query);
         let manner = Manner { isolation, opened, owner, level, access, opening, query };
         let submit = || self.connection.submit(manner, messages, if_lost);
@@ -307,23 +308,29 @@ impl Attachment {
         if self.connection.is_due(asked.ticket()) {
             self.note_wait(asked);
         }
-        let soon = Instant::now() + deadlock_timeout();
-        if let Some(result) = self.wait_until(asked, Some(soon))? {
+        let begin = Instant::now();
+        let soon = begin + deadlock_timeout();
+        if let Some(result) = self.wait_since(asked, Some(soon), begin)? {
             return Ok(result);
         }
         if let Some(act) = LONG_WAIT.get().get() {
             act()?;
         }
         loop {
-            if let Some(result) = self.wait_until(asked, None)? {
+            if let Some(result) = self.wait_since(asked, None, begin)? {
                 return Ok(result);
             }
         }
     }
 
-    fn wait_until(&self, asked: &Asked, deadline: Option<Instant>) -> Result<Option<Rc<PgResult>>> {
-        let answered = match self.connection.wait_until(asked, deadline) {
-            Err(_) if self.begin_anew()? => self.connection.wait_until(asked, deadline),
+    fn wait_since(
+        &self,
+        asked: &Asked,
+        deadline: Option<Instant>,
+        begin: Instant,
+    ) -> Result<Option<Rc<PgResult>>> {
+        let answered = match self.connection.wait_since(asked, deadline, begin) {
+            Err(_) if self.begin_anew()? => self.connection.wait_since(asked, deadline, begin),
             answered => answered,
         }?;
         if answered.is_some() {

@@ -44,8 +44,8 @@ struct Member {
 #[derive(Default)]
 pub struct Unit {
     members: RefCell<Vec<Member>>,
-    /// The cut it was found to be; 0 before.
-    cut: Cell<u64>,
+    /// Its snapshots are what it reads, and found to be one cut if they are several.
+    is_accepted: Cell<bool>,
     /// The snapshots that have been asked for, together with the first statements.
     pending: RefCell<Option<Taking>>,
     /// How often they were taken.
@@ -118,23 +118,23 @@ impl Unit {
     /// Those of [`before_statement`].
     pub fn settle(&self) -> Result<bool> {
         let Some(taking) = self.pending.take() else { return Ok(false) };
-        let taken = taking.finish()?;
+        let rounds = taking.finish()?;
         // The first round was sent with the statements.
-        self.note(taken.cut, taken.rounds, taken.rounds - 1);
-        let is_moved = taken.rounds > 1;
+        self.note(rounds, rounds - 1);
+        self.accept();
+        let is_moved = rounds > 1;
         self.epoch.set(self.epoch.get() + u64::from(is_moved));
         Ok(is_moved)
     }
 
-    fn note(&self, cut: u64, rounds: u64, waits: u64) {
+    fn note(&self, rounds: u64, waits: u64) {
         self.rounds.set(self.rounds.get() + rounds);
         self.waits.set(self.waits.get() + waits);
-        self.accept(cut);
     }
 
     /// From now on the snapshots of its members stay as they are, as long as it is read.
-    fn accept(&self, cut: u64) {
-        if self.cut.replace(cut) == 0 {
+    fn accept(&self) {
+        if !self.is_accepted.replace(true) {
             self.members.borrow().iter().for_each(|member| member.connection.pin());
         }
     }
@@ -142,7 +142,7 @@ impl Unit {
 
 impl Drop for Unit {
     fn drop(&mut self) {
-        if self.cut.get() != 0 {
+        if self.is_accepted.get() {
             self.members.get_mut().iter().for_each(|member| member.connection.unpin());
         }
     }
@@ -169,12 +169,15 @@ pub fn before_statement(
         members = participants_that_read();
         add_to(&mut members, &own);
     }
-    if let Some(unit) = unit.filter(|unit| unit.cut.get() == 0 || reading.is_one_unit) {
+    if let Some(unit) = unit.filter(|unit| !unit.is_accepted.get() || reading.is_one_unit) {
         unit.members.borrow().iter().for_each(|member| add_to(&mut members, member));
     }
     if members.len() > 1 && rounds::known(&members).is_none() {
         let may = if reading.is_one_unit { May::Keep } else { May::Retake };
         take_for(unit.map(|unit| &**unit), &members, &reading, may, is_scan)?;
+    }
+    if let Some(unit) = unit.filter(|unit| unit.pending.borrow().is_none()) {
+        unit.accept();
     }
     if connection.in_transaction() {
         return Ok(None);
@@ -206,8 +209,8 @@ fn take_for(
         unit.pending.replace(Some(taking));
         return Ok(());
     }
-    let taken = taking.finish()?;
-    unit.note(taken.cut, taken.rounds, taken.rounds);
+    let rounds = taking.finish()?;
+    unit.note(rounds, rounds);
     Ok(())
 }
 
@@ -222,10 +225,9 @@ fn alone(own: Member, unit: Option<&Rc<Unit>>, reading: &Reading) -> Result<Opti
     };
     if is_missing || is_behind {
         let may = if reading.is_one_unit { May::Keep } else { May::Retake };
-        let taken = rounds::take(&[own], reading, may)?;
+        let rounds = rounds::take(&[own], reading, may)?;
         if let Some(unit) = unit {
-            unit.rounds.set(unit.rounds.get() + taken.rounds);
-            unit.waits.set(unit.waits.get() + taken.rounds);
+            unit.note(rounds, rounds);
         }
         return Ok(None);
     }
@@ -298,8 +300,9 @@ pub fn is_on() -> bool {
     transaction::reading().is_some()
 }
 
-/// Those on which a remote transaction is open.
+/// Those on which a remote transaction is open, and something was sent in it or will be.
 fn participants_that_read() -> Vec<Member> {
-    let open = participants::all().into_iter().filter(|p| p.connection.in_transaction());
+    let is_read = |c: &Cached| c.in_transaction() && !c.is_left_over();
+    let open = participants::all().into_iter().filter(|p| is_read(&p.connection));
     open.map(|p| Member { connection: Rc::clone(&p.connection), userid: p.userid }).collect()
 }

@@ -29,8 +29,9 @@ pub fn deliver<M: Member>(members: &[&M], outcome: Outcome, point: &str) -> Resu
         send(&mut round, *member, outcome);
     }
     inject::point(point);
-    gather(round, guc::commit_timeout(), WaitEvent::Settle, |_, reply| {
-        Ok(matches!(reply, Reply::Done))
+    gather(round, guc::commit_timeout(), WaitEvent::Settle, |member, reply| {
+        let connection = member.connection();
+        Ok(connection.is_some_and(|connection| reply.heard(connection).settles()))
     })
 }
 

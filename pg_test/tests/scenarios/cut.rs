@@ -1,11 +1,15 @@
 //! Consistent reads: what is read on several servers together shows the same transactions.
 
+mod after_a_restart;
 mod bank;
+mod ends;
 mod faults;
 mod half_delivered;
 mod held;
 mod local;
+mod parallel;
 mod places;
+mod same_place;
 mod statements;
 mod units;
 mod waits;

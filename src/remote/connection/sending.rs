@@ -132,6 +132,7 @@ impl Connection {
         Self::queue_own_opening(conn, inner, manner)?;
         let first = self.queue_messages(inner, manner, messages)?;
         inner.transaction.modifies |= manner.access == Access::Modifies;
+        inner.transaction.snapshot.is_used();
         match messages {
             // A query whose cursor has only been opened has done nothing yet.
             [] if manner.opening.is_some() && manner.access == Access::Reads => {}

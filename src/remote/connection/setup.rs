@@ -7,6 +7,7 @@ use super::Connection;
 use super::state::State;
 use super::wire::Wire;
 use crate::libpq::PgResult;
+use crate::pg::globals::my_pid;
 use crate::protocol::fingerprint::Fingerprint;
 use crate::protocol::pipeline::Control;
 
@@ -77,7 +78,7 @@ impl Connection {
             inner.session.after_transaction.push(WATCH_US.to_owned());
         }
         if let Some(lock) = inner.session.lock.ask() {
-            conn.send_query(&lock.take(), &[]).then_some(())?;
+            conn.send_query(&lock.take(my_pid()), &[]).then_some(())?;
             inner.fifo.control(Control::SessionLock);
             if inner.session.prepared_check != Some(lock) {
                 inner.session.prepared_check = Some(lock);

@@ -32,8 +32,8 @@ pub(super) struct SnapshotOf {
     failure: Option<Rc<PgResult>>,
     /// The cut that it belongs to; 0 for none.
     cut: u64,
-    /// How many units that are being read need it as it is.
-    pins: u32,
+    /// Nothing else was sent in the transaction.
+    is_alone: bool,
 }
 
 impl SnapshotOf {
@@ -44,6 +44,11 @@ impl SnapshotOf {
 
     pub fn fail(&mut self, failure: Rc<PgResult>) {
         self.failure = Some(failure);
+    }
+
+    /// A statement is sent, which reads what it shows.
+    pub fn is_used(&mut self) {
+        self.is_alone = false;
     }
 }
 
@@ -105,6 +110,7 @@ impl Connection {
         }
         self.queue_preamble(inner)?;
         Self::queue_begin(conn, inner, manner, false)?;
+        inner.transaction.snapshot.is_alone = true;
         conn.send_sync().then_some(())?;
         inner.fifo.sync();
         Some(())
@@ -139,19 +145,27 @@ impl Connection {
         self.inner.borrow().transaction.snapshot.cut
     }
 
+    /// Whether a transaction was begun for a cut that was not taken, and nothing else: the unit has
+    /// failed, and its error was caught.
+    pub fn is_left_over(&self) -> bool {
+        let snapshot = &self.inner.borrow().transaction.snapshot;
+        snapshot.is_alone && snapshot.cut == 0
+    }
+
     /// The snapshot belongs to this cut.
     pub fn set_cut(&self, cut: u64) {
         self.inner.borrow_mut().transaction.snapshot.cut = cut;
     }
 
-    /// A unit that will be read needs the snapshot as it is; [`Self::unpin`] has to follow.
+    /// A unit that will be read needs the snapshot as it is, or as it will be told with the next
+    /// statement; [`Self::unpin`] has to follow.
     pub fn pin(&self) {
-        self.inner.borrow_mut().transaction.snapshot.pins += 1;
+        self.inner.borrow_mut().transaction.pins += 1;
     }
 
     /// That unit is not read any more.
     pub fn unpin(&self) {
-        let pins = &mut self.inner.borrow_mut().transaction.snapshot.pins;
+        let pins = &mut self.inner.borrow_mut().transaction.pins;
         *pins = pins.saturating_sub(1);
     }
 
@@ -159,13 +173,13 @@ impl Connection {
     /// nothing was written, nothing is open, and nobody needs its snapshot.
     pub fn may_retake(&self) -> bool {
         let inner = self.inner.borrow();
-        let RemoteTransaction { depth, confirmed, modifies, written, cursors, snapshot, .. } =
+        let RemoteTransaction { depth, confirmed, modifies, written, cursors, pins, .. } =
             &inner.transaction;
         (*depth, *confirmed) == (1, 1)
             && !modifies
             && written.state() == Xid::None
             && cursors.is_empty()
-            && snapshot.pins == 0
+            && *pins == 0
             && inner.fifo.is_idle()
             && !self.is_tainted()
             && !self.is_doomed()

@@ -8,6 +8,7 @@ use std::rc::{Rc, Weak};
 
 use super::anew::Unanswered;
 use super::cursors::Opening;
+use super::lock_timeout::LockTimeout;
 use super::session_lock::{self, Lock};
 use super::setup;
 use super::snapshot::SnapshotOf;
@@ -64,6 +65,8 @@ pub(super) struct Session {
     pub can_tell_snapshot: bool,
     /// The lock for which [`SessionLock::check`] is prepared.
     pub prepared_check: Option<SessionLock>,
+    /// How long it waits for locks.
+    pub lock_timeout: LockTimeout,
     /// Commands to send outside of any transaction, where their failure does no harm, or with the
     /// next statement when there are many.
     pub after_transaction: Vec<CString>,
@@ -84,6 +87,8 @@ pub(super) struct RemoteTransaction {
     pub skipped: Option<SkippedPrepare>,
     /// Its snapshot, where reads are consistent.
     pub snapshot: SnapshotOf,
+    /// How many units that are being read need that as it is.
+    pub pins: u32,
     /// What was sent, as long as nothing has been answered.
     pub unanswered: Option<Unanswered>,
     /// It has been sent a second time.
@@ -143,13 +148,20 @@ impl State {
     pub fn end_transaction(&mut self) {
         self.fifo.abandon_all();
         self.transaction = RemoteTransaction::default();
+        self.session.lock_timeout.end_transaction();
     }
 
     /// The session has ended, and another takes its place, where the transaction begins anew.
     /// Statements get tickets from `next` on again.
     pub fn change_session(&mut self, next: Option<Ticket>) {
         self.fifo.begin_anew(next);
-        self.session = Session { lock: self.session.lock.of_new_session(), ..Session::default() };
+        let (lock_timeout, command) = self.session.lock_timeout.of_new_session();
+        self.session = Session {
+            lock: self.session.lock.of_new_session(),
+            lock_timeout,
+            after_transaction: command.into_iter().collect(),
+            ..Session::default()
+        };
         let transaction = &mut self.transaction;
         transaction.depth = 0;
         transaction.modifies = false;

@@ -28,13 +28,6 @@ use crate::shared::reads::{self, Count};
 use crate::shared::resolvers;
 use crate::shared::window::Closed;
 
-/// What was taken.
-pub(super) struct Cut {
-    pub(super) cut: u64,
-    /// How often snapshots were waited for.
-    pub(super) rounds: u64,
-}
-
 /// The first rounds follow each other at once: most transactions are delivered within a round trip.
 const AT_ONCE: u64 = 3;
 
@@ -57,13 +50,14 @@ pub(super) enum May {
 }
 
 /// Makes the snapshots of these connections one cut. Those that something was read from stay as
-/// they are; of the others the transactions are begun, or begun again.
+/// they are; of the others the transactions are begun, or begun again. Returns how often snapshots
+/// were waited for.
 ///
 /// # Errors
 /// Those of [`super::before_statement`].
-pub(super) fn take(members: &[Member], reading: &Reading, may: May) -> Result<Cut> {
+pub(super) fn take(members: &[Member], reading: &Reading, may: May) -> Result<u64> {
     match known(members) {
-        Some(cut) => Ok(Cut { cut, rounds: 0 }),
+        Some(_) => Ok(0),
         None => Taking::begin(members, reading, may)?.finish(),
     }
 }
@@ -134,11 +128,11 @@ impl Taking {
         Ok(taking)
     }
 
-    /// Waits until they are a cut.
+    /// Waits until they are a cut; returns how often snapshots were waited for.
     ///
     /// # Errors
     /// Those of [`super::before_statement`].
-    pub(super) fn finish(mut self) -> Result<Cut> {
+    pub(super) fn finish(mut self) -> Result<u64> {
         loop {
             self.wait()?;
             self.rounds += 1;
@@ -150,19 +144,20 @@ impl Taking {
         }
     }
 
-    fn accept(&self) -> Cut {
+    fn accept(&self) -> u64 {
         let cut = LAST.get().get() + 1;
         LAST.get().set(cut);
         reads::add(Count::Cuts, 1);
         reads::add(Count::Rounds, self.rounds);
         self.members.iter().for_each(|member| member.connection.set_cut(cut));
-        Cut { cut, rounds: self.rounds }
+        self.rounds
     }
 
     fn over(members: &[Member], reading: &Reading, may: May) -> Result<Self> {
         let is_fresh = |member: &Member| {
             let connection = &member.connection;
-            !connection.in_transaction() || (may == May::Retake && connection.may_retake())
+            let may_be_read_anew = may == May::Retake || connection.is_left_over();
+            !connection.in_transaction() || (may_be_read_anew && connection.may_retake())
         };
         let fresh: Vec<bool> = members.iter().map(is_fresh).collect();
         // What was confirmed since the oldest snapshot was taken may be missing there.

@@ -1,7 +1,7 @@
 //! What is read together: a query under READ COMMITTED, the transaction otherwise.
 
 use pg_test::oracle::{expect_error, one};
-use pg_test::{Fault, Fleet, Point, wait_until};
+use pg_test::{DEADLINE, Fault, Fleet, Point, wait_until};
 use postgres::Client;
 
 use crate::support::{Outcome, assert_commits, begin_everywhere, in_background};
@@ -169,5 +169,41 @@ fn one_server_waits_for_what_was_acknowledged() -> Outcome {
     wait_until("the reader waits", pg_test::DEADLINE, || Ok(one::<i64>(&mut plain, waits)? == 1))?;
     hit.release();
     reader.join().1?;
+    Ok(())
+}
+
+/// A query of one server reads it for a second time while nothing is open there. Seen red: it had
+/// the row that was committed in between.
+#[test]
+fn a_function_does_not_move_the_query_of_one_server_around_it() -> Outcome {
+    let (fleet, mut reader) = start("on")?;
+    for id in 1..=3 {
+        assert_commits(&fleet, &mut fleet.session()?, id)?;
+    }
+    reader.batch_execute(
+        "ALTER FOREIGN TABLE ft1 OPTIONS (ADD fetch_size '1');
+         CREATE SEQUENCE call;
+         CREATE FUNCTION second_reads() RETURNS int LANGUAGE plpgsql VOLATILE AS $$ BEGIN
+             IF nextval('call') = 2 THEN
+                 PERFORM pg_advisory_lock(1);
+                 PERFORM (SELECT count(*) FROM ft1) + (SELECT count(*) FROM ft2);
+             END IF;
+             RETURN 0; END $$;
+         SET enable_material = off",
+    )?;
+    let mut locker = fleet.session()?;
+    locker.batch_execute("SELECT pg_advisory_lock(1)")?;
+    let query = "SELECT count(*) FROM generate_series(1, 2) g LEFT JOIN
+             (SELECT second_reads() AS id UNION ALL SELECT id FROM ft1) u ON g + 100 <> u.id";
+    let reading =
+        in_background(reader, &format!("DO $$ BEGIN ASSERT ({query}) = 2 * (1 + 3); END $$"));
+    let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objsubid = 1";
+    let mut observer = fleet.session()?;
+    wait_until("it waits", DEADLINE, || Ok(one::<i64>(&mut observer, waits)? == 1))?;
+    assert_commits(&fleet, &mut fleet.session()?, 4)?;
+    locker.batch_execute("SELECT pg_advisory_unlock(1)")?;
+    let (_, read) = reading.join();
+    // It stays where it is, so the function comes too late to read both as of the same time.
+    expect_error(read, "40001");
     Ok(())
 }
