@@ -202,6 +202,22 @@ fn partitions_that_are_pruned_are_not_asked() -> Outcome {
     Ok(())
 }
 
+/// As a foreign table that is read again shows what it showed, also without consistent reads.
+#[test]
+fn a_second_query_on_the_same_servers_shows_the_same() -> Outcome {
+    let (fleet, mut session) = start()?;
+    for mode in ["off", "on"] {
+        session.batch_execute(&format!("SET pg_fdw_xacts.consistent_reads = {mode}; BEGIN"))?;
+        let sum = "SELECT (SELECT count(*) FROM ft1) + (SELECT count(*) FROM ft2)";
+        let before = one::<i64>(&mut session, sum)?;
+        assert_commits(&fleet, &mut fleet.session()?, 1 + before as i32)?;
+        assert_eq!(one::<i64>(&mut session, sum)?, before, "{mode}");
+        session.batch_execute("COMMIT")?;
+        assert_eq!(one::<i64>(&mut session, sum)?, before + 2, "{mode}");
+    }
+    Ok(())
+}
+
 /// The cut outlives the savepoint that it was taken in.
 #[test]
 fn a_savepoint_that_is_rolled_back_leaves_the_cut() -> Outcome {
