@@ -22,7 +22,7 @@ ALTER TABLE fdw_xacts.participant ADD COLUMN address text COLLATE "C";
 CREATE INDEX expired_trace ON fdw_xacts.expired (trace);
 
 CREATE FUNCTION pg_fdw_xacts_reads(OUT cuts bigint, OUT rounds bigint, OUT windows bigint, OUT too_old bigint,
-    OUT in_doubt bigint) RETURNS record
+    OUT in_doubt bigint) RETURNS SETOF record ROWS 1
     LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_reads_wrapper';
 
 -- One snapshot of several servers, until the transaction ends.

@@ -34,7 +34,7 @@ REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_waiting() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION pg_fdw_xacts_waiting() TO pg_read_all_stats;
 
 CREATE FUNCTION pg_fdw_xacts_reads(OUT cuts bigint, OUT rounds bigint, OUT windows bigint, OUT too_old bigint,
-    OUT in_doubt bigint) RETURNS record
+    OUT in_doubt bigint) RETURNS SETOF record ROWS 1
     LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_reads_wrapper';
 
 -- One snapshot of several servers, until the transaction ends.

@@ -1,10 +1,12 @@
 //! What is measured, a file for each subject.
 
+mod beside;
 mod bulk;
 mod decisions;
 mod instructions;
 mod latency;
 mod local;
+mod reads;
 mod throughput;
 mod waits;
 mod wal;
@@ -24,6 +26,8 @@ pub const ALL: &[(&str, Measure)] = &[
     ("latency", latency::by_round_trip),
     ("shards", latency::by_shards),
     ("throughput", throughput::measure),
+    ("reads", reads::latency),
+    ("beside", beside::measure),
     ("insert", bulk::insert),
     ("scan", bulk::scan),
     ("local", local::measure),

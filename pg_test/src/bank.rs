@@ -10,6 +10,9 @@
 //! * each transfer whose COMMIT was acknowledged is there, each that was definitely refused is not;
 //! * each balance is what the ledger says, so the total is what it was.
 //!
+//! Meanwhile others read several shards, consistently: they see each transfer wholly or not at all,
+//! all in one order, and all that was acknowledged before they began.
+//!
 //! What a run is like, and its faults, are drawn from a seed, one sequence per seed; what they hit
 //! depends on timing.
 //!
@@ -19,6 +22,8 @@
 //! | `places` | its servers and tables |
 //! | `clients` | the customers, who make transfers |
 //! | `bystanders` | long statements, and changes of definitions |
+//! | `readers` | those who add up and compare, and what they report |
+//! | `sights` | whether what they have seen can be |
 //! | `faults` | what is done to all of them |
 //! | `audit` | what must be true afterwards |
 
@@ -29,6 +34,8 @@ mod faults;
 mod places;
 mod plan;
 mod random;
+mod readers;
+mod sights;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -36,6 +43,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use postgres::error::DbError;
 use postgres::{Client, Config};
 use serde::Serialize;
 
@@ -46,6 +54,8 @@ use clients::{Customer, Transfer};
 use places::Bank;
 pub use plan::{CommitWait, Plan};
 use random::Random;
+use readers::Reading;
+pub use readers::Reads;
 
 /// How long it may take until everything is settled, once all servers can be reached.
 const LIVELY: Duration = Duration::from_secs(30);
@@ -67,6 +77,8 @@ pub struct Report {
     pub slowest_settling: u64,
     /// Why transfers were refused or are unknown, and how often.
     pub reasons: BTreeMap<String, u64>,
+    /// What became of those who read meanwhile.
+    pub reads: Reads,
 }
 
 /// What the threads share.
@@ -81,6 +93,8 @@ struct Shared {
     resting: AtomicU64,
     /// Transfers that have come to an end, in any way.
     ended: AtomicU64,
+    /// What readers have to be shown, and what they were shown.
+    reading: Reading,
 }
 
 /// Runs the bank as `plan` says, with faults for `duration`, and checks what must be true; `say` is
@@ -99,7 +113,9 @@ pub fn run(plan: &Plan, duration: Duration, mut say: impl FnMut(&str)) -> Result
         pause: AtomicBool::new(false),
         resting: AtomicU64::new(0),
         ended: AtomicU64::new(0),
+        reading: Reading::default(),
     };
+    shared.reading.begin_phase(bank.balances()?);
     let outcome = std::thread::scope(|scope| {
         let mut transfers = Vec::new();
         let mut threads = Vec::new();
@@ -114,6 +130,9 @@ pub fn run(plan: &Plan, duration: Duration, mut say: impl FnMut(&str)) -> Result
         }
         for number in 0..u64::from(plan.changes) * 2 {
             threads.push(scope.spawn(move || bystanders::change(shared, plan, number)));
+        }
+        for number in 0..plan.readers {
+            threads.push(scope.spawn(move || readers::read(shared, plan, number)));
         }
         let run = Run { plan, shared, threads: threads.len() as u64, transfers };
         let outcome = run.phases(&mut bank, duration, &mut say).map_err(|error| {
@@ -173,7 +192,7 @@ impl Run<'_> {
             if left.is_zero() {
                 return Ok(Report { faults, slowest_settling: slowest, ..report });
             }
-            self.go_on()?;
+            self.go_on(bank)?;
         }
     }
 
@@ -199,11 +218,14 @@ impl Run<'_> {
             .iter()
             .flat_map(|list| list.lock().expect("nobody panics with it").clone())
             .collect();
-        Ok((audit(bank, self.plan, &transfers)?, settling))
+        let report = audit(bank, self.plan, &transfers)?;
+        let reads = self.shared.reading.judge(self.plan)?;
+        Ok((Report { reads, ..report }, settling))
     }
 
     /// Ends the rest.
-    fn go_on(&self) -> Result<()> {
+    fn go_on(&self, bank: &Bank) -> Result<()> {
+        self.shared.reading.begin_phase(bank.balances()?);
         self.shared.pause.store(false, Ordering::Relaxed);
         wait_until("all sessions go on", DEADLINE, || {
             Ok(self.shared.resting.load(Ordering::Relaxed) == 0)
@@ -237,11 +259,21 @@ impl Shared {
 
     /// A session of a coordinator, as soon as it gives one; `None` when the bank closes meanwhile.
     fn session(&self, coordinator: usize) -> Result<Option<Client>> {
+        self.session_that_tells(coordinator, |_| ())
+    }
+
+    /// The same with somebody who is told of notices and warnings.
+    fn session_that_tells(
+        &self,
+        coordinator: usize,
+        told: impl Fn(DbError) + Send + Sync + Clone + 'static,
+    ) -> Result<Option<Client>> {
         let mut session = None;
         let start = Instant::now();
         wait_until("the coordinator accepts a session", DEADLINE * 2, || {
-            let config = self.configs.lock().expect("nobody panics with it")[coordinator].clone();
-            session = config.connect(postgres::NoTls).ok();
+            let mut config =
+                self.configs.lock().expect("nobody panics with it")[coordinator].clone();
+            session = config.notice_callback(told.clone()).connect(postgres::NoTls).ok();
             Ok(session.is_some()
                 || self.stop.load(Ordering::Relaxed) && start.elapsed() > Duration::from_secs(1))
         })?;

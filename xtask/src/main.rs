@@ -94,6 +94,9 @@ enum Command {
         /// Repeats the sequence of faults of an earlier run
         #[arg(long)]
         seed: Option<u64>,
+        /// Readers do not read consistently: counts how often they are wrong
+        #[arg(long)]
+        inconsistent: bool,
     },
     /// Measure against postgres_fdw and an application that commits in two phases itself:
     /// bench/report.md
@@ -164,9 +167,9 @@ fn run(command: Command) -> Result<()> {
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
             upstream::run(&setup, source.as_deref(), if_available)
         }
-        Command::Torture { server, seconds, seed } => {
+        Command::Torture { server, seconds, seed, inconsistent } => {
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
-            suites::torture(&setup, seconds, seed)
+            suites::torture(&setup, seconds, seed, inconsistent)
         }
         Command::Bench { server, quick, only, output } => {
             let output = output.map(std::path::absolute).transpose()?;

@@ -259,7 +259,7 @@ fn clusters(
 }
 
 /// Runs the bank for `seconds`.
-pub fn torture(setup: &Setup, seconds: u64, seed: Option<u64>) -> Result<()> {
+pub fn torture(setup: &Setup, seconds: u64, seed: Option<u64>, inconsistent: bool) -> Result<()> {
     heading("installing the extension");
     setup.install_extension(&[])?;
     heading("the bank");
@@ -268,7 +268,8 @@ pub fn torture(setup: &Setup, seconds: u64, seed: Option<u64>) -> Result<()> {
         .env(PG_CONFIG_VARIABLE, setup.installation.pg_config())
         .env(DIRECTORY_VARIABLE, setup.server_files.join("pg_test"))
         .args(["run", "-p", "pg_test", "--bin", "torture", "--", &seconds.to_string()])
-        .args(seed.map(|seed| seed.to_string()));
+        .args(seed.map(|seed| seed.to_string()))
+        .args(inconsistent.then_some("off"));
     check(&mut command)
 }
 

@@ -68,7 +68,11 @@ pub(super) fn change(shared: &Shared, plan: &Plan, number: u64) -> Result<()> {
 }
 
 /// Does the same again and again in a session of a coordinator, except while the bank rests.
-fn work(shared: &Shared, coordinator: usize, mut act: impl FnMut(&mut Client)) -> Result<()> {
+pub(super) fn work(
+    shared: &Shared,
+    coordinator: usize,
+    mut act: impl FnMut(&mut Client),
+) -> Result<()> {
     let mut session = None;
     while !shared.stop.load(Ordering::Relaxed) {
         if shared.rest(|| ()) {

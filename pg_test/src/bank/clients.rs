@@ -1,6 +1,6 @@
 //! The customers: each a session that makes transfers and notes what it was told of each.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,7 +11,24 @@ use super::Shared;
 use super::places::{Place, SHARDS};
 use super::plan::{CommitWait, Plan};
 use super::random::Random;
+use super::sights::{Acknowledged, Places};
 use crate::oracle::one;
+
+/// So many transfers a customer may make.
+const CUSTOMER: u64 = 1_000_000_000;
+
+/// So many customers there may be.
+const CUSTOMERS: u64 = 1000;
+
+/// Where the numbers of the transfers begin that are made in a phase.
+pub(super) fn first_of_phase(phase: u64) -> i64 {
+    (phase * CUSTOMERS * CUSTOMER) as i64
+}
+
+/// The number of the customer whose transfer that is.
+pub(super) fn customer_of(transfer: i64) -> u64 {
+    transfer as u64 / CUSTOMER % CUSTOMERS
+}
 
 /// What a customer was told of a transfer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +58,7 @@ pub(super) struct Transfer {
 
 /// What is still to be said of a transaction that the customer's session may have left prepared.
 struct Owed {
-    gxid: String,
+    transfer: Transfer,
     commit: bool,
     /// The backend that may be about to prepare it.
     pid: i32,
@@ -56,6 +73,11 @@ impl Transfer {
     /// Where it must be noted.
     pub(super) fn places(&self) -> impl Iterator<Item = Place> {
         self.entries.iter().map(|(place, ..)| *place)
+    }
+
+    /// The places as a set, which is noted beside each of its entries.
+    fn set_of_places(&self) -> Places {
+        self.places().map(Place::bit).sum()
     }
 
     fn draw(plan: &Plan, coordinator: usize, random: &mut Random, id: i64) -> Self {
@@ -86,7 +108,7 @@ impl Transfer {
     }
 
     fn statements(&self) -> Vec<String> {
-        let id = self.id;
+        let (id, places) = (self.id, self.set_of_places());
         self.entries
             .iter()
             .flat_map(|(place, account, amount)| {
@@ -95,7 +117,7 @@ impl Transfer {
                     format!(
                         "UPDATE {accounts} SET balance = balance + {amount} WHERE id = {account}"
                     ),
-                    format!("INSERT INTO {ledger} VALUES ({id}, {account}, {amount})"),
+                    format!("INSERT INTO {ledger} VALUES ({id}, {account}, {amount}, {places})"),
                 ]
             })
             .collect()
@@ -127,7 +149,7 @@ fn told(answer: Result<(), Error>) -> Outcome {
 }
 
 /// The same text for errors of one kind, whatever gid or process they name.
-fn reason(error: &Error) -> String {
+pub(super) fn reason(error: &Error) -> String {
     let Some(report) = error.as_db_error() else { return error.to_string() };
     let digits = |c: char| if c.is_ascii_digit() { '0' } else { c };
     let mut message: String = report.message().chars().map(digits).collect();
@@ -145,6 +167,8 @@ pub(super) struct Customer<'a> {
     coordinator: usize,
     random: Random,
     session: Option<(Client, i32)>,
+    /// Whether there was a warning since it was last looked at.
+    is_warned: Arc<AtomicBool>,
     owed: Vec<Owed>,
     /// All transfers that have come to an end.
     transfers: Arc<Mutex<Vec<Transfer>>>,
@@ -159,6 +183,7 @@ impl<'a> Customer<'a> {
             coordinator: number as usize % plan.coordinators(),
             random: Random::new(plan.seed, number + 1),
             session: None,
+            is_warned: Arc::default(),
             owed: Vec::new(),
             transfers: Arc::default(),
         }
@@ -192,14 +217,15 @@ impl<'a> Customer<'a> {
     }
 
     fn connect(&self) -> Result<Option<(Client, i32)>> {
-        let Some(mut session) = self.shared.session(self.coordinator)? else { return Ok(None) };
-        let is_patient = match self.plan.commit_wait {
-            CommitWait::On => true,
-            CommitWait::Off => false,
-            CommitWait::Mixed => (self.number / 2).is_multiple_of(2),
-        };
+        let is_warned = Arc::clone(&self.is_warned);
+        let told = move |_| is_warned.store(true, Ordering::Relaxed);
+        let session = self.shared.session_that_tells(self.coordinator, told)?;
+        let Some(mut session) = session else { return Ok(None) };
         let mut settings = String::new();
-        if !is_patient {
+        if self.plan.consistent_customers {
+            settings += "SET pg_fdw_xacts.consistent_reads = on;";
+        }
+        if !self.is_patient() {
             settings += "SET pg_fdw_xacts.commit_wait = off;";
         }
         if self.plan.disorder {
@@ -211,9 +237,38 @@ impl<'a> Customer<'a> {
         Ok(Some((session, pid)))
     }
 
+    /// Waits for the shards at each COMMIT.
+    fn is_patient(&self) -> bool {
+        match self.plan.commit_wait {
+            CommitWait::On => true,
+            CommitWait::Off => false,
+            CommitWait::Mixed => (self.number / 2).is_multiple_of(2),
+        }
+    }
+
+    /// From now on readers have to see this transfer.
+    fn acknowledge(&self, transfer: &Transfer) {
+        let is_warned = self.is_warned.load(Ordering::Relaxed);
+        // A wait for the standby that was cut short ends with a warning; no shard is told before the
+        // standby has the decision.
+        if is_warned && self.plan.standby {
+            return;
+        }
+        self.shared.reading.acknowledge(Acknowledged {
+            id: transfer.id,
+            coordinator: transfer.coordinator,
+            places: transfer.set_of_places(),
+            is_confirmed: self.is_patient() && !is_warned,
+            stops: self.shared.reading.stops.load(Ordering::SeqCst),
+        });
+    }
+
     fn transfer(&mut self, session: &mut Client, pid: i32) {
         let count = self.transfers.lock().expect("nobody panics with it").len() as i64;
-        let id = (self.number * 1_000_000_000) as i64 + count + 1;
+        let id = first_of_phase(self.shared.reading.phase())
+            + (self.number * CUSTOMER) as i64
+            + count
+            + 1;
         let mut transfer = Transfer::draw(self.plan, self.coordinator, &mut self.random, id);
         let dawdling = Duration::from_millis(self.random.below(self.plan.dawdling + 1));
         transfer.outcome = match transfer.work(session, self.plan, dawdling) {
@@ -222,23 +277,36 @@ impl<'a> Customer<'a> {
                 let _ = session.batch_execute("ROLLBACK");
                 Outcome::Refused(reason(&error))
             }
-            Ok(()) if transfer.explicit => self.prepare_and_commit(session, pid, transfer.name()),
-            Ok(()) => told(session.batch_execute("COMMIT")),
+            Ok(()) if transfer.explicit => self.prepare_and_commit(session, pid, &transfer),
+            Ok(()) => {
+                self.is_warned.store(false, Ordering::Relaxed);
+                let outcome = told(session.batch_execute("COMMIT"));
+                if outcome == Outcome::Committed {
+                    self.acknowledge(&transfer);
+                }
+                outcome
+            }
         };
         self.transfers.lock().expect("nobody panics with it").push(transfer);
         self.shared.ended.fetch_add(1, Ordering::Relaxed);
     }
 
     /// As a transaction manager: once PREPARE is acknowledged, it is decided to commit.
-    fn prepare_and_commit(&mut self, session: &mut Client, pid: i32, gxid: String) -> Outcome {
-        let prepared = told(session.batch_execute(&format!("PREPARE TRANSACTION '{gxid}'")));
+    fn prepare_and_commit(
+        &mut self,
+        session: &mut Client,
+        pid: i32,
+        transfer: &Transfer,
+    ) -> Outcome {
+        let prepare = format!("PREPARE TRANSACTION '{}'", transfer.name());
+        let prepared = told(session.batch_execute(&prepare));
         let commit = prepared == Outcome::Committed;
         if !commit {
             // Cancelled before PostgreSQL has begun to prepare, it leaves a transaction block that
             // has failed.
             let _ = session.batch_execute("ROLLBACK");
         }
-        self.owed.push(Owed { gxid, commit, pid });
+        self.owed.push(Owed { transfer: transfer.clone(), commit, pid });
         self.pay(session, pid);
         match prepared {
             // Whatever comes of it, it will be repeated until it is done.
@@ -252,18 +320,26 @@ impl<'a> Customer<'a> {
     /// commits, the rest it rolls back. What does not succeed stays owed.
     fn pay(&mut self, session: &mut Client, pid: i32) {
         const NO_SUCH: &str = "42704";
-        self.owed.retain(|owed| {
+        let mut owed = std::mem::take(&mut self.owed);
+        owed.retain(|owed| {
             let is_alive =
                 format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {}", owed.pid);
             if owed.pid != pid && one::<i64>(session, &is_alive).ok() != Some(0) {
                 return true;
             }
             let command = if owed.commit { "COMMIT" } else { "ROLLBACK" };
-            match session.batch_execute(&format!("{command} PREPARED '{}'", owed.gxid)) {
-                Ok(()) => false,
+            self.is_warned.store(false, Ordering::Relaxed);
+            match session.batch_execute(&format!("{command} PREPARED '{}'", owed.transfer.name())) {
+                Ok(()) => {
+                    if owed.commit {
+                        self.acknowledge(&owed.transfer);
+                    }
+                    false
+                }
                 Err(error) => error.code().is_none_or(|code| code.code() != NO_SUCH),
             }
         });
+        self.owed = owed;
         if !self.owed.is_empty() {
             std::thread::sleep(Duration::from_millis(10));
         }

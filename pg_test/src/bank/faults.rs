@@ -1,5 +1,6 @@
 //! The faults, drawn from the seed one after the other.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -99,7 +100,10 @@ pub(super) fn inject(
         let pause = random.below(80);
         count += 1;
         say(&format!("{:7.2} s  {action:?}", shared.start.elapsed().as_secs_f32()));
+        let stops = u64::from(action.stops_a_coordinator());
+        shared.reading.stops.fetch_add(stops, Ordering::SeqCst);
         armed.extend(act(bank, shared, &action)?);
+        shared.reading.stops.fetch_add(stops, Ordering::SeqCst);
         if armed.len() > LASTING {
             drop(armed.remove(0));
         }
@@ -125,6 +129,20 @@ fn find_standby(bank: &mut Bank) -> Result<()> {
         standby.start()?;
     }
     Ok(())
+}
+
+impl Action {
+    /// Whether a coordinator forgets what it had in memory.
+    fn stops_a_coordinator(&self) -> bool {
+        matches!(
+            self,
+            Self::KillCoordinator(_)
+                | Self::RestartCoordinator(..)
+                | Self::KillOwnBackend(..)
+                | Self::KillBoth(..)
+                | Self::FailOver
+        )
+    }
 }
 
 fn act(bank: &mut Bank, shared: &Shared, action: &Action) -> Result<Option<Hit>> {

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use postgres::Client;
 
 use super::plan::Plan;
+use super::sights::{OWN, Places, Sums};
 use crate::oracle::{one, prepared_gids};
 use crate::{Cluster, DEADLINE, Fleet, FleetOptions, wait_until};
 
@@ -38,7 +39,16 @@ impl Place {
         }
     }
 
-    /// The same, where it really is.
+    /// Its bit in a set of places.
+    pub(super) fn bit(self) -> Places {
+        match self {
+            Self::Local(_) => 1,
+            Self::Shard(number) => 1 << number,
+            Self::Deep => 1 << (SHARDS + 1),
+        }
+    }
+
+    /// The table's name where it really is.
     fn real_table(self, kind: &str) -> String {
         if self == Self::Deep { self.table(kind) } else { kind.to_owned() }
     }
@@ -57,7 +67,7 @@ pub(super) struct Bank {
 }
 
 const ACCOUNT: &str = "(id int, balance bigint)";
-const LEDGER: &str = "(transfer bigint, account int, amount bigint)";
+const LEDGER: &str = "(transfer bigint, account int, amount bigint, places int)";
 
 impl Bank {
     /// Starts the servers and puts the money on the accounts.
@@ -114,7 +124,7 @@ impl Bank {
             let (account, ledger) = (place.real_table("account"), place.real_table("ledger"));
             self.server_of(*place).client()?.batch_execute(&format!(
                 "CREATE TABLE {account} (id int PRIMARY KEY, balance bigint NOT NULL);
-                 CREATE TABLE {ledger} (transfer bigint PRIMARY KEY, account int, amount bigint NOT NULL);
+                 CREATE TABLE {ledger} (transfer bigint PRIMARY KEY, account int, amount bigint NOT NULL, places int);
                  INSERT INTO {account} SELECT i, {DEPOSIT} FROM generate_series(0, {} - 1) i",
                 plan.accounts
             ))?;
@@ -207,6 +217,22 @@ impl Bank {
             Ok((*place, session, place.real_table("account"), place.real_table("ledger")))
         };
         self.places.iter().map(open).collect()
+    }
+
+    /// The sums of the balances, as the customers of each coordinator see them.
+    pub(super) fn balances(&self) -> Result<Vec<Sums>> {
+        let sum = |server: &Cluster| {
+            one::<i64>(&mut server.client()?, "SELECT sum(balance)::bigint FROM account")
+        };
+        let mut sums = Sums::default();
+        for (shard, there) in self.fleet.shards().iter().zip(&mut sums[OWN..]) {
+            *there = sum(shard)?;
+        }
+        let of = |coordinator: &Cluster| {
+            sums[0] = sum(coordinator)?;
+            Ok(sums)
+        };
+        self.coordinators().map(of).collect()
     }
 
     /// Waits until every server accepts sessions.

@@ -68,6 +68,12 @@ pub struct Plan {
     /// Each transfer has a label, by which one whose answer was lost is asked after
     /// (`pg_fdw_xacts_track`).
     pub labels: bool,
+    /// Sessions that read what the transfers change.
+    pub readers: u64,
+    /// Their reads are consistent. Always so when drawn: without it they are wrong, and counted.
+    pub consistent_reads: bool,
+    /// So are the customers'.
+    pub consistent_customers: bool,
 }
 
 impl Plan {
@@ -96,6 +102,9 @@ impl Plan {
             silent: random.chance(50),
             phase: random.choose(&[5, 10]),
             labels: random.chance(50),
+            readers: random.choose(&[1, 2, 3]),
+            consistent_reads: true,
+            consistent_customers: random.chance(30),
         }
     }
 
@@ -132,7 +141,8 @@ mod tests {
 
     #[test]
     fn whatever_can_be_drawn_is_drawn_with_and_without_the_rest() {
-        let features: [fn(&Plan) -> bool; 8] = [
+        let features: [fn(&Plan) -> bool; 9] = [
+            |plan| plan.consistent_customers,
             |plan| plan.disorder,
             |plan| plan.sleepers > 0,
             |plan| plan.changes,

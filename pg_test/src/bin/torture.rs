@@ -1,4 +1,5 @@
-//! `cargo xtask torture`: the bank for as long as one likes. Arguments: seconds, seed.
+//! `cargo xtask torture`: the bank for as long as one likes. Arguments: seconds, seed, and `off` for
+//! reads that are not consistent, whose errors are counted.
 
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -6,15 +7,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use pg_test::bank::{Plan, run};
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<u64>());
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let consistent_reads = arguments.pop_if(|last| last == "off").is_none();
+    let mut arguments = arguments.into_iter().map(|argument| argument.parse::<u64>());
     let mut next = |default: u64| arguments.next().map_or(Some(default), Result::ok);
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
     let (Some(seconds), Some(seed)) = (next(120), next(clock)) else {
-        eprintln!("usage: torture [SECONDS [SEED]]");
+        eprintln!("usage: torture [SECONDS [SEED]] [off]");
         return ExitCode::FAILURE;
     };
     println!("{seconds} s with seed {seed}");
-    match run(&Plan::draw(seed), Duration::from_secs(seconds), |line| println!("{line}")) {
+    let plan = Plan { consistent_reads, ..Plan::draw(seed) };
+    match run(&plan, Duration::from_secs(seconds), |line| println!("{line}")) {
         Ok(report) => {
             let report = serde_json::json!({ "seed": seed, "seconds": seconds, "report": report });
             println!("{report:#}");

@@ -12,6 +12,7 @@ const SEEDS: [u64; 3] = [11, 16, 39];
 fn survives(seed: u64) -> Outcome {
     let report = run(&Plan::draw(seed), Duration::from_secs(20), |line| eprintln!("{line}"))?;
     eprintln!("{report:?}");
+    assert!(report.reads.several > 0, "nobody has read: {report:?}");
     Ok(())
 }
 
@@ -28,6 +29,17 @@ fn no_transfer_is_lost_or_halved_under_other_faults() -> Outcome {
 #[test]
 fn no_transfer_is_lost_or_halved_under_further_faults() -> Outcome {
     survives(SEEDS[2])
+}
+
+/// Without consistent reads the readers are shown half transfers, and these in any order; so they
+/// can tell.
+#[test]
+fn without_consistent_reads_readers_are_wrong() -> Outcome {
+    let plan = Plan { consistent_reads: false, readers: 3, ..Plan::draw(SEEDS[0]) };
+    let report = run(&plan, Duration::from_secs(10), |line| eprintln!("{line}"))?;
+    eprintln!("{report:?}");
+    assert!(report.reads.torn > 0, "{report:?}");
+    Ok(())
 }
 
 #[test]

@@ -3,9 +3,13 @@
 mod after_a_restart;
 mod bank;
 mod ends;
+mod faults;
 mod half_delivered;
+mod held;
 mod local;
 mod parallel;
 mod places;
+mod same_place;
+mod statements;
 mod units;
 mod waits;
