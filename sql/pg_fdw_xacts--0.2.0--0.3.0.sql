@@ -21,6 +21,20 @@ ALTER TABLE fdw_xacts.participant ADD COLUMN address text COLLATE "C";
 -- Traces of labels are looked up by it.
 CREATE INDEX expired_trace ON fdw_xacts.expired (trace);
 
+CREATE FUNCTION pg_fdw_xacts_reads(OUT cuts bigint, OUT rounds bigint, OUT windows bigint, OUT too_old bigint,
+    OUT in_doubt bigint) RETURNS record
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_reads_wrapper';
+
+-- One snapshot of several servers, until the transaction ends.
+CREATE FUNCTION pg_fdw_xacts_snapshot(VARIADIC servers name[] DEFAULT '{}') RETURNS void
+    LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_snapshot';
+
+-- How consistent reads over several servers have done since the start of this server, in all databases.
+CREATE VIEW pg_stat_fdw_xacts_reads AS
+    SELECT cuts, rounds, windows, too_old, in_doubt FROM pg_fdw_xacts_reads();
+
+GRANT SELECT ON pg_stat_fdw_xacts_reads TO PUBLIC;
+
 -- Deadlocks over several servers are counted.
 CREATE FUNCTION pg_fdw_xacts_statistics(OUT serverid oid, OUT prepared bigint, OUT committed bigint,
     OUT rolled_back bigint, OUT resolved bigint, OUT heuristic bigint, OUT attempts bigint,
@@ -44,3 +58,9 @@ CREATE VIEW pg_fdw_xacts_waits AS
     SELECT f.pid, s.srvname AS server, f.remote_pid, f.since, f.waits_for, f.blocked_by, f.blocked_by_remote_pid
     FROM pg_fdw_xacts_waiting() f LEFT JOIN pg_foreign_server s ON s.oid = f.serverid;
 GRANT SELECT ON pg_fdw_xacts_waits TO pg_read_all_stats;
+
+-- One restore point on this server and on the foreign servers.
+CREATE FUNCTION pg_fdw_xacts_restore_point(name text, OUT server text, OUT lsn pg_lsn, OUT wal_file text)
+    RETURNS SETOF record
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_restore_point_wrapper';
+REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_restore_point(text) FROM PUBLIC;

@@ -33,6 +33,14 @@ CREATE FUNCTION pg_fdw_xacts_waiting(OUT pid integer, OUT serverid oid, OUT remo
 REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_waiting() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION pg_fdw_xacts_waiting() TO pg_read_all_stats;
 
+CREATE FUNCTION pg_fdw_xacts_reads(OUT cuts bigint, OUT rounds bigint, OUT windows bigint, OUT too_old bigint,
+    OUT in_doubt bigint) RETURNS record
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_reads_wrapper';
+
+-- One snapshot of several servers, until the transaction ends.
+CREATE FUNCTION pg_fdw_xacts_snapshot(VARIADIC servers name[] DEFAULT '{}') RETURNS void
+    LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_snapshot';
+
 -- For operators: have the resolver try now, and give up.
 CREATE FUNCTION pg_fdw_xacts_resolve(identifier text DEFAULT NULL, OUT identifier text, OUT outcome text,
     OUT reason text) RETURNS SETOF record
@@ -41,6 +49,11 @@ REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_resolve(text) FROM PUBLIC;
 CREATE FUNCTION pg_fdw_xacts_forget(identifier text) RETURNS void
     LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_forget_wrapper';
 REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_forget(text) FROM PUBLIC;
+-- One restore point on this server and on the foreign servers.
+CREATE FUNCTION pg_fdw_xacts_restore_point(name text, OUT server text, OUT lsn pg_lsn, OUT wal_file text)
+    RETURNS SETOF record
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_restore_point_wrapper';
+REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_restore_point(text) FROM PUBLIC;
 
 -- For a client that loses the answer to its COMMIT: label a transaction, and ask what became of it.
 CREATE FUNCTION pg_fdw_xacts_track(label text) RETURNS void

@@ -13,6 +13,12 @@ CREATE VIEW pg_stat_fdw_xacts AS
 
 GRANT SELECT ON pg_stat_fdw_xacts TO PUBLIC;
 
+-- How consistent reads over several servers have done since the start of this server, in all databases.
+CREATE VIEW pg_stat_fdw_xacts_reads AS
+    SELECT cuts, rounds, windows, too_old, in_doubt FROM pg_fdw_xacts_reads();
+
+GRANT SELECT ON pg_stat_fdw_xacts_reads TO PUBLIC;
+
 -- Who has waited for a foreign server for longer than deadlock_timeout, and for whom, among the sessions of this
 -- database and those that they wait for. For monitoring roles: it shows what others do.
 CREATE VIEW pg_fdw_xacts_waits AS

@@ -21,6 +21,22 @@ enum TwoPhaseCommit {
     Off,
 }
 
+/// `pg_fdw_xacts.consistent_reads`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PostgresGucEnum)]
+pub enum ConsistentReads {
+    /// Each server is read as it is.
+    #[name = c"off"]
+    Off,
+    /// All servers that are read together are read as of one point in the order of commits.
+    #[name = c"on"]
+    On,
+    /// The same, under REPEATABLE READ and SERIALIZABLE only.
+    #[name = c"auto"]
+    Auto,
+}
+
+static CONSISTENT_READS: GucSetting<ConsistentReads> =
+    GucSetting::<ConsistentReads>::new(ConsistentReads::Off);
 static TWO_PHASE_COMMIT: GucSetting<TwoPhaseCommit> =
     GucSetting::<TwoPhaseCommit>::new(TwoPhaseCommit::Auto);
 static COMMIT_WAIT: GucSetting<bool> = GucSetting::<bool>::new(true);
@@ -163,6 +179,14 @@ pub fn define() {
         GucContext::Userset,
         GucFlags::default(),
     );
+    GucRegistry::define_enum_guc(
+        c"pg_fdw_xacts.consistent_reads",
+        c"Whether the foreign servers that are read together show the same transactions.",
+        c"on: under READ COMMITTED in each query, otherwise in the whole transaction. auto: only under REPEATABLE READ and SERIALIZABLE. off: each server is read as it is, and one may show what another does not show yet.",
+        &CONSISTENT_READS,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
     GucRegistry::define_bool_guc(
         c"pg_fdw_xacts.commit_wait",
         c"Whether COMMIT waits until the foreign servers have confirmed it.",
@@ -217,6 +241,11 @@ pub fn two_phase_commit() -> Mode {
         TwoPhaseCommit::Always => Mode::Always,
         TwoPhaseCommit::Off => Mode::Off,
     }
+}
+
+/// Whether servers are read as of one point in the order of commits.
+pub fn consistent_reads() -> ConsistentReads {
+    CONSISTENT_READS.get()
 }
 
 /// Whether COMMIT waits for the participants' confirmation.

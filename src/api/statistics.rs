@@ -5,6 +5,7 @@ use pgrx::datum::TimestampWithTimeZone;
 use pgrx::prelude::*;
 
 use crate::api::doubt::{self, Shown};
+use crate::shared::reads::{self, Count};
 use crate::shared::stats;
 
 /// One row per foreign server on which something was prepared, was swept, or is in doubt, or for
@@ -61,6 +62,30 @@ fn pg_fdw_xacts_statistics() -> TableIterator<
         })
         .collect();
     TableIterator::new(rows)
+}
+
+/// How consistent reads have done, in all databases, since the start of this server.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn pg_fdw_xacts_reads() -> TableIterator<
+    'static,
+    (
+        name!(cuts, i64),
+        name!(rounds, i64),
+        name!(windows, i64),
+        name!(too_old, i64),
+        name!(in_doubt, i64),
+    ),
+> {
+    crate::pg::preload::require().unwrap_or_else(|error| error.raise_in_pgrx());
+    let get = |what| reads::get(what) as i64;
+    TableIterator::once((
+        get(Count::Cuts),
+        get(Count::Rounds),
+        get(Count::Windows),
+        get(Count::TooOld),
+        get(Count::InDoubt),
+    ))
 }
 
 /// The same as the SQL objects of 0.2.0 call it, until ALTER EXTENSION UPDATE has run.

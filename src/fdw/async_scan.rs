@@ -112,7 +112,7 @@ unsafe fn produce(request: *mut AsyncRequest) -> Result<()> {
                 return Ok(());
             } else {
                 scan.ask((*node).ss.ps.ps_ExprContext)?;
-                if !scan.take_batch()? {
+                if !scan.take_batch()? && scan.is_under_way() {
                     raw::ExecAsyncRequestPending(request);
                     return Ok(());
                 }

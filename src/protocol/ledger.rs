@@ -15,6 +15,30 @@ struct Transaction {
     members: Vec<i32>,
 }
 
+/// What an entry in shared memory says of one participant of a committed transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Noted {
+    /// The participant's number; 0 where it is not on the list any more.
+    pub participant: i32,
+    /// The transaction's xid there; 0 where it is not known.
+    pub xid: u64,
+    /// How many participants the transaction has; 0 where the entry was made without knowing.
+    pub participants: usize,
+}
+
+/// Who has not confirmed a committed transaction, as far as all its entries tell; `None`: they do
+/// not tell, and its decision row has to be read. `lacked`: there was no room for some entry.
+///
+/// Entries that are made together, one for each participant, end one by one as these confirm. One
+/// that is made for what a sweep has left, after a start, says nothing of the others.
+pub fn open_by_entries(entries: &[Noted], lacked: bool) -> Option<Vec<(i32, u64)>> {
+    let all_known = entries.iter().all(|e| e.participants > 0);
+    let is_whole = entries.first().is_some_and(|e| e.participants == entries.len());
+    let tell = all_known && (is_whole || !lacked);
+    // What is not on the list any more confirms nothing: its decision is kept.
+    (tell && !entries.is_empty()).then(|| entries.iter().map(|e| (e.participant, e.xid)).collect())
+}
+
 /// The transactions that are open.
 #[derive(Default, Debug)]
 pub struct Ledger {
@@ -87,6 +111,11 @@ impl Ledger {
         self.open.keys().copied()
     }
 
+    /// The xid of a transaction at a participant where it is open; 0 where it is not known.
+    pub fn remote_xid(&self, nonce: Nonce, id: i32) -> Option<u64> {
+        self.open.get(&id)?.get(&nonce).copied()
+    }
+
     /// How many transactions are open at a participant.
     pub fn count_at(&self, id: i32) -> usize {
         self.open.get(&id).map_or(0, BTreeMap::len)
@@ -139,6 +168,19 @@ mod tests {
         assert!(!ledger.confirmed_by(nonce(1), 8));
         assert!(ledger.has(nonce(1)));
         assert_eq!(ledger.participants().count(), 0);
+    }
+
+    #[test]
+    fn entries_tell_who_is_left_only_where_each_participant_had_one() {
+        let noted = |participant, participants| Noted { participant, xid: 7, participants };
+        let (one, both) = ([noted(1, 2)], [noted(1, 2), noted(2, 2)]);
+        assert_eq!(open_by_entries(&both, true), Some(vec![(1, 7), (2, 7)]));
+        assert_eq!(open_by_entries(&one, false), Some(vec![(1, 7)]), "the other has confirmed");
+        assert_eq!(open_by_entries(&one, true), None, "or there was no room for its entry");
+        assert_eq!(open_by_entries(&[noted(1, 0)], false), None, "made for what a sweep has left");
+        assert_eq!(open_by_entries(&[noted(1, 0), noted(2, 2)], false), None);
+        assert_eq!(open_by_entries(&[], false), None);
+        assert_eq!(open_by_entries(&[noted(0, 1)], false), Some(vec![(0, 7)]), "is kept");
     }
 
     proptest! {

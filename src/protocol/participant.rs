@@ -17,7 +17,7 @@
 //! does, and what cannot be confirmed is left to the resolver, never dropped.
 
 /// What has been decided about a distributed transaction.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Outcome {
     /// Every participant commits.
     Commit,

@@ -6,7 +6,7 @@
 //! which [`judge`] takes them.
 
 /// What the decision table says of a transaction, read with a dirty snapshot.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Decision {
     /// The transaction that inserted the row has committed.
     Committed,
@@ -19,7 +19,7 @@ pub enum Decision {
 
 /// The server that a list of prepared transactions was read from; asked before the list, on the
 /// same connection.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Place {
     /// The recorded server and database; not in recovery.
     Recorded,
@@ -27,6 +27,18 @@ pub enum Place {
     Other,
     /// A standby: its list is empty or old.
     InRecovery,
+}
+
+impl Place {
+    /// From what the server at the end of a connection says of itself, and where it was found.
+    /// Only the address tells two copies of one server apart: both have the same fingerprint.
+    pub fn of(in_recovery: bool, is_same_server: bool, is_same_address: bool) -> Self {
+        match (in_recovery, is_same_server && is_same_address) {
+            (true, _) => Self::InRecovery,
+            (false, true) => Self::Recorded,
+            (false, false) => Self::Other,
+        }
+    }
 }
 
 /// What to do with a prepared transaction.

@@ -8,13 +8,14 @@ use std::time::Instant;
 
 use crate::libpq::PgResult;
 use crate::pg::backend_local::BackendLocal;
-use crate::pg::error::Result;
+use crate::pg::error::{Result, SqlState};
 use crate::pg::wait_event::WaitEvent;
+use crate::protocol::answers::Heard;
 use crate::protocol::gid::Command;
 use crate::protocol::pipeline::{Answer, Ticket};
 use crate::remote::connection::Connection;
 use crate::remote::long_wait::LongWait;
-use crate::remote::wait::{Interrupts, WaitEnd, WaitSet};
+use crate::remote::wait::{Interest, Interrupts, WaitEnd, WaitSet};
 
 /// What became of a command.
 pub enum Reply {
@@ -26,6 +27,25 @@ pub enum Reply {
     Refused(Rc<PgResult>),
     /// The connection broke before the answer.
     Lost,
+}
+
+impl Reply {
+    /// What it says of a command that ends the transaction of this connection.
+    pub fn heard(&self, connection: &Connection) -> Heard {
+        match self {
+            Self::Done => Heard::Done,
+            Self::OtherTag(_) => Heard::OtherTag,
+            Self::Refused(_) if connection.has_skipped_prepare() => Heard::Skipped,
+            Self::Refused(failure) => match failure.error_field(b'C') {
+                code @ Some(_) if SqlState::parse(code) == SqlState::UNDEFINED_OBJECT => {
+                    Heard::NotPrepared
+                }
+                Some(_) if !connection.is_doomed() => Heard::Refused,
+                _ => Heard::Lost,
+            },
+            Self::Lost => Heard::Lost,
+        }
+    }
 }
 
 /// Commands under way, one per connection, each sent for a member of type `M`.
@@ -152,6 +172,40 @@ impl<'a, M: Copy> Round<'a, M> {
             }
         }
     }
+}
+
+/// Waits until something holds of every connection.
+///
+/// # Errors
+/// A cancel, under [`Interrupts::Raise`].
+pub fn wait_for(
+    connections: &[&Connection],
+    is_so: impl Fn(&Connection) -> bool,
+    interrupts: Interrupts,
+    event: WaitEvent,
+) -> Result<()> {
+    let waiting = |pump: bool| -> Vec<Interest> {
+        let still = connections.iter().filter(|connection| {
+            if pump {
+                connection.pump();
+            } else {
+                connection.take_note();
+            }
+            !is_so(connection)
+        });
+        still.map(|connection| connection.interest()).collect()
+    };
+    let mut interests = waiting(false);
+    if interests.is_empty() {
+        return Ok(());
+    }
+    let mut set = set_of(connections);
+    while !interests.is_empty() {
+        set.set.wait(&interests, None, interrupts, event)?;
+        interests = waiting(true);
+    }
+    LAST.get().replace(Some(set));
+    Ok(())
 }
 
 /// The set of the last round if it is of the same connections, or a new one.

@@ -2,6 +2,7 @@
 //! in shared memory, and why an entry may end.
 
 use crate::protocol::participant::State;
+use crate::protocol::shown::Shown;
 use crate::protocol::verdict::Reason;
 use crate::shared::entry::{Entry, Owner, Status};
 
@@ -22,40 +23,6 @@ pub enum Change {
     Claim(Status),
     /// It ends.
     End(Why),
-}
-
-/// What an entry says as long as its participant is in a state.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Shown {
-    status: Status,
-    left: bool,
-    unawaited: bool,
-}
-
-impl Shown {
-    /// `None`: there is no entry.
-    fn of(state: State) -> Option<Self> {
-        let owned = |status| Some(Self { status, left: false, unawaited: false });
-        let left = |status| Some(Self { status, left: true, unawaited: false });
-        match state {
-            State::Reserved | State::Preparing => owned(Status::Preparing),
-            State::Prepared => owned(Status::Prepared),
-            State::Committing => owned(Status::Committing),
-            State::Aborting => owned(Status::Aborting),
-            State::CommitUnawaited => {
-                Some(Self { status: Status::Committing, left: false, unawaited: true })
-            }
-            State::Waiting => left(Status::Prepared),
-            State::LeftToCommit => left(Status::Committing),
-            State::LeftToAbort => left(Status::Aborting),
-            State::Active
-            | State::CommittingOnePhase
-            | State::RollingBack
-            | State::Settled
-            | State::ReaderUnawaited
-            | State::Unknown => None,
-        }
-    }
 }
 
 impl Change {
@@ -85,11 +52,15 @@ impl Change {
         match self {
             Self::Nothing | Self::Made | Self::End(_) => {}
             Self::Show(status) => show(entry, status),
-            Self::Unawaited => entry.unawaited = true,
+            Self::Unawaited => {
+                entry.unawaited = true;
+                entry.acknowledged = true;
+            }
             Self::Leave(status) => {
                 entry.status = status;
                 entry.owner = Owner::Resolver;
                 entry.unawaited = false;
+                entry.acknowledged |= status == Status::Committing;
                 entry.reason = Reason::Untried;
             }
             // Another session may have been faster.
@@ -148,6 +119,7 @@ mod tests {
 
     use super::*;
     use crate::protocol::participant::tests::{STATES, may_be_prepared, transitions};
+    use crate::protocol::place::Place;
 
     const PID: i32 = 7;
 
@@ -167,6 +139,10 @@ mod tests {
             nonce: 1,
             participant: 1,
             remote_xid: 0,
+            local_xid: 0,
+            place: Place::default(),
+            number: 0,
+            acknowledged: false,
             participants: 1,
             unawaited,
             reason: Reason::Unreached,

@@ -12,7 +12,7 @@ use pgrx::PgLogLevel;
 
 use crate::guc;
 use crate::libpq::Sending;
-use crate::pg::error::{Result, SqlState, attempt};
+use crate::pg::error::{Result, attempt};
 use crate::pg::globals;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::Command;
@@ -103,7 +103,8 @@ fn send_rollback<'a>(round: &mut Round<'a, &'a Participant>, p: &'a Participant)
     if !p.connection.is_drained() {
         p.connection.pump();
     }
-    if p.connection.is_at_work() && !p.connection.is_doomed() {
+    let is_waited_for = p.connection.is_at_work() || p.connection.awaits_snapshot();
+    if is_waited_for && !p.connection.is_doomed() {
         p.connection.cancel();
     }
     p.connection.warn_if_lost(ABORT)?;
@@ -116,22 +117,11 @@ fn send_rollback<'a>(round: &mut Round<'a, &'a Participant>, p: &'a Participant)
 
 /// Whether the reply says that nothing is left there.
 fn is_gone(p: &Participant, reply: &Reply) -> Result<bool> {
-    Ok(match (reply, p.state()) {
-        (Reply::Done, _) | (Reply::OtherTag(_), State::RollingBack) => true,
-        // PREPARE was answered before it on this connection: there is nothing to roll back. Or
-        // PREPARE was not executed: the transaction that is still open ends with the connection,
-        // which is not used again.
-        (Reply::Refused(failure), State::Aborting) => {
-            SqlState::parse(failure.error_field(b'C')) == SqlState::UNDEFINED_OBJECT
-                || p.connection.has_skipped_prepare()
-        }
+    if let (Reply::Refused(failure), State::RollingBack) = (reply, p.state()) {
         // The connection is not used again; what it had open ends with it.
-        (Reply::Refused(failure), _) => {
-            p.connection.warn_of(failure, ABORT)?;
-            false
-        }
-        (Reply::OtherTag(_) | Reply::Lost, _) => false,
-    })
+        p.connection.warn_of(failure, ABORT)?;
+    }
+    Ok(reply.heard(&p.connection).is_rolled_back(p.state()))
 }
 
 /// Participants that are told to stop preparing.

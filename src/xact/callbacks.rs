@@ -8,7 +8,9 @@ use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{attempt, boundary, shielded};
 use crate::pg::globals::nest_level;
 use crate::remote::long_wait;
-use crate::xact::{abort, deliveries, endings, gxid, participants, phase_one, phase_two, replayed};
+use crate::xact::{
+    abort, cut, deliveries, endings, gxid, participants, phase_one, phase_two, replayed,
+};
 
 static SUBTRANSACTIONS: BackendLocal<Cell<bool>> = BackendLocal::new(Cell::new(false));
 
@@ -63,6 +65,17 @@ unsafe extern "C-unwind" fn on_transaction(
             gxid::abandon();
             Ok(())
         });
+    }
+    let has_ended = matches!(
+        event,
+        E::XACT_EVENT_COMMIT
+            | E::XACT_EVENT_PREPARE
+            | E::XACT_EVENT_ABORT
+            | E::XACT_EVENT_PARALLEL_COMMIT
+            | E::XACT_EVENT_PARALLEL_ABORT
+    );
+    if has_ended {
+        cut::end();
     }
     if participants::is_empty() {
         if event == E::XACT_EVENT_COMMIT {

@@ -54,7 +54,7 @@ pub fn phase_one(explicit: bool) -> Result<()> {
     if let Some(p) = writers.iter().find(|p| p.connection.is_session_only()) {
         return Err(credentials::cannot_settle(&p.connection.server_name));
     }
-    write_down(&writers, deadline, timeout)?;
+    write_down(&writers, local.wrote, deadline, timeout)?;
     // A reader's commit is waited for where that takes no longer, or where the connection will not
     // be there to take the answer: a view of the participant's may have written elsewhere, and fail
     // there.
@@ -168,29 +168,14 @@ fn first_round(
 
 /// What a participant's answer to PREPARE or COMMIT means for it, and for the transaction.
 fn note(p: &Participant, reply: &Reply) -> Result<()> {
-    let (done, refused) = match p.state() {
-        State::Preparing => (Event::PrepareConfirmed, Event::PrepareRefused),
-        _ => (Event::Confirmed, Event::Confirmed),
-    };
+    if let Some(event) = reply.heard(&p.connection).in_phase_one(p.state()) {
+        p.apply(event)?;
+    }
     match reply {
-        Reply::Done => p.apply(done),
-        // A failed remote transaction answers with the tag ROLLBACK and no error.
-        Reply::OtherTag(result) => {
-            p.apply(refused)?;
-            Err(lost_its_work(p, result.command_tag()))
-        }
-        Reply::Refused(failure) if p.connection.has_skipped_prepare() => {
-            p.apply(Event::PrepareSkipped)?;
-            Err(skipped(p, failure))
-        }
-        Reply::Refused(failure) => {
-            let error = error_of(p, failure);
-            // What the server says as it goes away is no answer, nor is an error of libpq's.
-            if !p.connection.is_doomed() && failure.error_field(b'C').is_some() {
-                p.apply(refused)?;
-            }
-            Err(rolled_back(p, error))
-        }
+        Reply::Done => Ok(()),
+        Reply::OtherTag(result) => Err(lost_its_work(p, result.command_tag())),
+        Reply::Refused(failure) if p.connection.has_skipped_prepare() => Err(skipped(p, failure)),
+        Reply::Refused(failure) => Err(rolled_back(p, error_of(p, failure))),
         Reply::Lost => Err(rolled_back(p, p.connection.doom_error())),
     }
 }

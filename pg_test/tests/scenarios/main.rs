@@ -44,6 +44,7 @@
 mod bank;
 mod clients;
 mod commit;
+mod cut;
 mod deadlock;
 mod docs;
 mod doubt;
@@ -52,5 +53,6 @@ mod fault;
 mod fdw;
 mod harness;
 mod resolver;
+mod restore;
 mod support;
 mod workflow;

@@ -120,12 +120,9 @@ impl Observation {
 fn place(fenced: &Fenced, Subject { participant, .. }: &Subject) -> Result<Place> {
     let connection = fenced.connection();
     let fingerprint = connection.fingerprint().ok_or_else(|| connection.doom_error())?;
-    let is_recorded = participant.is_at(&fingerprint) && participant.is_where(&fenced.address);
-    Ok(match (fingerprint.in_recovery, is_recorded) {
-        (true, _) => Place::InRecovery,
-        (false, true) => Place::Recorded,
-        (false, false) => Place::Other,
-    })
+    let (same_server, same_address) =
+        (participant.is_at(&fingerprint), participant.is_where(&fenced.address));
+    Ok(Place::of(fingerprint.in_recovery, same_server, same_address))
 }
 
 /// Takes the fence if it is free, and makes it a lease; else answers who holds it. Whoever holds it
