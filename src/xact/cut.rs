@@ -5,7 +5,9 @@
 //! state. Under REPEATABLE READ and SERIALIZABLE it is the transaction. Every remote transaction
 //! tells its snapshot behind START TRANSACTION, which costs no wait. A unit of one server needs no
 //! more. Where there are several, the first statement that is sent waits until all of them have
-//! told their snapshots and those are found to be one cut ([`rounds`]).
+//! told their snapshots and those are found to be one cut ([`rounds`]). Scans do not wait: what they
+//! ask travels with the questions, and what is answered is thrown away if the snapshots turn out to
+//! be no cut.
 //!
 //! * [`transaction`]: whether the transaction reads consistently, and since when;
 //! * [`here`]: this server's own tables;
@@ -60,6 +62,9 @@ pub struct Unit {
 
 /// The units of the queries that run, each with the address of its executor state.
 type Units = Vec<(usize, Weak<Unit>)>;
+
+/// The unit whose snapshots have been asked for together with its statements.
+static PENDING: BackendLocal<RefCell<Option<Weak<Unit>>>> = BackendLocal::new(RefCell::new(None));
 
 /// The first server of the transaction, until it has been checked.
 static UNCHECKED: BackendLocal<RefCell<Option<Member>>> = BackendLocal::new(RefCell::new(None));
@@ -163,26 +168,44 @@ pub fn before_statement(
     is_scan: bool,
 ) -> Result<Option<Opened>> {
     let Some(reading) = transaction::reading() else { return Ok(None) };
-    let own = Member { connection: Rc::clone(connection), userid };
+    settle_another(unit)?;
+    let own = || Member { connection: Rc::clone(connection), userid };
     let mut members = Vec::new();
     if reading.is_one_unit {
         members = participants_that_read();
-        add_to(&mut members, &own);
+        add_to(&mut members, &own());
     }
     if let Some(unit) = unit.filter(|unit| !unit.is_accepted.get() || reading.is_one_unit) {
         unit.members.borrow().iter().for_each(|member| add_to(&mut members, member));
     }
     if members.len() > 1 && rounds::known(&members).is_none() {
         let may = if reading.is_one_unit { May::Keep } else { May::Retake };
-        take_for(unit.map(|unit| &**unit), &members, &reading, may, is_scan)?;
+        take_for(unit, &members, &reading, may, is_scan)?;
     }
-    if let Some(unit) = unit.filter(|unit| unit.pending.borrow().is_none()) {
+    if unit.is_some_and(|unit| unit.pending.borrow().is_some()) {
+        return Ok(None);
+    }
+    if connection.is_left_over() {
+        let rounds = rounds::take(&[own()], &reading, May::Retake)?;
+        if let Some(unit) = unit {
+            unit.note(rounds, rounds);
+        }
+    }
+    if let Some(unit) = unit {
         unit.accept();
     }
     if connection.in_transaction() {
         return Ok(None);
     }
-    alone(own, unit, &reading)
+    alone(own(), unit, &reading)
+}
+
+/// A statement of another query, which a function of this one runs: nothing may move what it reads
+/// any more.
+fn settle_another(unit: Option<&Rc<Unit>>) -> Result<()> {
+    let pending = PENDING.get().borrow().as_ref().and_then(Weak::upgrade);
+    let is_it = |pending: &Rc<Unit>| unit.is_some_and(|unit| Rc::ptr_eq(unit, pending));
+    pending.filter(|pending| !is_it(pending)).map_or(Ok(()), |pending| pending.settle().map(drop))
 }
 
 fn add_to(members: &mut Vec<Member>, member: &Member) {
@@ -193,7 +216,7 @@ fn add_to(members: &mut Vec<Member>, member: &Member) {
 
 /// Takes the cut of several servers, or begins to.
 fn take_for(
-    unit: Option<&Unit>,
+    unit: Option<&Rc<Unit>>,
     members: &[Member],
     reading: &Reading,
     may: May,
@@ -207,6 +230,7 @@ fn take_for(
     let taking = Taking::begin(members, reading, may)?;
     if is_scan && !unit.is_eager.get() && taking.all_are_fresh() {
         unit.pending.replace(Some(taking));
+        PENDING.get().replace(Some(Rc::downgrade(unit)));
         return Ok(());
     }
     let rounds = taking.finish()?;
@@ -263,6 +287,7 @@ pub fn after_answer(connection: &Rc<Cached>) -> Result<()> {
 /// The transaction has ended.
 pub fn end() {
     UNCHECKED.get().take();
+    PENDING.get().take();
     transaction::end();
 }
 
