@@ -8,12 +8,14 @@
 //!
 //! * [`world`]: the state;
 //! * [`setting`]: what a run is about; [`rules`]: what can be left out of it;
-//! * [`session`], [`resolver`], [`shard`]: who does what;
-//! * [`steps`]: all steps, and the faults among them;
+//! * [`session`] with [`gxid`], [`resolver`] with [`sweep`], [`shard`]: who does what;
+//! * [`steps`]: all steps, and the faults among them; [`events`]: what happens to whole servers;
 //! * [`properties`]: what has to hold;
 //! * [`check`]: runs the checker.
 
 pub mod check;
+pub mod events;
+pub mod gxid;
 pub mod properties;
 pub mod resolver;
 pub mod rules;
@@ -21,10 +23,12 @@ pub mod session;
 pub mod setting;
 pub mod shard;
 pub mod steps;
+pub mod sweep;
 pub mod world;
 
 // The modules of the extension call their room `crate::protocol`.
 #[path = "../../src"]
+#[cfg_attr(test, allow(missing_docs, reason = "unit tests"))]
 mod source {
     pub mod protocol;
 }

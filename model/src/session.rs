@@ -5,7 +5,6 @@ use crate::protocol::answers::Heard;
 use crate::protocol::participant::{Event, Outcome, State};
 use crate::protocol::plan::{Access, Local, Mode, Step, Work, Xid, plan};
 use crate::protocol::shown::Shown;
-use crate::protocol::verdict::Decision;
 use crate::rules::Rule;
 use crate::shard::Who;
 use crate::world::{Command, Entry, Host, MOST, Process, Row, Session, Stage, Xact};
@@ -24,12 +23,12 @@ impl Session {
 }
 
 impl Hand<'_> {
-    fn session(&mut self) -> &mut Session {
+    pub(crate) fn session(&mut self) -> &mut Session {
         self.host().session.as_mut().expect("there is a session")
     }
 
     /// The connection to a participant, if it is up.
-    fn connection(&mut self, i: usize) -> Option<&mut Process> {
+    pub(crate) fn connection(&mut self, i: usize) -> Option<&mut Process> {
         let who = self.host().session?.who();
         let incarnation = self.host().incarnation;
         let process = self.world.shards[i].process(who).as_mut()?;
@@ -302,7 +301,7 @@ impl Hand<'_> {
         self.deliver(Outcome::Commit)
     }
 
-    fn write(&mut self, row: Row) {
+    pub(crate) fn write(&mut self, row: Row) {
         let standby = self.setting.standby;
         let host = self.host();
         host.row = row;
@@ -323,7 +322,7 @@ impl Hand<'_> {
     }
 
     /// Phase two.
-    fn deliver(&mut self, outcome: Outcome) -> bool {
+    pub(crate) fn deliver(&mut self, outcome: Outcome) -> bool {
         let replicated = is_replicated(self.host()) || !self.setting.has(Rule::SessionReplicated);
         for i in self.setting.all() {
             self.move_on(i, outcome.event());
@@ -422,60 +421,6 @@ impl Hand<'_> {
         }
         self.host().session = None;
         true
-    }
-
-    /// COMMIT PREPARED 'gxid' or ROLLBACK PREPARED 'gxid': connects, and takes the session locks.
-    pub fn connect(&mut self, outcome: Outcome) -> bool {
-        let is_free = self.setting.writers().all(|i| self.world.shards[i].settler.is_none());
-        let host = self.host();
-        if host.row != Row::Pending || host.session.is_some() || !is_free {
-            return false;
-        }
-        let incarnation = host.incarnation;
-        host.session = Some(Session {
-            settles: true,
-            stage: Stage::Connected(outcome),
-            states: [State::Waiting; MOST],
-            ..Session::working()
-        });
-        for i in self.setting.all() {
-            if !self.world.shards[i].away {
-                self.world.shards[i].settler = Some(Process::new(incarnation));
-            }
-        }
-        true
-    }
-
-    /// Looks for other copies, has PostgreSQL settle 'gxid', and delivers that.
-    pub fn settle(&mut self) -> bool {
-        let Some(Session { stage: Stage::Connected(outcome), .. }) = self.host().session else {
-            return false;
-        };
-        let incarnation = self.host().incarnation;
-        for i in self.setting.all() {
-            let shard = &self.world.shards[i];
-            let others = self.setting.has(Rule::OtherIncarnations)
-                && shard.lock_holders().any(|(holder, _)| holder != incarnation);
-            if others && let Some(process) = self.connection(i) {
-                process.hang_up();
-            }
-        }
-        if self.host().row == Row::Pending {
-            let row = match outcome {
-                Outcome::Commit => Row::Committed,
-                Outcome::Abort => Row::Aborted,
-            };
-            self.write(row);
-        }
-        if self.setting.standby {
-            self.session().stage = Stage::Replicating;
-            return true;
-        }
-        // What has become of the local transaction tells what is true.
-        match self.host().row.decision() {
-            Decision::Committed => self.deliver(Outcome::Commit),
-            _ => self.deliver(Outcome::Abort),
-        }
     }
 }
 

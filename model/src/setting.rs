@@ -83,6 +83,7 @@ pub const ALL: [Setting; 14] = [
         name: "unawaited",
         about: "the same with commit_wait = off",
         commit_wait: false,
+        faults: ONLY_CRASH,
         ..PLAIN
     },
     Setting {

@@ -25,6 +25,8 @@ macro_rules! needed {
             let rule = Rule::$rule;
             assert_eq!(broken(Setting::of(rule).without(rule)), Some(($promise, $steps)));
         })+
+
+        const TABLE: &[(&str, &str, usize)] = &[$((stringify!($test), $promise, $steps)),+];
     };
 }
 
@@ -36,7 +38,7 @@ needed! {
     sessions_of_another_incarnation_are_waited_for: OtherIncarnations, SETTLED, 7;
     the_lock_is_confirmed_with_the_prepare: LockConfirmed, SETTLED, 8;
     sessions_are_read_before_the_list: SessionsBefore, SETTLED, 8;
-    and_after_it: SessionsAfter, ATOMIC, 12;
+    sessions_are_read_again_after_the_list: SessionsAfter, ATOMIC, 12;
     who_may_still_prepare_is_waited_for: Preparer, SETTLED, 8;
     the_decision_is_read_after_the_list: ListFirst, ATOMIC, 12;
     what_is_left_after_the_list_waits_for_the_next_sweep: LeftBefore, SETTLED, 8;
@@ -68,4 +70,14 @@ fn the_row_comes_first_or_the_owner_is_left_alone() {
     assert_eq!(broken(setting.without(Rule::Owner)), None);
     let neither = setting.without(Rule::RowFirst).without(Rule::Owner);
     assert_eq!(broken(neither), Some((ATOMIC, 11)));
+}
+
+#[test]
+fn the_book_has_the_table() {
+    let page = include_str!("../../../docs/src/model.md");
+    for (rule, promise, steps) in TABLE {
+        let row = format!("| {} | {promise} | {steps} |", rule.replace('_', " "));
+        assert!(page.contains(&row), "not in docs/src/model.md: {row}");
+    }
+    assert_eq!(TABLE.len() + 2, Rule::ALL.len(), "a rule without a test");
 }
