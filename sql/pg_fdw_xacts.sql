@@ -17,15 +17,29 @@ CREATE FUNCTION pg_fdw_xacts_query(server name, query text) RETURNS SETOF record
     LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'pg_fdw_xacts_query';
 REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_exec(name, text), pg_fdw_xacts_query(name, text) FROM PUBLIC;
 
--- What the views of views.sql read: what is in doubt, and statistics of foreign servers.
+-- What the views of views.sql read: what is in doubt, statistics of foreign servers, and who waits for whom.
 CREATE FUNCTION pg_fdw_xacts_participants(OUT dbid oid, OUT transaction xid, OUT serverid oid, OUT userid oid,
     OUT status text, OUT identifier text, OUT reason text) RETURNS SETOF record
     LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_participants_wrapper';
-CREATE FUNCTION pg_fdw_xacts_stats(OUT serverid oid, OUT prepared bigint, OUT committed bigint,
+CREATE FUNCTION pg_fdw_xacts_statistics(OUT serverid oid, OUT prepared bigint, OUT committed bigint,
     OUT rolled_back bigint, OUT resolved bigint, OUT heuristic bigint, OUT attempts bigint,
     OUT failures bigint, OUT in_doubt bigint, OUT oldest_in_doubt timestamptz, OUT last_error text,
-    OUT last_error_at timestamptz) RETURNS SETOF record
-    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_stats_wrapper';
+    OUT last_error_at timestamptz, OUT deadlocks bigint) RETURNS SETOF record
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_statistics_wrapper';
+CREATE FUNCTION pg_fdw_xacts_waiting(OUT pid integer, OUT serverid oid, OUT remote_pid integer,
+    OUT since timestamptz, OUT waits_for text, OUT blocked_by integer, OUT blocked_by_remote_pid integer)
+    RETURNS SETOF record
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_waiting_wrapper';
+REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_waiting() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION pg_fdw_xacts_waiting() TO pg_read_all_stats;
+
+CREATE FUNCTION pg_fdw_xacts_reads(OUT cuts bigint, OUT rounds bigint, OUT windows bigint, OUT too_old bigint,
+    OUT in_doubt bigint) RETURNS record
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_reads_wrapper';
+
+-- One snapshot of several servers, until the transaction ends.
+CREATE FUNCTION pg_fdw_xacts_snapshot(VARIADIC servers name[] DEFAULT '{}') RETURNS void
+    LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_snapshot';
 
 -- For operators: have the resolver try now, and give up.
 CREATE FUNCTION pg_fdw_xacts_resolve(identifier text DEFAULT NULL, OUT identifier text, OUT outcome text,
@@ -35,6 +49,11 @@ REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_resolve(text) FROM PUBLIC;
 CREATE FUNCTION pg_fdw_xacts_forget(identifier text) RETURNS void
     LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_forget_wrapper';
 REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_forget(text) FROM PUBLIC;
+-- One restore point on this server and on the foreign servers.
+CREATE FUNCTION pg_fdw_xacts_restore_point(name text, OUT server text, OUT lsn pg_lsn, OUT wal_file text)
+    RETURNS SETOF record
+    LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_restore_point_wrapper';
+REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_restore_point(text) FROM PUBLIC;
 
 -- For a client that loses the answer to its COMMIT: label a transaction, and ask what became of it.
 CREATE FUNCTION pg_fdw_xacts_track(label text) RETURNS void

@@ -4,13 +4,17 @@
 //! * [`doubt`]: what is in doubt, which the others show;
 //! * [`statistics`]: what `pg_stat_fdw_xacts` reads;
 //! * [`operators`]: have the resolver try now, give up;
-//! * [`tracking`]: what became of a labelled transaction.
+//! * [`restore_point`]: one restore point on this server and the foreign ones;
+//! * [`tracking`]: what became of a labelled transaction;
+//! * [`waits`]: what `pg_fdw_xacts_waits` reads.
 
 mod connections;
 mod doubt;
 mod operators;
+mod restore_point;
 mod statistics;
 mod tracking;
+mod waits;
 
 use pgrx::prelude::*;
 

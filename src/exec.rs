@@ -6,7 +6,8 @@
 //! * [`inspect`]: what a statement does that this server can parse;
 //! * [`unparsed`], [`lexer`]: what any other statement does;
 //! * [`remote`]: running the commands there;
-//! * [`rows`]: the rows of a query.
+//! * [`rows`]: the rows of a query;
+//! * [`snapshot`]: one snapshot of several servers, as of a moment that the user chooses.
 //!
 //! The functions follow C's calling convention and not pgrx's, because a command is bytes in the
 //! server's encoding, and because errors keep their CONTEXT.
@@ -29,6 +30,7 @@ mod lexer;
 mod remote;
 mod rows;
 mod rules;
+mod snapshot;
 mod unparsed;
 
 use commands::{Command, Kind};
@@ -135,11 +137,7 @@ impl Call {
             (CStr::from_ptr((*name).data.as_ptr()).to_owned(), CStr::from_ptr(text).to_owned())
         };
         let userid = current_user();
-        let serverid = Server::named(&name)?;
-        may_use(serverid, userid, &name)?;
-        if !crate::fdw::is_ours(serverid) {
-            return Err(foreign_handler(&name));
-        }
+        let serverid = usable_server(&name, userid)?;
         let commands = commands::read(&text, &name)?;
         if commands.iter().any(|command| matches!(command.kind, Kind::Data | Kind::Utility)) {
             // SAFETY: looks at the transaction; a static name.
@@ -167,6 +165,19 @@ impl Call {
             .and_then(|size| size.to_str().ok()?.parse().ok())
             .unwrap_or(1000)
     }
+}
+
+/// The server of that name, if it is one of ours and this user may use it.
+///
+/// # Errors
+/// No such server; 42501; 55000: it is of another wrapper.
+fn usable_server(name: &CStr, userid: Oid) -> Result<Oid> {
+    let serverid = Server::named(name)?;
+    may_use(serverid, userid, name)?;
+    if !crate::fdw::is_ours(serverid) {
+        return Err(foreign_handler(name));
+    }
+    Ok(serverid)
 }
 
 /// Refuses users without USAGE on the server, without which they could not create foreign tables

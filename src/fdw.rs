@@ -31,6 +31,7 @@ mod modify;
 mod names;
 mod params;
 mod plan;
+mod query;
 pub mod rows;
 mod scan;
 mod state;

@@ -21,6 +21,22 @@ enum TwoPhaseCommit {
     Off,
 }
 
+/// `pg_fdw_xacts.consistent_reads`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PostgresGucEnum)]
+pub enum ConsistentReads {
+    /// Each server is read as it is.
+    #[name = c"off"]
+    Off,
+    /// All servers that are read together are read as of one point in the order of commits.
+    #[name = c"on"]
+    On,
+    /// The same, under REPEATABLE READ and SERIALIZABLE only.
+    #[name = c"auto"]
+    Auto,
+}
+
+static CONSISTENT_READS: GucSetting<ConsistentReads> =
+    GucSetting::<ConsistentReads>::new(ConsistentReads::Off);
 static TWO_PHASE_COMMIT: GucSetting<TwoPhaseCommit> =
     GucSetting::<TwoPhaseCommit>::new(TwoPhaseCommit::Auto);
 static COMMIT_WAIT: GucSetting<bool> = GucSetting::<bool>::new(true);
@@ -32,6 +48,7 @@ static MAX_SERVERS: GucSetting<i32> = GucSetting::<i32>::new(1000);
 static TRACK_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(10_000_000);
 static TRACK_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(86_400);
 static LOG_REMOTE_COMMANDS: GucSetting<bool> = GucSetting::<bool>::new(false);
+static DETECT_DEADLOCKS: GucSetting<bool> = GucSetting::<bool>::new(true);
 static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(200);
 static RESOLVER_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
 static RESOLVER_RETRY_MIN: GucSetting<i32> = GucSetting::<i32>::new(200);
@@ -162,6 +179,14 @@ pub fn define() {
         GucContext::Userset,
         GucFlags::default(),
     );
+    GucRegistry::define_enum_guc(
+        c"pg_fdw_xacts.consistent_reads",
+        c"Whether the foreign servers that are read together show the same transactions.",
+        c"on: under READ COMMITTED in each query, otherwise in the whole transaction. auto: only under REPEATABLE READ and SERIALIZABLE. off: each server is read as it is, and one may show what another does not show yet.",
+        &CONSISTENT_READS,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
     GucRegistry::define_bool_guc(
         c"pg_fdw_xacts.commit_wait",
         c"Whether COMMIT waits until the foreign servers have confirmed it.",
@@ -176,6 +201,14 @@ pub fn define() {
         c"With the server's name and, once it is known, the gid of the transaction; without the values of parameters. New connections and cancel requests are logged too.",
         &LOG_REMOTE_COMMANDS,
         GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"pg_fdw_xacts.detect_deadlocks",
+        c"Whether deadlocks over several servers are looked for.",
+        c"Only when a session has waited for a foreign server for longer than deadlock_timeout.",
+        &DETECT_DEADLOCKS,
+        GucContext::Sighup,
         GucFlags::default(),
     );
     for int in integers() {
@@ -210,6 +243,11 @@ pub fn two_phase_commit() -> Mode {
     }
 }
 
+/// Whether servers are read as of one point in the order of commits.
+pub fn consistent_reads() -> ConsistentReads {
+    CONSISTENT_READS.get()
+}
+
 /// Whether COMMIT waits for the participants' confirmation.
 pub fn commit_wait() -> bool {
     COMMIT_WAIT.get()
@@ -218,6 +256,11 @@ pub fn commit_wait() -> bool {
 /// Whether commands to participants are logged.
 pub fn log_remote_commands() -> bool {
     LOG_REMOTE_COMMANDS.get()
+}
+
+/// Whether waits for participants are made known to the resolver.
+pub fn detect_deadlocks() -> bool {
+    DETECT_DEADLOCKS.get()
 }
 
 /// The deadline of phase one, from its beginning.

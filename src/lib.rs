@@ -37,6 +37,7 @@ pub extern "C-unwind" fn _PG_init() {
             hooks::install();
             fdw::estimates::watch_handlers();
             xact::on_long_wait(fdw::estimates::on_long_wait);
+            remote::long_wait::install(xact::LONG_WAITS);
             resolver::launcher::register();
         }
         Ok(())

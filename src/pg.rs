@@ -8,11 +8,13 @@
 //! * [`node`]: its nodes and lists; [`text`]: texts in the server's encoding;
 //! * [`versions`]: what differs between major versions;
 //! * [`transaction`]: a background worker's own transactions;
-//! * [`syncrep`]: whether something is where the synchronous standbys need it;
+//! * [`syncrep`]: whether something is where the synchronous standbys need it; [`wal`]: the WAL;
 //! * [`shmem_hooks`], [`shared_index`]: shared memory; [`backend_local`]: statics of one process;
-//! * [`latch`], [`wait_event`]: waiting; [`random`]: random bytes;
+//! * [`latch`], [`alarm`], [`wait_event`]: waiting; [`random`]: random bytes;
+//! * [`heavy_locks`]: what this server's processes wait for;
 //! * [`preload`]: whether the library was loaded as it must be.
 
+pub mod alarm;
 pub mod backend_local;
 pub mod catalog;
 pub mod debug;
@@ -20,6 +22,7 @@ pub mod error;
 pub mod frames;
 pub mod function;
 pub mod globals;
+pub mod heavy_locks;
 pub mod latch;
 pub mod layout;
 pub mod node;
@@ -28,8 +31,10 @@ pub mod random;
 pub mod raw;
 pub mod shared_index;
 pub mod shmem_hooks;
+pub mod snapshot;
 pub mod syncrep;
 pub mod text;
 pub mod transaction;
 pub mod versions;
 pub mod wait_event;
+pub mod wal;

@@ -5,7 +5,8 @@
 //! * [`connect`]: making one without blocking; [`pooler`]: whether its server process stays ours;
 //! * [`connection`]: the pipelined session with its transaction; [`report`]: its errors;
 //! * [`cache`]: the connections of this backend;
-//! * [`wait`]: waiting for sockets; [`round`]: for the answers of many connections.
+//! * [`wait`]: waiting for sockets; [`round`]: for the answers of many connections; [`long_wait`]:
+//!   for so long that it may be a deadlock.
 
 pub mod app_name;
 pub mod basis;
@@ -13,6 +14,7 @@ pub mod cache;
 pub mod connect;
 pub mod connection;
 pub mod credentials;
+pub mod long_wait;
 pub mod options;
 pub mod pooler;
 pub mod report;

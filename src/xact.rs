@@ -3,7 +3,9 @@
 //! While it runs:
 //! * [`attachment`]: what execution uses: attach to a participant, run statements there;
 //! * [`participants`]: the list of this transaction's participants;
-//! * [`branch`]: a participant's gid and state, and the one function that moves it.
+//! * [`cut`]: consistent reads over several servers;
+//! * [`branch`]: a participant's gid and state, and the one function that moves it;
+//! * [`long_waits`]: its waits that may be part of a deadlock.
 //!
 //! When it ends:
 //! * [`callbacks`]: PostgreSQL's transaction and subtransaction callbacks, which call the rest;
@@ -24,16 +26,20 @@
 //! * [`gxid`]: what they do here;
 //! * [`replayed`]: what a subscription settles.
 //!
+//! [`restore_point`]: one restore point on this server and others.
+//!
 //! [`inject`]: faults for tests.
 
 mod abort;
 mod attachment;
 mod branch;
 pub mod callbacks;
+mod cut;
 mod deliveries;
 mod endings;
 mod gxid;
 pub mod inject;
+mod long_waits;
 mod numbers;
 mod one_phase;
 pub mod participants;
@@ -42,10 +48,13 @@ mod phase_two;
 mod reach;
 mod refusals;
 mod replayed;
+pub mod restore_point;
 mod settle;
 pub mod utility;
 mod write_down;
 
 pub use attachment::{Attachment, attach, attach_to_write, on_long_wait};
 pub use callbacks::collect_deliveries;
+pub use cut::{fix as fix_snapshot, is_on as reads_consistently};
+pub use long_waits::HOOKS as LONG_WAITS;
 pub use reach::note_dropped_mapping;

@@ -21,6 +21,7 @@ use crate::port::PortLease;
 use crate::process::Frozen;
 use crate::{place, process, wait_until};
 
+mod archive;
 mod standby;
 
 /// How a server is asked to stop; the signals of `pg_ctl stop -m`.

@@ -128,6 +128,16 @@ impl Fleet {
         &mut self.shards[number - 1]
     }
 
+    /// The coordinator and all shards.
+    pub fn servers(&self) -> impl Iterator<Item = &Cluster> {
+        std::iter::once(&self.coordinator).chain(&self.shards)
+    }
+
+    /// The coordinator and all shards, to stop and start them.
+    pub fn servers_mut(&mut self) -> impl Iterator<Item = &mut Cluster> {
+        std::iter::once(&mut self.coordinator).chain(&mut self.shards)
+    }
+
     /// Puts `cluster` in the place of shard `number`; returns the one that was there.
     pub fn replace_shard(&mut self, number: usize, cluster: Cluster) -> Cluster {
         std::mem::replace(&mut self.shards[number - 1], cluster)

@@ -5,12 +5,14 @@ use pgrx::datum::TimestampWithTimeZone;
 use pgrx::prelude::*;
 
 use crate::api::doubt::{self, Shown};
+use crate::shared::reads::{self, Count};
 use crate::shared::stats;
 
-/// One row per foreign server on which something was prepared, was swept, or is in doubt.
+/// One row per foreign server on which something was prepared, was swept, or is in doubt, or for
+/// which a session has given way in a deadlock.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
-fn pg_fdw_xacts_stats() -> TableIterator<
+fn pg_fdw_xacts_statistics() -> TableIterator<
     'static,
     (
         name!(serverid, pg_sys::Oid),
@@ -25,6 +27,7 @@ fn pg_fdw_xacts_stats() -> TableIterator<
         name!(oldest_in_doubt, Option<TimestampWithTimeZone>),
         name!(last_error, Option<Vec<u8>>),
         name!(last_error_at, Option<TimestampWithTimeZone>),
+        name!(deadlocks, i64),
     ),
 > {
     crate::pg::preload::require().unwrap_or_else(|error| error.raise_in_pgrx());
@@ -54,10 +57,62 @@ fn pg_fdw_xacts_stats() -> TableIterator<
                 here().map(|shown| shown.since).min().and_then(timestamp),
                 stats::last_error(&s),
                 Some(s.last_error_at).filter(|at| *at != 0).and_then(timestamp),
+                s.deadlocks as i64,
             )
         })
         .collect();
     TableIterator::new(rows)
+}
+
+/// How consistent reads have done, in all databases, since the start of this server.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn pg_fdw_xacts_reads() -> TableIterator<
+    'static,
+    (
+        name!(cuts, i64),
+        name!(rounds, i64),
+        name!(windows, i64),
+        name!(too_old, i64),
+        name!(in_doubt, i64),
+    ),
+> {
+    crate::pg::preload::require().unwrap_or_else(|error| error.raise_in_pgrx());
+    let get = |what| reads::get(what) as i64;
+    TableIterator::once((
+        get(Count::Cuts),
+        get(Count::Rounds),
+        get(Count::Windows),
+        get(Count::TooOld),
+        get(Count::InDoubt),
+    ))
+}
+
+/// The same as the SQL objects of 0.2.0 call it, until ALTER EXTENSION UPDATE has run.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn pg_fdw_xacts_stats() -> TableIterator<
+    'static,
+    (
+        name!(serverid, pg_sys::Oid),
+        name!(prepared, i64),
+        name!(committed, i64),
+        name!(rolled_back, i64),
+        name!(resolved, i64),
+        name!(heuristic, i64),
+        name!(attempts, i64),
+        name!(failures, i64),
+        name!(in_doubt, i64),
+        name!(oldest_in_doubt, Option<TimestampWithTimeZone>),
+        name!(last_error, Option<Vec<u8>>),
+        name!(last_error_at, Option<TimestampWithTimeZone>),
+    ),
+> {
+    TableIterator::new(
+        pg_fdw_xacts_statistics().map(|(s, p, c, r, re, h, a, f, d, o, e, at, _)| {
+            (s, p, c, r, re, h, a, f, d, o, e, at)
+        }),
+    )
 }
 
 fn timestamp(microseconds: i64) -> Option<TimestampWithTimeZone> {

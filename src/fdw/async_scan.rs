@@ -21,12 +21,15 @@ use pgrx::pg_sys::{self, AppendState, AsyncRequest, ForeignScanState, TupleTable
 use crate::fdw::scan::Scan;
 use crate::pg::error::{Result, boundary, catch};
 use crate::pg::{latch, raw};
+use crate::remote::cache::Cached;
+use crate::remote::long_wait;
 
 /// `ForeignAsyncRequest`: delivers a row if one has been read, and asks for rows otherwise.
 ///
 /// # Safety
 /// Called by the executor.
 pub unsafe extern "C-unwind" fn request(request: *mut AsyncRequest) {
+    long_wait::executor_wakes();
     // SAFETY: a request for a scan of ours that has begun.
     boundary(|| unsafe { produce(request) })
 }
@@ -55,8 +58,12 @@ pub unsafe extern "C-unwind" fn configure_wait(request: *mut AsyncRequest) {
             }
         }
         Scan::of(scan_node(request)).note_wait();
+        let append: *mut AppendState = (*request).requestor.cast();
+        // Otherwise the Append only looks whether something has come.
+        if (*append).as_syncdone {
+            long_wait::executor_sleeps(|| awaited(append))?;
+        }
         if reads {
-            let append: *mut AppendState = (*request).requestor.cast();
             pg_sys::AddWaitEventToSet(
                 (*append).as_eventset,
                 pg_sys::WL_SOCKET_READABLE,
@@ -77,6 +84,7 @@ pub unsafe extern "C-unwind" fn configure_wait(request: *mut AsyncRequest) {
 pub unsafe extern "C-unwind" fn notify(request: *mut AsyncRequest) {
     // SAFETY: a request for a scan of ours.
     boundary(|| unsafe {
+        long_wait::executor_wakes();
         let connection = Scan::of(scan_node(request)).connection();
         connection.watch(false);
         connection.pump();
@@ -104,7 +112,7 @@ unsafe fn produce(request: *mut AsyncRequest) -> Result<()> {
                 return Ok(());
             } else {
                 scan.ask((*node).ss.ps.ps_ExprContext)?;
-                if !scan.take_batch()? {
+                if !scan.take_batch()? && scan.is_under_way() {
                     raw::ExecAsyncRequestPending(request);
                     return Ok(());
                 }
@@ -158,6 +166,28 @@ unsafe fn is_read_for(this: *mut AsyncRequest) -> bool {
                 && is_ours(other)
                 && Rc::ptr_eq(&connection, &Scan::of(scan_node(other)).connection())
         })
+    }
+}
+
+/// The connections of all scans that an Append waits for; `None` if some are of another wrapper.
+unsafe fn awaited(append: *const AppendState) -> Option<Vec<Rc<Cached>>> {
+    // SAFETY: as in `is_read_for`.
+    unsafe {
+        let mut all: Vec<Rc<Cached>> = Vec::new();
+        for n in 0..(*append).as_nplans as usize {
+            let other = *(*append).as_asyncrequests.add(n);
+            if other.is_null() || !(*other).callback_pending {
+                continue;
+            }
+            if !is_ours(other) {
+                return None;
+            }
+            let connection = Scan::of(scan_node(other)).connection();
+            if !all.iter().any(|known| Rc::ptr_eq(known, &connection)) {
+                all.push(connection);
+            }
+        }
+        Some(all)
     }
 }
 

@@ -93,7 +93,8 @@ impl Direct {
             let entry = node::range_table_entry(estate, index);
             let userid = node::modification_user(target, entry, estate);
             let session =
-                attach_to_write(userid, pg_sys::GetForeignServerIdByRelId((*entry).relid))?;
+                attach_to_write(userid, pg_sys::GetForeignServerIdByRelId((*entry).relid))?
+                    .of_query(estate, true);
             let is_join = (*foreign).scan.scanrelid == 0;
             let (target, returning) = match plan.returning {
                 None => (None, None),

@@ -102,5 +102,9 @@ unsafe fn show(session: Option<&Attachment>, explain: *mut ExplainState) {
         let waits = session.waits();
         let unit = std::ptr::null();
         pg_sys::ExplainPropertyUInteger(c"Remote Waits".as_ptr(), unit, waits, explain);
+        if session.snapshot_rounds() > 0 {
+            let rounds = session.snapshot_rounds();
+            pg_sys::ExplainPropertyUInteger(c"Snapshot Rounds".as_ptr(), unit, rounds, explain);
+        }
     }
 }

@@ -190,7 +190,7 @@ impl Modification {
             let relation = (*target).ri_RelationDesc;
             let userid = node::modification_user(target, entry, estate);
             let serverid = pg_sys::GetForeignServerIdByRelId((*relation).rd_id);
-            let session = attach_to_write(userid, serverid)?;
+            let session = attach_to_write(userid, serverid)?.of_query(estate, false);
 
             let ctid = match operation {
                 CmdType::CMD_INSERT => None,

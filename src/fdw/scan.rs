@@ -17,6 +17,7 @@ use pgrx::pg_sys::{self, EState, ForeignScanState, HeapTuple, MemoryContext, Tup
 
 use crate::fdw::fetch_size::FetchSize;
 use crate::fdw::params::{self, Params};
+use crate::fdw::query::{begins_cursor, only_reads};
 use crate::fdw::rows::RowReader;
 use crate::fdw::{plan, state};
 use crate::libpq::PgResult;
@@ -25,7 +26,7 @@ use crate::pg::{node, raw};
 use crate::protocol::plan::Access;
 use crate::remote::cache::Cached;
 use crate::remote::connection::{Asked, Opening, declare_command, fetch_command};
-use crate::xact::{Attachment, attach};
+use crate::xact::{Attachment, attach, reads_consistently};
 
 /// A scan that has begun.
 pub struct Scan {
@@ -57,6 +58,8 @@ pub struct Scan {
     under_way: Option<UnderWay>,
     /// The last FETCH that was sent without waiting for its answer.
     last_asked: Option<Asked>,
+    /// What [`Attachment::unit_epoch`] was when rows were asked for.
+    epoch: u64,
     /// An Append asks for rows and is notified when they have come, so the scan does not wait for
     /// them.
     is_async: bool,
@@ -153,7 +156,8 @@ impl Scan {
             let plan = plan::scan((*foreign).fdw_private)?;
             let (userid, relid) = node::scan_access(node);
             let session = attach(userid, pg_sys::GetForeignServerIdByRelId(relid))?
-                .with(if plan.locks_rows { Access::Modifies } else { Access::Reads });
+                .with(if plan.locks_rows { Access::Modifies } else { Access::Reads })
+                .of_query((*node).ss.ps.state, true);
             let cursor = session.connection().new_cursor();
             let scratch = node::memory_context(context, c"pg_fdw_xacts temporary data");
             let mut params = Params::new((*foreign).fdw_exprs, node.cast());
@@ -185,6 +189,7 @@ impl Scan {
                 at_end: false,
                 under_way: None,
                 last_asked: None,
+                epoch: 0,
                 // The node's flag, not the plan's: EvalPlanQual runs the same plan without an
                 // asynchronous Append.
                 is_async: (*node).ss.ps.async_capable,
@@ -197,7 +202,8 @@ impl Scan {
     /// is for a cursor that the user declares, it is opened at once.
     fn announce(&self) -> Result<()> {
         let Some(opening) = &self.opening else { return Ok(()) };
-        if begins_cursor() {
+        // Where reads are consistent, all that the query reads is opened together.
+        if begins_cursor() && !reads_consistently() {
             self.session.open(opening)?;
         } else {
             self.session.connection().announce(opening);
@@ -243,14 +249,37 @@ impl Scan {
 
     /// Fetches the next batch and waits for it.
     unsafe fn fetch(&mut self, context: *mut pg_sys::ExprContext) -> Result<()> {
-        // SAFETY: the node's expression context.
-        unsafe { self.ask(context)? };
-        let Some(under_way) = self.under_way.take() else { return Ok(()) };
-        if let Some(declare) = &under_way.declare {
-            self.session.wait(declare)?;
+        loop {
+            // SAFETY: the node's expression context.
+            unsafe { self.ask(context)? };
+            let Some(under_way) = self.under_way.take() else { return Ok(()) };
+            let declared = under_way
+                .declare
+                .as_ref()
+                .map_or(Ok(()), |declare| self.session.wait(declare).map(drop));
+            let result = declared.and_then(|()| self.session.wait(&under_way.fetch));
+            if self.session.settle_unit()? {
+                self.begin_again();
+                continue;
+            }
+            let result = result?;
+            return self.load(&result, under_way.since.elapsed());
         }
-        let result = self.session.wait(&under_way.fetch)?;
-        self.load(&result, under_way.since.elapsed())
+    }
+
+    /// Nothing was asked, or nothing of it is open any more.
+    fn begin_again(&mut self) {
+        self.discard();
+        self.opening = None;
+        self.is_open = false;
+        if self.fetch_size.restart() {
+            self.fetch = fetch_command(self.cursor, self.fetch_size.rows()).into();
+        }
+    }
+
+    /// Whether the FETCH under way has still to be answered.
+    pub fn is_under_way(&self) -> bool {
+        self.under_way.is_some()
     }
 
     /// Asks for the next batch, unless that has been done, and opens the cursor if necessary.
@@ -261,8 +290,10 @@ impl Scan {
     /// # Errors
     /// Those of the parameters and of [`Attachment::submit`].
     pub unsafe fn ask(&mut self, context: *mut pg_sys::ExprContext) -> Result<()> {
-        if self.under_way.is_some() {
-            return Ok(());
+        match &self.under_way {
+            Some(_) if self.epoch == self.session.unit_epoch() => return Ok(()),
+            Some(_) => self.begin_again(),
+            None => {}
         }
         let (declare, fetch) = if self.is_open {
             (None, self.session.fetch_more(&self.fetch, &self.sql)?)
@@ -287,6 +318,7 @@ impl Scan {
             self.last_asked = Some(fetch.clone());
         }
         self.fetch_size.ask();
+        self.epoch = self.session.unit_epoch();
         self.under_way = Some(UnderWay { declare, fetch, since: Instant::now() });
         Ok(())
     }
@@ -297,18 +329,27 @@ impl Scan {
     /// The remote's, reported for the query and not for the FETCH; the lost connection; an input
     /// function's.
     pub fn take_batch(&mut self) -> Result<bool> {
-        let Some(under_way) = &mut self.under_way else { return Ok(false) };
+        let Some(result) = self.poll().transpose() else { return Ok(false) };
+        if self.session.settle_unit()? {
+            self.begin_again();
+            return Ok(false);
+        }
+        let result = result?;
+        let took = self.under_way.take().map_or(Duration::ZERO, |way| way.since.elapsed());
+        self.load(&result, took)?;
+        Ok(true)
+    }
+
+    /// The answer to the FETCH under way, or a failure of its DECLARE, if it has been read.
+    fn poll(&mut self) -> Result<Option<Rc<PgResult>>> {
+        let Some(under_way) = &mut self.under_way else { return Ok(None) };
         if let Some(declare) = &under_way.declare {
             if self.session.poll(declare)?.is_none() {
-                return Ok(false);
+                return Ok(None);
             }
             under_way.declare = None;
         }
-        let Some(result) = self.session.poll(&under_way.fetch)? else { return Ok(false) };
-        let took = under_way.since.elapsed();
-        self.under_way = None;
-        self.load(&result, took)?;
-        Ok(true)
+        self.session.poll(&under_way.fetch)
     }
 
     /// Converts a batch, which replaces the current one and took this long to come.
@@ -343,15 +384,11 @@ impl Scan {
 
     /// Forgets the cursor, its rows and what is under way; CLOSE travels with the next statement.
     fn close(&mut self) -> Result<()> {
-        self.discard();
-        self.opening = None;
-        let was_asked = std::mem::take(&mut self.is_open);
+        let was_asked = self.is_open;
+        self.begin_again();
         self.tuples.clear();
         self.next = 0;
         self.at_end = false;
-        if self.fetch_size.restart() {
-            self.fetch = fetch_command(self.cursor, self.fetch_size.rows()).into();
-        }
         let connection = self.session.connection();
         // A scan that has asked for nothing does not report that the connection is lost.
         if was_asked || !connection.is_doomed() {
@@ -360,27 +397,4 @@ impl Scan {
             Ok(())
         }
     }
-}
-
-/// Whether the query of a named portal begins: a cursor, from which rows may be fetched at any
-/// later time.
-fn begins_cursor() -> bool {
-    // SAFETY: NULL or the portal that runs or begins, with a name that ends with a NUL.
-    unsafe {
-        pg_sys::ActivePortal.as_ref().is_some_and(|portal| {
-            portal.status == pg_sys::PortalStatus::PORTAL_DEFINED && *portal.name != 0
-        })
-    }
-}
-
-/// Whether a query only reads the foreign tables that it scans, so that it locks no rows there.
-///
-/// # Safety
-/// The state of a query that has been planned.
-unsafe fn only_reads(estate: *const EState) -> bool {
-    // SAFETY: by contract.
-    let planned = unsafe { &*(*estate).es_plannedstmt };
-    planned.rowMarks.is_null()
-        && !planned.hasModifyingCTE
-        && matches!(planned.commandType, pg_sys::CmdType::CMD_SELECT | pg_sys::CmdType::CMD_INSERT)
 }

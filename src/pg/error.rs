@@ -76,9 +76,17 @@ impl SqlState {
     /// 40000: the whole transaction was rolled back.
     pub const TRANSACTION_ROLLBACK: Self = Self::new(b"40000");
     /// 25006: the server only reads.
+    pub const ACTIVE_SQL_TRANSACTION: Self = Self::new(b"25001");
+    /// `ERRCODE_NO_ACTIVE_SQL_TRANSACTION`
+    pub const NO_ACTIVE_SQL_TRANSACTION: Self = Self::new(b"25P01");
+    /// `ERRCODE_T_R_SERIALIZATION_FAILURE`
+    pub const T_R_SERIALIZATION_FAILURE: Self = Self::new(b"40001");
+    /// `ERRCODE_READ_ONLY_SQL_TRANSACTION`
     pub const READ_ONLY_SQL_TRANSACTION: Self = Self::new(b"25006");
     /// 25P02: an earlier statement has failed.
     pub const IN_FAILED_SQL_TRANSACTION: Self = Self::new(b"25P02");
+    /// 40P01.
+    pub const DEADLOCK_DETECTED: Self = Self::new(b"40P01");
     /// 57014: a cancel or a deadline.
     pub const QUERY_CANCELED: Self = Self::new(b"57014");
     /// 53400: a configured limit was reached.

@@ -1,10 +1,12 @@
 //! PostgreSQL's variables and flags behind safe functions: those that exist in every process, and
 //! can be read at any time.
 
+use std::ffi::{CStr, CString};
 use std::time::Duration;
 
 use pgrx::pg_sys::{self, Oid};
 
+use crate::pg::error::{Result, catch};
 use crate::pg::raw;
 
 /// Reads variables of PostgreSQL. The server keeps each in every process from its start on, and
@@ -73,6 +75,11 @@ pub fn deadlock_timeout() -> Duration {
     Duration::from_millis(read!(pg_sys::DeadlockTimeout) as u64)
 }
 
+/// The setting `lock_timeout` in milliseconds; 0 for none.
+pub fn lock_timeout() -> i32 {
+    read!(pg_sys::LockTimeout)
+}
+
 /// The time, in PostgreSQL's microseconds.
 pub fn now() -> pg_sys::TimestampTz {
     // SAFETY: reads the clock.
@@ -82,6 +89,30 @@ pub fn now() -> pg_sys::TimestampTz {
 /// When the postmaster started, in PostgreSQL's microseconds.
 pub fn server_start() -> pg_sys::TimestampTz {
     read!(pg_sys::PgStartTime)
+}
+
+/// The same in microseconds since 1970.
+pub fn server_start_since_1970() -> i64 {
+    const FROM_1970_TO_2000: i64 = 946_684_800_000_000;
+    server_start() + FROM_1970_TO_2000
+}
+
+/// `system_identifier` of `pg_control_system()`.
+pub fn system_identifier() -> u64 {
+    // SAFETY: reads what the server has read from its control file at its start.
+    unsafe { pg_sys::GetSystemIdentifier() }
+}
+
+/// The name of this database.
+///
+/// # Errors
+/// Those of a look-up in the catalog.
+pub fn database_name() -> Result<CString> {
+    catch(|| {
+        // SAFETY: a session is connected to a database that exists; its name ends with a NUL, and
+        // is copied. The frame owns nothing when the look-up raises.
+        unsafe { CStr::from_ptr(pg_sys::get_database_name(my_database())).to_owned() }
+    })
 }
 
 /// Whether this server is a standby, or replays WAL after a crash.
@@ -99,6 +130,12 @@ pub fn current_user() -> Oid {
 /// Whether the transaction's isolation level is SERIALIZABLE.
 pub fn is_serializable() -> bool {
     read!(pg_sys::XactIsoLevel) == pg_sys::XACT_SERIALIZABLE as i32
+}
+
+/// Whether the transaction has one snapshot for all its statements: REPEATABLE READ and
+/// SERIALIZABLE.
+pub fn uses_one_snapshot() -> bool {
+    read!(pg_sys::XactIsoLevel) >= pg_sys::XACT_REPEATABLE_READ as i32
 }
 
 /// Whether the transaction, or its current subtransaction, is READ ONLY.

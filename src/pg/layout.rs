@@ -44,6 +44,9 @@ pub unsafe fn addin_shmem_init_lock() -> *mut pg_sys::LWLock {
     unsafe { &raw mut (*pg_sys::MainLWLockArray.add(ADDIN_SHMEM_INIT_LOCK)).lock }
 }
 
+/// `USER_TIMEOUT`, by which a timeout of one's own is asked for (`utils/timeout.h`; 15 to 18).
+pub const USER_TIMEOUT: std::ffi::c_int = if cfg!(pre_pg17) { 12 } else { 13 };
+
 #[cfg(feature = "pg18")]
 pub use port::{SCRAM_KEY, my_port};
 

@@ -27,6 +27,7 @@ unsafe extern "C-unwind" {
     ) -> Datum;
     pub fn OutputFunctionCall(function: *mut pg_sys::FmgrInfo, value: Datum) -> *mut c_char;
     pub fn tidin(fcinfo: pg_sys::FunctionCallInfo) -> Datum;
+    pub fn pg_blocking_pids(fcinfo: pg_sys::FunctionCallInfo) -> Datum;
     pub fn DirectFunctionCall1Coll(
         function: pg_sys::PGFunction,
         collation: Oid,
@@ -79,6 +80,14 @@ unsafe extern "C-unwind" {
         name: *const c_char,
     );
     pub fn PreventCommandDuringRecovery(name: *const c_char);
+}
+
+// Timeouts. Inside `catch`: there may be no room for another kind.
+#[allow(missing_docs, reason = "documented where PostgreSQL declares them")]
+unsafe extern "C-unwind" {
+    pub fn RegisterTimeout(id: c_int, handler: unsafe extern "C-unwind" fn()) -> c_int;
+    pub fn enable_timeout_after(id: c_int, milliseconds: c_int);
+    pub fn get_timeout_active(id: c_int) -> bool;
 }
 
 // Settings. Inside `catch`.

@@ -27,6 +27,8 @@ pub enum WaitEvent {
     Rollback,
     /// A foreign server ends a statement that was cancelled.
     Cleanup,
+    /// Foreign servers tell their snapshots.
+    Snapshot,
     /// The resolver serves a request of this backend.
     Resolver,
     /// The resolver has nothing to do, or waits for servers.
@@ -36,7 +38,7 @@ pub enum WaitEvent {
 }
 
 /// Their names, in the order of the enum.
-const NAMES: [&CStr; 10] = [
+const NAMES: [&CStr; 11] = [
     c"PgFdwXactsConnect",
     c"PgFdwXactsResult",
     c"PgFdwXactsPrepare",
@@ -44,6 +46,7 @@ const NAMES: [&CStr; 10] = [
     c"PgFdwXactsSettle",
     c"PgFdwXactsRollback",
     c"PgFdwXactsCleanup",
+    c"PgFdwXactsSnapshot",
     c"PgFdwXactsResolver",
     c"PgFdwXactsResolverMain",
     c"PgFdwXactsLauncherMain",

@@ -7,6 +7,10 @@
 //! ([`order`](crate::protocol::order)) and each participant's xid is known: an xid is visible in a
 //! snapshot or it is not.
 
+use std::rc::Rc;
+
+use crate::protocol::place::Place;
+
 /// A transaction on one server, as far as readers need to know it. A cut that has anything from
 /// `from` on has it all up to there; a cut at `to` or later must see it. With one number for both,
 /// that is a numbered transaction; one that does not prepare may become visible at any time
@@ -14,8 +18,8 @@
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Row {
-    /// Which server and database: two foreign servers may lead to one.
-    pub place: u32,
+    /// Where it was.
+    pub place: Place,
     /// The transaction's xid there.
     pub xid: u64,
     /// Where it is visible, the cut is at least here.
@@ -39,6 +43,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// One of this server. `in_progress` is in ascending order.
+    pub fn new(xmax: u64, in_progress: Vec<u64>) -> Self {
+        Self { xmax, in_progress }
+    }
+
     /// Reads `xmin:xmax:xip_list`; `None` if that is not one.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(':');
@@ -67,9 +76,9 @@ impl Snapshot {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Taken {
     /// Where.
-    pub place: u32,
+    pub place: Place,
     /// What it sees.
-    pub snapshot: Snapshot,
+    pub snapshot: Rc<Snapshot>,
     /// Something was read from it already: it cannot be taken again.
     pub is_fixed: bool,
 }
@@ -93,7 +102,7 @@ pub enum Verdict {
 pub fn check(opened: u64, rows: &[Row], taken: &[Taken]) -> Verdict {
     let at_place = |row: &Row| {
         let place = row.place;
-        taken.iter().filter(move |t| t.place == place)
+        taken.iter().filter(move |t| t.place.is_same(&place))
     };
     let cut = rows
         .iter()
@@ -119,12 +128,16 @@ mod model;
 mod tests {
     use super::*;
 
-    fn taken(place: u32, text: &str) -> Taken {
-        Taken { place, snapshot: Snapshot::parse(text).unwrap(), is_fixed: false }
+    fn at(number: u64) -> Place {
+        Place::new(number as u32, &number, Some(1))
     }
 
-    fn row(place: u32, xid: u64, number: u64) -> Row {
-        Row { place, xid, from: number, to: number }
+    fn taken(place: u64, text: &str) -> Taken {
+        Taken { place: at(place), snapshot: Snapshot::parse(text).unwrap().into(), is_fixed: false }
+    }
+
+    fn row(place: u64, xid: u64, number: u64) -> Row {
+        Row { place: at(place), xid, from: number, to: number }
     }
 
     #[test]
@@ -170,7 +183,7 @@ mod tests {
 
     #[test]
     fn one_that_does_not_prepare_may_be_seen_early_and_must_be_seen_when_answered() {
-        let unanswered = Row { place: 1, xid: 10, from: 3, to: NOT_YET };
+        let unanswered = Row { place: at(1), xid: 10, from: 3, to: NOT_YET };
         let answered = Row { to: 5, ..unanswered };
         let (sees, lacks) = (taken(1, "11:11:"), taken(1, "10:11:10"));
         assert_eq!(check(2, &[unanswered], std::slice::from_ref(&sees)), Verdict::Cut(3));

@@ -111,6 +111,11 @@ impl Ledger {
         self.open.keys().copied()
     }
 
+    /// The xid of a transaction at a participant where it is open; 0 where it is not known.
+    pub fn remote_xid(&self, nonce: Nonce, id: i32) -> Option<u64> {
+        self.open.get(&id)?.get(&nonce).copied()
+    }
+
     /// How many transactions are open at a participant.
     pub fn count_at(&self, id: i32) -> usize {
         self.open.get(&id).map_or(0, BTreeMap::len)

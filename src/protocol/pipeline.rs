@@ -23,6 +23,8 @@ pub enum Control {
     SessionLock,
     /// `START TRANSACTION`.
     Begin,
+    /// The question for the snapshot, directly behind it.
+    Snapshot,
     /// `SAVEPOINT`, with the nesting level it opens.
     Savepoint(u32),
     /// `RELEASE SAVEPOINT`.

@@ -10,7 +10,17 @@ pub struct SessionLock {
     pub incarnation: i32,
 }
 
+/// Tells the key of the owner locks from that of the session locks.
+const OWNER: i32 = 0x6f77_6e65;
+
 impl SessionLock {
+    /// The first key of the owner lock, which a session holds beside this one. Its second key is
+    /// the process here that the session belongs to, so that the participant's `pg_locks` tells
+    /// whose backend holds a lock there. It says so only of a process that also holds this lock.
+    pub fn owner_key(self) -> i32 {
+        self.key ^ OWNER
+    }
+
     /// A query for the other sessions that hold a lock of this identity, each with its process and
     /// its incarnation.
     pub fn holders(self) -> String {

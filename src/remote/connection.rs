@@ -3,7 +3,8 @@
 //! * [`wire`]: what is handed to libpq, and the log of it; [`setup`]: what each session begins
 //!   with;
 //! * [`sending`]: statements with all that travels with them; [`cursors`], [`savepoints`],
-//!   [`session_lock`]: some of it;
+//!   [`session_lock`], [`lock_timeout`]: some of it;
+//! * [`snapshot`]: what the transaction sees there, for consistent reads;
 //! * [`answers`]: reading answers and asking for them; [`waiting`]: until there is nothing more to
 //!   come;
 //! * [`state`]: what is known of the session and its transaction; [`written`]: whether that has an
@@ -28,6 +29,7 @@ use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::Result;
 use crate::protocol::fingerprint::Fingerprint;
 use crate::protocol::pipeline::Control;
+use crate::protocol::place::Place;
 use crate::protocol::plan::Work;
 use crate::remote::wait::WaitSet;
 use crate::remote::{pooler, report};
@@ -36,10 +38,12 @@ mod anew;
 mod answers;
 mod cursors;
 mod failures;
+mod lock_timeout;
 mod savepoints;
 mod sending;
 mod session_lock;
 mod setup;
+mod snapshot;
 mod state;
 mod waiting;
 mod wire;
@@ -137,6 +141,15 @@ impl Connection {
     /// Which server this is, once the set-up has been answered.
     pub fn fingerprint(&self) -> Option<Fingerprint> {
         self.inner.borrow().session.fingerprint.clone()
+    }
+
+    /// The same in one number, for a foreign server that leads there, once the set-up has been
+    /// answered.
+    pub fn place(&self, server: u32) -> Option<Place> {
+        let session = &self.inner.borrow().session;
+        let fingerprint = session.fingerprint.as_ref()?;
+        let cluster = (fingerprint.system_identifier, fingerprint.database.to_bytes());
+        Some(Place::new(server, &cluster, session.started))
     }
 
     /// Whether something between us and the server may hand sessions around: the process that

@@ -14,7 +14,8 @@ use crate::protocol::answers::Heard;
 use crate::protocol::gid::Command;
 use crate::protocol::pipeline::{Answer, Ticket};
 use crate::remote::connection::Connection;
-use crate::remote::wait::{Interrupts, WaitEnd, WaitSet};
+use crate::remote::long_wait::LongWait;
+use crate::remote::wait::{Interest, Interrupts, WaitEnd, WaitSet};
 
 /// What became of a command.
 pub enum Reply {
@@ -132,6 +133,10 @@ impl<'a, M: Copy> Round<'a, M> {
         let of_asked = || set_of(&asked.iter().map(|a| a.connection).collect::<Vec<_>>());
         let set = &mut self.set.get_or_insert_with(of_asked).set;
         let mut first = true;
+        let mut long = match event {
+            WaitEvent::Commit => LongWait::of_commit(),
+            _ => LongWait::begin(interrupts),
+        };
         loop {
             let mut interests = Vec::with_capacity(asked.len());
             for Asked { member, connection, tag, ticket } in &mut *asked {
@@ -159,12 +164,48 @@ impl<'a, M: Copy> Round<'a, M> {
                 return Ok(WaitEnd::Ready);
             }
             first = false;
-            match set.wait(&interests, Some(deadline), interrupts, event)? {
+            let sleep = |until| set.wait(&interests, until, interrupts, event);
+            let awaited = || asked.iter().filter(|a| a.ticket.is_some()).map(|a| a.connection);
+            match long.sleep(Some(deadline), sleep, || awaited().collect())? {
                 WaitEnd::Ready => {}
                 ended => return Ok(ended),
             }
         }
     }
+}
+
+/// Waits until something holds of every connection.
+///
+/// # Errors
+/// A cancel, under [`Interrupts::Raise`].
+pub fn wait_for(
+    connections: &[&Connection],
+    is_so: impl Fn(&Connection) -> bool,
+    interrupts: Interrupts,
+    event: WaitEvent,
+) -> Result<()> {
+    let waiting = |pump: bool| -> Vec<Interest> {
+        let still = connections.iter().filter(|connection| {
+            if pump {
+                connection.pump();
+            } else {
+                connection.take_note();
+            }
+            !is_so(connection)
+        });
+        still.map(|connection| connection.interest()).collect()
+    };
+    let mut interests = waiting(false);
+    if interests.is_empty() {
+        return Ok(());
+    }
+    let mut set = set_of(connections);
+    while !interests.is_empty() {
+        set.set.wait(&interests, None, interrupts, event)?;
+        interests = waiting(true);
+    }
+    LAST.get().replace(Some(set));
+    Ok(())
 }
 
 /// The set of the last round if it is of the same connections, or a new one.

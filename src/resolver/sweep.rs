@@ -93,9 +93,19 @@ pub struct Open {
     pub xid: pg_sys::TransactionId,
 }
 
-/// What the decision table says of transactions, with their xids here; those without a row are not
-/// in it.
-pub type Decisions = HashMap<Nonce, (Decision, pg_sys::TransactionId)>;
+/// What the decision table says of what is listed; what has no row is not in it.
+pub type Decisions = HashMap<Gid, Decided>;
+
+/// What the decision table says of one prepared transaction.
+#[derive(Clone, Copy)]
+pub struct Decided {
+    /// What became of the local transaction.
+    pub decision: Decision,
+    /// Its xid.
+    pub xid: pg_sys::TransactionId,
+    /// The xid of the prepared transaction there; 0 where it is not known.
+    pub remote_xid: u64,
+}
 
 enum Stage {
     Connecting(Subject, Connecting, CString),
@@ -331,7 +341,7 @@ impl Sweep {
 
 /// Whether the handler of a server's wrapper belongs to the extension; it is not called to find
 /// out.
-fn handler_is_ours(serverid: pg_sys::Oid) -> bool {
+pub fn handler_is_ours(serverid: pg_sys::Oid) -> bool {
     // SAFETY: catalog entries in this transaction's memory.
     let handler = unsafe {
         let wrapper = (*pg_sys::GetForeignServer(serverid)).fdwid;

@@ -29,6 +29,7 @@ use crate::protocol::ledger::Ledger;
 use crate::remote::app_name;
 use crate::remote::wait::{Interrupts, WaitSet};
 use crate::resolver::process;
+use crate::resolver::waits::Detector;
 use crate::resolver::worker::participant::Participant;
 use crate::resolver::worker::reading::Reading;
 use crate::resolver::worker::roster::Roster;
@@ -117,6 +118,8 @@ struct Worker {
     ///
     /// [`entries::left_changes`]: crate::shared::entries::left_changes
     left_seen: Option<u64>,
+    /// Looks for deadlocks.
+    waits: Detector,
     /// What `pg_stat_activity` shows of this process.
     shown: CString,
 }
@@ -153,6 +156,7 @@ impl Worker {
             next_expiry: now,
             more_due: false,
             left_seen: None,
+            waits: Detector::default(),
             shown: CString::default(),
         };
         for (nonce, id) in forgotten {
@@ -183,6 +187,7 @@ impl Worker {
         self.read_on()?;
         self.start_sweeps()?;
         self.advance_sweeps()?;
+        self.waits.round(self.identity)?;
         // In this order: a backend that is answered acts on what was published.
         self.publish_unsettled();
         self.answer_trying();
@@ -251,6 +256,8 @@ impl Worker {
         if !self.replicating.is_empty() {
             next = next.min(now + answering::REPLICATION_POLL);
         }
+        next = self.waits.deadline().map_or(next, |deadline| next.min(deadline));
+        interests.extend(self.waits.interests());
         interests.retain(|interest| interest.socket >= 0);
         let sockets: Vec<_> = interests.iter().map(|interest| interest.socket).collect();
         let event = WaitEvent::ResolverMain;

@@ -10,14 +10,16 @@ use pgrx::pg_sys::{self, Oid};
 use crate::pg::error::{Error, Result, SqlState, check_for_interrupts};
 use crate::pg::globals::{my_database, my_pid, now};
 use crate::pg::latch;
+use crate::pg::snapshot::full;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::Gid;
 use crate::protocol::participant::Outcome;
+use crate::protocol::place::Place;
 use crate::protocol::verdict::Reason;
 use crate::shared::entry::{Entry, Owner, Status};
 use crate::shared::entry_change::{Change, Why};
-use crate::shared::resolvers;
 use crate::shared::shmem::{self, Memory};
+use crate::shared::{hold, resolvers};
 
 /// A participant that is about to be prepared, or is.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +30,8 @@ pub struct Reserved {
     pub participant: i32,
     /// The transaction's xid there; 0 where it is not known.
     pub remote_xid: u64,
+    /// Where it is.
+    pub place: Place,
     /// The server process there that runs PREPARE; 0 if it was prepared before this server's start.
     pub remote_pid: i32,
 }
@@ -35,17 +39,24 @@ pub struct Reserved {
 /// How long a transaction that finds no free entry waits for others to be settled.
 const ROOM: Duration = Duration::from_secs(5);
 
-/// Takes an entry for each participant, all or none. Where there are too few, those of sessions
-/// that have gone on without waiting for an answer are left to the resolvers, which find out what
-/// became of them.
+/// Takes an entry for each participant, all or none. `local_xid`: the transaction, if it has
+/// written here, too. Where there are too few, those of sessions that have gone on without waiting
+/// for an answer are left to the resolvers, which find out what became of them.
 ///
 /// # Errors
 /// 53400 when there are not enough; a cancel.
-pub fn reserve(members: &[Reserved], xid: pg_sys::TransactionId) -> Result<()> {
+pub fn reserve(
+    members: &[Reserved],
+    xid: pg_sys::TransactionId,
+    local_xid: Option<u64>,
+) -> Result<()> {
     let owner = Owner::Backend(my_pid());
     let new: Vec<Entry> = members
         .iter()
-        .map(|member| Entry { owner, ..new_entry(member, xid, members.len(), Status::Preparing) })
+        .map(|member| {
+            let new = new_entry(member, xid, members.len(), Status::Preparing);
+            Entry { owner, local_xid: local_xid.unwrap_or(0), ..new }
+        })
         .collect();
     let take = || {
         shmem::write(|m| {
@@ -123,6 +134,27 @@ pub fn follow(gid: &Gid, change: Change) {
     }
 }
 
+/// Has all entries of a transaction follow the decision to commit. `is_delivered`: it will be
+/// delivered now, so it gets its number, if need be after a wait.
+pub fn decide(changes: &[(Gid, Change)], is_delivered: bool) {
+    let (pid, now) = (my_pid(), now());
+    let unnumbered = shmem::write(|m| {
+        for (gid, change) in changes {
+            let mut table = m.entries();
+            if let Some(place) = table.find(gid) {
+                table.change(place, |entry| change.write(entry, pid, now));
+            }
+        }
+        // Any one that has an entry gives all of them their number.
+        let first =
+            changes.iter().map(|(gid, _)| gid).find(|gid| m.entries().find(gid).is_some())?;
+        (is_delivered && !hold::number(m, first, now)).then_some(*first)
+    });
+    if let Some(gid) = unnumbered {
+        hold::number_later(&gid);
+    }
+}
+
 /// Writes a change to an entry, if there is one; returns its database.
 fn write(gid: &Gid, change: Change) -> Option<Oid> {
     let (pid, now) = (my_pid(), now());
@@ -152,6 +184,10 @@ fn end_at(m: &mut Memory<'_>, place: usize, why: Why) -> bool {
         return false;
     }
     m.entries().remove(place);
+    // What an operator gives up is not waited for.
+    if was.number != 0 && was.remote_xid != 0 && why != Why::GivenUp {
+        m.shared.order.ended(was.place, was.remote_xid, was.number);
+    }
     if why.is_by_owner(&was) {
         m.stats().count(&was, |stats| match was.status {
             Status::Committing => stats.committed += 1,
@@ -199,7 +235,7 @@ pub(super) fn new_entry(
     participants: usize,
     status: Status,
 ) -> Entry {
-    let Reserved { gid, participant, remote_xid, remote_pid } = *member;
+    let Reserved { gid, participant, remote_xid, place, remote_pid } = *member;
     let (dbid, since) = (my_database(), now());
     Entry {
         status,
@@ -214,6 +250,10 @@ pub(super) fn new_entry(
         nonce: gid.nonce.number(),
         participant,
         remote_xid,
+        local_xid: 0,
+        place,
+        number: 0,
+        acknowledged: false,
         participants: participants as u32,
         unawaited: false,
         reason: Reason::Untried,
@@ -223,7 +263,10 @@ pub(super) fn new_entry(
 /// Adds an entry for what the resolver found in the decision table, of a transaction that is
 /// prepared here with so many participants, unless there is one.
 pub fn adopt(member: &Reserved, xid: pg_sys::TransactionId, participants: usize) {
-    let entry = new_entry(member, xid, participants, Status::Prepared);
+    // Whether it has written here is not known any more.
+    let local_xid = full(xid);
+    let new = new_entry(member, xid, participants, Status::Prepared);
+    let entry = Entry { local_xid, ..new };
     shmem::write(|m| {
         // Without an entry it is settled all the same, only not shown.
         if m.entries().find(&member.gid).is_none() && !m.entries().insert(entry) {
@@ -266,8 +309,8 @@ pub fn prepared_here(of: impl FnOnce() -> Result<Option<pg_sys::TransactionId>>)
     })
 }
 
-/// Whether there was no room for an entry of something that is prepared here.
-pub fn have_lacked() -> bool {
+/// Whether something that is in doubt has no entry, for lack of room.
+pub fn are_lacking() -> bool {
     shmem::read(|m| m.shared.entries_lacked)
 }
 

@@ -3,6 +3,7 @@
 use pgrx::pg_sys::{self, Oid};
 
 use crate::protocol::gid::{Gid, Identity, Nonce};
+use crate::protocol::place::Place;
 use crate::protocol::verdict::Reason;
 
 pub use crate::protocol::shown::Status;
@@ -70,6 +71,16 @@ pub struct Entry {
     pub participant: i32,
     /// The transaction's xid there; 0 where it is not known.
     pub remote_xid: u64,
+    /// The local transaction in 64 bits if it has written more than the decision here, which its
+    /// readers see; otherwise 0.
+    pub local_xid: u64,
+    /// Where it is, to compare that xid with snapshots of the same place.
+    pub place: Place,
+    /// The number of the decision to commit, given before anybody sends COMMIT PREPARED of the
+    /// transaction; 0 before. All its entries have the same.
+    pub number: u64,
+    /// The client may have been told of the commit, although this participant has not confirmed it.
+    pub acknowledged: bool,
     /// How many participants the transaction has; each has an entry, or had one until it was
     /// settled. 0 in an entry for what a sweep has left: whether the others have any is not known.
     pub participants: u32,
@@ -88,6 +99,11 @@ impl Entry {
             serverid: self.serverid.to_u32(),
             userid: self.userid.to_u32(),
         })
+    }
+
+    /// Whether it is missing on its server although a client may know of the commit.
+    pub fn is_acknowledged(&self) -> bool {
+        self.number != 0 && self.acknowledged
     }
 
     /// Whether no backend settles it.

@@ -52,11 +52,15 @@ impl Change {
         match self {
             Self::Nothing | Self::Made | Self::End(_) => {}
             Self::Show(status) => show(entry, status),
-            Self::Unawaited => entry.unawaited = true,
+            Self::Unawaited => {
+                entry.unawaited = true;
+                entry.acknowledged = true;
+            }
             Self::Leave(status) => {
                 entry.status = status;
                 entry.owner = Owner::Resolver;
                 entry.unawaited = false;
+                entry.acknowledged |= status == Status::Committing;
                 entry.reason = Reason::Untried;
             }
             // Another session may have been faster.
@@ -115,6 +119,7 @@ mod tests {
 
     use super::*;
     use crate::protocol::participant::tests::{STATES, may_be_prepared, transitions};
+    use crate::protocol::place::Place;
 
     const PID: i32 = 7;
 
@@ -134,6 +139,10 @@ mod tests {
             nonce: 1,
             participant: 1,
             remote_xid: 0,
+            local_xid: 0,
+            place: Place::default(),
+            number: 0,
+            acknowledged: false,
             participants: 1,
             unawaited,
             reason: Reason::Unreached,

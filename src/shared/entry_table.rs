@@ -22,12 +22,20 @@ pub struct EntryLists {
     left_changes: u64,
     /// How many are not decided.
     open: usize,
+    /// How many are acknowledged and not confirmed.
+    acknowledged: usize,
 }
 
 impl EntryLists {
     /// None is, when the server starts.
-    pub const NONE_USED: Self =
-        Self { free: Free::ALL, owned: List::EMPTY, left: List::EMPTY, left_changes: 0, open: 0 };
+    pub const NONE_USED: Self = Self {
+        free: Free::ALL,
+        owned: List::EMPTY,
+        left: List::EMPTY,
+        left_changes: 0,
+        open: 0,
+        acknowledged: 0,
+    };
 }
 
 #[repr(C)]
@@ -107,6 +115,11 @@ impl EntryTable<'_> {
         self.lists.open
     }
 
+    /// How many are acknowledged and not confirmed, in all databases.
+    pub fn acknowledged(&self) -> usize {
+        self.lists.acknowledged
+    }
+
     /// Changes whenever something is left to the resolvers.
     pub fn left_changes(&self) -> u64 {
         self.lists.left_changes
@@ -124,9 +137,22 @@ impl EntryTable<'_> {
 
     /// The entries of a local transaction.
     pub fn of_transaction(&self, dbid: Oid, xid: pg_sys::TransactionId) -> Vec<Entry> {
+        let places = self.places_of_transaction(dbid, xid);
+        places.into_iter().map(|place| self.entries[place]).collect()
+    }
+
+    /// The places of the entries of a local transaction.
+    pub fn places_of_transaction(&self, dbid: Oid, xid: pg_sys::TransactionId) -> Vec<usize> {
         let key = TransactionKey { dbid: dbid.to_u32(), xid: xid.into_inner() };
         let head = BY_TRANSACTION.get().find(&key);
-        places::chained(self.siblings, head).map(|place| self.entries[place]).collect()
+        places::chained(self.siblings, head).collect()
+    }
+
+    /// Calls `f` for each entry in use.
+    pub fn for_each(&self, mut f: impl FnMut(&Entry)) {
+        for list in [&self.lists.owned, &self.lists.left] {
+            list.iter(self.links).for_each(|place| f(&self.entries[place]));
+        }
     }
 
     /// The places of those that a backend settles.
@@ -141,9 +167,9 @@ impl EntryTable<'_> {
 
     /// All entries in use.
     pub fn all(&self) -> Vec<Entry> {
-        let lists = [&self.lists.owned, &self.lists.left];
-        let places = lists.into_iter().flat_map(|list| list.iter(self.links));
-        places.map(|place| self.entries[place]).collect()
+        let mut all = Vec::new();
+        self.for_each(|entry| all.push(*entry));
+        all
     }
 
     /// Adds the entry of a gid that has none; tells whether there was room.
@@ -204,6 +230,9 @@ impl EntryTable<'_> {
     fn count(&mut self, entry: &Entry, by: isize) {
         if !entry.status.is_decided() {
             self.lists.open = self.lists.open.wrapping_add_signed(by);
+        }
+        if entry.is_acknowledged() {
+            self.lists.acknowledged = self.lists.acknowledged.wrapping_add_signed(by);
         }
     }
 

@@ -8,10 +8,11 @@ use pgrx::pg_sys::{self, Oid};
 use crate::pg::globals::server_start;
 use crate::protocol::gid::Gid;
 use crate::protocol::participant::Outcome;
+use crate::protocol::place::Place;
 use crate::protocol::verdict::{Decision, Reason};
 use crate::shared::entries::{self, Reserved};
 use crate::shared::entry::{Entry, Status};
-use crate::shared::shmem;
+use crate::shared::{order, shmem};
 use crate::store::decisions;
 use crate::store::participant_list::ParticipantRecord;
 
@@ -20,6 +21,10 @@ use crate::store::participant_list::ParticipantRecord;
 pub struct Left {
     /// Its name there.
     pub gid: Gid,
+    /// Where that is.
+    pub place: Place,
+    /// The transaction's xid there; 0 where it is not known.
+    pub remote_xid: u64,
     /// What has to be delivered.
     pub status: Status,
     /// The local transaction, 0 where it is not known.
@@ -74,15 +79,16 @@ impl Members {
 pub fn note(members: &Members, left: &[Left]) -> bool {
     let entry = |l: &Left| {
         let participant = members.of(&l.gid).unwrap_or(0);
-        let reserved = Reserved { gid: l.gid, participant, remote_xid: 0, remote_pid: 0 };
+        let Left { gid, place, remote_xid, .. } = *l;
+        let reserved = Reserved { gid, participant, remote_xid, place, remote_pid: 0 };
         let new = entries::new_entry(&reserved, l.xid, 0, l.status);
         Entry { reason: l.reason, since: server_start(), ..new }
     };
     let new: Vec<Entry> = left.iter().map(entry).collect();
     shmem::write(|m| {
-        let mut table = m.entries();
         let mut room = true;
         for (left, new) in left.iter().zip(new) {
+            let mut table = m.entries();
             if let Some(place) = table.find(&left.gid) {
                 if table.at(place).is_for_the_resolver() {
                     table.change(place, |entry| entry.reason = left.reason);
@@ -92,8 +98,13 @@ pub fn note(members: &Members, left: &[Left]) -> bool {
             // What is part of normal operation has an entry as long as it is not settled.
             if !left.reason.is_expected() && (left.listed || left.reason == Reason::Unlisted) {
                 room &= table.insert(new);
+                // It may have been delivered elsewhere before the start of this server.
+                if left.status == Status::Committing {
+                    order::number(m, &left.gid);
+                }
             }
         }
+        m.shared.entries_lacked |= !room;
         room
     })
 }

@@ -189,6 +189,15 @@ pub fn new_generation() {
     });
 }
 
+/// The other databases of which it is known that they have the extension.
+pub fn other_databases() -> Vec<Oid> {
+    let here = my_database();
+    let has_it = |slot: &&Slot| slot.state != State::Free && slot.identity != 0;
+    shmem::read(|m| {
+        m.resolvers.iter().filter(has_it).map(|slot| slot.dbid).filter(|d| *d != here).collect()
+    })
+}
+
 /// Whether something may be left in a database on servers without a place for statistics.
 pub(super) fn is_unsettled_elsewhere(slots: &[Slot], dbid: Oid) -> bool {
     slots.iter().any(|slot| slot.is_of(dbid) && slot.unsettled_elsewhere > 0)

@@ -55,15 +55,32 @@ pub fn note_start() {
 /// A participant of this database has been asked.
 pub fn add(participant: i32) {
     let dbid = my_database();
-    let (index, bit) = place(participant);
     shmem::write(|m| {
-        let words = &mut m.shared.seen.words;
-        let own = words.iter().position(|w| (w.dbid, w.index) == (dbid, index));
-        if let Some(n) = own.or_else(|| words.iter().position(|w| w.dbid == Oid::INVALID)) {
-            let bits = own.map_or(0, |n| words[n].bits) | bit;
-            words[n] = Word { dbid, index, bits };
+        if set(&mut m.shared.seen, dbid, participant) {
+            m.shared.order.learn();
         }
     });
+}
+
+/// A participant of this database has been put on the list: nothing was decided there before.
+pub fn add_new(participant: i32) {
+    let dbid = my_database();
+    shmem::write(|m| {
+        set(&mut m.shared.seen, dbid, participant);
+    });
+}
+
+/// Whether that was not known.
+fn set(seen: &mut Seen, dbid: Oid, participant: i32) -> bool {
+    let (index, bit) = place(participant);
+    let words = &mut seen.words;
+    let own = words.iter().position(|w| (w.dbid, w.index) == (dbid, index));
+    let Some(n) = own.or_else(|| words.iter().position(|w| w.dbid == Oid::INVALID)) else {
+        return false;
+    };
+    let was = own.map_or(0, |n| words[n].bits);
+    words[n] = Word { dbid, index, bits: was | bit };
+    was & bit == 0
 }
 
 /// A database no longer exists.

@@ -13,10 +13,14 @@ use crate::pg::{globals, layout};
 use crate::shared::confirmed::Confirmed;
 use crate::shared::entry::Entry;
 use crate::shared::entry_table::{self, EntryLists, EntryTable};
+use crate::shared::hold::Hold;
+use crate::shared::order::{OnePhase, SharedLocalCommits, SharedOrder};
 use crate::shared::places::Link;
+use crate::shared::reads::Reads;
 use crate::shared::seen::Seen;
 use crate::shared::stats::{self, ServerStats, Statistics, StatsLists};
-use crate::shared::{incarnation, label_limit, requests, resolvers};
+use crate::shared::window::Window;
+use crate::shared::{incarnation, label_limit, requests, resolvers, wait_rows, waits};
 
 /// What is shared apart from the arrays.
 #[repr(C)]
@@ -33,6 +37,16 @@ pub struct Shared {
     pub confirmed: Confirmed,
     /// Which entries are in use.
     pub entry_lists: EntryLists,
+    /// The order of decisions.
+    pub order: SharedOrder,
+    /// Decisions that are visible here.
+    pub local_commits: SharedLocalCommits,
+    /// Readers ask those who deliver to wait.
+    pub window: Window,
+    /// Restore points are being made.
+    pub hold: Hold,
+    /// How consistent reads have done.
+    pub reads: Reads,
     /// Which participants have been asked since the start.
     pub seen: Seen,
     /// How many labels each role uses.
@@ -44,6 +58,10 @@ pub struct Shared {
     pub room_made_at: i64,
     /// Which places for statistics are in use.
     pub stats_lists: StatsLists,
+    /// How many sessions wait for servers for long.
+    pub waits: waits::Published,
+    /// How many rows of the view of waits are used.
+    pub wait_rows: usize,
 }
 
 const TRANCHE: &CStr = c"pg_fdw_xacts";
@@ -53,6 +71,12 @@ static RESOLVERS: BackendLocal<Array<resolvers::Slot>> =
     BackendLocal::new(Array::new(c"pg_fdw_xacts resolvers"));
 static REQUESTS: BackendLocal<Array<requests::Place>> =
     BackendLocal::new(Array::new(c"pg_fdw_xacts requests"));
+static ONE_PHASE: BackendLocal<Array<OnePhase>> =
+    BackendLocal::new(Array::new(c"pg_fdw_xacts commits in one phase"));
+static WAITS: BackendLocal<Array<waits::Place>> =
+    BackendLocal::new(Array::new(c"pg_fdw_xacts waits"));
+static WAIT_ROWS: BackendLocal<Array<wait_rows::Row>> =
+    BackendLocal::new(Array::new(c"pg_fdw_xacts view of waits"));
 static ENTRIES: BackendLocal<Array<Entry>> = BackendLocal::new(Array::new(c"pg_fdw_xacts entries"));
 static ENTRY_LINKS: BackendLocal<Array<Link>> =
     BackendLocal::new(Array::new(c"pg_fdw_xacts entries: lists"));
@@ -112,7 +136,7 @@ fn resolver_slots() -> usize {
     globals::max_worker_processes() + 32
 }
 
-/// One per backend: it waits for one request at a time.
+/// One per backend: it waits for one request, or for servers, at a time.
 fn request_places() -> usize {
     globals::max_backends()
 }
@@ -121,10 +145,12 @@ fn size() -> usize {
     let entry = size_of::<Entry>() + 2 * size_of::<Link>();
     let stats = size_of::<ServerStats>() + size_of::<Link>();
     // Each structure is aligned to a cache line.
-    8 * 128
+    11 * 128
         + size_of::<Shared>()
+        + wait_rows::ROWS * size_of::<wait_rows::Row>()
         + resolver_slots() * size_of::<resolvers::Slot>()
-        + request_places() * size_of::<requests::Place>()
+        + request_places() * (size_of::<requests::Place>() + size_of::<waits::Place>())
+        + request_places() * size_of::<OnePhase>()
         + guc::max_foreign_xacts() * entry
         + entry_table::index_size(guc::max_foreign_xacts())
         + guc::max_servers() * stats
@@ -151,6 +177,9 @@ pub fn start_up() {
         let found = SHARED.get().attach(1);
         RESOLVERS.get().attach(resolver_slots());
         REQUESTS.get().attach(request_places());
+        ONE_PHASE.get().attach(request_places());
+        WAITS.get().attach(request_places());
+        WAIT_ROWS.get().attach(wait_rows::ROWS);
         ENTRIES.get().attach(entries);
         ENTRY_LINKS.get().attach(entries);
         SIBLINGS.get().attach(entries);
@@ -163,6 +192,9 @@ pub fn start_up() {
             SHARED.get().clear();
             RESOLVERS.get().clear();
             REQUESTS.get().clear();
+            ONE_PHASE.get().clear();
+            WAITS.get().clear();
+            WAIT_ROWS.get().clear();
             let shared = &mut SHARED.get().get()[0];
             shared.entry_lists = EntryLists::NONE_USED;
             shared.stats_lists = StatsLists::NONE_USED;
@@ -200,6 +232,12 @@ pub struct Memory<'a> {
     pub resolvers: &'a mut [resolvers::Slot],
     /// What backends ask of a resolver, each at its own place.
     pub requests: &'a mut [requests::Place],
+    /// The commits in one phase that are under way, each backend's at its own place.
+    pub one_phase: &'a mut [OnePhase],
+    /// What backends wait for, each at its own place.
+    pub waits: &'a mut [waits::Place],
+    /// What the view of waits shows.
+    pub wait_rows: &'a mut [wait_rows::Row],
     entries: &'a mut [Entry],
     entry_links: &'a mut [Link],
     siblings: &'a mut [Link],
@@ -237,6 +275,9 @@ fn locked<T>(mode: pg_sys::LWLockMode::Type, f: impl FnOnce(&mut Memory<'_>) -> 
             shared: &mut SHARED.get().get()[0],
             resolvers: RESOLVERS.get().get(),
             requests: REQUESTS.get().get(),
+            one_phase: ONE_PHASE.get().get(),
+            waits: WAITS.get().get(),
+            wait_rows: WAIT_ROWS.get().get(),
             entries: ENTRIES.get().get(),
             entry_links: ENTRY_LINKS.get().get(),
             siblings: SIBLINGS.get().get(),
@@ -255,6 +296,25 @@ pub fn read<T>(f: impl FnOnce(&mut Memory<'_>) -> T) -> T {
 /// Locks the shared structures to change them. `f` calls nothing of PostgreSQL that can raise.
 pub fn write<T>(f: impl FnOnce(&mut Memory<'_>) -> T) -> T {
     locked(pg_sys::LWLockMode::LW_EXCLUSIVE, f)
+}
+
+/// Whether a unit of readers is open, without the lock.
+pub fn is_read() -> bool {
+    // SAFETY: attached at start-up; only an atomic number of it is read.
+    unsafe { (*SHARED.get().first.get()).order.is_read() }
+}
+
+/// The window, without the lock.
+pub fn window() -> &'static Window {
+    // SAFETY: attached at start-up, and never detached; only its atomic numbers are used, by
+    // everybody.
+    unsafe { &(*SHARED.get().first.get()).window }
+}
+
+/// The counters of consistent reads, without the lock.
+pub fn reads() -> &'static Reads {
+    // SAFETY: as for the window.
+    unsafe { &(*SHARED.get().first.get()).reads }
 }
 
 /// Whether a process of this server with a latch exists.

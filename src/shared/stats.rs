@@ -42,7 +42,9 @@ pub struct ServerStats {
     pub attempts: u64,
     /// Attempts that failed.
     pub failures: u64,
-    /// When the last one failed, in PostgreSQL's microseconds.
+    /// Sessions that have given way in a deadlock while they waited for it.
+    pub deadlocks: u64,
+    /// When the last attempt failed, in PostgreSQL's microseconds.
     pub last_error_at: i64,
     /// Why, in the server's encoding, ended by a NUL.
     pub last_error: [u8; ERROR_LEN],
@@ -104,6 +106,7 @@ pub fn empty(dbid: Oid, serverid: Oid) -> ServerStats {
         unsettled: 0,
         attempts: 0,
         failures: 0,
+        deadlocks: 0,
         last_error_at: 0,
         last_error: [0; ERROR_LEN],
     }
@@ -174,6 +177,16 @@ pub fn attempt(serverid: Oid, resolved: u64, heuristic: u64, error: Option<&Erro
             let len = clipped(&text, ERROR_LEN - 1);
             stats.last_error = [0; ERROR_LEN];
             stats.last_error[..len].copy_from_slice(&text[..len]);
+        }
+    });
+}
+
+/// This session gives way in a deadlock while it waits for a server.
+pub fn deadlock(serverid: Oid) {
+    let dbid = my_database();
+    shmem::write(|m| {
+        if let Some(stats) = m.stats().of(dbid, serverid) {
+            stats.deadlocks += 1;
         }
     });
 }

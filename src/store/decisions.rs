@@ -110,14 +110,13 @@ pub fn part(first: u32, leave_out: impl Fn(&Nonce) -> bool) -> (Vec<Row>, Option
     (rows, next)
 }
 
-/// What is decided of the `wanted` transactions, with their local xids; those without a row are not
-/// in the map.
-pub fn of_all(wanted: &HashSet<Nonce>) -> HashMap<Nonce, (Decision, TransactionId)> {
+/// The rows of the `wanted` transactions; those without a row are not in the map.
+pub fn of_all(wanted: &HashSet<Nonce>) -> HashMap<Nonce, Row> {
     let mut found = HashMap::new();
     if let Some(table) = Table::open_if_exists(c"decision", pg_sys::AccessShareLock) {
         table.scan(See::Dirty, |row| {
             let nonce = nonce(row).filter(|nonce| wanted.contains(nonce));
-            found.extend(nonce.map(|nonce| (nonce, (decision(row), row.xid))));
+            found.extend(nonce.map(|nonce| (nonce, read(row, nonce))));
         });
     }
     found

@@ -12,6 +12,7 @@ use crate::pg::error::Result;
 use crate::pg::transaction::make_durable;
 use crate::protocol::fingerprint::{Fingerprint, escaped};
 use crate::protocol::gid::{Gid, Identity, Nonce};
+use crate::protocol::place::Place;
 use crate::store::table::{See, Table, text};
 use crate::store::trusted;
 
@@ -41,6 +42,12 @@ impl ParticipantRecord {
     pub fn gid(&self, identity: Identity, nonce: Nonce) -> Gid {
         let (serverid, userid) = (self.serverid.to_u32(), self.userid.to_u32());
         Gid { identity, nonce, serverid, userid }
+    }
+
+    /// Where it is.
+    pub fn place(&self) -> Place {
+        let cluster = (self.system_identifier, self.database.to_bytes());
+        Place::new(self.serverid.to_u32(), &cluster, None)
     }
 
     /// Whether a server at that address may be the recorded one. Only the address tells two copies

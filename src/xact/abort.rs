@@ -103,7 +103,8 @@ fn send_rollback<'a>(round: &mut Round<'a, &'a Participant>, p: &'a Participant)
     if !p.connection.is_drained() {
         p.connection.pump();
     }
-    if p.connection.is_at_work() && !p.connection.is_doomed() {
+    let is_waited_for = p.connection.is_at_work() || p.connection.awaits_snapshot();
+    if is_waited_for && !p.connection.is_doomed() {
         p.connection.cancel();
     }
     p.connection.warn_if_lost(ABORT)?;

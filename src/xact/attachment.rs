@@ -5,13 +5,13 @@ use std::ffi::CStr;
 use std::rc::Rc;
 use std::time::Instant;
 
-use pgrx::pg_sys::Oid;
+use pgrx::pg_sys::{EState, Oid};
 
 use crate::guc;
 use crate::libpq::PgResult;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState};
-use crate::pg::globals::{deadlock_timeout, is_serializable, nest_level};
+use crate::pg::globals::{deadlock_timeout, is_serializable, lock_timeout, nest_level};
 use crate::protocol::pipeline::Ticket;
 use crate::protocol::plan::{Access, Mode};
 use crate::remote::cache::{self, Cached};
@@ -20,6 +20,7 @@ use crate::remote::credentials;
 use crate::remote::options::Mapping;
 use crate::shared::incarnation::session_lock;
 use crate::shared::resolvers;
+use crate::xact::cut::{self, Unit};
 use crate::xact::{callbacks, deliveries, endings, participants};
 
 /// A participant's session as one scan or modification sees it. It remembers the nesting level at
@@ -34,6 +35,8 @@ pub struct Attachment {
     level: Rc<Cell<u32>>,
     /// Whether its statements may write.
     access: Access,
+    /// What is read together with its statements.
+    unit: Option<Rc<Unit>>,
     /// The last statement that was sent.
     sent: Cell<Ticket>,
     /// The last statement of the last segment that was waited for.
@@ -122,6 +125,7 @@ impl Attachment {
             userid: Oid::INVALID,
             level,
             access: Access::Reads,
+            unit: None,
             sent: Cell::new(0),
             waited_for: Cell::new(0),
             waits: Cell::new(0),
@@ -131,6 +135,36 @@ impl Attachment {
     /// The same session, for statements with this access.
     pub fn with(self, access: Access) -> Self {
         Self { access, ..self }
+    }
+
+    /// The same session, for statements of a query. `is_read`: they read the server's tables, so
+    /// that all that the query reads is read as of one time, if reads are consistent.
+    pub fn of_query(self, estate: *const EState, is_read: bool) -> Self {
+        if !cut::may_be_on() {
+            return self;
+        }
+        let unit = Unit::of_query(estate);
+        if is_read {
+            unit.add(&self.connection, self.userid);
+        }
+        if self.access == Access::Modifies {
+            unit.set_eager();
+        }
+        Self { unit: Some(unit), ..self }
+    }
+
+    /// Changes when scans that have been asked for rows have to be asked again.
+    pub fn unit_epoch(&self) -> u64 {
+        self.unit.as_ref().map_or(0, |unit| unit.epoch())
+    }
+
+    /// Called when a scan's answer has come, before anybody sees its rows, or its failure: whether
+    /// it has to be asked again, because the servers did not show the same transactions.
+    ///
+    /// # Errors
+    /// Those of taking a snapshot of all of them.
+    pub fn settle_unit(&self) -> Result<bool> {
+        self.unit.as_ref().map_or(Ok(false), |unit| unit.settle())
     }
 
     /// The connection, for example for cursor numbers and statement names.
@@ -227,6 +261,9 @@ impl Attachment {
         query: &Rc<CStr>,
         opening: Option<&Rc<Opening>>,
     ) -> Result<Ticket> {
+        let is_scan = opening.is_some() && self.access == Access::Reads;
+        let unit = self.unit.as_ref();
+        let opened = cut::before_statement(&self.connection, self.userid, unit, is_scan)?;
         let serializable = is_serializable();
         let isolation =
             if serializable { Isolation::Serializable } else { Isolation::RepeatableRead };
@@ -234,8 +271,9 @@ impl Attachment {
         // back to that one.
         let level = self.level.get().max(nest_level());
         let (owner, access) = (self.level.get(), self.access);
+        self.connection.set_lock_timeout(lock_timeout());
         let query = Some(query);
-        let manner = Manner { isolation, owner, level, access, opening, query };
+        let manner = Manner { isolation, opened, owner, level, access, opening, query };
         let submit = || self.connection.submit(manner, messages, if_lost);
         let first = match submit() {
             Err(_) if self.begin_anew()? => submit()?,
@@ -252,10 +290,14 @@ impl Attachment {
     /// # Errors
     /// The remote's error, the lost connection, a cancel.
     pub fn poll(&self, asked: &Asked) -> Result<Option<Rc<PgResult>>> {
-        match self.connection.poll(asked) {
+        let polled = match self.connection.poll(asked) {
             Err(_) if self.begin_anew()? => Ok(None),
             polled => polled,
+        }?;
+        if polled.is_some() {
+            cut::after_answer(&self.connection)?;
         }
+        Ok(polled)
     }
 
     /// Waits for a statement's answer.
@@ -266,25 +308,35 @@ impl Attachment {
         if self.connection.is_due(asked.ticket()) {
             self.note_wait(asked);
         }
-        let soon = Instant::now() + deadlock_timeout();
-        if let Some(result) = self.wait_until(asked, Some(soon))? {
+        let begin = Instant::now();
+        let soon = begin + deadlock_timeout();
+        if let Some(result) = self.wait_since(asked, Some(soon), begin)? {
             return Ok(result);
         }
         if let Some(act) = LONG_WAIT.get().get() {
             act()?;
         }
         loop {
-            if let Some(result) = self.wait_until(asked, None)? {
+            if let Some(result) = self.wait_since(asked, None, begin)? {
                 return Ok(result);
             }
         }
     }
 
-    fn wait_until(&self, asked: &Asked, deadline: Option<Instant>) -> Result<Option<Rc<PgResult>>> {
-        match self.connection.wait_until(asked, deadline) {
-            Err(_) if self.begin_anew()? => self.connection.wait_until(asked, deadline),
+    fn wait_since(
+        &self,
+        asked: &Asked,
+        deadline: Option<Instant>,
+        begin: Instant,
+    ) -> Result<Option<Rc<PgResult>>> {
+        let answered = match self.connection.wait_since(asked, deadline, begin) {
+            Err(_) if self.begin_anew()? => self.connection.wait_since(asked, deadline, begin),
             answered => answered,
+        }?;
+        if answered.is_some() {
+            cut::after_answer(&self.connection)?;
         }
+        Ok(answered)
     }
 
     /// If the connection has ended and the transaction has only just begun on it, begins it anew on
@@ -307,7 +359,12 @@ impl Attachment {
 
     /// The number of round trips to the participant that were waited for.
     pub fn waits(&self) -> u64 {
-        self.waits.get()
+        self.waits.get() + self.unit.as_ref().map_or(0, |unit| unit.waits())
+    }
+
+    /// How often snapshots were taken until they showed the same transactions.
+    pub fn snapshot_rounds(&self) -> u64 {
+        self.unit.as_ref().map_or(0, |unit| unit.rounds())
     }
 
     /// Runs one statement: sends it and waits for its answer.

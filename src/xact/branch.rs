@@ -68,18 +68,27 @@ pub trait Member {
     /// XX000: the state does not allow the event, which is a bug. Neither state nor entry is
     /// changed, so that nothing prepared is forgotten.
     fn apply(&self, event: Event) -> Result<()> {
+        if let Some((gid, change)) = self.step(event)? {
+            entries::follow(&gid, change);
+        }
+        Ok(())
+    }
+
+    /// Moves it; the caller has its entry follow as told.
+    ///
+    /// # Errors
+    /// Those of [`Member::apply`].
+    fn step(&self, event: Event) -> Result<Option<(Gid, Change)>> {
         let was = self.state();
         let now = was
             .on(event)
             .map_err(|illegal| Error::new(SqlState::INTERNAL_ERROR, illegal.to_string()))?;
         self.branch().state.set(now);
-        if let Some(prepared) = self.prepared() {
-            entries::follow(&prepared.gid, Change::between(was, now));
-            if was != now {
-                self.log_step(&prepared.gid, describe(event, now));
-            }
+        let Some(prepared) = self.prepared() else { return Ok(None) };
+        if was != now {
+            self.log_step(&prepared.gid, describe(event, now));
         }
-        Ok(())
+        Ok(Some((prepared.gid, Change::between(was, now))))
     }
 
     /// Logs a step of the protocol at DEBUG1, with the gid.

@@ -7,7 +7,10 @@ use pgrx::pg_sys;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{attempt, boundary, shielded};
 use crate::pg::globals::nest_level;
-use crate::xact::{abort, deliveries, endings, gxid, participants, phase_one, phase_two, replayed};
+use crate::remote::long_wait;
+use crate::xact::{
+    abort, cut, deliveries, endings, gxid, participants, phase_one, phase_two, replayed,
+};
 
 static SUBTRANSACTIONS: BackendLocal<Cell<bool>> = BackendLocal::new(Cell::new(false));
 
@@ -54,6 +57,7 @@ unsafe extern "C-unwind" fn on_transaction(
     let ends =
         matches!(event, E::XACT_EVENT_PRE_COMMIT | E::XACT_EVENT_PRE_PREPARE | E::XACT_EVENT_ABORT);
     if ends {
+        long_wait::executor_wakes();
         collect_deliveries();
     }
     if event == E::XACT_EVENT_ABORT {
@@ -61,6 +65,17 @@ unsafe extern "C-unwind" fn on_transaction(
             gxid::abandon();
             Ok(())
         });
+    }
+    let has_ended = matches!(
+        event,
+        E::XACT_EVENT_COMMIT
+            | E::XACT_EVENT_PREPARE
+            | E::XACT_EVENT_ABORT
+            | E::XACT_EVENT_PARALLEL_COMMIT
+            | E::XACT_EVENT_PARALLEL_ABORT
+    );
+    if has_ended {
+        cut::end();
     }
     if participants::is_empty() {
         if event == E::XACT_EVENT_COMMIT {
@@ -98,6 +113,7 @@ unsafe extern "C-unwind" fn on_subtransaction(
         return;
     }
     let level = nest_level();
+    long_wait::executor_wakes();
     match event {
         E::SUBXACT_EVENT_PRE_COMMIT_SUB => boundary(|| {
             for p in participants::all() {

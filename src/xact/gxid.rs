@@ -28,9 +28,9 @@ use crate::remote::cache::{self, Cached};
 use crate::remote::connection::Asked;
 use crate::remote::options::{Mapping, Server};
 use crate::remote::wait::Interrupts;
-use crate::shared::confirmed;
-use crate::shared::entries::{self, Known};
+use crate::shared::entries::{self, Known, Reserved};
 use crate::shared::incarnation::session_lock;
+use crate::shared::{confirmed, window};
 use crate::store::{decisions, identity, participant_list};
 use crate::xact::branch::{Branch, Member};
 use crate::xact::settle;
@@ -150,8 +150,19 @@ fn pending_by_row(xid: pg_sys::TransactionId) -> Option<Pending> {
         .into_iter()
         .find(|row| row.xid == xid && row.decision == Decision::InProgress)?;
     let identity = identity::known()?;
-    let gids: Vec<Gid> = row.gids(identity, &participant_list::all()).collect();
+    let list = participant_list::all();
+    let gids: Vec<Gid> = row.gids(identity, &list).collect();
     let complete = gids.len() == row.participants.len();
+    // The resolver has not come to it yet, or there was no room. Once it is decided, readers have to
+    // know what is not delivered.
+    let members = row.participants.iter();
+    for (id, remote_xid) in members.filter(|_| decisions::of(xid) == Decision::InProgress) {
+        let Some(registered) = list.iter().find(|r| r.id == *id) else { continue };
+        let (gid, participant) = (registered.gid(identity, row.nonce), registered.id);
+        let (remote_xid, place) = (*remote_xid, registered.place());
+        let reserved = Reserved { gid, participant, remote_xid, place, remote_pid: 0 };
+        entries::adopt(&reserved, xid, row.participants.len());
+    }
     Some(Pending { xid, gids, complete })
 }
 
@@ -232,9 +243,16 @@ pub fn deliver() -> Result<()> {
         Decision::InProgress => return Ok(()),
     };
     // From here on the resolver leaves them to us, until they are handed over.
-    let decided = settle::apply_to_all(&members, outcome.event());
     // A decision that a synchronous standby may still lose is the resolver's to deliver.
-    let told = if syncrep::last_record_is_replicated() {
+    let is_delivered = syncrep::last_record_is_replicated();
+    let decided = match outcome {
+        Outcome::Commit => {
+            window::pass();
+            settle::decide(&members, is_delivered)
+        }
+        Outcome::Abort => settle::apply_to_all(&members, outcome.event()),
+    };
+    let told = if is_delivered {
         let reached: Vec<&Waiting> = members.iter().filter(|m| m.connection.is_some()).collect();
         attempt(|| settle::deliver(&reached, outcome, "settle"))
     } else {

@@ -22,6 +22,7 @@ use crate::remote::options::{Mapping, Server};
 use crate::remote::report;
 use crate::remote::round::{Reply, Round};
 use crate::remote::wait::{Interrupts, WaitEnd};
+use crate::shared::order::UnderWay;
 use crate::xact::branch::Member;
 use crate::xact::inject;
 use crate::xact::participants::Participant;
@@ -35,6 +36,8 @@ const ASK_DEADLINE: Duration = Duration::from_secs(5);
 /// The participant's own error, when it has definitely rolled back; 08007 when nobody knows.
 pub fn commit(p: &Participant) -> Result<()> {
     let mut round = Round::over([&**p.connection]);
+    let place = p.connection.place(p.serverid.to_u32()).unwrap_or_default();
+    let under_way = UnderWay::begin(place, p.connection.xid().unwrap_or(0));
     p.apply(Event::SendCommit)?;
     round.send((), &p.connection, &Command::COMMIT);
     let mut answered = None;
@@ -78,6 +81,9 @@ pub fn commit(p: &Participant) -> Result<()> {
         let _ = error.log(PgLogLevel::LOG);
     }
     let outcome = answered.unwrap_or_else(|| ask(p));
+    if outcome.is_ok() {
+        under_way.committed();
+    }
     p.apply(Event::Confirmed)?;
     clear_cancel();
     outcome

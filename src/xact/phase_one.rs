@@ -54,7 +54,7 @@ pub fn phase_one(explicit: bool) -> Result<()> {
     if let Some(p) = writers.iter().find(|p| p.connection.is_session_only()) {
         return Err(credentials::cannot_settle(&p.connection.server_name));
     }
-    write_down(&writers, deadline, timeout)?;
+    write_down(&writers, local.wrote, deadline, timeout)?;
     // A reader's commit is waited for where that takes no longer, or where the connection will not
     // be there to take the answer: a view of the participant's may have written elsewhere, and fail
     // there.

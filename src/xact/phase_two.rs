@@ -10,7 +10,7 @@ use crate::pg::globals::clear_cancel;
 use crate::pg::syncrep;
 use crate::protocol::participant::{Event, Outcome, State};
 use crate::remote::cache;
-use crate::shared::confirmed;
+use crate::shared::{confirmed, window};
 use crate::xact::branch::Member;
 use crate::xact::participants::{self, Participant};
 use crate::xact::{deliveries, inject, settle};
@@ -22,11 +22,18 @@ use crate::xact::{deliveries, inject, settle};
 /// A bug of ours, or what was raised in delivering; everything is done all the same.
 pub fn phase_two() -> Result<()> {
     let all = participants::take_all();
-    let decided = settle::apply_to_all(&all, Event::DecidedCommit);
+    // Where the wait for synchronous standbys was cut short, the resolver delivers when they have
+    // it.
+    let is_delivered =
+        all.iter().any(|p| p.state() == State::Prepared) && syncrep::own_commit_is_replicated();
+    if is_delivered {
+        window::pass();
+    }
+    let decided = settle::decide(&all, is_delivered);
     let prepared: Vec<&Rc<Participant>> =
         all.iter().filter(|p| p.state() == State::Committing).collect();
     let waits = guc::commit_wait() || !prepared.iter().all(|p| p.connection.is_kept());
-    let delivered = attempt(|| deliver(&prepared, waits));
+    let delivered = attempt(|| deliver(&prepared, is_delivered, waits));
     for p in prepared.iter().filter(|p| p.state() == State::Committing) {
         cache::discard(&p.connection);
     }
@@ -42,10 +49,8 @@ pub fn phase_two() -> Result<()> {
     decided.and(delivered).and(left)
 }
 
-fn deliver(prepared: &[&Rc<Participant>], waits: bool) -> Result<()> {
-    // Where the wait for synchronous standbys was cut short, the resolver delivers when they have
-    // it.
-    if prepared.is_empty() || !syncrep::own_commit_is_replicated() {
+fn deliver(prepared: &[&Rc<Participant>], is_delivered: bool, waits: bool) -> Result<()> {
+    if prepared.is_empty() || !is_delivered {
         return Ok(());
     }
     if waits {

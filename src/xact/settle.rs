@@ -13,6 +13,7 @@ use crate::protocol::gid::Gid;
 use crate::protocol::participant::{Event, Outcome};
 use crate::remote::round::{Reply, Round};
 use crate::remote::wait::Interrupts;
+use crate::shared::entries;
 use crate::xact::branch::Member;
 use crate::xact::inject;
 
@@ -78,6 +79,29 @@ pub fn leave_unconfirmed<'a, M: Member + 'a>(
             // That this fails, for example in converting the text, changes nothing.
             let _ = unconfirmed(&member.server(), &prepared.gid, outcome).log(level);
         }
+    }
+    result
+}
+
+/// Moves every member by the decision to commit, and their entries together. `is_delivered`: it
+/// will be delivered now.
+///
+/// # Errors
+/// A state does not allow it, which is a bug; the others are moved all the same.
+pub fn decide<'a, M: Member + 'a>(
+    members: impl IntoIterator<Item = &'a M>,
+    is_delivered: bool,
+) -> Result<()> {
+    let mut result = Ok(());
+    let mut changes = Vec::new();
+    for member in members {
+        match member.step(Event::DecidedCommit) {
+            Ok(change) => changes.extend(change),
+            Err(error) => result = result.and(Err(error)),
+        }
+    }
+    if !changes.is_empty() {
+        entries::decide(&changes, is_delivered);
     }
     result
 }

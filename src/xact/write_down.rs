@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 
 use crate::pg::error::{Error, Result, SqlState};
 use crate::pg::random::random;
+use crate::pg::snapshot::full;
 use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::session_lock::SessionLock;
 use crate::remote::connect::check_pooler;
@@ -23,10 +24,16 @@ use crate::xact::reach;
 use crate::xact::refusals::{late, rolled_back};
 
 /// Gives each writer its gid, and writes down what the resolver needs to settle it.
+/// `wrote_locally`: before this, the transaction has written here, too.
 ///
 /// # Errors
 /// The resolver could not settle it; a limit; the deadline; a cancel.
-pub fn write_down(writers: &[&Participant], deadline: Instant, timeout: Duration) -> Result<()> {
+pub fn write_down(
+    writers: &[&Participant],
+    wrote_locally: bool,
+    deadline: Instant,
+    timeout: Duration,
+) -> Result<()> {
     if writers.is_empty() {
         return Ok(());
     }
@@ -46,12 +53,13 @@ pub fn write_down(writers: &[&Participant], deadline: Instant, timeout: Duration
             gid: Gid { identity, nonce, serverid, userid },
             participant,
             remote_xid,
+            place: p.connection.place(serverid).unwrap_or_default(),
             remote_pid: p.connection.backend_pid(),
         });
     }
     // SAFETY: assigns the transaction its xid, which the row below would do anyway.
     let xid = unsafe { pg_sys::GetTopTransactionId() };
-    entries::reserve(&members, xid)?;
+    entries::reserve(&members, xid, wrote_locally.then(|| full(xid)))?;
     for (p, member) in writers.iter().zip(&members) {
         p.reserve(member.gid)?;
     }

@@ -32,6 +32,7 @@
 //! | a shard that writes on another through foreign tables of its own | `commit::nested` |
 //! | a session's advisory lock released by a trigger | `commit::session_lock` |
 //! | an error in a cursor from before the savepoint; writes before the first FETCH | `fdw::cursors` |
+//! | deadlocks over several servers, in each shape, and what looks like one | `deadlock` |
 //! | 10,000 in doubt | `fault::resolver::ten_thousand…` |
 //! | processes that a dead coordinator leaves on a shard | `fault::orphans` |
 //! | workers end in any order, mappings share a database | `fault::workers` |
@@ -43,6 +44,8 @@
 mod bank;
 mod clients;
 mod commit;
+mod cut;
+mod deadlock;
 mod docs;
 mod doubt;
 mod exec;
@@ -50,5 +53,6 @@ mod fault;
 mod fdw;
 mod harness;
 mod resolver;
+mod restore;
 mod support;
 mod workflow;

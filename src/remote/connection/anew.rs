@@ -14,6 +14,7 @@ use std::rc::Rc;
 use super::sending::{Isolation, Manner, Message};
 use super::state::{Broken, State};
 use super::{Connection, Opening};
+use crate::protocol::order::Opened;
 use crate::protocol::pipeline::{Control, Ticket};
 use crate::protocol::plan::Access;
 
@@ -30,6 +31,7 @@ pub struct Unanswered {
 
 struct Segment {
     isolation: Isolation,
+    opened_at: Option<Opened>,
     owner: u32,
     level: u32,
     access: Access,
@@ -117,11 +119,12 @@ impl State {
             }
             copies.push(copy);
         }
-        let Manner { isolation, owner, level, access, opening, query } = manner;
+        let Manner { isolation, opened: opened_at, owner, level, access, opening, query } = manner;
         let (opening, query) = (opening.cloned(), query.cloned());
         let messages = copies;
         kept.segments.push(Segment {
             isolation,
+            opened_at,
             owner,
             level,
             access,
@@ -175,8 +178,8 @@ impl Connection {
         };
         let waiting = std::mem::take(&mut self.inner.borrow_mut().transaction.openings);
         for segment in kept.into_iter().flat_map(|kept| kept.segments) {
-            let Segment { isolation, owner, level, access, opened, opening, messages, query } =
-                segment;
+            let Segment { isolation, opened_at, owner, level, access, opened, .. } = segment;
+            let (opening, messages, query) = (segment.opening, segment.messages, segment.query);
             // In each segment the same cursors are opened as before, in the same order.
             for opening in &opened {
                 opening.sent.set(None);
@@ -186,7 +189,8 @@ impl Connection {
             let params: Vec<_> = messages.iter().map(Owned::params).collect();
             let again: Vec<_> = messages.iter().zip(&params).map(|(m, p)| m.message(p)).collect();
             let (opening, query) = (opening.as_ref(), query.as_ref());
-            let manner = Manner { isolation, owner, level, access, opening, query };
+            let manner =
+                Manner { isolation, opened: opened_at, owner, level, access, opening, query };
             if self.queue_segment(manner, &again).is_none() {
                 let _ = self.lose();
                 break;

@@ -12,6 +12,7 @@ use crate::pg::error::{Error, Result, SqlState};
 use crate::pg::versions;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::pipeline::{Answer, Kind, Ticket};
+use crate::remote::long_wait::LongWait;
 use crate::remote::report;
 use crate::remote::wait::{Interest, Interrupts, WaitEnd};
 
@@ -99,12 +100,27 @@ impl Connection {
         asked: &Asked,
         deadline: Option<Instant>,
     ) -> Result<Option<Rc<PgResult>>> {
+        self.wait_since(asked, deadline, Instant::now())
+    }
+
+    /// [`Connection::wait_until`], in a wait that has begun before.
+    ///
+    /// # Errors
+    /// Those of [`Connection::poll`].
+    pub fn wait_since(
+        &self,
+        asked: &Asked,
+        deadline: Option<Instant>,
+        begin: Instant,
+    ) -> Result<Option<Rc<PgResult>>> {
         self.take_note();
+        let mut long = LongWait::since(begin, Interrupts::Raise);
         loop {
             if let Some(result) = self.poll(asked)? {
                 return Ok(Some(result));
             }
-            let end = self.wait_once(deadline, Interrupts::Raise, WaitEvent::Result)?;
+            let sleep = |until| self.wait_once(until, Interrupts::Raise, WaitEvent::Result);
+            let end = long.sleep(deadline, sleep, || vec![self])?;
             if end == WaitEnd::Deadline {
                 return Ok(None);
             }
@@ -123,11 +139,13 @@ impl Connection {
     /// # Errors
     /// Such a failure, the lost connection, a cancel.
     pub fn wait_discarded(&self, asked: &Asked) -> Result<()> {
+        let mut long = LongWait::begin(Interrupts::Raise);
         while self.is_due(asked.ticket) {
             self.pump();
             // Of what was discarded, only the end of the connection is an answer.
             if self.is_due(asked.ticket) && self.poll(asked)?.is_none() {
-                self.wait_once(None, Interrupts::Raise, WaitEvent::Result)?;
+                let sleep = |until| self.wait_once(until, Interrupts::Raise, WaitEvent::Result);
+                long.sleep(None, sleep, || vec![self])?;
             }
         }
         let cause = self.inner.borrow().fifo.failure_before(asked.ticket + 1);

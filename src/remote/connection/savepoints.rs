@@ -120,6 +120,7 @@ impl Connection {
         let inner = &mut *self.inner.borrow_mut();
         // All of these came after the savepoint, so they are undone with it.
         inner.transaction.before_next.clear();
+        inner.session.lock_timeout.may_be_undone();
         // A savepoint that was skipped cannot be gone back to. If its answer is still to come, so
         // is this one's.
         let underway = inner.fifo.awaits(Control::Savepoint(level));

@@ -13,6 +13,7 @@ use super::wire::Wire;
 use super::{Connection, Opening};
 use crate::libpq::{Flush, PgResult};
 use crate::pg::error::{Error, Result, SqlState, c_string};
+use crate::protocol::order::Opened;
 use crate::protocol::pipeline::{Control, Fifo, Ticket};
 use crate::protocol::plan::{Access, Xid};
 use crate::remote::report;
@@ -46,6 +47,8 @@ pub enum Isolation {
 pub struct Manner<'a> {
     /// That of the transaction, if they begin it.
     pub isolation: Isolation,
+    /// If they begin it: it is to tell its snapshot, for a unit of readers that began then.
+    pub opened: Option<Opened>,
     /// The nesting level of their owner, who takes their answers.
     pub owner: u32,
     /// The nesting level at which they run, to which a failure takes the transaction back.
@@ -114,7 +117,7 @@ impl Connection {
         let modifies = manner.access == Access::Modifies || self.is_tainted();
         let inner = &mut *self.inner.borrow_mut();
         self.queue_preamble(inner)?;
-        Self::queue_begin(conn, inner, manner.isolation, is_beginning && modifies)?;
+        Self::queue_begin(conn, inner, manner, is_beginning && modifies)?;
         for (command, control) in std::mem::take(&mut inner.transaction.before_next) {
             conn.send_query(&command, &[]).then_some(())?;
             inner.fifo.control(control);
@@ -129,6 +132,7 @@ impl Connection {
         Self::queue_own_opening(conn, inner, manner)?;
         let first = self.queue_messages(inner, manner, messages)?;
         inner.transaction.modifies |= manner.access == Access::Modifies;
+        inner.transaction.snapshot.is_used();
         match messages {
             // A query whose cursor has only been opened has done nothing yet.
             [] if manner.opening.is_some() && manner.access == Access::Reads => {}
@@ -144,21 +148,27 @@ impl Connection {
 
     /// START TRANSACTION. `is_checked`: it has been sent and not answered, and what follows must
     /// not run if it fails.
-    fn queue_begin(
+    pub(super) fn queue_begin(
         conn: &Wire,
         inner: &mut State,
-        isolation: Isolation,
+        manner: Manner,
         is_checked: bool,
     ) -> Option<()> {
         if inner.transaction.depth == 0 {
+            if manner.opened.is_some() {
+                Self::prepare_snapshot(conn, inner)?;
+            }
             inner.keep_unanswered();
-            let start = match isolation {
+            let start = match manner.isolation {
                 Isolation::RepeatableRead => c"START TRANSACTION ISOLATION LEVEL REPEATABLE READ",
                 Isolation::Serializable => c"START TRANSACTION ISOLATION LEVEL SERIALIZABLE",
             };
             conn.send_query(start, &[]).then_some(())?;
             inner.fifo.control(Control::Begin);
             inner.transaction.depth = 1;
+            if let Some(opened) = manner.opened {
+                Self::queue_snapshot(conn, inner, opened)?;
+            }
         } else if is_checked {
             // Outside a transaction SAVEPOINT fails, and the server skips the rest of the segment.
             for command in [c"SAVEPOINT px_begun", c"RELEASE SAVEPOINT px_begun"] {
@@ -252,7 +262,8 @@ impl Connection {
         // The transaction has begun, so its isolation level is not sent.
         let isolation = Isolation::RepeatableRead;
         let access = Access::Reads;
-        let manner = Manner { isolation, owner: level, level, access, opening: None, query: None };
+        let (opening, query, opened) = (None, None, None);
+        let manner = Manner { isolation, opened, owner: level, level, access, opening, query };
         match self.queue_segment(manner, &[]) {
             Some(_) => self.flush(),
             None => drop(self.lose()),

@@ -9,10 +9,14 @@ use crate::pg::error::c_string;
 use crate::protocol::session_lock::SessionLock;
 
 impl SessionLock {
-    /// Takes the lock, twice, so that [`Self::check`] can give one back without letting go.
-    pub(super) fn take(self) -> CString {
+    /// Takes the lock, twice, so that [`Self::check`] can give one back without letting go; and the
+    /// owner lock of the process `pid` here. If somebody keeps that away, no deadlock is seen that
+    /// this session is part of.
+    pub(super) fn take(self, pid: i32) -> CString {
         let try_lock = self.call("pg_try_advisory_lock_shared");
-        c_string(format!("SELECT {try_lock} AND {try_lock}"))
+        let owner = Self { key: self.owner_key(), incarnation: pid };
+        let try_owner = owner.call("pg_try_advisory_lock_shared");
+        c_string(format!("SELECT {try_lock} AND {try_lock}, {try_owner}"))
     }
 
     /// The name under which [`Self::check`] is prepared.

@@ -7,6 +7,7 @@ use super::Connection;
 use super::state::State;
 use super::wire::Wire;
 use crate::libpq::PgResult;
+use crate::pg::globals::my_pid;
 use crate::protocol::fingerprint::Fingerprint;
 use crate::protocol::pipeline::Control;
 
@@ -17,6 +18,7 @@ use crate::protocol::pipeline::Control;
 pub(super) const SETUP: &CStr = c"SELECT s.system_identifier, pg_catalog.encode(CAST(pg_catalog.replace( \
     pg_catalog.current_database(), pg_catalog.chr(92), pg_catalog.repeat(pg_catalog.chr(92), 2)) AS bytea), 'escape'), \
     pg_catalog.pg_is_in_recovery(), pg_catalog.pg_backend_pid(), \
+    CAST(EXTRACT(epoch FROM pg_catalog.pg_postmaster_start_time()) OPERATOR(pg_catalog.*) 1000000 AS bigint), \
     pg_catalog.set_config('search_path', 'pg_catalog', false), \
     pg_catalog.set_config('timezone', 'GMT', false), \
     pg_catalog.set_config('datestyle', 'ISO', false), \
@@ -76,7 +78,7 @@ impl Connection {
             inner.session.after_transaction.push(WATCH_US.to_owned());
         }
         if let Some(lock) = inner.session.lock.ask() {
-            conn.send_query(&lock.take(), &[]).then_some(())?;
+            conn.send_query(&lock.take(my_pid()), &[]).then_some(())?;
             inner.fifo.control(Control::SessionLock);
             if inner.session.prepared_check != Some(lock) {
                 inner.session.prepared_check = Some(lock);
@@ -110,7 +112,7 @@ pub(super) fn is_unknown_statement(failure: &PgResult) -> bool {
         let value = failure.error_field(field).map_or(&b""[..], CStr::to_bytes);
         value.windows(text.len()).any(|window| window == text)
     };
-    let own = [&b"px_xid"[..], b"px_constraints", b"px_lock "];
+    let own = [&b"px_xid"[..], b"px_constraints", b"px_lock ", b"px_snapshot"];
     is(b'C', INVALID_SQL_STATEMENT_NAME) && own.iter().any(|name| is(b'M', name))
 }
 
@@ -121,6 +123,11 @@ pub(super) fn fingerprint(result: &PgResult) -> Option<Fingerprint> {
         database: result.value(0, 1)?.to_owned(),
         in_recovery: result.value(0, 2)?.to_bytes() == b"t",
     })
+}
+
+/// When the server that has answered [`SETUP`] was started, in microseconds since 1970.
+pub(super) fn started(result: &PgResult) -> Option<i64> {
+    result.value(0, 4)?.to_str().ok()?.parse().ok()
 }
 
 /// Which server process has answered [`SETUP`].

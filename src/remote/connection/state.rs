@@ -8,8 +8,10 @@ use std::rc::{Rc, Weak};
 
 use super::anew::Unanswered;
 use super::cursors::Opening;
+use super::lock_timeout::LockTimeout;
 use super::session_lock::{self, Lock};
 use super::setup;
+use super::snapshot::SnapshotOf;
 use super::written::Written;
 use crate::libpq::PgResult;
 use crate::protocol::fingerprint::Fingerprint;
@@ -53,12 +55,18 @@ pub(super) struct Session {
     pub is_set_up: bool,
     /// Which server it is on, once the set-up has been answered.
     pub fingerprint: Option<Fingerprint>,
+    /// When that server was started, in microseconds since 1970.
+    pub started: Option<i64>,
     /// The server process that ran the set-up.
     pub server_pid: Option<i32>,
     /// The advisory lock that shows others that this session is alive.
     pub lock: Lock,
+    /// The question for the snapshot is prepared.
+    pub can_tell_snapshot: bool,
     /// The lock for which [`SessionLock::check`] is prepared.
     pub prepared_check: Option<SessionLock>,
+    /// How long it waits for locks.
+    pub lock_timeout: LockTimeout,
     /// Commands to send outside of any transaction, where their failure does no harm, or with the
     /// next statement when there are many.
     pub after_transaction: Vec<CString>,
@@ -77,6 +85,10 @@ pub(super) struct RemoteTransaction {
     pub written: Written,
     /// Why the server has skipped PREPARE, if it has.
     pub skipped: Option<SkippedPrepare>,
+    /// Its snapshot, where reads are consistent.
+    pub snapshot: SnapshotOf,
+    /// How many units that are being read need that as it is.
+    pub pins: u32,
     /// What was sent, as long as nothing has been answered.
     pub unanswered: Option<Unanswered>,
     /// It has been sent a second time.
@@ -136,13 +148,20 @@ impl State {
     pub fn end_transaction(&mut self) {
         self.fifo.abandon_all();
         self.transaction = RemoteTransaction::default();
+        self.session.lock_timeout.end_transaction();
     }
 
     /// The session has ended, and another takes its place, where the transaction begins anew.
     /// Statements get tickets from `next` on again.
     pub fn change_session(&mut self, next: Option<Ticket>) {
         self.fifo.begin_anew(next);
-        self.session = Session { lock: self.session.lock.of_new_session(), ..Session::default() };
+        let (lock_timeout, command) = self.session.lock_timeout.of_new_session();
+        self.session = Session {
+            lock: self.session.lock.of_new_session(),
+            lock_timeout,
+            after_transaction: command.into_iter().collect(),
+            ..Session::default()
+        };
         let transaction = &mut self.transaction;
         transaction.depth = 0;
         transaction.modifies = false;
@@ -177,6 +196,7 @@ impl State {
             Control::Setup => {
                 if result.rows() == 1 {
                     self.session.fingerprint = setup::fingerprint(result);
+                    self.session.started = setup::started(result);
                     self.session.server_pid = setup::server_pid(result);
                 }
             }
@@ -188,6 +208,7 @@ impl State {
                 self.transaction.confirmed = 1;
                 self.transaction.unanswered = None;
             }
+            Control::Snapshot => self.transaction.snapshot.answer(result),
             Control::Savepoint(level) => self.transaction.confirmed = level,
             Control::XidProbe => {
                 let xid = result.value(0, 0).and_then(|v| v.to_str().ok()?.parse().ok());
@@ -229,6 +250,11 @@ impl State {
                 self.transaction.written.fail();
                 // Something there has removed it from the session (`DEALLOCATE ALL` in a function).
                 broken.is_none() && setup::is_unknown_statement(&failure)
+            }
+            Control::Snapshot => {
+                let is_unknown = broken.is_none() && setup::is_unknown_statement(&failure);
+                self.transaction.snapshot.fail(failure);
+                is_unknown
             }
             // In any case this is reported as a clean-up that has failed.
             Control::UndoSavepoint => true,

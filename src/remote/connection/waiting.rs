@@ -8,6 +8,7 @@ use crate::pg::error::Result;
 use crate::pg::latch;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::pipeline::Control;
+use crate::remote::long_wait::LongWait;
 use crate::remote::wait::{Interrupts, WaitEnd};
 
 /// How long the end of the stream may take to follow the server's last message.
@@ -19,13 +20,15 @@ impl Connection {
     /// # Errors
     /// A cancel, under [`Interrupts::Raise`].
     pub fn drain(&self, deadline: Instant, interrupts: Interrupts) -> Result<bool> {
+        let mut long = LongWait::begin(interrupts);
         loop {
             self.pump();
             if self.inner.borrow().fifo.is_idle() {
                 return Ok(true);
             }
+            let sleep = |until| self.wait_once(until, interrupts, WaitEvent::Cleanup);
             if self.is_doomed()
-                || self.wait_once(Some(deadline), interrupts, WaitEvent::Cleanup)? != WaitEnd::Ready
+                || long.sleep(Some(deadline), sleep, || vec![self])? != WaitEnd::Ready
             {
                 return Ok(false);
             }
@@ -124,8 +127,10 @@ impl Connection {
     /// A cancel.
     pub fn flush_out(&self) -> Result<bool> {
         let mut waited = false;
+        let mut long = LongWait::begin(Interrupts::Raise);
         while self.interest().write {
-            self.wait_once(None, Interrupts::Raise, WaitEvent::Result)?;
+            let sleep = |until| self.wait_once(until, Interrupts::Raise, WaitEvent::Result);
+            long.sleep(None, sleep, || vec![self])?;
             // A server that sends does not read: its answers are taken meanwhile.
             self.pump();
             waited = true;

@@ -9,7 +9,7 @@ use pgrx::{PgLogLevel, pg_sys};
 
 use super::failure::{self, Failure};
 use super::observation::{self, Observation};
-use super::{Decisions, Fenced, Subject, Swept};
+use super::{Decided, Decisions, Fenced, Subject, Swept};
 use crate::pg::debug::debug;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::pg::{syncrep, text};
@@ -21,10 +21,10 @@ use crate::protocol::participant::Outcome;
 use crate::protocol::pipeline::Ticket;
 use crate::protocol::verdict::{Decision, Others, Place, Reason, Verdict, judge};
 use crate::remote::Connection;
-use crate::shared::entries;
 use crate::shared::entry::{Entry, Status};
 use crate::shared::entry_change::Why;
 use crate::shared::left::{Left, Members, handed_over};
+use crate::shared::{entries, order};
 
 const INSUFFICIENT_PRIVILEGE: SqlState = SqlState::new(b"42501");
 
@@ -44,6 +44,8 @@ pub(super) struct Settling {
     left: HashMap<Gid, Left>,
     /// What the server has answered to the first COMMIT or ROLLBACK PREPARED that it has refused.
     refusal: Option<Error>,
+    /// The xids there of those that are committed or listed; 0 where they are not known.
+    xids: HashMap<Gid, u64>,
     /// How many were settled.
     resolved: u64,
     /// Committed transactions of which nothing is left on a participant, with its number.
@@ -81,7 +83,9 @@ impl Settling {
         } else {
             None
         };
+        let xids = subject.committed.iter().map(|open| (open.gid, open.remote_xid)).collect();
         Ok(Self {
+            xids,
             subject,
             fenced,
             seen,
@@ -113,7 +117,9 @@ impl Settling {
     fn leave(&mut self, gid: Gid, status: Status, xid: pg_sys::TransactionId, reason: Reason) {
         self.log_step(&gid, format_args!("left in doubt: {}", reason.text()));
         let listed = self.seen.listed.contains(&gid);
-        self.left.insert(gid, Left { gid, status, xid, reason, listed });
+        let place = self.connection().place(gid.serverid).unwrap_or_default();
+        let remote_xid = self.xids.get(&gid).copied().unwrap_or(0);
+        self.left.insert(gid, Left { gid, place, remote_xid, status, xid, reason, listed });
     }
 
     /// Finds the verdict on each gid that is listed, and sends the rollbacks. The commits are for
@@ -122,10 +128,11 @@ impl Settling {
         self.decided = syncrep::written_so_far();
         let owned: HashSet<Gid> = entries::owned().iter().filter_map(Entry::gid).collect();
         for gid in self.seen.listed.iter().copied().collect::<Vec<Gid>>() {
-            let (decision, xid) = decisions
-                .get(&gid.nonce)
-                .copied()
-                .unwrap_or((Decision::Absent, pg_sys::InvalidTransactionId));
+            let xid = pg_sys::InvalidTransactionId;
+            let absent = Decided { decision: Decision::Absent, xid, remote_xid: 0 };
+            let Decided { decision, xid, remote_xid } =
+                decisions.get(&gid).copied().unwrap_or(absent);
+            self.xids.insert(gid, remote_xid);
             let others = Others {
                 owner: owned.contains(&gid),
                 other_incarnations: self.seen.other_incarnations,
@@ -180,6 +187,9 @@ impl Settling {
     fn send(&mut self, listed: Listed, outcome: Outcome) -> Result<()> {
         let prepared = Prepared::new(listed.gid);
         let &Command { ref sql, tag } = prepared.settling(outcome);
+        if outcome == Outcome::Commit {
+            order::number_transaction(&listed.gid);
+        }
         let connection = self.connection();
         let ticket = connection.send_alone(sql).ok_or_else(|| connection.doom_error())?;
         self.log_step(&listed.gid, format_args!("sent {}", tag.to_string_lossy()));

@@ -16,7 +16,7 @@ use crate::protocol::verdict::Decision;
 use crate::remote::options::Server;
 use crate::shared::entry_change::Why;
 use crate::shared::requests::{Ask, Request};
-use crate::shared::{entries, requests, resolvers};
+use crate::shared::{entries, hold, requests, resolvers, seen};
 use crate::store::participant_list::{self, ParticipantRecord};
 use crate::store::{decisions, forgotten, labels};
 
@@ -134,7 +134,10 @@ impl Worker {
         }
         let registered = ParticipantRecord { id: self.participants.next_id(), ..wanted };
         syncrep::run_here(|| participant_list::insert(&registered))?;
+        // Before anybody prepares there.
+        hold::add_participant();
         let id = registered.id;
+        seen::add_new(id);
         self.warn_of_twin(&registered)?;
         // Something may have been left there before it was forgotten.
         self.add(registered, Some(Instant::now()), false);
@@ -158,6 +161,7 @@ impl Worker {
     fn move_to(&mut self, registered: ParticipantRecord, address: Option<CString>) -> Result<i32> {
         let id = registered.id;
         syncrep::run_here(|| participant_list::move_to(&HashSet::from([id]), address.as_deref()))?;
+        hold::add_participant();
         let moved = ParticipantRecord { address, ..registered };
         self.warn_of_twin(&moved)?;
         self.participants.change(id, |participant| {

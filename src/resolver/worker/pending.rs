@@ -10,14 +10,17 @@ use crate::protocol::gid::Gid;
 use crate::protocol::verdict::Decision;
 use crate::shared::entries::{self, Reserved};
 use crate::store::decisions::{self, Row};
+use crate::store::participant_list::ParticipantRecord;
 
 /// Makes an entry for a participant of a transaction that is prepared here, if there is none. A
 /// transaction that still runs makes its entries itself.
-pub(super) fn adopt(gid: &Gid, (participant, remote_xid): (i32, u64), row: &Row) {
+pub(super) fn adopt(gid: &Gid, participant: &ParticipantRecord, remote_xid: u64, row: &Row) {
     // SAFETY: searches the processes of this server; a prepared transaction has none.
     let runs = unsafe { pg_sys::BackendXidGetPid(row.xid) } != 0;
     if !runs && decisions::of(row.xid) == Decision::InProgress {
-        let reserved = Reserved { gid: *gid, participant, remote_xid, remote_pid: 0 };
+        let place = participant.place();
+        let reserved =
+            Reserved { gid: *gid, participant: participant.id, remote_xid, place, remote_pid: 0 };
         entries::adopt(&reserved, row.xid, row.participants.len());
     }
 }

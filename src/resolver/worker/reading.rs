@@ -189,7 +189,7 @@ impl Worker {
         for member in open {
             if let Some(participant) = self.participants.get(member.0) {
                 let gid = participant.registered.gid(self.identity, row.nonce);
-                pending::adopt(&gid, *member, row);
+                pending::adopt(&gid, &participant.registered, member.1, row);
             }
         }
     }

@@ -14,12 +14,12 @@ use crate::protocol::gid::Gid;
 use crate::protocol::ledger::{Noted, open_by_entries};
 use crate::protocol::verdict::Decision;
 use crate::remote::options::Server;
-use crate::resolver::sweep::{Decisions, Open, Progress, Subject, Sweep};
+use crate::resolver::sweep::{Decided, Decisions, Open, Progress, Subject, Sweep};
 use crate::shared::entries;
 use crate::shared::entry::{Entry, Status};
 use crate::shared::entry_change::Why;
 use crate::shared::left::Members;
-use crate::store::decisions;
+use crate::store::decisions::{self, Row};
 use crate::store::participant_list::ParticipantRecord;
 
 /// How many sweeps run at a time.
@@ -109,7 +109,7 @@ impl Worker {
                 participants: e.participants as usize,
             })
             .collect();
-        let Some(mut open) = open_by_entries(&noted, entries::have_lacked()) else { return };
+        let Some(mut open) = open_by_entries(&noted, entries::are_lacking()) else { return };
         open.retain(|(id, _)| !self.is_forgotten(gid.nonce, *id));
         if !open.is_empty() {
             self.ledger.add(gid.nonce, entry.xid.into_inner(), open);
@@ -339,25 +339,41 @@ impl Worker {
     /// known to be committed nor prepared here under the application's 'gxid'.
     fn decisions<'a>(&self, listed: impl Iterator<Item = &'a Gid>) -> Result<Decisions> {
         let mut found = Decisions::new();
-        let mut wanted = HashSet::new();
+        let mut wanted = Vec::new();
         for gid in listed {
             if let Some(xid) = self.ledger.xid(gid.nonce) {
-                found.insert(gid.nonce, (Decision::Committed, TransactionId::from(xid)));
+                let mut ids = self.named(gid).into_iter();
+                let remote_xid =
+                    ids.find_map(|id| self.ledger.remote_xid(gid.nonce, id)).unwrap_or(0);
+                let (decision, xid) = (Decision::Committed, TransactionId::from(xid));
+                found.insert(*gid, Decided { decision, xid, remote_xid });
                 continue;
             }
             let pending = entries::of(gid).filter(|e| e.status == Status::Prepared);
-            match pending.map(|entry| (decisions::of(entry.xid), entry.xid)) {
-                Some((Decision::Absent, _)) | None => {
-                    wanted.insert(gid.nonce);
-                }
-                Some(known) => {
-                    found.insert(gid.nonce, known);
+            match pending.map(|entry| (decisions::of(entry.xid), entry)) {
+                Some((Decision::Absent, _)) | None => wanted.push(*gid),
+                Some((decision, Entry { xid, remote_xid, .. })) => {
+                    found.insert(*gid, Decided { decision, xid, remote_xid });
                 }
             }
         }
         if !wanted.is_empty() {
-            found.extend(transaction::run(|| Ok(decisions::of_all(&wanted)))?);
+            let nonces = wanted.iter().map(|gid| gid.nonce).collect();
+            let rows = transaction::run(|| Ok(decisions::of_all(&nonces)))?;
+            for gid in wanted {
+                let Some(row) = rows.get(&gid.nonce) else { continue };
+                let ids = self.named(&gid);
+                let participant = row.participants.iter().find(|(id, _)| ids.contains(id));
+                let remote_xid = participant.map_or(0, |(_, remote_xid)| *remote_xid);
+                let Row { decision, xid, .. } = *row;
+                found.insert(gid, Decided { decision, xid, remote_xid });
+            }
         }
         Ok(found)
+    }
+
+    /// The participants that a gid may be of.
+    fn named(&self, gid: &Gid) -> Vec<i32> {
+        self.participants.with_mapping(gid.serverid.into(), gid.userid.into())
     }
 }

@@ -226,7 +226,10 @@ impl Table {
         // registered one.
         unsafe {
             let mut dirty = dirty_snapshot();
-            let latest = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
+            // Of a table that no system cache reads, this is a new one; and unlike the latest one
+            // it can be taken while parallel workers run.
+            let relid = (*self.relation).rd_id;
+            let latest = pg_sys::RegisterSnapshot(pg_sys::GetCatalogSnapshot(relid));
             let snapshot = match see {
                 See::Dirty => &raw mut dirty,
                 See::Committed => latest,

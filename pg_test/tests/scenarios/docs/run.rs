@@ -98,6 +98,9 @@ impl Stage {
         if !self.servers.contains_key(name) {
             bail!("there is no server {name}");
         }
+        // What is under /srv on a server's own host is in a directory of the server's own here.
+        let srv = format!("{}/{name}/", self.directory.path().display());
+        let code = &code.replace("/srv/", &srv);
         match block.kind {
             Kind::Settings => {
                 let settings: Vec<(&str, &str)> = code
@@ -156,6 +159,7 @@ impl Stage {
             .env("PATH", std::env::join_paths(directories)?)
             .env("PGHOST", "127.0.0.1")
             .env("PGPORT", self.servers[name].port().to_string())
+            .env("PGDATA", self.servers[name].data())
             .env("PGUSER", ServerUser::NAME)
             .env("LC_ALL", "C")
             .stdin(Stdio::null());

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Without;
-use super::world::{Accepted, Name, World};
+use super::world::{Accepted, Name, World, at};
 use crate::protocol::cut::{Taken, Verdict};
 use crate::protocol::order::Opened;
 
@@ -48,7 +48,7 @@ impl Actor for TwoPhase {
                         self.unconfirmed.swap_remove(w.random.below(self.unconfirmed.len()));
                     w.entries.remove(&(self.name, server));
                     if w.without != Without::Past {
-                        w.order.ended(server as u32, w.xid(self.name, server), self.number);
+                        w.order.ended(at(server), w.xid(self.name, server), self.number);
                     }
                 } else {
                     self.send(w);
@@ -127,7 +127,7 @@ impl Actor for OnePhase {
                 w.pending.remove(&self.name);
                 if has_rows {
                     let xid = w.xid(self.name, server);
-                    w.order.one_phase_answered(server as u32, xid, self.sent);
+                    w.order.one_phase_answered(at(server), xid, self.sent);
                 }
                 w.acknowledged.insert(self.name);
                 return false;
@@ -157,7 +157,7 @@ impl Actor for Reader {
             let count = 2 + w.random.below(2);
             self.servers = w.random.servers(count);
             self.begun_after = w.acknowledged.clone();
-            self.opened = w.order.open();
+            self.opened = Some(w.order.open());
             if w.random.chance(50) {
                 self.fixed = Some(self.servers[0]);
                 self.alone_for = [1, 3, 8][w.random.below(3)];
@@ -211,14 +211,12 @@ impl Actor for Reader {
 impl Reader {
     fn take(&mut self, w: &World, server: usize) {
         let is_fixed = self.fixed == Some(server);
-        let taken = Taken { place: server as u32, snapshot: w.snapshot(server), is_fixed };
+        let taken = Taken { place: at(server), snapshot: w.snapshot(server).into(), is_fixed };
         self.taken.insert(server, (taken, w.committed(server)));
     }
 
     /// As a unit that begins now.
-    fn reopened(&self, w: &mut World) -> Opened {
-        let opened = w.order.open().expect("no blind deliveries here");
-        w.order.close();
-        opened
+    fn reopened(&self, w: &World) -> Opened {
+        w.order.now()
     }
 }

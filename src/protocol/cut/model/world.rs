@@ -5,12 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Without;
 use crate::protocol::cut::{NOT_YET, Row, Snapshot, Taken, Verdict, check};
 use crate::protocol::order::{Opened, Order};
+use crate::protocol::place::Place;
 
 /// How many servers there are.
 pub(super) const SERVERS: usize = 3;
 
 /// With a past that is long enough for every schedule.
 pub(super) type World = Simulation<64>;
+
+/// Where a server is.
+pub(super) fn at(server: usize) -> Place {
+    Place::new(server as u32, &server, Some(1))
+}
 
 /// A small generator, so that a schedule is a number.
 pub(super) struct Random(pub(super) u64);
@@ -117,14 +123,14 @@ impl<const HISTORY: usize> Simulation<HISTORY> {
     pub(super) fn rows(&self, opened: Opened) -> Option<Vec<Row>> {
         let mut rows = self.order.since(opened)?;
         rows.extend(self.entries.iter().map(|((name, server), number)| Row {
-            place: *server as u32,
+            place: at(*server),
             xid: self.xid(*name, *server),
             from: *number,
             to: *number,
         }));
         rows.extend(self.pending.iter().map(|(name, sent)| {
             let server = self.transactions[name].servers[0];
-            Row { place: server as u32, xid: self.xid(*name, server), from: *sent, to: NOT_YET }
+            Row { place: at(server), xid: self.xid(*name, server), from: *sent, to: NOT_YET }
         }));
         Some(rows)
     }

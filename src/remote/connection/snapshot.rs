@@ -1,0 +1,201 @@
+//! The snapshot of the remote transaction, for consistent reads: it is asked for directly behind
+//! START TRANSACTION, so it is the transaction's own and costs no wait; and a transaction that has
+//! read nothing can be begun again to get a newer one.
+
+use std::ffi::CStr;
+use std::rc::Rc;
+
+use super::Connection;
+use super::sending::{Isolation, Manner};
+use super::state::{RemoteTransaction, State};
+use super::wire::Wire;
+use crate::libpq::PgResult;
+use crate::pg::error::{Error, Result, SqlState};
+use crate::protocol::cut::Snapshot;
+use crate::protocol::order::Opened;
+use crate::protocol::pipeline::Control;
+use crate::protocol::plan::{Access, Xid};
+use crate::remote::report;
+
+/// The question, with the name under which it is prepared in a session that is asked for the first
+/// time.
+const QUESTION: (&CStr, &CStr) = (c"px_snapshot", c"SELECT pg_catalog.pg_current_snapshot()");
+
+/// What is known of the transaction's snapshot.
+#[derive(Default)]
+pub(super) struct SnapshotOf {
+    /// When the unit began that it was taken for; `None` where it was not asked for.
+    opened: Option<Opened>,
+    /// What it shows, once it has been answered.
+    text: Option<Rc<Snapshot>>,
+    /// Why there was no answer.
+    failure: Option<Rc<PgResult>>,
+    /// The cut that it belongs to; 0 for none.
+    cut: u64,
+    /// Nothing else was sent in the transaction.
+    is_alone: bool,
+}
+
+impl SnapshotOf {
+    pub fn answer(&mut self, result: &PgResult) {
+        let text = result.value(0, 0).and_then(|text| text.to_str().ok());
+        self.text = text.and_then(Snapshot::parse).map(Rc::new);
+    }
+
+    pub fn fail(&mut self, failure: Rc<PgResult>) {
+        self.failure = Some(failure);
+    }
+
+    /// A statement is sent, which reads what it shows.
+    pub fn is_used(&mut self) {
+        self.is_alone = false;
+    }
+}
+
+impl Connection {
+    /// Outside of any transaction, where preparing a statement takes no snapshot that stays.
+    pub(super) fn prepare_snapshot(conn: &Wire, inner: &mut State) -> Option<()> {
+        if !inner.session.can_tell_snapshot {
+            inner.session.can_tell_snapshot = true;
+            conn.send_prepare(QUESTION.0, QUESTION.1).then_some(())?;
+            inner.fifo.control(Control::Setup);
+            conn.send_sync().then_some(())?;
+            inner.fifo.sync();
+        }
+        Some(())
+    }
+
+    pub(super) fn queue_snapshot(conn: &Wire, inner: &mut State, opened: Opened) -> Option<()> {
+        conn.send_prepared(QUESTION.0, &[]).then_some(())?;
+        inner.fifo.control(Control::Snapshot);
+        inner.transaction.snapshot = SnapshotOf { opened: Some(opened), ..SnapshotOf::default() };
+        Some(())
+    }
+
+    /// Begins a transaction that tells its snapshot, and nothing else yet. One that has begun and
+    /// [has nothing to lose](Self::may_retake) is rolled back first.
+    ///
+    /// # Errors
+    /// The connection is lost or doomed.
+    pub fn take_snapshot(&self, isolation: Isolation, opened: Opened) -> Result<()> {
+        if self.is_doomed() {
+            return Err(self.refusal(QUESTION.1));
+        }
+        let (opening, query) = (None, None);
+        let (owner, level, access) = (1, 1, Access::Reads);
+        let manner =
+            Manner { isolation, opened: Some(opened), owner, level, access, opening, query };
+        let queued = {
+            let inner = &mut *self.inner.borrow_mut();
+            self.queue_take(inner, manner)
+        };
+        if queued.is_none() {
+            return Err(report::with_sql(self.lose(), Some(QUESTION.1)));
+        }
+        self.inner.borrow_mut().note_sent(manner, &[]);
+        self.flush();
+        Ok(())
+    }
+
+    fn queue_take(&self, inner: &mut State, manner: Manner) -> Option<()> {
+        let conn = &self.conn;
+        if inner.transaction.depth > 0 {
+            conn.send_query(c"ROLLBACK", &[]).then_some(())?;
+            inner.fifo.control(Control::Ending);
+            conn.send_sync().then_some(())?;
+            inner.fifo.sync();
+            inner.transaction.begin_again();
+            // Nobody wants what was asked in it, nor is a failure of it one of the new one.
+            inner.fifo.abandon_all();
+        }
+        self.queue_preamble(inner)?;
+        Self::queue_begin(conn, inner, manner, false)?;
+        inner.transaction.snapshot.is_alone = true;
+        conn.send_sync().then_some(())?;
+        inner.fifo.sync();
+        Some(())
+    }
+
+    /// Whether the answer to the question for the snapshot has still to come.
+    pub fn awaits_snapshot(&self) -> bool {
+        self.inner.borrow().fifo.awaits(Control::Snapshot)
+    }
+
+    /// The transaction's snapshot, with the time when its unit began.
+    ///
+    /// # Errors
+    /// The server has refused to begin the transaction, or to tell its snapshot.
+    pub fn snapshot(&self) -> Result<(Rc<Snapshot>, Opened)> {
+        let (known, failure) = {
+            let snapshot = &self.inner.borrow().transaction.snapshot;
+            (snapshot.text.clone().zip(snapshot.opened), snapshot.failure.clone())
+        };
+        known.ok_or_else(|| match failure {
+            Some(failure) => self.error_of(&failure, Some(QUESTION.1)),
+            None if self.is_doomed() => self.refusal(QUESTION.1),
+            None => Error::new(
+                SqlState::FDW_ERROR,
+                [b"server \"", self.server_name.to_bytes(), b"\" has told no snapshot"].concat(),
+            ),
+        })
+    }
+
+    /// The cut that the snapshot belongs to; 0 for none.
+    pub fn cut(&self) -> u64 {
+        self.inner.borrow().transaction.snapshot.cut
+    }
+
+    /// Whether a transaction was begun for a cut that was not taken, and nothing else: the unit has
+    /// failed, and its error was caught.
+    pub fn is_left_over(&self) -> bool {
+        let snapshot = &self.inner.borrow().transaction.snapshot;
+        snapshot.is_alone && snapshot.cut == 0
+    }
+
+    /// The snapshot belongs to this cut.
+    pub fn set_cut(&self, cut: u64) {
+        self.inner.borrow_mut().transaction.snapshot.cut = cut;
+    }
+
+    /// A unit that will be read needs the snapshot as it is, or as it will be told with the next
+    /// statement; [`Self::unpin`] has to follow.
+    pub fn pin(&self) {
+        self.inner.borrow_mut().transaction.pins += 1;
+    }
+
+    /// That unit is not read any more.
+    pub fn unpin(&self) {
+        let pins = &mut self.inner.borrow_mut().transaction.pins;
+        *pins = pins.saturating_sub(1);
+    }
+
+    /// Whether the transaction can be rolled back and begun again without anybody's noticing:
+    /// nothing was written, nothing is open, and nobody needs its snapshot.
+    pub fn may_retake(&self) -> bool {
+        let inner = self.inner.borrow();
+        let RemoteTransaction { depth, confirmed, modifies, written, cursors, pins, .. } =
+            &inner.transaction;
+        (*depth, *confirmed) == (1, 1)
+            && !modifies
+            && written.state() == Xid::None
+            && cursors.is_empty()
+            && *pins == 0
+            && inner.fifo.is_idle()
+            && !self.is_tainted()
+            && !self.is_doomed()
+    }
+}
+
+impl RemoteTransaction {
+    /// It has been rolled back, and begins again. What is still to be opened stays.
+    fn begin_again(&mut self) {
+        let was = std::mem::take(self);
+        *self = Self {
+            openings: was.openings,
+            levels: was.levels,
+            last_cursor: was.last_cursor,
+            began_anew: was.began_anew,
+            ..Self::default()
+        };
+    }
+}

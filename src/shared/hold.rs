@@ -1,0 +1,173 @@
+//! The hold: while restore points are made on several servers, no transaction begins to be
+//! delivered.
+//!
+//! A transaction that is decided after this server's point must not reach a foreign server before
+//! that server's point. So whoever is about to deliver a decision looks, in the same exclusive
+//! section in which it would get its number, whether somebody holds; and waits, for at most
+//! [`LONGEST`]. Like the window ([`super::window`]) it is a lease and no lock: nothing is left
+//! behind by a process that dies.
+//!
+//! Correctness does not depend on anybody's waiting. What must not be done between the first point
+//! and the last is counted, and who has made the points compares the counts:
+//! * the first COMMIT PREPARED of a transaction is about to be sent, by whomever;
+//! * a participant was added to the durable list, without which nobody would look for what is
+//!   prepared there. That must not happen since it was decided which servers get a point, either.
+
+use std::time::{Duration, Instant};
+
+use crate::guc;
+use crate::pg::globals::now;
+use crate::pg::latch;
+use crate::pg::wait_event::WaitEvent;
+use crate::protocol::gid::Gid;
+use crate::shared::order;
+use crate::shared::shmem::{self, Memory};
+
+/// How long somebody may hold, and how long those who deliver wait.
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// The part of shared memory that tells; all 0 at first.
+#[derive(Default, Debug)]
+#[repr(C)]
+pub struct Hold {
+    /// In PostgreSQL's microseconds.
+    until: i64,
+    counts: Counts,
+}
+
+/// How often something was done that must not be done between two points.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(C)]
+struct Counts {
+    deliveries: u64,
+    participants: u64,
+}
+
+impl Hold {
+    /// A transaction begins to be delivered.
+    pub fn delivery(&mut self) {
+        self.counts.deliveries += 1;
+    }
+
+    fn begin(&mut self, now: i64) -> Option<Held> {
+        if self.is_held(now) {
+            return None;
+        }
+        self.until = now + LONGEST.as_micros() as i64;
+        Some(Held { until: self.until, counts: self.counts })
+    }
+
+    /// Ends it, unless it has ended by itself and somebody else holds.
+    fn end(&mut self, held: &Held) {
+        if self.until == held.until {
+            self.until = 0;
+        }
+    }
+
+    fn is_held(&self, now: i64) -> bool {
+        now < self.until
+    }
+}
+
+/// This process holds, until this is dropped or the lease has ended.
+pub struct Held {
+    until: i64,
+    counts: Counts,
+}
+
+impl Held {
+    /// Holds from now on; `None` if somebody else does.
+    pub fn begin() -> Option<Self> {
+        let now = now();
+        shmem::write(|m| m.shared.hold.begin(now))
+    }
+
+    /// Whether there were as many participants when it began.
+    pub fn began_with(&self, participants: u64) -> bool {
+        self.counts.participants == participants
+    }
+
+    /// Ends it; returns whether it has held.
+    pub fn end(self) -> bool {
+        shmem::write(|m| {
+            m.shared.hold.end(&self);
+            m.shared.hold.counts == self.counts
+        })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        shmem::write(|m| m.shared.hold.end(self));
+    }
+}
+
+/// How often a participant was added to a list, in any database.
+pub fn participants() -> u64 {
+    shmem::read(|m| m.shared.hold.counts.participants)
+}
+
+/// A participant was added to the list, or has another address there; nothing has been prepared
+/// there yet.
+pub fn add_participant() {
+    shmem::write(|m| m.shared.hold.counts.participants += 1);
+}
+
+/// Gives a transaction its number, unless somebody holds; returns whether it has.
+pub(super) fn number(m: &mut Memory<'_>, gid: &Gid, now: i64) -> bool {
+    let may = !m.shared.hold.is_held(now);
+    if may {
+        order::number(m, gid);
+    }
+    may
+}
+
+/// Gives a transaction its number as soon as nobody holds, or after so long that nobody may expect
+/// it to wait any more. Called where nothing may raise.
+pub(super) fn number_later(gid: &Gid) {
+    // The resolver takes over what is not delivered in time, and does not wait.
+    let give_up = Instant::now() + LONGEST.min(guc::commit_timeout() / 2);
+    while Instant::now() < give_up {
+        latch::wait(Duration::from_millis(1), WaitEvent::Settle);
+        let now = now();
+        if shmem::write(|m| number(m, gid, now)) {
+            return;
+        }
+    }
+    order::number_transaction(gid);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A lease that is not in shared memory does not end when it is dropped.
+    fn begin(hold: &mut Hold, now: i64) -> Option<std::mem::ManuallyDrop<Held>> {
+        hold.begin(now).map(std::mem::ManuallyDrop::new)
+    }
+
+    #[test]
+    fn one_holds_at_a_time_and_no_longer_than_the_lease() {
+        let mut hold = Hold::default();
+        assert!(!hold.is_held(10));
+        let first = begin(&mut hold, 10).unwrap();
+        assert!(hold.is_held(10) && hold.is_held(first.until - 1) && !hold.is_held(first.until));
+        assert!(begin(&mut hold, 11).is_none());
+        let second = begin(&mut hold, first.until).unwrap();
+        hold.end(&first);
+        assert!(hold.is_held(first.until), "it is not the first one's any more");
+        hold.end(&second);
+        assert!(!hold.is_held(first.until));
+    }
+
+    #[test]
+    fn a_delivery_is_noticed() {
+        let mut hold = Hold::default();
+        hold.delivery();
+        let held = begin(&mut hold, 10).unwrap();
+        assert_eq!(hold.counts, held.counts);
+        hold.delivery();
+        assert_ne!(hold.counts, held.counts);
+        assert!(held.began_with(0) && !held.began_with(1));
+    }
+}
