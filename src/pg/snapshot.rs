@@ -5,8 +5,6 @@ use pgrx::pg_sys::{self, TransactionId};
 /// A snapshot, in xids of 64 bits.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LocalSnapshot {
-    /// All below have ended.
-    pub xmin: u64,
     /// All from here on are not seen.
     pub xmax: u64,
     /// Those between that are in progress, in ascending order: top-level ones.
@@ -35,6 +33,6 @@ pub fn of_transaction() -> LocalSnapshot {
         };
         let mut in_progress: Vec<u64> = xids.iter().map(|xid| full(*xid)).collect();
         in_progress.sort_unstable();
-        LocalSnapshot { xmin: full(snapshot.xmin), xmax: full(snapshot.xmax), in_progress }
+        LocalSnapshot { xmax: full(snapshot.xmax), in_progress }
     }
 }

@@ -41,21 +41,29 @@ impl<const LENGTH: usize> LocalCommits<LENGTH> {
         self.added += 1;
     }
 
-    /// Those that matter to a snapshot with this `xmin`, for a unit that began at `at`: those that
-    /// it may not see, and those decided since. `None` if some of them have been overwritten.
-    pub fn since(&self, dbid: u32, xmin: u64, at: u64) -> Option<Vec<LocalCommit>> {
-        let kept = self.added.min(LENGTH as u64) as usize;
+    /// Those that a snapshot does not see, or that were decided since `at`. `xmax` is the snapshot's;
+    /// `ended` are those that were in progress in it and have committed since, distributed or not.
+    /// What still runs is no obstacle, however old it is. `None` if some of them have been
+    /// overwritten.
+    pub fn since(&self, dbid: u32, xmax: u64, ended: &[u64], at: u64) -> Option<Vec<LocalCommit>> {
+        let kept = &self.commits[..self.added.min(LENGTH as u64) as usize];
         let oldest = (self.added > LENGTH as u64).then(|| {
             // The one that will be overwritten next: everything lost has a smaller number.
             self.commits[(self.added % LENGTH as u64) as usize].number
         });
-        if self.lost_xid >= xmin && self.lost_xid != 0 || oldest.is_some_and(|n| n > at + 1) {
+        let may_be_lost =
+            |xid: &u64| *xid <= self.lost_xid && !kept.iter().any(|commit| commit.xid == *xid);
+        if self.lost_xid >= xmax && self.lost_xid != 0
+            || ended.iter().any(may_be_lost)
+            || oldest.is_some_and(|number| number > at + 1)
+        {
             return None;
         }
         let matters = |commit: &&LocalCommit| {
-            commit.dbid == dbid && (commit.xid >= xmin || commit.number > at)
+            let is_unseen = commit.xid >= xmax || ended.contains(&commit.xid);
+            commit.dbid == dbid && (is_unseen || commit.number > at)
         };
-        Some(self.commits[..kept].iter().filter(matters).copied().collect())
+        Some(kept.iter().filter(matters).copied().collect())
     }
 }
 
@@ -76,20 +84,23 @@ mod tests {
     }
 
     #[test]
-    fn what_a_snapshot_may_not_see_and_what_was_decided_since() {
+    fn what_a_snapshot_does_not_see_and_what_was_decided_since() {
         let commits = commits(&[(10, 1), (12, 2)]);
-        assert_eq!(xids(commits.since(1, 11, 2)), Some(vec![12]));
-        assert_eq!(xids(commits.since(1, 20, 1)), Some(vec![12]));
-        assert_eq!(xids(commits.since(1, 20, 2)), Some(vec![]));
-        assert_eq!(xids(commits.since(2, 0, 0)), Some(vec![]), "another database");
+        assert_eq!(xids(commits.since(1, 11, &[], 2)), Some(vec![12]));
+        assert_eq!(xids(commits.since(1, 20, &[10], 2)), Some(vec![10]));
+        assert_eq!(xids(commits.since(1, 20, &[], 1)), Some(vec![12]));
+        assert_eq!(xids(commits.since(1, 20, &[], 2)), Some(vec![]));
+        assert_eq!(xids(commits.since(2, 0, &[], 0)), Some(vec![]), "another database");
     }
 
     #[test]
     fn what_was_lost_is_noticed() {
         let commits = commits(&[(10, 1), (12, 2), (11, 3), (13, 4), (14, 5)]);
-        assert_eq!(xids(commits.since(1, 12, 5)), None, "12 was overwritten");
-        assert_eq!(xids(commits.since(1, 13, 5)), Some(vec![13, 14]));
-        assert_eq!(xids(commits.since(1, 20, 2)), Some(vec![13, 14, 11]));
-        assert_eq!(xids(commits.since(1, 20, 1)), None, "number 2 was overwritten");
+        assert_eq!(xids(commits.since(1, 12, &[], 5)), None, "12 was overwritten");
+        assert_eq!(xids(commits.since(1, 13, &[], 5)), Some(vec![13, 14]));
+        assert_eq!(xids(commits.since(1, 13, &[11], 5)), Some(vec![13, 14, 11]));
+        assert_eq!(xids(commits.since(1, 13, &[9], 5)), None, "it may have been one of them");
+        assert_eq!(xids(commits.since(1, 20, &[], 2)), Some(vec![13, 14, 11]));
+        assert_eq!(xids(commits.since(1, 20, &[], 1)), None, "number 2 was overwritten");
     }
 }

@@ -11,7 +11,7 @@ use crate::protocol::participant::Outcome;
 use crate::protocol::place::Place;
 use crate::protocol::verdict::{Decision, Reason};
 use crate::shared::entries::{self, Reserved};
-use crate::shared::entry::{Entry, Status};
+use crate::shared::entry::{Entry, Owner, Status};
 use crate::shared::{order, shmem};
 use crate::store::decisions;
 use crate::store::participant_list::ParticipantRecord;
@@ -118,6 +118,20 @@ pub fn note_failure(entries: &[Entry], reason: Reason) {
             if table.at(place).is_for_the_resolver() {
                 table.change(place, |entry| entry.reason = reason);
             }
+        }
+    });
+}
+
+/// Leaves an entry to the resolver whose answer its owner, which is idle, has not read: somebody
+/// waits for it.
+pub fn leave_unawaited(gid: &Gid) {
+    shmem::write(|m| {
+        let mut table = m.entries();
+        if let Some(place) = table.find(gid).filter(|place| table.at(*place).unawaited) {
+            table.change(place, |entry| {
+                entry.owner = Owner::Resolver;
+                entry.reason = Reason::Untried;
+            });
         }
     });
 }

@@ -33,8 +33,10 @@ pub struct Here {
     pub place: Place,
     /// The database.
     pub dbid: Oid,
-    /// The snapshot's `xmin`.
-    pub xmin: u64,
+    /// The snapshot's `xmax`.
+    pub xmax: u64,
+    /// The transactions that were in progress in it and have committed since.
+    pub ended: Vec<u64>,
 }
 
 /// A backend's commit in one phase that is on its way; an xid of 0 is none.
@@ -114,8 +116,8 @@ pub fn known(opened: Opened, places: &[Place], here: Option<&Here>) -> Option<Ve
             }
         });
         known.retain(|known| is_there(&known.row));
-        if let Some(Here { place, dbid, xmin }) = here {
-            let commits = m.shared.local_commits.since(dbid.to_u32(), *xmin, opened.at)?;
+        if let Some(Here { place, dbid, xmax, ended }) = here {
+            let commits = m.shared.local_commits.since(dbid.to_u32(), *xmax, ended, opened.at)?;
             known.extend(commits.into_iter().map(|LocalCommit { xid, number, .. }| Known {
                 row: Row { place: *place, xid, from: number, to: number },
                 gid: None,

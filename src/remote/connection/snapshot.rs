@@ -19,7 +19,8 @@ use crate::remote::report;
 
 /// The question, with the name under which it is prepared in a session that is asked for the first
 /// time.
-const QUESTION: (&CStr, &CStr) = (c"px_snapshot", c"SELECT pg_catalog.pg_current_snapshot()");
+const QUESTION: (&CStr, &CStr) =
+    (c"px_snapshot", c"SELECT pg_catalog.pg_current_snapshot(), pg_catalog.pg_is_in_recovery()");
 
 /// What is known of the transaction's snapshot.
 #[derive(Default)]
@@ -28,6 +29,8 @@ pub(super) struct SnapshotOf {
     opened: Option<Opened>,
     /// What it shows, once it has been answered.
     text: Option<Rc<Snapshot>>,
+    /// It was taken on a standby.
+    in_recovery: bool,
     /// Why there was no answer.
     failure: Option<Rc<PgResult>>,
     /// The cut that it belongs to; 0 for none.
@@ -40,6 +43,7 @@ impl SnapshotOf {
     pub fn answer(&mut self, result: &PgResult) {
         let text = result.value(0, 0).and_then(|text| text.to_str().ok());
         self.text = text.and_then(Snapshot::parse).map(Rc::new);
+        self.in_recovery = result.value(0, 1).is_some_and(|value| value.to_bytes() == b"t");
     }
 
     pub fn fail(&mut self, failure: Rc<PgResult>) {
@@ -101,7 +105,7 @@ impl Connection {
         let conn = &self.conn;
         if inner.transaction.depth > 0 {
             conn.send_query(c"ROLLBACK", &[]).then_some(())?;
-            inner.fifo.control(Control::Ending);
+            inner.fifo.control(Control::Cleanup);
             conn.send_sync().then_some(())?;
             inner.fifo.sync();
             inner.transaction.begin_again();
@@ -138,6 +142,11 @@ impl Connection {
                 [b"server \"", self.server_name.to_bytes(), b"\" has told no snapshot"].concat(),
             ),
         })
+    }
+
+    /// Whether the snapshot was taken on a standby.
+    pub fn snapshot_is_of_standby(&self) -> bool {
+        self.inner.borrow().transaction.snapshot.in_recovery
     }
 
     /// The cut that the snapshot belongs to; 0 for none.

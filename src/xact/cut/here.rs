@@ -10,9 +10,10 @@ use pgrx::pg_sys::Oid;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::Result;
 use crate::pg::globals::{self, my_database, uses_one_snapshot};
-use crate::pg::snapshot;
+use crate::pg::{snapshot, syncrep};
 use crate::protocol::cut::{Snapshot, Taken};
 use crate::protocol::fingerprint::escaped;
+use crate::protocol::gid::Gid;
 use crate::protocol::place::Place;
 use crate::protocol::verdict::Decision;
 use crate::shared::entry::Entry;
@@ -23,6 +24,7 @@ use crate::store::decisions;
 pub(super) struct Local {
     pub(super) here: Here,
     pub(super) taken: Taken,
+    in_progress: Vec<u64>,
 }
 
 /// The local part of this transaction; `None` under READ COMMITTED, where each statement has a
@@ -34,10 +36,14 @@ pub(super) fn local() -> Result<Option<Local>> {
     if !uses_one_snapshot() {
         return Ok(None);
     }
-    let snapshot::LocalSnapshot { xmin, xmax, in_progress } = snapshot::of_transaction();
-    let snapshot = Rc::new(Snapshot::new(xmax, in_progress));
-    let here = Here { place: place()?, dbid: my_database(), xmin };
-    Ok(Some(Local { taken: Taken { place: here.place, snapshot, is_fixed: true }, here }))
+    let snapshot::LocalSnapshot { xmax, in_progress } = snapshot::of_transaction();
+    let snapshot = Rc::new(Snapshot::new(xmax, in_progress.clone()));
+    let here = Here { place: place()?, dbid: my_database(), xmax, ended: Vec::new() };
+    Ok(Some(Local {
+        taken: Taken { place: here.place, snapshot, is_fixed: true },
+        here,
+        in_progress,
+    }))
 }
 
 /// Where this database is, as a foreign server that leads to it would find.
@@ -58,14 +64,22 @@ impl Local {
         self.taken.snapshot.sees(xid)
     }
 
-    /// Gives those decisions a number that are visible here and have none yet: their sessions are
-    /// about to.
-    pub(super) fn number_what_is_visible(&self) {
-        for (xid, gid) in order::unnumbered(self.here.dbid) {
-            if self.sees(xid) && is_committed(xid) {
-                order::number_transaction(&gid);
-            }
+    /// Brings up to date what is known of the snapshot, and gives those decisions a number that are
+    /// visible here and have none yet: their sessions are about to. Returns one that cannot have a
+    /// number: it is not to be delivered before synchronous standbys have it, and others are not to
+    /// wait for it.
+    pub(super) fn look(&mut self) -> Option<Gid> {
+        self.here.ended =
+            self.in_progress.iter().copied().filter(|xid| is_committed(*xid)).collect();
+        let unnumbered = order::unnumbered(self.here.dbid);
+        let visible =
+            unnumbered.into_iter().filter(|(xid, _)| self.sees(*xid) && is_committed(*xid));
+        let visible: Vec<Gid> = visible.map(|(_, gid)| gid).collect();
+        if !visible.is_empty() && !syncrep::outlives_a_failover(syncrep::written_so_far()) {
+            return visible.first().copied();
         }
+        visible.iter().for_each(order::number_transaction);
+        None
     }
 
     /// Whether something that is visible here is still to be delivered to a server.

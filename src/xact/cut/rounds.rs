@@ -17,12 +17,14 @@ use crate::pg::globals::{in_recovery, is_serializable, my_database};
 use crate::pg::wait_event::WaitEvent;
 use crate::pg::{latch, text};
 use crate::protocol::cut::{Row, Taken, Verdict, check};
+use crate::protocol::gid::Gid;
 use crate::protocol::order::Opened;
 use crate::protocol::place::Place;
 use crate::remote::cache;
 use crate::remote::connection::Isolation;
 use crate::remote::round::wait_for;
 use crate::remote::wait::Interrupts;
+use crate::shared::left;
 use crate::shared::order::{self, Known};
 use crate::shared::reads::{self, Count};
 use crate::shared::resolvers;
@@ -33,6 +35,10 @@ const AT_ONCE: u64 = 3;
 
 /// After so many rounds those who deliver are asked to wait.
 const WITHOUT_WINDOW: u64 = 2;
+
+/// After so many rounds, within some 50 ms, what an idle session has sent and not heard of is left to
+/// the resolver.
+const PATIENT: u64 = AT_ONCE + 6;
 
 /// The longest pause between two rounds.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
@@ -91,10 +97,13 @@ fn settle_down(members: &[Member]) -> Result<()> {
 }
 
 /// What is missing: a server does not see it yet.
-struct Missing {
-    row: Row,
-    /// What has still to be delivered, if it is that.
-    known: Option<Known>,
+enum Missing {
+    /// What is still to be delivered.
+    Delivery(Gid),
+    /// What has committed there with this xid.
+    Xid(u64),
+    /// So much that not all of it is known any more.
+    Forgotten,
 }
 
 /// Snapshots on their way to be one cut.
@@ -243,7 +252,7 @@ impl Taking {
         let mut taken = Vec::with_capacity(self.members.len());
         for (Member { connection, .. }, fresh) in self.members.iter().zip(&self.fresh) {
             let (snapshot, _) = connection.snapshot()?;
-            if connection.fingerprint().is_some_and(|f| f.in_recovery) {
+            if connection.snapshot_is_of_standby() {
                 // Alone it is read as it is.
                 if self.members.len() == 1 {
                     return Ok(None);
@@ -253,8 +262,10 @@ impl Taking {
             let place = connection.place(connection.serverid.to_u32()).unwrap_or_default();
             taken.push(Taken { place, snapshot, is_fixed: !fresh });
         }
-        if let Some(local) = &self.local {
-            local.number_what_is_visible();
+        if let Some(local) = &mut self.local {
+            if let Some(gid) = local.look() {
+                return Ok(Some(Missing::Delivery(gid)));
+            }
             taken.push(local.taken.clone());
         }
         let places: Vec<Place> = taken.iter().map(|taken| taken.place).collect();
@@ -268,17 +279,15 @@ impl Taking {
                 ));
             }
             self.opened = order::now();
-            return Ok(Some(Missing {
-                row: Row { place: Place::default(), xid: 0, from: 0, to: 0 },
-                known: None,
-            }));
+            return Ok(Some(Missing::Forgotten));
         };
         let rows: Vec<Row> = known.iter().map(|known| known.row).collect();
         match check(self.opened.at, &rows, &taken) {
             Verdict::Cut(_) => Ok(None),
             Verdict::Again(row) => {
                 let is_it = |known: &&Known| known.row == row;
-                Ok(Some(Missing { row, known: known.iter().find(is_it).copied() }))
+                let gid = known.iter().find(is_it).and_then(|known| known.gid);
+                Ok(Some(gid.map_or(Missing::Xid(row.xid), Missing::Delivery)))
             }
             Verdict::TooOld(row) => {
                 let is_here = |(taken, _): &(&Taken, &Member)| {
@@ -322,6 +331,10 @@ impl Taking {
         if self.rounds == AT_ONCE {
             resolvers::wake(my_database());
         }
+        if let (true, Missing::Delivery(gid)) = (self.rounds == PATIENT, missing) {
+            left::leave_unawaited(gid);
+            resolvers::wake(my_database());
+        }
         if self.rounds >= AT_ONCE {
             let exponent = (self.rounds - AT_ONCE).min(7) as u32;
             let pause = Duration::from_millis(1 << exponent).min(LONGEST_PAUSE);
@@ -344,14 +357,16 @@ fn too_old(servers: &str, detail: &str) -> Error {
 
 fn in_doubt(missing: &Missing) -> Error {
     reads::add(Count::InDoubt, 1);
-    let detail = match missing.known.and_then(|known| known.gid) {
-        Some(gid) => format!(
+    let detail = match missing {
+        Missing::Delivery(gid) => format!(
             "Prepared transaction '{gid}' is committed, and its server has not confirmed that."
         ),
-        None => format!(
-            "A transaction that has committed on a server, with xid {}, is not visible there.",
-            missing.row.xid
+        Missing::Xid(xid) => format!(
+            "A transaction that has committed on a server, with xid {xid}, is not visible there."
         ),
+        Missing::Forgotten => {
+            "More has been committed meanwhile than is remembered for readers.".to_owned()
+        }
     };
     Error::new(
         SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
