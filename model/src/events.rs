@@ -31,7 +31,7 @@ impl Checked {
             row_on_standby: was.row_on_standby.recovered(),
             listed,
             listed_on_standby: was.listed_on_standby,
-            forgotten: host.forgotten,
+            removed: host.removed,
             taken,
             taken_on_standby: was.taken_on_standby,
             ..NEW_HOST
@@ -39,7 +39,7 @@ impl Checked {
         if on_standby || !self.setting.standby {
             new.row_on_standby = row;
         }
-        for i in self.setting.writers().filter(|i| listed && !new.forgotten[*i]) {
+        for i in self.setting.writers().filter(|i| listed && !new.removed[*i]) {
             (new.work[i].unsettled, new.work[i].due) = (true, true);
         }
         new
@@ -115,7 +115,7 @@ pub(crate) fn replicate(host: &mut Host) -> bool {
 }
 
 pub(crate) fn reappear(world: &mut World, i: usize) -> bool {
-    let needs = world.host.forgotten[i] && world.shards[i].xact == Xact::Prepared;
+    let needs = world.host.removed[i] && world.shards[i].xact == Xact::Prepared;
     let work = &mut world.host.work[i];
     let is_new = needs && *work == Work::default();
     if is_new {

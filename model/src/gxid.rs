@@ -23,6 +23,12 @@ impl Hand<'_> {
             ..Session::working()
         });
         for i in self.setting.all() {
+            let host = self.host();
+            if host.removed[i] && host.entries[i].is_none() {
+                self.session().states[i] = State::Settled;
+            }
+        }
+        for i in self.setting.all() {
             if !self.world.shards[i].away {
                 self.world.shards[i].settler = Some(Process::new(incarnation));
             }

@@ -53,7 +53,7 @@ fn main() -> ExitCode {
             show(&format!("{rule:?}"), setting, &check(setting, true, threads));
         }
     } else {
-        let all = setting::ALL.into_iter().chain([setting::COPIED_GXID]);
+        let all = setting::ALL.into_iter().chain(setting::DEEP);
         for setting in all.filter(|setting| arguments.has(setting.name)) {
             let setting = arguments.adapt(setting);
             let report = check(setting, false, threads);

@@ -88,13 +88,16 @@ fn told_is_true(model: &Checked, world: &World) -> bool {
 fn is_settled(model: &Checked, world: &World) -> bool {
     let ends = [Xact::Committed, Xact::Aborted];
     let host = &world.host;
-    let decision_kept = host.row == Row::Committed && !host.forgotten.contains(&true);
-    let sees_to = |i: usize| ends.contains(&world.shards[i].xact) && host.entries[i].is_none();
+    let decision_kept = host.row == Row::Committed && !host.removed.contains(&true);
+    // What is left of a participant that was given up is shown until an operator has gone on.
+    let sees_to = |i: usize| {
+        let is_closed = host.entries[i].is_none() && !host.open[i];
+        ends.contains(&world.shards[i].xact) && (is_closed || host.removed[i])
+    };
     model.setting.writers().all(sees_to)
         && host.session.is_none()
         && !decision_kept
         && host.row != Row::Pending
-        && !host.open.contains(&true)
 }
 
 /// A number that stands for something.
@@ -208,6 +211,6 @@ fn nothing_is_forgotten(model: &Checked, world: &World) -> bool {
             || host.entries[i].is_some()
             || host.work[i].due
             || host.work[i].sweep.is_some()
-            || host.forgotten[i]
+            || host.removed[i]
     })
 }

@@ -8,6 +8,11 @@ use crate::protocol::verdict::Decision;
 use crate::rules::Rule;
 use crate::world::{Entry, Row, Shard, Work, Xact};
 
+/// A participant's number on the list.
+fn id(i: usize) -> i32 {
+    i as i32 + 1
+}
+
 /// An entry that the resolver makes.
 pub(crate) fn left(status: Status, counted: bool) -> Entry {
     Entry { shown: Shown { status, left: true, unawaited: false }, counted }
@@ -77,9 +82,9 @@ impl Hand<'_> {
         let mut ledger = Ledger::default();
         if host.in_ledger {
             let members = all.clone().filter(|i| host.members[*i]);
-            ledger.add(nonce(), 1, members.map(|i| (i as i32, xid)));
+            ledger.add(nonce(), 1, members.map(|i| (id(i), xid)));
             for i in all.filter(|i| !host.open[*i]) {
-                ledger.remove(i as i32);
+                ledger.remove(id(i));
             }
         }
         ledger
@@ -90,7 +95,7 @@ impl Hand<'_> {
         let host = self.host();
         host.in_ledger = ledger.has(nonce());
         for i in all {
-            host.open[i] = ledger.open_at(i as i32).next().is_some();
+            host.open[i] = ledger.open_at(id(i)).next().is_some();
             host.members[i] &= host.in_ledger;
         }
     }
@@ -100,7 +105,7 @@ impl Hand<'_> {
         let xid = u64::from(self.setting.xids);
         let mut ledger = self.ledger();
         if !ledger.has(nonce()) && !members.is_empty() {
-            ledger.add(nonce(), 1, members.iter().map(|i| (*i as i32, xid)));
+            ledger.add(nonce(), 1, members.iter().map(|i| (id(*i), xid)));
             for i in members {
                 self.host().members[i] = true;
             }
@@ -110,7 +115,7 @@ impl Hand<'_> {
 
     pub(crate) fn confirmed_by(&mut self, i: usize) {
         let mut ledger = self.ledger();
-        let last = ledger.confirmed_by(nonce(), i as i32);
+        let last = ledger.confirmed_by(nonce(), id(i));
         self.host().members[i] = false;
         self.keep(&ledger);
         if last {
@@ -127,8 +132,10 @@ impl Hand<'_> {
     }
 
     fn has_work(&mut self, i: usize) {
-        let work = &mut self.host().work[i];
-        (work.unsettled, work.due) = (true, true);
+        let host = self.host();
+        if !host.removed[i] {
+            (host.work[i].unsettled, host.work[i].due) = (true, true);
+        }
     }
 
     /// Whether this coordinator's resolver holds the fence.
@@ -165,12 +172,19 @@ impl Hand<'_> {
                 let entry = host.entries[i]?;
                 let knows = entry.counted || !self.setting.has(Rule::CountEntries);
                 let participants = if knows { all } else { 0 };
-                Some(Noted { participant: i as i32, xid, participants })
+                let participant = if host.removed[i] { 0 } else { id(i) };
+                Some(Noted { participant, xid, participants })
             })
             .collect();
         let Some(open) = open_by_entries(&noted, false) else { return };
-        let is_open = |i: usize| open.iter().any(|(id, _)| *id == i as i32);
-        self.add_to_ledger(|i| is_open(i) && !host.forgotten[i]);
+        let has = |number: i32| open.iter().any(|(id, _)| *id == number);
+        let is_member = |i: usize| {
+            if host.removed[i] { host.entries[i].is_some() && has(0) } else { has(id(i)) }
+        };
+        self.add_to_ledger(is_member);
+        for i in self.setting.writers().filter(|i| host.removed[*i]) {
+            self.host().open[i] = false;
+        }
     }
 
     /// Reads the decision table.
@@ -181,13 +195,16 @@ impl Hand<'_> {
         }
         let is_owned = was.entries.iter().flatten().any(|entry| !entry.shown.left);
         if was.decision() == Decision::Committed && !is_owned && !was.confirmed && !was.in_ledger {
-            self.add_to_ledger(|i| !was.forgotten[i]);
+            self.add_to_ledger(|_| true);
         }
         for i in self.setting.writers() {
             let entry = &mut self.host().entries[i];
             let Some(entry) = entry.as_mut().filter(|entry| entry.waits()) else {
-                if was.row == Row::Pending && entry.is_none() && was.session.is_none() {
-                    *entry = Some(left(Status::Prepared, true));
+                let is_listed = !was.removed[i];
+                let adopts = was.row == Row::Pending && was.session.is_none() && is_listed;
+                if adopts && entry.is_none() {
+                    let all_listed = !was.removed.contains(&true);
+                    *entry = Some(left(Status::Prepared, all_listed));
                 }
                 continue;
             };
@@ -219,15 +236,13 @@ impl Hand<'_> {
     /// Deletes the decision.
     pub fn delete(&mut self) -> bool {
         let keeps = self.setting.has(Rule::KeepDecision);
-        let keeps_forgotten = self.setting.has(Rule::KeepForgotten);
         let host = self.host();
         // The delay is longer than any sweep.
         let is_read = host.work.iter().any(|work| work.sweep.is_some());
         if host.decision() != Decision::Committed || is_read {
             return false;
         }
-        let is_due = host.confirmed || !keeps;
-        if !is_due || (keeps_forgotten && host.forgotten.contains(&true)) {
+        if keeps && !host.confirmed {
             return false;
         }
         host.row = Row::Deleted;
@@ -236,18 +251,21 @@ impl Hand<'_> {
 
     /// An operator gives a participant up.
     pub fn forget(&mut self, i: usize) -> bool {
-        if self.host().forgotten[i] || self.host().work[i].sweep.is_some() {
+        if self.host().removed[i] || self.host().work[i].sweep.is_some() {
             return false;
+        }
+        if self.setting.has(Rule::NoteBefore) {
+            self.note_handed_over();
         }
         let mut ledger = self.ledger();
         if self.setting.has(Rule::KeepForgotten) {
-            ledger.remove(i as i32);
+            ledger.remove(id(i));
             self.keep(&ledger);
         } else if ledger.has(nonce()) {
             self.confirmed_by(i);
         }
         let host = self.host();
-        host.forgotten[i] = true;
+        host.removed[i] = true;
         host.work[i] = Work::default();
         if host.entries[i].is_some_and(|entry| entry.is_for_the_resolver()) {
             host.entries[i] = None;

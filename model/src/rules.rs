@@ -49,7 +49,7 @@ pub enum Rule {
     WholeGid,
     /// The decision is kept until all participants have confirmed.
     KeepDecision,
-    /// The decision is kept for ever if a participant was given up.
+    /// A participant that was given up has not confirmed: the decision is kept for ever.
     KeepForgotten,
     /// After a lost answer to COMMIT in one phase, the participant is asked.
     AskAgain,
@@ -63,13 +63,15 @@ pub enum Rule {
     Owner,
     /// A resolver reads the decision table after its start, and from time to time.
     Look,
+    /// Before a participant is given up, what sessions have left is taken in.
+    NoteBefore,
     /// Entries tell who has not confirmed only if there was one for each participant.
     CountEntries,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::TwoPhases,
         Self::RowFirst,
         Self::DurableList,
@@ -99,6 +101,7 @@ impl Rule {
         Self::ClientCheck,
         Self::Owner,
         Self::Look,
+        Self::NoteBefore,
         Self::CountEntries,
     ];
 }

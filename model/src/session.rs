@@ -403,7 +403,8 @@ impl Hand<'_> {
             }
         }
         let settled = self.setting.writers().all(|i| self.session().states[i] == State::Settled);
-        if settled && outcome == Some(Outcome::Commit) {
+        let is_complete = !(self.session().settles && self.host().removed.contains(&true));
+        if settled && is_complete && outcome == Some(Outcome::Commit) {
             self.all_confirmed();
         }
         // If the wait for the standby was cut short, PostgreSQL has told the client that the commit may

@@ -160,16 +160,26 @@ pub const ALL: [Setting; 14] = [
     },
 ];
 
-/// One that takes longer than a test may.
-pub const COPIED_GXID: Setting = Setting {
-    name: "copied_gxid",
-    about: "the same, and 'gxid' may be pending in both",
-    copy: true,
-    gxid: true,
-    serial: true,
-    faults: Faults { crashes: 0, ..ONLY_CRASH },
-    ..PLAIN
-};
+/// Those that take longer than a test may.
+pub const DEEP: [Setting; 2] = [
+    Setting {
+        name: "copied_gxid",
+        about: "the same, and 'gxid' may be pending in both",
+        copy: true,
+        gxid: true,
+        serial: true,
+        faults: Faults { crashes: 0, ..ONLY_CRASH },
+        ..PLAIN
+    },
+    Setting {
+        name: "given_up_gxid",
+        about: "the same while 'gxid' is pending",
+        gxid: true,
+        serial: true,
+        faults: Faults { forgets: 1, ..ONLY_CRASH },
+        ..PLAIN
+    },
+];
 
 impl Setting {
     /// One in which a rule is missed when it is left out.
@@ -178,10 +188,10 @@ impl Setting {
             Rule::CountEntries => return Self { faults: ONLY_CRASH, ..Self::called("standby") },
             Rule::ListReplicated | Rule::SessionReplicated | Rule::ResolverReplicated => "standby",
             Rule::SessionsAfter => "copy",
-            Rule::Fence => return COPIED_GXID,
+            Rule::Fence => "copied_gxid",
             Rule::Fingerprint => "moved",
             Rule::Address => "image",
-            Rule::KeepForgotten => "given_up",
+            Rule::KeepForgotten | Rule::NoteBefore => "given_up",
             Rule::AskAgain => "one_phase",
             Rule::TakeLabel | Rule::LabelReplicated => "label",
             Rule::ClientCheck => "neighbour",
@@ -198,7 +208,8 @@ impl Setting {
     }
 
     fn called(name: &str) -> Self {
-        *ALL.iter().find(|setting| setting.name == name).expect("it is one of them")
+        let mut all = ALL.iter().chain(&DEEP);
+        *all.find(|setting| setting.name == name).expect("it is one of them")
     }
 
     /// Whether a rule holds.

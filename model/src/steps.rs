@@ -113,7 +113,7 @@ pub(crate) const NEW_HOST: Host = Host {
     row_on_standby: Row::NotYet,
     listed: false,
     listed_on_standby: false,
-    forgotten: [false; MOST],
+    removed: [false; MOST],
     taken: false,
     taken_on_standby: false,
     session: None,
@@ -137,7 +137,7 @@ impl World {
         let key = |i: usize| {
             let host = |host: &Host| {
                 let session = host.session.map(|s| (s.states[i], s.awaits[i], s.skips[i]));
-                let marks = (host.forgotten[i], host.members[i], host.open[i]);
+                let marks = (host.removed[i], host.members[i], host.open[i]);
                 (session, marks, host.entries[i], host.work[i])
             };
             fingerprint(&(self.shards[i], host(&self.host), self.copy.as_ref().map(host)))
@@ -174,7 +174,7 @@ impl Host {
             session.awaits[to] = was.awaits[from];
             session.skips[to] = was.skips[from];
         }
-        self.forgotten[to] = was.forgotten[from];
+        self.removed[to] = was.removed[from];
         self.members[to] = was.members[from];
         self.open[to] = was.open[from];
         self.entries[to] = was.entries[from];

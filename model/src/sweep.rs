@@ -110,7 +110,8 @@ impl Hand<'_> {
             astray: false,
             place: Place::Recorded,
             known: host.entries[i].is_some_and(|entry| entry.is_for_the_resolver()),
-            committed: host.open[i] && !is_owned,
+            // What was given up is registered with another number when it is used again.
+            committed: host.open[i] && !is_owned && !host.removed[i],
             was_listed: host.work[i].was_listed,
             others: false,
             alive: false,
@@ -208,9 +209,9 @@ impl Hand<'_> {
         let mut gone = false;
         // Without the rule, what has become known since the sweep began counts as well.
         let is_known = self.setting.has(Rule::LeftBefore);
-        let committed = if is_known { sweep.committed } else { self.host().open[i] };
+        let committed = sweep.committed || (!is_known && self.host().open[i]);
         if sweep.place == Place::Recorded && committed && sweep.left.is_none() {
-            gone = self.conclude_committed(i, &mut sweep);
+            gone = self.conclude_committed(&mut sweep);
         }
         let entry = self.host().entries[i].filter(Entry::is_for_the_resolver);
         let mut more = false;
@@ -257,7 +258,7 @@ impl Hand<'_> {
     }
 
     /// Whether nothing is left of a committed transaction.
-    fn conclude_committed(&mut self, i: usize, sweep: &mut Sweep) -> bool {
+    fn conclude_committed(&mut self, sweep: &mut Sweep) -> bool {
         if sweep.listed {
             return true;
         }
@@ -270,7 +271,6 @@ impl Hand<'_> {
             }
             Committed::Undone => {
                 self.world.heuristic |= self.side == Side::Original;
-                self.host().forgotten[i] = true;
             }
         }
         true

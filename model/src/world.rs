@@ -61,8 +61,8 @@ pub struct Host {
     pub listed: bool,
     /// They are on the standby's, too.
     pub listed_on_standby: bool,
-    /// Participants that an operator has given up, or that have undone it: durable.
-    pub forgotten: Each<bool>,
+    /// Participants that an operator has given up: they are off the list.
+    pub removed: Each<bool>,
     /// The label was taken by asking for it: durable.
     pub taken: bool,
     /// The standby has that, too.

@@ -52,7 +52,8 @@ needed! {
     absence_counts_at_the_recorded_address: Address, SETTLED, 8;
     gids_are_compared_whole: WholeGid, OTHERS, 7;
     decisions_are_kept_until_all_have_confirmed: KeepDecision, ATOMIC, 14;
-    decisions_are_kept_for_who_was_given_up: KeepForgotten, ATOMIC, 19;
+    decisions_are_kept_for_who_was_given_up: KeepForgotten, ATOMIC, 17;
+    what_is_left_is_taken_in_before_a_server_is_given_up: NoteBefore, ATOMIC, 20;
     a_lost_answer_is_asked_for: AskAgain, STABLE, 9;
     asking_takes_the_label: TakeLabel, STABLE, 8;
     the_standby_has_what_is_said_of_a_label: LabelReplicated, STABLE, 10;
