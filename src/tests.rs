@@ -10,6 +10,7 @@ use pgrx::spi::Spi;
 mod fdw_errors;
 mod fdw_modify;
 mod fdw_scan;
+mod waits;
 
 pgrx::extension_sql_file!("tests/objects.sql", name = "test_objects");
 

@@ -2,6 +2,7 @@
 //! within, and can ask later what became of it.
 
 use std::ffi::CStr;
+use std::time::{Duration, Instant};
 
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::Datum;
@@ -11,7 +12,9 @@ use crate::api::doubt;
 use crate::pg::error::{Error, Result, SqlState, c_string, check_for_interrupts};
 use crate::pg::function::{not_on_standby, text_function};
 use crate::pg::globals::{in_recovery, nest_level};
+use crate::pg::latch;
 use crate::pg::syncrep;
+use crate::pg::wait_event::WaitEvent;
 use crate::protocol::label::{Known, Outcome, is_valid, outcome};
 use crate::shared::{entries, label_limit, requests, resolvers};
 use crate::store::{labels, table};
@@ -71,7 +74,9 @@ fn ask(label: &CStr) -> Result<Outcome> {
     let standby = in_recovery();
     loop {
         let (known, unconfirmed) = look(label)?;
-        if let Some(outcome) = outcome(known, standby, unconfirmed) {
+        let is_decided = matches!(known, Known::Committed | Known::Taken);
+        let replicated = standby || !is_decided || is_replicated()?;
+        if let Some(outcome) = outcome(known, standby, unconfirmed, replicated) {
             return Ok(outcome);
         }
         label_limit::count()?;
@@ -81,6 +86,26 @@ fn ask(label: &CStr) -> Result<Outcome> {
         // A transaction has used it meanwhile, or is about to: look again.
         check_for_interrupts()?;
     }
+}
+
+/// How long an answer waits for the synchronous standbys. Mostly they have all that can be seen
+/// here, or will in a moment.
+const REPLICATION: Duration = Duration::from_secs(1);
+
+/// Whether the synchronous standbys have what this session has seen to be committed: a fail-over
+/// must not take back what a client was told. The wait of the commit itself may have been cut
+/// short, or skipped by a crash.
+fn is_replicated() -> Result<bool> {
+    let position = syncrep::written_so_far();
+    let deadline = Instant::now() + REPLICATION;
+    while !syncrep::outlives_a_failover(position) {
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        check_for_interrupts()?;
+        latch::wait(Duration::from_millis(10), WaitEvent::Resolver);
+    }
+    Ok(true)
 }
 
 /// What the table says of a label, and whether not all participants have confirmed its transaction.

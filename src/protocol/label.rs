@@ -59,9 +59,16 @@ impl fmt::Display for Outcome {
 
 /// The answer about a label; `None`: the label must be taken first, so that no transaction can use
 /// it any more and the answer `aborted` stays true. `standby`: asked on a server in recovery, which
-/// only knows what was replayed. `unconfirmed`: not all participants have confirmed.
-pub fn outcome(known: Known, standby: bool, unconfirmed: bool) -> Option<Outcome> {
+/// only knows what was replayed. `unconfirmed`: not all participants have confirmed. `replicated`:
+/// a fail-over cannot take back what is known.
+pub fn outcome(
+    known: Known,
+    standby: bool,
+    unconfirmed: bool,
+    replicated: bool,
+) -> Option<Outcome> {
     Some(match (known, standby) {
+        (Known::Committed | Known::Taken, false) if !replicated => Outcome::InProgress,
         (Known::Committed, _) if unconfirmed => Outcome::Committing,
         (Known::Committed, _) => Outcome::Committed,
         (Known::Taken, _) => Outcome::Aborted,
@@ -98,7 +105,7 @@ mod tests {
         for known in ALL {
             for standby in [false, true] {
                 for unconfirmed in [false, true] {
-                    let said = outcome(known, standby, unconfirmed);
+                    let said = outcome(known, standby, unconfirmed, true);
                     assert_eq!(said == Some(Outcome::Aborted), known == Known::Taken, "{known:?}");
                     let committed = matches!(said, Some(Outcome::Committed | Outcome::Committing));
                     assert_eq!(committed, known == Known::Committed, "{known:?}");
@@ -110,7 +117,17 @@ mod tests {
     #[test]
     fn a_standby_does_not_know_what_it_has_not_seen() {
         for known in [Known::Running, Known::Prepared, Known::Unseen, Known::Expired] {
-            assert_eq!(outcome(known, true, false), Some(Outcome::Unknown));
+            assert_eq!(outcome(known, true, false, true), Some(Outcome::Unknown));
+        }
+    }
+
+    #[test]
+    fn what_a_fail_over_may_take_back_is_not_told() {
+        for known in ALL {
+            let said = outcome(known, false, false, false);
+            let is_final =
+                matches!(said, Some(Outcome::Committed | Outcome::Committing | Outcome::Aborted));
+            assert!(!is_final, "{known:?}: {said:?}");
         }
     }
 

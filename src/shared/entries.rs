@@ -138,20 +138,22 @@ pub fn follow(gid: &Gid, change: Change) {
 /// delivered now, so it gets its number, if need be after a wait.
 pub fn decide(changes: &[(Gid, Change)], is_delivered: bool) {
     let (pid, now) = (my_pid(), now());
-    let unnumbered = shmem::write(|m| {
+    let held_up = shmem::write(|m| {
         for (gid, change) in changes {
             let mut table = m.entries();
             if let Some(place) = table.find(gid) {
                 table.change(place, |entry| change.write(entry, pid, now));
             }
         }
-        // Any one that has an entry gives all of them their number.
-        let first =
-            changes.iter().map(|(gid, _)| gid).find(|gid| m.entries().find(gid).is_some())?;
-        (is_delivered && !hold::number(m, first, now)).then_some(*first)
+        // Any one that has an entry gives all of them their number; without one they are delivered
+        // all the same.
+        let mut gids = changes.iter().map(|(gid, _)| gid);
+        let first = gids.find(|gid| m.entries().find(gid).is_some());
+        let first = first.or(changes.first().map(|(gid, _)| gid))?;
+        (is_delivered && !hold::deliver(m, first, now)).then_some(*first)
     });
-    if let Some(gid) = unnumbered {
-        hold::number_later(&gid);
+    if let Some(gid) = held_up {
+        hold::deliver_later(&gid);
     }
 }
 

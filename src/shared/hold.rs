@@ -2,14 +2,16 @@
 //! delivered.
 //!
 //! A transaction that is decided after this server's point must not reach a foreign server before
-//! that server's point. So whoever is about to deliver a decision looks, in the same exclusive
-//! section in which it would get its number, whether somebody holds; and waits, for at most
-//! [`LONGEST`]. Like the window ([`super::window`]) it is a lease and no lock: nothing is left
+//! that server's point. So sessions that are about to deliver a decision look, in the same exclusive
+//! section in which it gets its number, whether somebody holds; and wait, for at most [`LONGEST`].
+//! Like the window ([`super::window`]) it is a lease and no lock: nothing is left
 //! behind by a process that dies.
 //!
 //! Correctness does not depend on anybody's waiting. What must not be done between the first point
 //! and the last is counted, and who has made the points compares the counts:
-//! * the first COMMIT PREPARED of a transaction is about to be sent, by whomever;
+//! * a COMMIT PREPARED is about to be sent, by whomever, of a transaction that had no number when
+//!   somebody began to hold. Who has one was decided before, and may be delivered at any time. (A
+//!   reader may have given it, so that a number alone does not say that delivering has begun.)
 //! * a participant was added to the durable list, without which nobody would look for what is
 //!   prepared there. That must not happen since it was decided which servers get a point, either.
 
@@ -32,6 +34,8 @@ const LONGEST: Duration = Duration::from_secs(1);
 pub struct Hold {
     /// In PostgreSQL's microseconds.
     until: i64,
+    /// The last number that was given to a transaction when somebody last began to hold.
+    since: u64,
     counts: Counts,
 }
 
@@ -44,16 +48,23 @@ struct Counts {
 }
 
 impl Hold {
-    /// A transaction begins to be delivered.
-    pub fn delivery(&mut self) {
-        self.counts.deliveries += 1;
+    /// A transaction with this number, or without one that is known, is about to be delivered.
+    fn deliver(&mut self, number: Option<u64>) {
+        if number.is_none_or(|number| number > self.since) {
+            self.counts.deliveries += 1;
+        }
     }
 
-    fn begin(&mut self, now: i64) -> Option<Held> {
+    fn begin(&mut self, now: i64, clock: u64) -> Option<Held> {
         if self.is_held(now) {
             return None;
         }
+        // Somebody may still rely on what has happened since an earlier number.
+        if self.until != 0 {
+            self.deliver(None);
+        }
         self.until = now + LONGEST.as_micros() as i64;
+        self.since = clock;
         Some(Held { until: self.until, counts: self.counts })
     }
 
@@ -79,7 +90,10 @@ impl Held {
     /// Holds from now on; `None` if somebody else does.
     pub fn begin() -> Option<Self> {
         let now = now();
-        shmem::write(|m| m.shared.hold.begin(now))
+        shmem::write(|m| {
+            let clock = m.shared.order.now().at;
+            m.shared.hold.begin(now, clock)
+        })
     }
 
     /// Whether there were as many participants when it began.
@@ -113,28 +127,40 @@ pub fn add_participant() {
     shmem::write(|m| m.shared.hold.counts.participants += 1);
 }
 
-/// Gives a transaction its number, unless somebody holds; returns whether it has.
-pub(super) fn number(m: &mut Memory<'_>, gid: &Gid, now: i64) -> bool {
+/// A session is about to deliver a transaction: gives it its number, unless somebody holds; returns
+/// whether it may go on.
+pub(super) fn deliver(m: &mut Memory<'_>, gid: &Gid, now: i64) -> bool {
     let may = !m.shared.hold.is_held(now);
     if may {
-        order::number(m, gid);
+        deliver_anyway(m, gid);
     }
     may
 }
 
-/// Gives a transaction its number as soon as nobody holds, or after so long that nobody may expect
-/// it to wait any more. Called where nothing may raise.
-pub(super) fn number_later(gid: &Gid) {
-    // The resolver takes over what is not delivered in time, and does not wait.
+fn deliver_anyway(m: &mut Memory<'_>, gid: &Gid) {
+    let number = order::number(m, gid);
+    m.shared.hold.deliver(number);
+}
+
+/// Waits until a transaction may be delivered, or so long that nobody may expect it to wait any
+/// more, and gives it its number. Called where nothing may raise.
+pub(super) fn deliver_later(gid: &Gid) {
+    // The resolver takes over what is not delivered in time.
     let give_up = Instant::now() + LONGEST.min(guc::commit_timeout() / 2);
     while Instant::now() < give_up {
         latch::wait(Duration::from_millis(1), WaitEvent::Settle);
         let now = now();
-        if shmem::write(|m| number(m, gid, now)) {
+        if shmem::write(|m| deliver(m, gid, now)) {
             return;
         }
     }
-    order::number_transaction(gid);
+    deliver_at_once(gid);
+}
+
+/// The transaction that a gid belongs to is about to be delivered, by somebody who does not wait:
+/// gives it its number.
+pub fn deliver_at_once(gid: &Gid) {
+    shmem::write(|m| deliver_anyway(m, gid));
 }
 
 #[cfg(test)]
@@ -142,32 +168,52 @@ mod tests {
     use super::*;
 
     /// A lease that is not in shared memory does not end when it is dropped.
-    fn begin(hold: &mut Hold, now: i64) -> Option<std::mem::ManuallyDrop<Held>> {
-        hold.begin(now).map(std::mem::ManuallyDrop::new)
+    fn begin(hold: &mut Hold, now: i64, clock: u64) -> Option<std::mem::ManuallyDrop<Held>> {
+        hold.begin(now, clock).map(std::mem::ManuallyDrop::new)
+    }
+
+    fn has_held(hold: &Hold, held: &Held) -> bool {
+        hold.counts == held.counts
     }
 
     #[test]
     fn one_holds_at_a_time_and_no_longer_than_the_lease() {
         let mut hold = Hold::default();
         assert!(!hold.is_held(10));
-        let first = begin(&mut hold, 10).unwrap();
+        let first = begin(&mut hold, 10, 0).unwrap();
         assert!(hold.is_held(10) && hold.is_held(first.until - 1) && !hold.is_held(first.until));
-        assert!(begin(&mut hold, 11).is_none());
-        let second = begin(&mut hold, first.until).unwrap();
+        assert!(begin(&mut hold, 11, 0).is_none());
+        let second = begin(&mut hold, first.until, 0).unwrap();
+        assert!(!has_held(&hold, &first) && has_held(&hold, &second));
         hold.end(&first);
         assert!(hold.is_held(first.until), "it is not the first one's any more");
         hold.end(&second);
         assert!(!hold.is_held(first.until));
+        let third = begin(&mut hold, first.until, 0).unwrap();
+        assert!(has_held(&hold, &third) && has_held(&hold, &second));
     }
 
     #[test]
-    fn a_delivery_is_noticed() {
+    fn what_is_decided_later_must_not_be_delivered() {
         let mut hold = Hold::default();
-        hold.delivery();
-        let held = begin(&mut hold, 10).unwrap();
-        assert_eq!(hold.counts, held.counts);
-        hold.delivery();
-        assert_ne!(hold.counts, held.counts);
+        hold.deliver(Some(1));
+        let held = begin(&mut hold, 10, 7).unwrap();
+        hold.deliver(Some(7));
+        assert!(has_held(&hold, &held), "it was decided before");
+        hold.deliver(Some(8));
+        assert!(!has_held(&hold, &held));
+        hold.end(&held);
+        let held = begin(&mut hold, 20, 8).unwrap();
+        hold.deliver(None);
+        assert!(!has_held(&hold, &held), "who knows");
+    }
+
+    #[test]
+    fn a_new_participant_is_noticed() {
+        let mut hold = Hold::default();
+        let held = begin(&mut hold, 10, 0).unwrap();
         assert!(held.began_with(0) && !held.began_with(1));
+        hold.counts.participants += 1;
+        assert!(!has_held(&hold, &held));
     }
 }

@@ -159,15 +159,12 @@ pub fn number_transaction(gid: &Gid) {
     shmem::write(|m| number(m, gid));
 }
 
-pub(super) fn number(m: &mut Memory<'_>, gid: &Gid) {
-    let Some(place) = m.entries().find(gid) else {
-        // What has no entry may be about to be delivered all the same.
-        m.shared.hold.delivery();
-        return;
-    };
+/// The same, where the lock is held. Returns the number; `None` if the gid has no entry.
+pub(super) fn number(m: &mut Memory<'_>, gid: &Gid) -> Option<u64> {
+    let place = m.entries().find(gid)?;
     let first = *m.entries().at(place);
     if first.number != 0 {
-        return;
+        return Some(first.number);
     }
     let nonce = gid.nonce.number();
     let places = m.entries().places_of_transaction(first.dbid, first.xid);
@@ -178,12 +175,7 @@ pub(super) fn number(m: &mut Memory<'_>, gid: &Gid) {
     let members = of_it(m);
     // One that was found later, when the others had their number already, has the same.
     let given = members.iter().map(|place| m.entries().at(*place).number).max().unwrap_or(0);
-    let number = if given == 0 {
-        m.shared.hold.delivery();
-        m.shared.order.decide()
-    } else {
-        given
-    };
+    let number = if given == 0 { m.shared.order.decide() } else { given };
     if given == 0 && first.local_xid != 0 {
         let (dbid, xid) = (first.dbid.to_u32(), first.local_xid);
         m.shared.local_commits.add(LocalCommit { dbid, xid, number });
@@ -195,6 +187,7 @@ pub(super) fn number(m: &mut Memory<'_>, gid: &Gid) {
             }
         });
     }
+    Some(number)
 }
 
 /// A commit in one phase, from before COMMIT is sent until it is answered. Only where somebody

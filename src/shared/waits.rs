@@ -6,7 +6,7 @@
 
 use pgrx::pg_sys::Oid;
 
-use crate::pg::globals::{my_database, my_pid, now};
+use crate::pg::globals::{deadlock_timeout, my_database, my_pid, now};
 use crate::pg::versions;
 use crate::shared::resolvers;
 use crate::shared::shmem::{self, Memory};
@@ -42,7 +42,7 @@ pub struct Wait {
     pub dbid: Oid,
     /// When its transaction began, in PostgreSQL's microseconds.
     pub begun: i64,
-    /// When the wait was published.
+    /// When the wait began.
     pub since: i64,
     /// Whether it can be ended by a verdict.
     pub can_be_cancelled: bool,
@@ -111,7 +111,7 @@ pub fn publish(manner: Manner, servers: &[Awaited]) -> u64 {
         pid: my_pid(),
         dbid,
         begun,
-        since: now(),
+        since: now() - deadlock_timeout().as_micros() as i64,
         can_be_cancelled,
         needs_all,
         count: servers.len() as u32,

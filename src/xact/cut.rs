@@ -5,7 +5,9 @@
 //! state. Under REPEATABLE READ and SERIALIZABLE it is the transaction. Every remote transaction
 //! tells its snapshot behind START TRANSACTION, which costs no wait. A unit of one server needs no
 //! more. Where there are several, the first statement that is sent waits until all of them have
-//! told their snapshots and those are found to be one cut ([`rounds`]).
+//! told their snapshots and those are found to be one cut ([`rounds`]). Scans do not wait: what they
+//! ask travels with the questions, and what is answered is thrown away if the snapshots turn out to
+//! be no cut.
 //!
 //! * [`transaction`]: whether the transaction reads consistently, and since when;
 //! * [`here`]: this server's own tables;
@@ -18,8 +20,8 @@ use std::rc::{Rc, Weak};
 use pgrx::pg_sys::{EState, Oid};
 
 use crate::pg::backend_local::BackendLocal;
-use crate::pg::error::Result;
-use crate::pg::globals::uses_one_snapshot;
+use crate::pg::error::{Error, Result, SqlState};
+use crate::pg::globals::{nest_level, uses_one_snapshot};
 use crate::protocol::order::Opened;
 use crate::remote::cache::Cached;
 use crate::shared::order;
@@ -48,6 +50,8 @@ pub struct Unit {
     is_accepted: Cell<bool>,
     /// The snapshots that have been asked for, together with the first statements.
     pending: RefCell<Option<Taking>>,
+    /// They were no cut.
+    has_failed: Cell<bool>,
     /// How often they were taken.
     rounds: Cell<u64>,
     /// How often they were waited for, apart from the statements.
@@ -60,6 +64,9 @@ pub struct Unit {
 
 /// The units of the queries that run, each with the address of its executor state.
 type Units = Vec<(usize, Weak<Unit>)>;
+
+/// The unit whose snapshots have been asked for together with its statements.
+static PENDING: BackendLocal<RefCell<Option<Weak<Unit>>>> = BackendLocal::new(RefCell::new(None));
 
 /// The first server of the transaction, until it has been checked.
 static UNCHECKED: BackendLocal<RefCell<Option<Member>>> = BackendLocal::new(RefCell::new(None));
@@ -117,8 +124,13 @@ impl Unit {
     /// # Errors
     /// Those of [`before_statement`].
     pub fn settle(&self) -> Result<bool> {
-        let Some(taking) = self.pending.take() else { return Ok(false) };
+        let Some(taking) = self.pending.take() else {
+            return if self.has_failed.get() { Err(caught()) } else { Ok(false) };
+        };
+        // A function of the query may catch the error, and the query go on.
+        self.has_failed.set(true);
         let rounds = taking.finish()?;
+        self.has_failed.set(false);
         // The first round was sent with the statements.
         self.note(rounds, rounds - 1);
         self.accept();
@@ -163,26 +175,52 @@ pub fn before_statement(
     is_scan: bool,
 ) -> Result<Option<Opened>> {
     let Some(reading) = transaction::reading() else { return Ok(None) };
-    let own = Member { connection: Rc::clone(connection), userid };
+    settle_another(unit)?;
+    let own = || Member { connection: Rc::clone(connection), userid };
     let mut members = Vec::new();
     if reading.is_one_unit {
         members = participants_that_read();
-        add_to(&mut members, &own);
+        add_to(&mut members, &own());
     }
     if let Some(unit) = unit.filter(|unit| !unit.is_accepted.get() || reading.is_one_unit) {
         unit.members.borrow().iter().for_each(|member| add_to(&mut members, member));
     }
     if members.len() > 1 && rounds::known(&members).is_none() {
         let may = if reading.is_one_unit { May::Keep } else { May::Retake };
-        take_for(unit.map(|unit| &**unit), &members, &reading, may, is_scan)?;
+        take_for(unit, &members, &reading, may, is_scan)?;
     }
-    if let Some(unit) = unit.filter(|unit| unit.pending.borrow().is_none()) {
+    if unit.is_some_and(|unit| unit.pending.borrow().is_some()) {
+        return Ok(None);
+    }
+    if connection.is_left_over() {
+        let rounds = rounds::take(&[own()], &reading, May::Retake)?;
+        if let Some(unit) = unit {
+            unit.note(rounds, rounds);
+        }
+    }
+    if let Some(unit) = unit {
         unit.accept();
     }
     if connection.in_transaction() {
         return Ok(None);
     }
-    alone(own, unit, &reading)
+    alone(own(), unit, &reading)
+}
+
+/// A statement of another query, which a function of this one runs: nothing may move what it reads
+/// any more.
+fn settle_another(unit: Option<&Rc<Unit>>) -> Result<()> {
+    let pending = PENDING.get().borrow().as_ref().and_then(Weak::upgrade);
+    let is_it = |pending: &Rc<Unit>| unit.is_some_and(|unit| Rc::ptr_eq(unit, pending));
+    pending.filter(|pending| !is_it(pending)).map_or(Ok(()), |pending| pending.settle().map(drop))
+}
+
+fn caught() -> Error {
+    Error::new(
+        SqlState::T_R_SERIALIZATION_FAILURE,
+        "could not serialize access: the foreign servers of the query have no common snapshot",
+    )
+    .detail("A function of the query has caught the error that tells why.")
 }
 
 fn add_to(members: &mut Vec<Member>, member: &Member) {
@@ -193,7 +231,7 @@ fn add_to(members: &mut Vec<Member>, member: &Member) {
 
 /// Takes the cut of several servers, or begins to.
 fn take_for(
-    unit: Option<&Unit>,
+    unit: Option<&Rc<Unit>>,
     members: &[Member],
     reading: &Reading,
     may: May,
@@ -205,8 +243,11 @@ fn take_for(
         return if is_scan { Ok(()) } else { unit.settle().map(drop) };
     }
     let taking = Taking::begin(members, reading, may)?;
-    if is_scan && !unit.is_eager.get() && taking.all_are_fresh() {
+    // With a savepoint other cursors are opened, which must not be lost in another round.
+    let may_be_sent_again = is_scan && !unit.is_eager.get() && nest_level() == 1;
+    if may_be_sent_again && taking.all_are_fresh() {
         unit.pending.replace(Some(taking));
+        PENDING.get().replace(Some(Rc::downgrade(unit)));
         return Ok(());
     }
     let rounds = taking.finish()?;
@@ -251,18 +292,22 @@ pub fn after_answer(connection: &Rc<Cached>) -> Result<()> {
     if !UNCHECKED.get().borrow().as_ref().is_some_and(is_it) {
         return Ok(());
     }
-    let member = UNCHECKED.get().take();
+    let member = UNCHECKED.get().borrow().clone();
     match (member, transaction::reading()) {
         (Some(member), Some(reading)) if connection.cut() == 0 => {
-            rounds::check_read(&member, &reading)
+            rounds::check_read(&member, &reading)?;
         }
-        _ => Ok(()),
+        _ => {}
     }
+    // Not before: an error may be caught, and the server read again.
+    UNCHECKED.get().take();
+    Ok(())
 }
 
 /// The transaction has ended.
 pub fn end() {
     UNCHECKED.get().take();
+    PENDING.get().take();
     transaction::end();
 }
 

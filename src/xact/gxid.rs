@@ -161,7 +161,7 @@ fn pending_by_row(xid: pg_sys::TransactionId) -> Option<Pending> {
         let (gid, participant) = (registered.gid(identity, row.nonce), registered.id);
         let (remote_xid, place) = (*remote_xid, registered.place());
         let reserved = Reserved { gid, participant, remote_xid, place, remote_pid: 0 };
-        entries::adopt(&reserved, xid, row.participants.len());
+        entries::adopt(&reserved, xid, if complete { gids.len() } else { 0 });
     }
     Some(Pending { xid, gids, complete })
 }

@@ -5,6 +5,7 @@ use pgrx::pg_sys;
 
 use crate::guc;
 use crate::pg::error::{Error, Result, SqlState};
+use crate::pg::globals::in_recovery;
 use crate::remote::Connection;
 use crate::remote::long_wait::{Hooks, Manner};
 use crate::shared::stats;
@@ -15,7 +16,8 @@ use crate::xact::participants;
 pub const HOOKS: Hooks = Hooks { begin, check, end: waits::end };
 
 fn begin(manner: Manner, connections: &[&Connection]) -> Option<u64> {
-    if !guc::detect_deadlocks() {
+    // There is no resolver on a standby.
+    if !guc::detect_deadlocks() || in_recovery() {
         return None;
     }
     let all = participants::all();

@@ -9,10 +9,11 @@
 //!   has its decision, and the resolver commits it. When it is delivered does not matter.
 //! * A transaction that is decided later has no decision in the restored state. Where it is
 //!   prepared, the resolver rolls it back; so no server may have committed it before its own point.
-//!   It gets its number before anybody sends the first COMMIT PREPARED of it, whoever that is: a
-//!   session, COMMIT PREPARED of the application's 'gxid', the resolver. So it is enough that no
-//!   number is given from before this server's point until after the last of the others. Those who
-//!   deliver are held up meanwhile, and that none was given is checked ([`hold`]).
+//!   Sessions, COMMIT PREPARED of the application's 'gxid' and the resolver all tell before they
+//!   send the first COMMIT PREPARED of a transaction, which has a number from then on at the latest
+//!   ([`hold`](crate::shared::hold)). A number that was given before this server's point is one of
+//!   the first kind. So it is enough that none with a later one begins to be delivered before the
+//!   last point is made. Sessions are held up meanwhile, and that nobody began is checked.
 //! * Where something is prepared in the restored state, the resolver has to look: the participant
 //!   was written down here before its PREPARE was sent. So none may be written down between the
 //!   points, nor since the servers were looked up, which is checked in the same way.
@@ -97,7 +98,7 @@ fn seen(
 }
 
 /// Makes a restore point on this server, and on each of these as the current user; returns that of
-/// this server and then theirs, in their order. `participants`: what [`hold::participants`] said
+/// this server and then theirs, in their order. `participants`: what [`participants`](crate::shared::hold::participants) said
 /// before these servers were looked up.
 ///
 /// # Errors
@@ -231,7 +232,7 @@ fn unusable<'a>(
     };
     let why = match failure {
         Some(failure) => text::carried(&crate::pg::error::c_string(failure.summary())),
-        None => "A transaction that was decided meanwhile may have been delivered to a server before its restore point".to_owned(),
+        None => "Before the last of the points was made, a transaction began to be delivered, or a server was used for the first time".to_owned(),
     };
     Error::new(
         SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,

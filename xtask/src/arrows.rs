@@ -271,7 +271,7 @@ fn no_file_is_longer_than_can_be_read_in_one_go() {
 #[test]
 fn comments_are_wrapped_where_code_is() {
     let mut found = Vec::new();
-    for directory in ["src", "bench/src", "docs/render/src", "xtask/src"] {
+    for directory in ["src", "bench/src", "docs/render/src", "model/src", "xtask/src"] {
         for file in sources(&root().join(directory)).expect("it can be read") {
             let text = std::fs::read_to_string(&file).expect("sources are UTF-8");
             for (n, line) in text.lines().enumerate() {
@@ -290,7 +290,9 @@ fn comments_are_wrapped_where_code_is() {
 #[test]
 fn no_file_is_called_mod() {
     let mut found = Vec::new();
-    for directory in ["src", "bench/src", "docs/render/src", "pg_test/src", "xtask/src"] {
+    for directory in
+        ["src", "bench/src", "docs/render/src", "model/src", "pg_test/src", "xtask/src"]
+    {
         for file in sources(&root().join(directory)).expect("it can be read") {
             if file.ends_with("mod.rs") {
                 found.push(format!("{}: call it after its directory, beside it", file.display()));

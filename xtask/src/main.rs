@@ -98,6 +98,16 @@ enum Command {
         #[arg(long)]
         inconsistent: bool,
     },
+    /// Check the model of the protocol in every state that can be reached
+    ///
+    ///   cargo xtask model --participants 3 --crashes 2     deeper than the tests do
+    ///   cargo xtask model --rules                          what each rule is good for
+    ///   cargo xtask model --help                           all arguments
+    #[command(verbatim_doc_comment, disable_help_flag = true)]
+    Model {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Measure against postgres_fdw and an application that commits in two phases itself:
     /// bench/report.md
     Bench {
@@ -171,6 +181,7 @@ fn run(command: Command) -> Result<()> {
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
             suites::torture(&setup, seconds, seed, inconsistent)
         }
+        Command::Model { arguments } => suites::model(&workspace, &arguments),
         Command::Bench { server, quick, only, output } => {
             let output = output.map(std::path::absolute).transpose()?;
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;

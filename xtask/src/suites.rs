@@ -15,13 +15,14 @@ use crate::clients::Clients;
 use crate::names::{self, Test};
 use crate::pgrx::sudo_stand_in;
 use crate::setup::Setup;
+use crate::workspace::Workspace;
 
 /// A part of the tests that can be run alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Suite {
     /// Formatting, clippy, rustdoc
     Checks,
-    /// Unit tests of the tools, among them the arrows between rooms
+    /// Unit tests of the tools, among them the arrows between rooms; the model
     Unit,
     /// Unit tests of the extension, and its #[pg_test]s in one server
     Extension,
@@ -191,6 +192,10 @@ fn unit(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
         .args(["test", "-p", "xtask", "-p", "pg_test", "-p", "bench", "-p", "render-docs"])
         .args(["--lib", "--bins"])
         .args(filter);
+    test(&mut command, tally)?;
+    heading("the model");
+    let mut command = setup.workspace.cargo();
+    command.args(["test", "-p", "model", "--test", "model", "--"]).args(filter);
     test(&mut command, tally)
 }
 
@@ -271,6 +276,12 @@ pub fn torture(setup: &Setup, seconds: u64, seed: Option<u64>, inconsistent: boo
         .args(seed.map(|seed| seed.to_string()))
         .args(inconsistent.then_some("off"));
     check(&mut command)
+}
+
+/// Checks the model, with the arguments of its own program.
+pub fn model(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    let mut command = workspace.cargo();
+    check(command.args(["run", "--quiet", "-p", "model", "--"]).args(arguments))
 }
 
 fn tempdir_under_tmp() -> Result<tempfile::TempDir> {

@@ -1,5 +1,6 @@
 //! Deadlocks that no server sees whole: each ends by itself, and nothing else does.
 
+mod load;
 mod lock_timeout;
 mod no_alarm;
 mod shapes;

@@ -24,7 +24,7 @@ use crate::remote::Connection;
 use crate::shared::entry::{Entry, Status};
 use crate::shared::entry_change::Why;
 use crate::shared::left::{Left, Members, handed_over};
-use crate::shared::{entries, order};
+use crate::shared::{entries, hold};
 
 const INSUFFICIENT_PRIVILEGE: SqlState = SqlState::new(b"42501");
 
@@ -188,7 +188,7 @@ impl Settling {
         let prepared = Prepared::new(listed.gid);
         let &Command { ref sql, tag } = prepared.settling(outcome);
         if outcome == Outcome::Commit {
-            order::number_transaction(&listed.gid);
+            hold::deliver_at_once(&listed.gid);
         }
         let connection = self.connection();
         let ticket = connection.send_alone(sql).ok_or_else(|| connection.doom_error())?;

@@ -1,6 +1,6 @@
 //! What a look has seen, as the view shows it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use pgrx::pg_sys::Oid;
 
@@ -13,12 +13,12 @@ const BLOCKERS: usize = 4;
 /// The waits, each with some of its blockers: those first that do not wait themselves, which the
 /// others of a queue wait for, too.
 pub(super) fn rows(graph: &Graph) -> Vec<Row> {
-    let waiting: std::collections::HashSet<Node> = graph.edges.iter().map(|e| e.from).collect();
-    let mut edges: Vec<&Edge> = graph.edges.iter().collect();
-    edges.sort_by_key(|edge| waiting.contains(&edge.to));
+    let waiting: HashSet<Node> = graph.edges.iter().map(|edge| edge.from).collect();
+    let (queues, ends): (Vec<&Edge>, Vec<&Edge>) =
+        graph.edges.iter().partition(|edge| waiting.contains(&edge.to));
     let mut shown: HashMap<(Node, u32, i32), usize> = HashMap::new();
     let mut rows: Vec<Row> = Vec::new();
-    for edge in edges {
+    for edge in ends.into_iter().chain(queues) {
         let count = shown.entry((edge.from, edge.server, edge.process)).or_default();
         *count += 1;
         if *count <= BLOCKERS {

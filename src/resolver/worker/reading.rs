@@ -186,10 +186,13 @@ impl Worker {
             return self.ledger.add(row.nonce, row.xid.into_inner(), open);
         }
         // No backend runs it, so it is prepared here and waits for the application.
+        // One that is not on the list any more was given up, and has no entry.
+        let all_listed = row.participants.iter().all(|(id, _)| self.participants.has(*id));
+        let count = if all_listed { row.participants.len() } else { 0 };
         for member in open {
             if let Some(participant) = self.participants.get(member.0) {
                 let gid = participant.registered.gid(self.identity, row.nonce);
-                pending::adopt(&gid, &participant.registered, member.1, row);
+                pending::adopt(&gid, &participant.registered, member.1, row, count);
             }
         }
     }

@@ -57,6 +57,12 @@ fn what_the_resolver_has_to_leave_is_waited_for() -> Outcome {
     let mut reader = reader(&fleet)?;
     let refused = expect_error(reader.query(BOTH, &[]), "55000");
     assert!(refused.detail().unwrap_or_default().contains("'px_"), "{refused:#?}");
+    // The coordinator's own tables have it.
+    reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ")?;
+    assert_eq!(one::<i64>(&mut reader, "SELECT count(*) FROM lt")?, 1);
+    let refused = reader.query("SELECT count(*) FROM ft2", &[]);
+    assert!(refused.is_err(), "{refused:?}");
+    reader.batch_execute("ROLLBACK")?;
     standbys(&fleet, "")?;
     probe.join().1?;
     wait_until("it is everywhere", DEADLINE, || Ok(fleet.ids_on_shard(2)?.contains(&1)))?;

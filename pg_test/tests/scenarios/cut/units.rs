@@ -112,6 +112,15 @@ fn a_function_of_a_row_does_not_move_the_query_around_it() -> Outcome {
         &[],
     )?;
     assert_eq!(row.get::<_, i64>(1), 3);
+    // One that runs after the first scan has asked and before the second has.
+    for begin in ["BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ"] {
+        reader.batch_execute(begin)?;
+        let query = "SELECT count(*) FROM (SELECT id FROM ft1 UNION ALL
+             SELECT id FROM ft2 WHERE id <> (SELECT inner_sum()::int + 100)) u";
+        assert_eq!(one::<i64>(&mut reader, query)?, 6, "{begin}");
+        assert_eq!(sum(&mut reader)?, 6, "{begin}");
+        reader.batch_execute("COMMIT")?;
+    }
     Ok(())
 }
 

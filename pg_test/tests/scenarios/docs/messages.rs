@@ -65,7 +65,8 @@ fn every_message_of_the_troubleshooting_page_is_in_the_source() -> Outcome {
 /// claim.
 #[test]
 fn every_test_that_the_protocol_names_exists() -> Outcome {
-    const GROUPS: [&str; 7] = ["clients", "commit", "docs", "exec", "fault", "fdw", "resolver"];
+    const GROUPS: [&str; 8] =
+        ["clients", "commit", "deadlock", "docs", "exec", "fault", "fdw", "resolver"];
     let text = page::text("protocol.md")?;
     let directory = root().join("pg_test/tests/scenarios");
     let mut count = 0;

@@ -202,7 +202,8 @@ fn nothing_is_mentioned_anywhere_that_does_not_exist() -> Outcome {
 fn known_names(coordinator: &Cluster) -> anyhow::Result<BTreeSet<String>> {
     let rows = coordinator.client()?.query(
         "SELECT name FROM pg_settings WHERE name LIKE 'pg_fdw_xacts.%'
-         UNION ALL SELECT proname::text FROM pg_proc WHERE proname LIKE 'pg_fdw_xacts%'",
+         UNION ALL SELECT proname::text FROM pg_proc WHERE proname LIKE 'pg_fdw_xacts%'
+         UNION ALL SELECT relname::text FROM pg_class WHERE relname LIKE 'pg_fdw_xacts%' AND relkind = 'v'",
         &[],
     )?;
     let files = ["pg_fdw_xacts.control", "pg_fdw_xacts.sql"].map(str::to_owned);

@@ -86,6 +86,34 @@ fn a_crash_in_the_wait_for_the_synchronous_standby_delivers_nothing_early() -> O
     assert_recovered(&fleet, 1, true)
 }
 
+/// What `pg_fdw_xacts_outcome('label')` says.
+fn said(server: &Cluster) -> anyhow::Result<String> {
+    one(&mut server.client()?, "SELECT pg_fdw_xacts_outcome('label')")
+}
+
+/// Red before 0.3.0 (found by the model): the outcome was `committed` as soon as the wait for the
+/// standby was cut short, and `aborted` after the fail-over.
+#[test]
+fn an_outcome_is_told_only_when_the_synchronous_standby_has_it() -> Outcome {
+    let (mut fleet, mut standby) = without_its_standby()?;
+    let mut session = fleet.session()?;
+    let pid: i32 = one(&mut session, "SELECT pg_backend_pid()")?;
+    begin_everywhere(&mut session, 1)?;
+    session.batch_execute("SELECT pg_fdw_xacts_track('label')")?;
+    let commit = in_background(session, "COMMIT");
+    wait_for_sync_rep(&fleet, pid)?;
+    one::<bool>(&mut fleet.session()?, &format!("SELECT pg_cancel_backend({pid})"))?;
+    commit.join().1?;
+    assert_eq!(said(&fleet.coordinator)?, "in progress");
+    fleet.coordinator.kill9()?;
+    standby.configure(&[("synchronous_standby_names", "")])?;
+    standby.start()?;
+    standby.promote()?;
+    fleet.coordinator = standby;
+    wait_until("it is told", DEADLINE, || Ok(said(&fleet.coordinator)? == "aborted"))?;
+    assert_recovered(&fleet, 1, false)
+}
+
 /// The same, but the primary is lost: the standby has never heard of the decision.
 #[test]
 fn a_decision_that_the_standby_never_got_is_an_abort_after_the_fail_over() -> Outcome {

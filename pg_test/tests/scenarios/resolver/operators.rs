@@ -1,11 +1,16 @@
 //! What an operator does about transactions in doubt: look, try now, give up, and be kept from
 //! dropping what is still needed.
 
+use std::time::{Duration, Instant};
+
 use pg_test::oracle::{assert_settled, expect_error, one, prepared_gids};
+use pg_test::proxy::NewConnections;
 use pg_test::{DEADLINE, Fleet, wait_until};
 use postgres::Client;
 
-use crate::support::{Outcome, assert_everywhere, begin_everywhere, session_with_notices};
+use crate::support::{
+    Outcome, assert_everywhere, begin_everywhere, session_with_notices, statuses,
+};
 
 fn resolve(session: &mut Client) -> anyhow::Result<Vec<(String, String)>> {
     let rows = session.query("SELECT * FROM pg_fdw_xacts_resolve()", &[])?;
@@ -78,6 +83,37 @@ fn a_server_that_will_never_come_back_can_be_given_up_and_dropped() -> Outcome {
     let shown: i64 = one(&mut session, "SELECT count(*) FROM pg_fdw_xacts")?;
     assert_eq!(shown, 0);
     Ok(())
+}
+
+/// Shard 2 was given up while 'gxid' was pending, and a restart has made entries for the others. Red
+/// before 0.3.0: these counted as all that is open; shard 1 was the last to confirm, the decision
+/// was deleted, and shard 2 rolled back when it was used again.
+#[test]
+fn a_decision_is_kept_for_who_was_given_up_before_it() -> Outcome {
+    let mut fleet = Fleet::start_proxied()?;
+    let mut session = fleet.session()?;
+    begin_everywhere(&mut session, 1)?;
+    session.batch_execute("PREPARE TRANSACTION 'gxid'; SELECT pg_fdw_xacts_forget('shard2')")?;
+    fleet.coordinator.configure(&[("pg_fdw_xacts.forget_delay", "0")])?;
+    fleet.coordinator.kill9()?;
+    fleet.coordinator.start()?;
+    wait_until("shard 1 has its entry", DEADLINE, || Ok(statuses(&fleet, 1)? == ["prepared"]))?;
+    fleet.proxy(1).set_new_connections(NewConnections::Refused);
+    fleet.proxy(1).cut_all();
+    fleet.session()?.batch_execute("COMMIT PREPARED 'gxid'")?;
+    assert_eq!(statuses(&fleet, 1)?, ["committing"]);
+    fleet.reconnect(1);
+    wait_until("shard 1 is settled", DEADLINE, || Ok(prepared_gids(fleet.shard(1))?.is_empty()))?;
+    let looks = Instant::now();
+    wait_until("the decision could be deleted", DEADLINE, || {
+        Ok(looks.elapsed() > Duration::from_secs(4))
+    })?;
+    // A new number on the list; what was prepared there before has the decision that it had.
+    let mut session = fleet.session()?;
+    session.batch_execute("BEGIN; INSERT INTO lt VALUES (2); INSERT INTO ft2 VALUES (2)")?;
+    let _ = session.batch_execute("COMMIT");
+    assert_settled(&fleet);
+    assert_everywhere(&fleet, 1, true)
 }
 
 #[test]

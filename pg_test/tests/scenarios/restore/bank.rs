@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use pg_test::oracle::{assert_settled, one};
 use pg_test::{Cluster, DEADLINE, Fleet, FleetOptions, StopMode, wait_until};
+use postgres::error::SqlState;
 
 use crate::support::Outcome;
 
@@ -75,6 +76,26 @@ impl Transfers {
             session.batch_execute(&(sql + "COMMIT"))?;
             self.acknowledged.lock().expect("no client panicked").insert(number);
             turn += 1;
+        }
+        Ok(())
+    }
+
+    /// Adds up all money as of one time, until told to stop: readers give decisions their numbers
+    /// too.
+    fn audit(&self, fleet: &Fleet) -> Outcome {
+        let mut session = fleet.session()?;
+        session.batch_execute("SET pg_fdw_xacts.consistent_reads = on")?;
+        let accounts: Vec<String> =
+            (0..=SHARDS).map(|place| format!("SELECT money FROM account{place}")).collect();
+        let sum = format!("SELECT sum(money)::int8 FROM ({}) a", accounts.join(" UNION ALL "));
+        while !self.stop.load(Ordering::SeqCst) {
+            session.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ")?;
+            match session.query_one(&sum, &[]) {
+                Ok(row) => assert_eq!(row.get::<_, i64>(0), TOTAL),
+                Err(error) if error.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE) => {}
+                Err(error) => return Err(error.into()),
+            }
+            session.batch_execute("ROLLBACK")?;
         }
         Ok(())
     }
@@ -170,8 +191,9 @@ fn a_fleet_restored_to_a_point_has_every_transfer_everywhere_or_nowhere() -> Out
     let mut points = Vec::new();
     std::thread::scope(|scope| -> Outcome {
         let (fleet, transfers) = (&fleet, &transfers);
-        let writers: Vec<_> =
+        let mut clients: Vec<_> =
             (0..WRITERS).map(|writer| scope.spawn(move || transfers.make(fleet, writer))).collect();
+        clients.extend((0..2).map(|_| scope.spawn(move || transfers.audit(fleet))));
         let mut work = || -> Outcome {
             std::thread::scope(|scope| -> Outcome {
                 let backups: Vec<_> =
@@ -187,8 +209,8 @@ fn a_fleet_restored_to_a_point_has_every_transfer_everywhere_or_nowhere() -> Out
         };
         let worked = work();
         transfers.stop.store(true, Ordering::SeqCst);
-        for writer in writers {
-            writer.join().expect("a client panicked").context("a client failed")?;
+        for client in clients {
+            client.join().expect("a client panicked").context("a client failed")?;
         }
         worked
     })?;

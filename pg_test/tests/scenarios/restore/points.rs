@@ -209,7 +209,7 @@ fn points_that_must_not_be_used_are_named() -> Outcome {
     session = after;
     let error = expect_error(made, "55000");
     let detail = error.detail().unwrap_or_default();
-    assert!(detail.starts_with("A transaction that was decided meanwhile"), "{detail}");
+    assert!(detail.starts_with("Before the last of the points was made"), "{detail}");
     assert!(detail.contains("servers \"shard1\", \"shard2\" have"), "{detail}");
 
     session.batch_execute(&make("at last"))?;
