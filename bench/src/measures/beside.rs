@@ -132,7 +132,7 @@ fn rows(measured: &[Vec<Figures>], report: &mut Report) {
         ] {
             let figure = transactions((count, Manner::On)).zip(transactions((other, manner)));
             report.row(
-                format!("consistent reads: throughput of {WRITERS} writers beside {count} readers with on, against {beside}"),
+                format!("consistent reads: throughput of {WRITERS} writers beside {count} with on, against {beside}"),
                 figure.and_then(|(on, off)| ratio(&on, &off)),
                 Unit::Ratio,
                 None,

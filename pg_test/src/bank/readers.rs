@@ -2,8 +2,8 @@
 //!
 //! They may be refused. What they are shown is [judged](super::sights): whole transfers, in one
 //! order, and all that was acknowledged before they began. Of each reader only the transfers of its
-//! own coordinator are judged, and nothing behind a shard; no more is promised. The coordinator's own
-//! tables are promised under REPEATABLE READ.
+//! own coordinator are judged, and nothing behind a shard; no more is promised. The coordinator's
+//! own tables are promised under REPEATABLE READ.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

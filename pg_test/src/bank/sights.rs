@@ -54,7 +54,8 @@ pub(super) struct Sight {
 }
 
 impl Sight {
-    /// A line of the ledger of a shard or, number 0, of the coordinator; `is_ours` unless it is another coordinator's.
+    /// A line of the ledger of a shard or, number 0, of the coordinator; `is_ours` unless it is
+    /// another coordinator's.
     pub(super) fn note(
         &mut self,
         shard: usize,
