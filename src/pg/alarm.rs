@@ -14,7 +14,8 @@ static ALARM: BackendLocal<Cell<Option<c_int>>> = BackendLocal::new(Cell::new(No
 /// client's loop takes the alarm back.
 ///
 /// # Errors
-/// Other extensions use all alarms that there are.
+/// Only out of memory and the like. If other extensions have taken all ten alarms that PostgreSQL
+/// gives, it ends the session.
 pub fn set(after: Duration) -> Result<()> {
     let milliseconds = after.as_millis().clamp(1, 3_600_000) as c_int;
     catch(|| {
