@@ -260,8 +260,8 @@ impl Worker {
     }
 
     fn forget_server(&mut self, serverid: Oid) -> Result<i32> {
-        // What was left just now is taken in with all its participants: the decision stays for those
-        // that are given up.
+        // What was left just now is taken in with all its participants: the decision stays for
+        // those that are given up.
         self.note_handed_over();
         let ids = self.participants.on_server(serverid);
         syncrep::run_here(|| participant_list::delete_server(serverid))?;
