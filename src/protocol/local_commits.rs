@@ -41,10 +41,10 @@ impl<const LENGTH: usize> LocalCommits<LENGTH> {
         self.added += 1;
     }
 
-    /// Those that a snapshot does not see, or that were decided since `at`. `xmax` is the snapshot's;
-    /// `ended` are those that were in progress in it and have committed since, distributed or not.
-    /// What still runs is no obstacle, however old it is. `None` if some of them have been
-    /// overwritten.
+    /// Those that a snapshot does not see, or that were decided since `at`. `xmax` is the
+    /// snapshot's; `ended` are those that were in progress in it and have committed since,
+    /// distributed or not. What still runs is no obstacle, however old it is. `None` if some of
+    /// them have been overwritten.
     pub fn since(&self, dbid: u32, xmax: u64, ended: &[u64], at: u64) -> Option<Vec<LocalCommit>> {
         let kept = &self.commits[..self.added.min(LENGTH as u64) as usize];
         let oldest = (self.added > LENGTH as u64).then(|| {

@@ -2,9 +2,9 @@
 //! delivered.
 //!
 //! A transaction that is decided after this server's point must not reach a foreign server before
-//! that server's point. So sessions that are about to deliver a decision look, in the same exclusive
-//! section in which it gets its number, whether somebody holds; and wait, for at most [`LONGEST`].
-//! Like the window ([`super::window`]) it is a lease and no lock: nothing is left
+//! that server's point. So sessions that are about to deliver a decision look, in the same
+//! exclusive section in which it gets its number, whether somebody holds; and wait, for at most
+//! [`LONGEST`]. Like the window ([`super::window`]) it is a lease and no lock: nothing is left
 //! behind by a process that dies.
 //!
 //! Correctness does not depend on anybody's waiting. What must not be done between the first point

@@ -5,9 +5,9 @@
 //! state. Under REPEATABLE READ and SERIALIZABLE it is the transaction. Every remote transaction
 //! tells its snapshot behind START TRANSACTION, which costs no wait. A unit of one server needs no
 //! more. Where there are several, the first statement that is sent waits until all of them have
-//! told their snapshots and those are found to be one cut ([`rounds`]). Scans do not wait: what they
-//! ask travels with the questions, and what is answered is thrown away if the snapshots turn out to
-//! be no cut.
+//! told their snapshots and those are found to be one cut ([`rounds`]). Scans do not wait: what
+//! they ask travels with the questions, and what is answered is thrown away if the snapshots turn
+//! out to be no cut.
 //!
 //! * [`transaction`]: whether the transaction reads consistently, and since when;
 //! * [`here`]: this server's own tables;

@@ -153,8 +153,8 @@ fn pending_by_row(xid: pg_sys::TransactionId) -> Option<Pending> {
     let list = participant_list::all();
     let gids: Vec<Gid> = row.gids(identity, &list).collect();
     let complete = gids.len() == row.participants.len();
-    // The resolver has not come to it yet, or there was no room. Once it is decided, readers have to
-    // know what is not delivered.
+    // The resolver has not come to it yet, or there was no room. Once it is decided, readers have
+    // to know what is not delivered.
     let members = row.participants.iter();
     for (id, remote_xid) in members.filter(|_| decisions::of(xid) == Decision::InProgress) {
         let Some(registered) = list.iter().find(|r| r.id == *id) else { continue };

@@ -98,8 +98,8 @@ fn seen(
 }
 
 /// Makes a restore point on this server, and on each of these as the current user; returns that of
-/// this server and then theirs, in their order. `participants`: what [`participants`](crate::shared::hold::participants) said
-/// before these servers were looked up.
+/// this server and then theirs, in their order. `participants`: what
+/// [`participants`](crate::shared::hold::participants) said before these servers were looked up.
 ///
 /// # Errors
 /// A server cannot be reached, or a point cannot be made there; 55000 if points were made that must

@@ -36,8 +36,8 @@ const AT_ONCE: u64 = 3;
 /// After so many rounds those who deliver are asked to wait.
 const WITHOUT_WINDOW: u64 = 2;
 
-/// After so many rounds, within some 50 ms, what an idle session has sent and not heard of is left to
-/// the resolver.
+/// After so many rounds, within some 50 ms, what an idle session has sent and not heard of is left
+/// to the resolver.
 const PATIENT: u64 = AT_ONCE + 6;
 
 /// The longest pause between two rounds.

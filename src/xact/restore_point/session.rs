@@ -26,8 +26,8 @@ pub(super) fn question(sql: &str) -> CString {
     c_string(sql)
 }
 
-/// Makes a restore point, and tells what [`super::CREATE`] tells. It is on disk when the transaction
-/// has ended: that has an xid, so its commit waits for all it has written, unless
+/// Makes a restore point, and tells what [`super::CREATE`] tells. It is on disk when the
+/// transaction has ended: that has an xid, so its commit waits for all it has written, unless
 /// `synchronous_commit` is off. Nor does it wait for standbys, which may be away.
 pub(super) fn create(name: &str) -> CString {
     c_string(format!(
