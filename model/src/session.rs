@@ -310,7 +310,8 @@ impl Hand<'_> {
         }
     }
 
-    /// The wait for the synchronous standby has ended: it has the commit, or the wait was cut short.
+    /// The wait for the synchronous standby has ended: it has the commit, or the wait was cut
+    /// short.
     pub fn go_on(&mut self) -> bool {
         if self.host().session.is_none_or(|session| session.stage != Stage::Replicating) {
             return false;
@@ -407,8 +408,8 @@ impl Hand<'_> {
         if settled && is_complete && outcome == Some(Outcome::Commit) {
             self.all_confirmed();
         }
-        // If the wait for the standby was cut short, PostgreSQL has told the client that the commit may
-        // be lost.
+        // If the wait for the standby was cut short, PostgreSQL has told the client that the commit
+        // may be lost.
         let is_certain = outcome.is_none() || is_replicated(self.host());
         // Whoever asks a copy is told of another database.
         let is_certain = is_certain && self.side == Side::Original;

@@ -20,7 +20,8 @@ pub struct Setting {
     pub gxid: bool,
     /// `pg_fdw_xacts.commit_wait`.
     pub commit_wait: bool,
-    /// Another session of the coordinator is on the first participant, and may wait for a row there.
+    /// Another session of the coordinator is on the first participant, and may wait for a row
+    /// there.
     pub neighbour: bool,
     /// A client asks for the outcome by label.
     pub label: bool,
@@ -149,8 +150,8 @@ pub const ALL: [Setting; 14] = [
         faults: ONLY_CRASH,
         ..PLAIN
     },
-    // Nothing else may go wrong beside a copy: where the original is cut off, even for a moment, the
-    // copy takes over, which is a stated limit.
+    // Nothing else may go wrong beside a copy: where the original is cut off, even for a moment,
+    // the copy takes over, which is a stated limit.
     Setting {
         name: "copy",
         about: "a physical copy of the coordinator runs beside it",

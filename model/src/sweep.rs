@@ -1,5 +1,5 @@
-//! A sweep, in the order of `src/resolver/sweep`. What it concludes, it concludes by the functions of
-//! `src/protocol`.
+//! A sweep, in the order of `src/resolver/sweep`. What it concludes, it concludes by the functions
+//! of `src/protocol`.
 
 use crate::protocol::conclusion::{
     Committed, Conclusion, HandedOver, judge_handed_over, judge_unlisted,
