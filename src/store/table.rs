@@ -39,7 +39,8 @@ impl Table {
         let oid = trusted::oid(name).unwrap_or_else(|error| error.raise_in_pgrx())?;
         // SAFETY: the OID was found just now and opening it locks it.
         let relation = unsafe { pg_sys::try_table_open(oid, lock as i32) };
-        let table = (!relation.is_null()).then_some(Self { relation })?;
+        // Not `then_some`: what that drops would be closed.
+        let table = (!relation.is_null()).then(|| Self { relation })?;
         // SAFETY: open.
         let checked = unsafe { trusted::check_columns(name, relation) };
         checked.unwrap_or_else(|error| error.raise_in_pgrx());
