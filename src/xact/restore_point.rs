@@ -5,8 +5,8 @@
 //! This server's point is made first, then those of the foreign servers, all at once. Why that is
 //! enough:
 //! * A transaction that is decided here before this server's point was prepared everywhere before
-//!   that, so before every other point. Restored, each server has it committed or prepared, this one
-//!   has its decision, and the resolver commits it. When it is delivered does not matter.
+//!   that, so before every other point. Restored, each server has it committed or prepared, this
+//!   one has its decision, and the resolver commits it. When it is delivered does not matter.
 //! * A transaction that is decided later has no decision in the restored state. Where it is
 //!   prepared, the resolver rolls it back; so no server may have committed it before its own point.
 //!   Sessions, COMMIT PREPARED of the application's 'gxid' and the resolver all tell before they
