@@ -108,10 +108,10 @@ struct Worker {
     reading: Option<Reading>,
     /// This process has read the whole decision table.
     has_looked: bool,
-    next_look: Instant,
+    last_look: Option<Instant>,
     next_reap: Instant,
     next_forget: Instant,
-    next_expiry: Instant,
+    last_expiry: Option<Instant>,
     /// Not every participant that is due could be tried in this round.
     more_due: bool,
     /// [`entries::left_changes`] when [`Worker::note_handed_over`] ran last; None if it has to run.
@@ -150,10 +150,10 @@ impl Worker {
             replicating: Vec::new(),
             reading: None,
             has_looked: false,
-            next_look: now,
+            last_look: None,
             next_reap: now,
             next_forget: now,
-            next_expiry: now,
+            last_expiry: None,
             more_due: false,
             left_seen: None,
             waits: Detector::default(),

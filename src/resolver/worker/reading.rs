@@ -51,11 +51,21 @@ impl Worker {
         if self.reading.is_some() {
             return Instant::now();
         }
-        let next = self.next_look.min(self.next_expiry);
+        let now = Instant::now();
+        let next = self.next_look(now).min(self.next_expiry(now));
         match self.to_delete.front() {
             Some((since, _)) => next.min((*since + guc::forget_delay()).max(self.next_forget)),
             None => next,
         }
+    }
+
+    // By the settings as they are now: they may have been made shorter meanwhile.
+    fn next_look(&self, now: Instant) -> Instant {
+        self.last_look.map_or(now, |last| last + guc::resolver_interval())
+    }
+
+    fn next_expiry(&self, now: Instant) -> Instant {
+        self.last_expiry.map_or(now, |last| last + expiry_interval(guc::track_retention()))
     }
 
     /// Reads the next part of the table that is being read, or begins with one that is due.
@@ -98,7 +108,7 @@ impl Worker {
 
     fn next_table(&mut self) -> Result<Option<Reading>> {
         let now = Instant::now();
-        if now >= self.next_look {
+        if now >= self.next_look(now) {
             return Ok(self.begin_look()?.then_some(Reading::Look(0)));
         }
         let delay = guc::forget_delay();
@@ -110,8 +120,8 @@ impl Worker {
                 return Ok(Some(Reading::Forget(0, nonces)));
             }
         }
-        if now >= self.next_expiry {
-            self.next_expiry = now + expiry_interval(guc::track_retention());
+        if now >= self.next_expiry(now) {
+            self.last_expiry = Some(now);
             return Ok(Some(Reading::Labels(0)));
         }
         Ok(None)
@@ -133,7 +143,7 @@ impl Worker {
     /// Prepares to read the whole decision table; `false` if the extension no longer exists, or is
     /// another one.
     fn begin_look(&mut self) -> Result<bool> {
-        self.next_look = Instant::now() + guc::resolver_interval();
+        self.last_look = Some(Instant::now());
         if transaction::run(|| Ok(identity::known()))? != Some(self.identity) {
             // It was dropped, and perhaps created again.
             resolvers::doubt();
