@@ -45,7 +45,7 @@ fn make(name: &[u8]) -> Result<Vec<Row>> {
     let writes = |p: &participants::Participant| p.connection.work().wrote();
     if has_written() || participants::all().iter().any(|p| writes(p)) {
         return Err(Error::new(
-            SqlState::new(b"25001"),
+            SqlState::ACTIVE_SQL_TRANSACTION,
             "pg_fdw_xacts_restore_point() cannot run in a transaction that has written",
         )
         .detail("What it has written would not be in the restore point."));

@@ -106,6 +106,11 @@ impl Entry {
         self.number != 0 && self.acknowledged
     }
 
+    /// Whether it is on that server; `place` is where that leads, if it is known.
+    pub fn is_on(&self, serverid: Oid, place: Option<Place>) -> bool {
+        self.serverid == serverid || place.is_some_and(|place| place.is_same(&self.place))
+    }
+
     /// Whether no backend settles it.
     pub fn is_left(&self) -> bool {
         self.owner == Owner::Resolver

@@ -70,7 +70,7 @@ pub fn now() -> Opened {
 /// The beginning of a read on one server, and whether something is missing there that another
 /// session was told of: then the snapshot has to be checked. `place` is `None` if it is not known
 /// yet where the server leads.
-pub fn begin_on(serverid: u32, place: Option<Place>) -> (Opened, bool) {
+pub fn begin_on(serverid: Oid, place: Option<Place>) -> (Opened, bool) {
     let pid = my_pid();
     shmem::read(|m| {
         let opened = m.shared.order.now();
@@ -78,11 +78,9 @@ pub fn begin_on(serverid: u32, place: Option<Place>) -> (Opened, bool) {
         let mut is_missing = false;
         if table.acknowledged() > 0 {
             table.for_each(|entry| {
-                let is_here = entry.serverid.to_u32() == serverid
-                    || place.is_some_and(|place| place.is_same(&entry.place));
                 // What this backend has sent itself comes first on its connection.
                 let is_own = entry.owner == Owner::Backend(pid);
-                is_missing |= is_here && entry.is_acknowledged() && !is_own;
+                is_missing |= entry.is_on(serverid, place) && entry.is_acknowledged() && !is_own;
             });
         }
         (opened, is_missing)

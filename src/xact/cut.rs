@@ -91,10 +91,8 @@ impl Unit {
 
     /// The query will read on this connection.
     pub fn add(&self, connection: &Rc<Cached>, userid: Oid) {
-        let mut members = self.members.borrow_mut();
-        if !members.iter().any(|member| Rc::ptr_eq(&member.connection, connection)) {
-            members.push(Member { connection: Rc::clone(connection), userid });
-        }
+        let member = Member { connection: Rc::clone(connection), userid };
+        add_to(&mut self.members.borrow_mut(), &member);
     }
 
     /// The query does more than scan: nothing of it runs before the cut is known.
@@ -193,10 +191,7 @@ pub fn before_statement(
         return Ok(None);
     }
     if connection.is_left_over() {
-        let rounds = rounds::take(&[own()], &reading, May::Retake)?;
-        if let Some(unit) = unit {
-            unit.note(rounds, rounds);
-        }
+        take_for(unit, &[own()], &reading, May::Retake, false)?;
     }
     if let Some(unit) = unit {
         unit.accept();
@@ -229,7 +224,7 @@ fn add_to(members: &mut Vec<Member>, member: &Member) {
     }
 }
 
-/// Takes the cut of several servers, or begins to.
+/// Takes the cut of some servers, or begins to.
 fn take_for(
     unit: Option<&Rc<Unit>>,
     members: &[Member],
@@ -259,17 +254,14 @@ fn take_for(
 fn alone(own: Member, unit: Option<&Rc<Unit>>, reading: &Reading) -> Result<Option<Opened>> {
     let serverid = own.connection.serverid;
     let place = own.connection.place(serverid.to_u32());
-    let (now, is_missing) = order::begin_on(serverid.to_u32(), place);
+    let (now, is_missing) = order::begin_on(serverid, place);
     let is_behind = match here::local()? {
         Some(local) => local.is_behind(serverid, place),
         None => false,
     };
     if is_missing || is_behind {
         let may = if reading.is_one_unit { May::Keep } else { May::Retake };
-        let rounds = rounds::take(&[own], reading, may)?;
-        if let Some(unit) = unit {
-            unit.note(rounds, rounds);
-        }
+        take_for(unit, &[own], reading, may, false)?;
         return Ok(None);
     }
     if !reading.is_one_unit {
@@ -323,10 +315,7 @@ pub fn fix(userid: Oid, servers: &[Oid]) -> Result<()> {
         servers.iter().map(|server| attach(userid, *server)).collect::<Result<_>>()?;
     let mut members = participants_that_read();
     for attachment in &attachments {
-        let connection = attachment.shared_connection();
-        if !members.iter().any(|member| Rc::ptr_eq(&member.connection, &connection)) {
-            members.push(Member { connection, userid });
-        }
+        add_to(&mut members, &Member { connection: attachment.shared_connection(), userid });
     }
     if members.is_empty() {
         return Ok(());

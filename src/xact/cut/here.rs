@@ -85,11 +85,9 @@ impl Local {
     /// Whether something that is visible here is still to be delivered to a server.
     pub(super) fn is_behind(&self, serverid: Oid, place: Option<Place>) -> bool {
         let is_missing = |entry: &Entry| {
-            let is_there =
-                entry.serverid == serverid || place.is_some_and(|p| p.is_same(&entry.place));
             entry.local_xid != 0
                 && entry.dbid == self.here.dbid
-                && is_there
+                && entry.is_on(serverid, place)
                 && self.sees(entry.local_xid)
         };
         let candidates: Vec<u64> = order::entries_that(is_missing);

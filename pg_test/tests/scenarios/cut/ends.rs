@@ -6,6 +6,7 @@ use pg_test::oracle::{expect_error, one};
 use pg_test::{DEADLINE, Fault, Fleet, Point, wait_until};
 use postgres::Client;
 
+use super::held::wait_until_query_waits;
 use crate::support::{
     Outcome, assert_commits, assert_interruptible, begin_everywhere, in_background, signal,
 };
@@ -100,9 +101,8 @@ fn a_cursor_outlives_the_rounds_of_a_query_beside_it() -> Outcome {
         "BEGIN; DECLARE c CURSOR FOR SELECT id FROM ft1; SAVEPOINT a;
          SELECT * FROM ft1 UNION ALL SELECT * FROM ft2",
     );
-    let waits = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'BEGIN; DECLARE%' AND wait_event_type = 'Extension'";
     let mut observer = fleet.session()?;
-    wait_until("the reader waits", DEADLINE, || Ok(one::<i64>(&mut observer, waits)? == 1))?;
+    wait_until_query_waits(&mut observer, "BEGIN; DECLARE")?;
     hit.release();
     writer.join().1?;
     let (mut reader, read) = reading.join();

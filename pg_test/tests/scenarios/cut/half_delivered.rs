@@ -4,6 +4,7 @@ use pg_test::oracle::{assert_settled, expect_error, one};
 use pg_test::{Fault, Fleet, Point, wait_until};
 use postgres::Client;
 
+use super::held::wait_until_query_waits;
 use crate::support::{Background, Outcome, begin_everywhere, in_background};
 
 const BOTH: &str = "SELECT (SELECT count(*) FROM ft1) - (SELECT count(*) FROM ft2)";
@@ -37,8 +38,7 @@ fn it_is_waited_for() -> Outcome {
         reader(&fleet, "on")?,
         &format!("DO $$ BEGIN ASSERT ({BOTH}) = 0 AND (SELECT count(*) FROM ft1) = 1; END $$"),
     );
-    let waits = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'DO%' AND wait_event_type = 'Extension'";
-    wait_until("the reader waits", pg_test::DEADLINE, || Ok(one::<i64>(&mut plain, waits)? == 1))?;
+    wait_until_query_waits(&mut plain, "DO")?;
     assert!(!consistent.is_finished());
     hit.release();
     consistent.join().1?;
@@ -89,11 +89,8 @@ fn what_was_acknowledged_is_seen() -> Outcome {
     let sum = "SELECT (SELECT count(*) FROM ft1) + (SELECT count(*) FROM ft2)";
     let consistent =
         in_background(reader(&fleet, "on")?, &format!("DO $$ BEGIN ASSERT ({sum}) = 2; END $$"));
-    let waits = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'DO%' AND wait_event_type = 'Extension'";
     let mut observer = fleet.session()?;
-    wait_until("the reader waits", pg_test::DEADLINE, || {
-        Ok(one::<i64>(&mut observer, waits)? == 1)
-    })?;
+    wait_until_query_waits(&mut observer, "DO")?;
     hit.release();
     consistent.join().1?;
     assert_settled(&fleet);

@@ -60,3 +60,12 @@ pub fn wait_until_it_waits(fleet: &Fleet, pid: i32) -> anyhow::Result<()> {
         Ok(one::<i64>(&mut observer, &format!("{rounds} {pid}"))? == 1)
     })
 }
+
+/// Waits until the one session whose query begins with `query` waits for servers.
+pub fn wait_until_query_waits(observer: &mut Client, query: &str) -> anyhow::Result<()> {
+    let waits = format!(
+        "SELECT count(*) FROM pg_stat_activity
+         WHERE query LIKE '{query}%' AND wait_event_type = 'Extension'"
+    );
+    wait_until("the reader waits", DEADLINE, || Ok(one::<i64>(observer, &waits)? == 1))
+}

@@ -2,9 +2,10 @@
 
 use pg_test::oracle::{expect_error, one};
 use pg_test::proxy::Hit;
-use pg_test::{Fault, Fleet, Point, wait_until};
+use pg_test::{Fault, Fleet, Point};
 use postgres::Client;
 
+use super::held::wait_until_query_waits;
 use crate::support::{Background, Outcome, in_background};
 
 /// A session that has committed here and is held before it tells shard 1.
@@ -39,8 +40,7 @@ fn what_is_seen_here_is_seen_there() -> Outcome {
              DO $$ BEGIN ASSERT ({difference}) = 0 AND (SELECT count(*) FROM lt) = 1; END $$; COMMIT"
         ),
     );
-    let waits = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'BEGIN ISO%' AND wait_event_type = 'Extension'";
-    wait_until("the reader waits", pg_test::DEADLINE, || Ok(one::<i64>(&mut plain, waits)? == 1))?;
+    wait_until_query_waits(&mut plain, "BEGIN ISO")?;
     hit.release();
     reader.join().1?;
     writer.join().1?;

@@ -4,6 +4,7 @@ use pg_test::oracle::{expect_error, one};
 use pg_test::{DEADLINE, Fault, Fleet, Point, wait_until};
 use postgres::Client;
 
+use super::held::wait_until_query_waits;
 use crate::support::{Outcome, assert_commits, begin_everywhere, in_background};
 
 fn start(mode: &str) -> anyhow::Result<(Fleet, Client)> {
@@ -174,8 +175,7 @@ fn one_server_waits_for_what_was_acknowledged() -> Outcome {
     let mut reader = fleet.session()?;
     reader.batch_execute("SET pg_fdw_xacts.consistent_reads = on")?;
     let reader = in_background(reader, "DO $$ BEGIN ASSERT (SELECT count(*) FROM ft2) = 1; END $$");
-    let waits = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'DO%' AND wait_event_type = 'Extension'";
-    wait_until("the reader waits", pg_test::DEADLINE, || Ok(one::<i64>(&mut plain, waits)? == 1))?;
+    wait_until_query_waits(&mut plain, "DO")?;
     hit.release();
     reader.join().1?;
     Ok(())
