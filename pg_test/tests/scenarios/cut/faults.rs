@@ -99,7 +99,8 @@ fn what_was_forgotten_is_not_waited_for() -> Outcome {
     let again = fleet.proxy(2).inject(Fault::hold(Point::Statement, "COMMIT PREPARED"));
     signal(&fleet, "pg_terminate_backend", owner)?;
     again.wait()?;
-    expect_terminated(writer.join().1);
+    let (mut session, settled) = writer.join();
+    expect_terminated(settled.and_then(|()| session.batch_execute("SELECT")));
     let (mut reader, seen) = after_waiting(&fleet, reader(&fleet)?, difference, || {
         let forget = format!("SELECT pg_fdw_xacts_forget('{gid}')");
         Ok(fleet.session()?.batch_execute(&forget)?)
