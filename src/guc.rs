@@ -47,7 +47,7 @@ pub enum RemoteIsolation {
 }
 
 static REMOTE_ISOLATION: GucSetting<RemoteIsolation> =
-    GucSetting::<RemoteIsolation>::new(RemoteIsolation::RepeatableRead);
+    GucSetting::<RemoteIsolation>::new(RemoteIsolation::Match);
 static CONSISTENT_READS: GucSetting<ConsistentReads> =
     GucSetting::<ConsistentReads>::new(ConsistentReads::Off);
 static TWO_PHASE_COMMIT: GucSetting<TwoPhaseCommit> =

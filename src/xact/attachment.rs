@@ -142,16 +142,13 @@ impl Attachment {
     }
 
     /// The same session, for statements of a query. `is_read`: they read the server's tables, so
-    /// that all that the query reads is read as of one time, if reads are consistent. Not what it
-    /// modifies or locks, where each statement sees what is committed when it begins: of that it
-    /// sees the newest.
+    /// that all that the query reads is read as of one time, if reads are consistent.
     pub fn of_query(self, estate: *const EState, is_read: bool) -> Self {
-        let follows = renewal::follows_statements(&self.connection);
-        if !follows && !cut::may_be_on() {
+        if !renewal::follows_statements(&self.connection) && !cut::may_be_on() {
             return self;
         }
         let unit = Unit::of_query(estate);
-        if is_read && !(follows && self.access == Access::Modifies) {
+        if is_read {
             unit.add(&self.connection, self.userid);
         }
         if self.access == Access::Modifies {

@@ -29,7 +29,7 @@ use crate::remote::cache::Cached;
 use crate::remote::connection::{Isolation, Opening};
 use crate::shared::order;
 use crate::xact::attachment::{Attachment, attach};
-use crate::xact::cut::kind::May;
+use crate::xact::cut::kind::{May, Terms};
 use crate::xact::cut::transaction::Reading;
 use crate::xact::unit::{Member, Unit, add_to};
 use crate::xact::{participants, renewal};
@@ -105,6 +105,7 @@ pub(super) fn before_statement(statement: &Statement) -> Result<Option<Opened>> 
     };
     settle_another(unit)?;
     let own = || statement.member();
+    let anew = Terms { unit, reading: &reading, may: May::Retake };
     let is_first = unit.is_some_and(|unit| !unit.has_begun_on(connection));
     let mut members = Vec::new();
     if reading.is_one_unit {
@@ -114,22 +115,26 @@ pub(super) fn before_statement(statement: &Statement) -> Result<Option<Opened>> 
     if let Some(unit) = unit.filter(|unit| !unit.is_accepted.get() || reading.is_one_unit) {
         unit.members.borrow().iter().for_each(|member| add_to(&mut members, member));
     }
-    if needs_cut(&members, &reading, unit) {
+    if is_first {
+        // What they still ask for themselves does not tell what they have to lose.
+        settle_down(&members.iter().map(|member| &member.connection).collect::<Vec<_>>())?;
+    }
+    let needs_cut = needs_cut(&members, &reading, unit);
+    if needs_cut {
         announce(connection, scan);
         let may = if reading.is_one_unit { May::Keep } else { May::Retake };
-        take_for(unit, &members, &reading, may, scan.is_some())?;
+        take_for(&members, Terms { unit, reading: &reading, may }, scan.is_some())?;
     }
     if unit.is_some_and(|unit| unit.pending.borrow().is_some()) {
         return Ok(None);
     }
     if connection.is_left_over() {
-        take_for(unit, &[own()], &reading, May::Retake, false)?;
+        take_for(&[own()], anew, false)?;
+    } else if !needs_cut {
+        renewal::renew(connection, unit, is_first)?;
     }
     if let (Some(unit), Some(opening)) = (unit, scan) {
-        open_later(unit, connection, opening, &reading)?;
-    }
-    if renewal::is_outdated(connection, unit, is_first) && connection.has_nothing_to_lose() {
-        connection.begin_afresh()?;
+        open_later(unit, connection, opening, anew)?;
     }
     if let Some(unit) = unit {
         unit.begins_on(connection);
@@ -142,7 +147,7 @@ pub(super) fn before_statement(statement: &Statement) -> Result<Option<Opened>> 
         && sees_anew(connection)
         && order::begin_on(connection.serverid, place(connection)).1
     {
-        take_for(unit, &[own()], &reading, May::Retake, false)?;
+        take_for(&[own()], anew, false)?;
     }
     Ok(None)
 }
@@ -161,7 +166,7 @@ fn needs_cut(members: &[Member], reading: &Reading, unit: Option<&Rc<Unit>>) -> 
             Some(isolation) => isolation == Isolation::ReadCommitted,
             None => begins_so(),
         };
-        is_so && unit.is_some_and(|unit| unit.scans_on(&member.connection) > 1)
+        is_so && unit.is_some_and(|unit| unit.has_several_cursors_on(&member.connection))
     };
     // What another query has read is older than this one.
     let is_old = |member: &Member| {
@@ -189,7 +194,7 @@ fn open_later(
     unit: &Rc<Unit>,
     connection: &Rc<Cached>,
     opening: &Rc<Opening>,
-    reading: &Reading,
+    terms: Terms,
 ) -> Result<()> {
     let is_checked = unit.is_accepted.get() && !unit.shown.borrow().is_empty();
     if !is_checked || opening.sent.get().is_some() || !sees_anew(connection) {
@@ -200,7 +205,7 @@ fn open_later(
     let Some(member) = members.iter().find(|m| Rc::ptr_eq(&m.connection, connection)) else {
         return Ok(());
     };
-    let taken = Taking::behind(member, &unit.shown.borrow(), reading)?.finish()?;
+    let taken = Taking::behind(member, &unit.shown.borrow(), terms)?.finish()?;
     unit.note(taken.rounds, taken.rounds);
     unit.shown.borrow_mut().extend(taken.shown);
     Ok(())
@@ -223,19 +228,13 @@ fn caught() -> Error {
 }
 
 /// Takes the cut of some servers, or begins to.
-fn take_for(
-    unit: Option<&Rc<Unit>>,
-    members: &[Member],
-    reading: &Reading,
-    may: May,
-    is_scan: bool,
-) -> Result<()> {
-    let Some(unit) = unit else { return rounds::take(members, reading, may) };
+fn take_for(members: &[Member], terms: Terms, is_scan: bool) -> Result<()> {
+    let Some(unit) = terms.unit else { return rounds::take(members, terms) };
     if unit.pending.borrow().is_some() {
         // Another scan has asked.
         return if is_scan { Ok(()) } else { unit.settle().map(drop) };
     }
-    let taking = Taking::begin(members, reading, may)?;
+    let taking = Taking::begin(members, terms)?;
     // With a savepoint other cursors are opened, which must not be lost in another round.
     let may_be_sent_again = is_scan && !unit.is_eager() && nest_level() == 1;
     if may_be_sent_again && taking.all_are_fresh() {
@@ -264,7 +263,7 @@ fn alone(own: Member, unit: Option<&Rc<Unit>>, reading: &Reading) -> Result<Opti
     };
     if is_missing || is_behind {
         let may = if reading.is_one_unit { May::Keep } else { May::Retake };
-        take_for(unit, &[own], reading, may, false)?;
+        take_for(&[own], Terms { unit, reading, may }, false)?;
         return Ok(None);
     }
     if !reading.is_one_unit {
@@ -324,7 +323,7 @@ pub fn fix(userid: Oid, servers: &[Oid]) -> Result<()> {
         return Ok(());
     }
     let may = if was_one_unit { May::Keep } else { May::Retake };
-    rounds::take(&members, &reading, may)
+    rounds::take(&members, Terms { unit: None, reading: &reading, may })
 }
 
 /// Whether all servers of this transaction are one unit.

@@ -34,21 +34,35 @@ pub(super) fn isolation(connection: &Rc<Cached>, unit: Option<&Rc<Unit>>) -> Iso
         return Isolation::RepeatableRead;
     }
     let has_one_cursor = || unit.is_some_and(|unit| unit.has_one_cursor_on(connection));
-    // A consistent read knows its snapshots before it reads: they are those of transactions.
-    if connection.expects_modification() || (!cut::may_be_on() && has_one_cursor()) {
-        Isolation::ReadCommitted
+    let reads_several = || unit.is_some_and(|unit| unit.reads_several());
+    let is_per_statement = if cut::may_be_on() {
+        // What is read consistently has snapshots that are known before: those of transactions.
+        connection.expects_modification() && !reads_several()
     } else {
-        Isolation::RepeatableRead
-    }
+        connection.expects_modification() || has_one_cursor()
+    };
+    if is_per_statement { Isolation::ReadCommitted } else { Isolation::RepeatableRead }
 }
 
-/// Whether the transaction that has begun there has to give way to another, for a statement of this
-/// query; `is_first`: it is the first there.
-pub(super) fn is_outdated(
+/// Lets the transaction that has begun there give way to another if a statement of this query is
+/// to see more than it does, and if it has nothing to lose. `is_first`: it is the query's first
+/// there.
+///
+/// # Errors
+/// The connection is lost, a cancel.
+pub(super) fn renew(
     connection: &Rc<Cached>,
     unit: Option<&Rc<Unit>>,
     is_first: bool,
-) -> bool {
+) -> Result<()> {
+    if !is_outdated(connection, unit, is_first) {
+        return Ok(());
+    }
+    cut::settle_down(&[connection])?;
+    if connection.has_nothing_to_lose() { connection.begin_afresh() } else { Ok(()) }
+}
+
+fn is_outdated(connection: &Rc<Cached>, unit: Option<&Rc<Unit>>, is_first: bool) -> bool {
     follows_statements(connection)
         && match (connection.isolation(), isolation(connection, unit)) {
             (None | Some(Isolation::Serializable), _) => false,
@@ -58,19 +72,13 @@ pub(super) fn is_outdated(
         }
 }
 
-/// Called before a statement is sent, where reads are not consistent: lets the transaction there
-/// begin again if the statement is to see more than it does.
+/// Called before a statement is sent, where reads are not consistent.
 ///
 /// # Errors
-/// The connection is lost, a cancel.
+/// Those of [`renew`].
 pub(super) fn before_statement(connection: &Rc<Cached>, unit: Option<&Rc<Unit>>) -> Result<()> {
     let is_first = unit.is_some_and(|unit| !unit.has_begun_on(connection));
-    if is_outdated(connection, unit, is_first) {
-        cut::settle_down(&[connection])?;
-        if connection.has_nothing_to_lose() {
-            connection.begin_afresh()?;
-        }
-    }
+    renew(connection, unit, is_first)?;
     if let Some(unit) = unit {
         unit.begins_on(connection);
     }

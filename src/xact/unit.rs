@@ -89,6 +89,11 @@ impl Unit {
         add_to(&mut self.members.borrow_mut(), &member);
     }
 
+    /// Whether the query reads on several connections.
+    pub(super) fn reads_several(&self) -> bool {
+        self.members.borrow().len() > 1
+    }
+
     /// The query has a scan on this connection; `is_reopened`: its parameters change.
     pub fn add_scan(&self, connection: &Rc<Cached>, is_reopened: bool) {
         let mut scans = self.scans.borrow_mut();
@@ -105,19 +110,22 @@ impl Unit {
         }
     }
 
-    /// How many scans the query has on a connection.
-    pub(super) fn scans_on(&self, connection: &Rc<Cached>) -> usize {
-        let scans = self.scans.borrow();
-        let known = scans.iter().find(|known| Rc::ptr_eq(&known.connection, connection));
-        known.map_or(0, |known| known.count)
-    }
-
     /// Whether one cursor is all that the query opens on a connection, so that it needs no snapshot
     /// of the transaction's.
     pub(super) fn has_one_cursor_on(&self, connection: &Rc<Cached>) -> bool {
+        self.opens_several_on(connection) == Some(false)
+    }
+
+    /// Whether the query opens cursors on a connection at different times.
+    pub(super) fn has_several_cursors_on(&self, connection: &Rc<Cached>) -> bool {
+        self.opens_several_on(connection) == Some(true)
+    }
+
+    /// `None` where it has no scan.
+    fn opens_several_on(&self, connection: &Rc<Cached>) -> Option<bool> {
         let scans = self.scans.borrow();
-        let is_it = |known: &&Scans| Rc::ptr_eq(&known.connection, connection);
-        scans.iter().find(is_it).is_some_and(|known| known.count == 1 && !known.are_reopened)
+        let known = scans.iter().find(|known| Rc::ptr_eq(&known.connection, connection))?;
+        Some(known.count > 1 || known.are_reopened)
     }
 
     /// The query does more than scan: nothing of it runs before the cut is known.

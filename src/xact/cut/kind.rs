@@ -1,12 +1,14 @@
 //! How each server of a cut gets its snapshot.
 
+use std::rc::Rc;
+
 use super::refusals;
 use super::transaction::Reading;
 use crate::pg::error::Result;
 use crate::pg::text;
 use crate::remote::connection::Isolation;
 use crate::xact::renewal;
-use crate::xact::unit::Member;
+use crate::xact::unit::{Member, Unit};
 
 /// What becomes of transactions that have begun, and have nothing to lose.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -15,6 +17,16 @@ pub(super) enum May {
     Keep,
     /// They are begun again.
     Retake,
+}
+
+/// On which terms snapshots are taken.
+#[derive(Clone, Copy)]
+pub(super) struct Terms<'a> {
+    /// For this query, if for one.
+    pub(super) unit: Option<&'a Rc<Unit>>,
+    /// How the transaction reads.
+    pub(super) reading: &'a Reading,
+    pub(super) may: May,
 }
 
 /// How a server gets its snapshot.
@@ -33,7 +45,8 @@ pub(super) enum Kind {
 ///
 /// # Errors
 /// 25001: it is to stay for the whole transaction, and cannot.
-pub(super) fn kind_of(member: &Member, reading: &Reading, may: May) -> Result<Kind> {
+pub(super) fn kind_of(member: &Member, terms: Terms) -> Result<Kind> {
+    let Terms { unit, reading, may } = terms;
     let connection = &member.connection;
     let may_be_read_anew = may == May::Retake || connection.is_left_over();
     let begins_anew = match connection.isolation() {
@@ -44,11 +57,20 @@ pub(super) fn kind_of(member: &Member, reading: &Reading, may: May) -> Result<Ki
             }
             true
         }
-        Some(Isolation::ReadCommitted) => return Ok(Kind::PerStatement),
+        Some(Isolation::ReadCommitted) => {
+            may_be_read_anew
+                && connection.may_retake()
+                && renewal::isolation(connection, unit) != Isolation::ReadCommitted
+        }
         Some(_) => may_be_read_anew && connection.may_retake(),
     };
-    Ok(match renewal::isolation(connection, None) {
-        Isolation::ReadCommitted if begins_anew => Kind::PerStatement,
+    let now = if begins_anew {
+        renewal::isolation(connection, unit)
+    } else {
+        connection.isolation().unwrap_or(Isolation::RepeatableRead)
+    };
+    Ok(match now {
+        Isolation::ReadCommitted => Kind::PerStatement,
         _ if begins_anew => Kind::Fresh,
         _ => Kind::Fixed,
     })

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::here::{self, Local};
-use super::kind::{Kind, May, kind_of};
+use super::kind::{Kind, May, Terms, kind_of};
 use super::ready;
 use super::refusals::{Missing, in_doubt, in_recovery_here, in_recovery_there, too_old};
 use super::transaction::Reading;
@@ -54,10 +54,10 @@ static LAST: BackendLocal<Cell<u64>> = BackendLocal::new(Cell::new(0));
 ///
 /// # Errors
 /// Those of [`super::before_statement`].
-pub(super) fn take(members: &[Member], reading: &Reading, may: May) -> Result<()> {
+pub(super) fn take(members: &[Member], terms: Terms) -> Result<()> {
     match known(members) {
         Some(_) => Ok(()),
-        None => Taking::begin(members, reading, may)?.finish().map(drop),
+        None => Taking::begin(members, terms)?.finish().map(drop),
     }
 }
 
@@ -72,7 +72,7 @@ pub(super) fn known(members: &[Member]) -> Option<u64> {
 /// be a cut, too.
 pub(super) fn check_read(member: &Member, reading: &Reading) -> Result<()> {
     let members = std::slice::from_ref(member);
-    let mut taking = Taking::over(members, reading, May::Keep)?;
+    let mut taking = Taking::over(members, Terms { unit: None, reading, may: May::Keep })?;
     // Nothing of it can be taken again, so that it is a cut or an error.
     taking.look()?;
     Ok(())
@@ -127,12 +127,12 @@ impl Taking {
     ///
     /// # Errors
     /// Those of [`super::before_statement`].
-    pub(super) fn begin(members: &[Member], reading: &Reading, may: May) -> Result<Self> {
+    pub(super) fn begin(members: &[Member], terms: Terms) -> Result<Self> {
         if in_recovery() {
             return Err(in_recovery_here());
         }
         settle_down(&members.iter().map(|member| &member.connection).collect::<Vec<_>>())?;
-        let taking = Self::over(members, reading, may)?;
+        let taking = Self::over(members, terms)?;
         taking.ask()?;
         Ok(taking)
     }
@@ -141,8 +141,8 @@ impl Taking {
     ///
     /// # Errors
     /// Those of [`super::before_statement`].
-    pub(super) fn behind(member: &Member, before: &[Shown], reading: &Reading) -> Result<Self> {
-        let mut taking = Self::over(std::slice::from_ref(member), reading, May::Retake)?;
+    pub(super) fn behind(member: &Member, before: &[Shown], terms: Terms) -> Result<Self> {
+        let mut taking = Self::over(std::slice::from_ref(member), terms)?;
         taking.opened = before.iter().map(|shown| shown.opened).fold(taking.opened, Ord::min);
         taking.before = before.to_vec();
         taking.ask()?;
@@ -176,13 +176,12 @@ impl Taking {
         Ok(Accepted { rounds: self.rounds, shown })
     }
 
-    fn over(members: &[Member], reading: &Reading, may: May) -> Result<Self> {
-        let kinds = members
-            .iter()
-            .map(|member| kind_of(member, reading, may))
-            .collect::<Result<Vec<Kind>>>()?;
+    fn over(members: &[Member], terms: Terms) -> Result<Self> {
+        let kinds =
+            members.iter().map(|member| kind_of(member, terms)).collect::<Result<Vec<Kind>>>()?;
         // What was confirmed since the oldest snapshot was taken may be missing there.
-        let mut opened = if may == May::Keep { reading.first } else { order::now() };
+        let is_kept = terms.may == May::Keep;
+        let mut opened = if is_kept { terms.reading.first } else { order::now() };
         let fixed = members.iter().zip(&kinds).filter(|(_, kind)| **kind == Kind::Fixed);
         for (Member { connection, .. }, _) in fixed {
             wait_for(

@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use pg_test::oracle::{assert_settled, one};
-use pg_test::{Fleet, FleetOptions};
+use pg_test::{Fault, Fleet, FleetOptions, Point};
 use postgres::Client;
 use postgres::error::SqlState;
 
-use crate::support::Outcome;
+use crate::cut::held::wait_until_query_waits;
+use crate::support::{Outcome, begin_everywhere, in_background};
 
 const SHARDS: usize = 3;
 const WRITERS: usize = 6;
@@ -225,6 +226,29 @@ fn a_fixed_snapshot_stays() -> Outcome {
     let late = reader.batch_execute("SELECT pg_fdw_xacts_snapshot()").expect_err("it is too late");
     assert_eq!(late.code(), Some(&SqlState::ACTIVE_SQL_TRANSACTION));
     reader.batch_execute("ROLLBACK")?;
+    assert_settled(&fleet);
+    Ok(())
+}
+
+/// With commit_wait = off, on a server where each statement has its own snapshot.
+#[test]
+fn what_was_acknowledged_is_seen_after_writing() -> Outcome {
+    let fleet = Fleet::start_proxied()?;
+    let mut reader = session(&fleet, "on")?;
+    reader.batch_execute("BEGIN; INSERT INTO ft2 VALUES (100, 'own')")?;
+    let mut writer = session(&fleet, "off")?;
+    writer.batch_execute("SET pg_fdw_xacts.commit_wait = off")?;
+    begin_everywhere(&mut writer, 1)?;
+    let hit = fleet.proxy(2).inject(Fault::hold(Point::Statement, "COMMIT PREPARED"));
+    writer.batch_execute("COMMIT")?;
+    hit.wait()?;
+    let count = "DO $$ BEGIN ASSERT (SELECT count(*) FROM ft2) = 2; END $$";
+    let reader = in_background(reader, count);
+    wait_until_query_waits(&mut fleet.session()?, "DO")?;
+    hit.release();
+    let (mut reader, seen) = reader.join();
+    seen?;
+    reader.batch_execute("COMMIT")?;
     assert_settled(&fleet);
     Ok(())
 }
