@@ -3,7 +3,8 @@
 //! While it runs:
 //! * [`attachment`]: what execution uses: attach to a participant, run statements there;
 //! * [`participants`]: the list of this transaction's participants;
-//! * [`unit`]: what one query does on its servers; [`renewal`]: what a READ COMMITTED one sees there;
+//! * [`unit`]: what one query does on its servers;
+//! * [`renewal`]: what a READ COMMITTED transaction sees there;
 //! * [`cut`]: consistent reads over several servers;
 //! * [`branch`]: a participant's gid and state, and the one function that moves it;
 //! * [`long_waits`]: its waits that may be part of a deadlock.

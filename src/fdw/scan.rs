@@ -205,10 +205,9 @@ impl Scan {
         let Some(opening) = &self.opening else { return Ok(()) };
         // Where reads are consistent, all that the query reads is opened together.
         if begins_cursor() && !reads_consistently() {
-            self.session.open(opening)?;
-        } else {
-            self.session.connection().announce(opening);
+            return self.session.open(opening);
         }
+        self.session.connection().announce(opening);
         Ok(())
     }
 

@@ -163,13 +163,9 @@ fn sees_anew(connection: &Cached) -> bool {
 /// Whether snapshots of these servers have to be taken before something of the unit is sent.
 fn needs_cut(members: &[Member], reading: &Reading, unit: Option<&Rc<Unit>>) -> bool {
     let is_new = !reading.is_one_unit && unit.is_some_and(|unit| !unit.is_accepted.get());
-    let has_several_snapshots = |member: &Member| {
-        let begins_so = || renewal::isolation(&member.connection, unit) == Isolation::ReadCommitted;
-        let is_so = match member.connection.isolation() {
-            Some(isolation) => isolation == Isolation::ReadCommitted,
-            None => begins_so(),
-        };
-        is_so && unit.is_some_and(|unit| unit.has_several_cursors_on(&member.connection))
+    let has_several_snapshots = |Member { connection, .. }: &Member| {
+        renewal::isolation_of_query(connection, unit) == Isolation::ReadCommitted
+            && unit.is_some_and(|unit| unit.has_several_cursors_on(connection))
     };
     // What another query has read is older than this one.
     let is_old = |member: &Member| {

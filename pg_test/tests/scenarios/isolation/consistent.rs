@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use pg_test::oracle::{assert_settled, one};
-use pg_test::{Fault, Fleet, FleetOptions, Point};
+use pg_test::oracle::{assert_settled, expect_error, one};
+use pg_test::{DEADLINE, Fault, Fleet, FleetOptions, Point, wait_until};
 use postgres::Client;
 use postgres::error::SqlState;
 
@@ -249,6 +249,36 @@ fn what_was_acknowledged_is_seen_after_writing() -> Outcome {
     let (mut reader, seen) = reader.join();
     seen?;
     reader.batch_execute("COMMIT")?;
+    assert_settled(&fleet);
+    Ok(())
+}
+
+/// The cursors of a query that are opened between two snapshots wait for locks of tables. Red when
+/// such a wait was not made known.
+#[test]
+fn a_cursor_that_waits_for_a_lock_may_be_part_of_a_deadlock() -> Outcome {
+    let fleet = start()?;
+    let (mut older, mut younger) = (session(&fleet, "on")?, session(&fleet, "off")?);
+    for session in [&mut older, &mut younger] {
+        session.batch_execute("SET statement_timeout = '30s'")?;
+        // From then on the shards know whose sessions these are.
+        session.batch_execute("BEGIN; UPDATE mine1 SET n = 2; UPDATE mine2 SET n = 2; COMMIT")?;
+    }
+    older.batch_execute("BEGIN; UPDATE mine1 SET n = 1; UPDATE mine2 SET n = 1")?;
+    younger.batch_execute(
+        "BEGIN; SELECT pg_fdw_xacts_exec('shard1', 'LOCK TABLE public.account IN ACCESS EXCLUSIVE MODE')",
+    )?;
+    let older = in_background(older, "SELECT sum(money) FROM account");
+    let mut watcher = fleet.shard(1).client()?;
+    wait_until("the cursor waits", DEADLINE, || {
+        let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+        Ok(one::<i64>(&mut watcher, waits)? > 0)
+    })?;
+    expect_error(younger.batch_execute("UPDATE mine2 SET n = 2"), "40P01");
+    younger.batch_execute("ROLLBACK")?;
+    let (mut older, seen) = older.join();
+    seen?;
+    older.batch_execute("COMMIT")?;
     assert_settled(&fleet);
     Ok(())
 }
