@@ -332,6 +332,18 @@ impl Attachment {
         }
     }
 
+    /// Waits until the server has done with a statement; the result may be its failure.
+    ///
+    /// # Errors
+    /// Of those of [`Attachment::poll`] what has ended the wait and not the statement, as a cancel
+    /// does.
+    pub fn outcome(&self, asked: &Asked) -> Result<Result<Rc<PgResult>>> {
+        match self.wait(asked) {
+            Err(error) if self.connection.is_due(asked.ticket()) => Err(error),
+            answer => Ok(answer),
+        }
+    }
+
     fn wait_since(
         &self,
         asked: &Asked,
