@@ -2,7 +2,6 @@
 //! committed when it begins, and the same on all servers.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use pg_test::oracle::{assert_settled, expect_error, one};
 use pg_test::{DEADLINE, Fault, Fleet, FleetOptions, Point, wait_until};
@@ -10,7 +9,7 @@ use postgres::Client;
 use postgres::error::SqlState;
 
 use crate::cut::held::wait_until_query_waits;
-use crate::support::{Outcome, begin_everywhere, in_background};
+use crate::support::{Busy, Outcome, begin_everywhere, in_background, run_until};
 
 const SHARDS: usize = 3;
 const WRITERS: usize = 6;
@@ -141,24 +140,13 @@ fn run(
     consistent: &str,
     is_enough: impl Fn(&Seen) -> bool,
 ) -> anyhow::Result<Seen> {
-    let (stop, seen) = (AtomicBool::new(false), Seen::default());
-    let deadline = Instant::now() + Duration::from_secs(60);
-    std::thread::scope(|scope| {
-        let (stop, seen) = (&stop, &seen);
-        let mut threads: Vec<_> =
-            (1..=WRITERS).map(|n| scope.spawn(move || write(fleet, n, stop))).collect();
-        threads.extend(
-            (1..=2).map(|n| scope.spawn(move || read(fleet, n, shape, consistent, stop, seen))),
-        );
-        while !is_enough(seen)
-            && Instant::now() < deadline
-            && !threads.iter().any(|t| t.is_finished())
-        {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        stop.store(true, Ordering::Relaxed);
-        threads.into_iter().try_for_each(|thread| thread.join().expect("a client panicked"))
-    })?;
+    let seen = Seen::default();
+    let writers = (1..=WRITERS).map(|n| -> Busy { Box::new(move |stop| write(fleet, n, stop)) });
+    let seen_by = &seen;
+    let readers = (1..=2).map(|n| -> Busy {
+        Box::new(move |stop| read(fleet, n, shape, consistent, stop, seen_by))
+    });
+    run_until(|| is_enough(&seen), writers.chain(readers).collect())?;
     Ok(seen)
 }
 
