@@ -52,6 +52,7 @@ mod renewal;
 mod replayed;
 pub mod restore_point;
 mod settle;
+pub mod start;
 mod unit;
 pub mod utility;
 mod write_down;

@@ -24,6 +24,10 @@ use crate::xact::cut::{self, Statement};
 use crate::xact::unit::Unit;
 use crate::xact::{callbacks, deliveries, endings, participants, renewal};
 
+mod openings;
+
+pub(super) use openings::open_all_of;
+
 /// A participant's session as one scan or modification sees it. It remembers the nesting level at
 /// which it was attached: a cursor that is first fetched inside a later savepoint must not be
 /// declared inside that savepoint.
@@ -157,10 +161,10 @@ impl Attachment {
         Self { unit: Some(unit), ..self }
     }
 
-    /// The statements are a scan. `is_reopened`: its parameters change while the query runs.
-    pub fn is_scan(&self, is_reopened: bool) {
+    /// The statements are a scan. `is_reopened`: it may be opened again while the query runs.
+    pub fn is_scan(&self, is_reopened: impl FnOnce() -> bool) {
         if let Some(unit) = &self.unit {
-            unit.add_scan(&self.connection, is_reopened);
+            unit.add_scan(&self.connection, is_reopened());
         }
     }
 
