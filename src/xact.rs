@@ -53,12 +53,13 @@ mod renewal;
 mod replayed;
 pub mod restore_point;
 mod settle;
+pub mod start;
 mod unit;
 pub mod utility;
 mod write_down;
 
-pub use attachment::{Attachment, attach, attach_to_write, on_long_wait};
+pub use attachment::{Attachment, attach, attach_to_write};
 pub use callbacks::collect_deliveries;
 pub use cut::{fix as fix_snapshot, is_on as reads_consistently};
-pub use long_waits::HOOKS as LONG_WAITS;
+pub use long_waits::{HOOKS as LONG_WAITS, on_long_wait};
 pub use reach::note_dropped_mapping;

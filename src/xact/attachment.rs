@@ -9,7 +9,6 @@ use pgrx::pg_sys::{EState, Oid};
 
 use crate::guc;
 use crate::libpq::PgResult;
-use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::pg::globals::{deadlock_timeout, lock_timeout, nest_level};
 use crate::protocol::pipeline::Ticket;
@@ -22,7 +21,11 @@ use crate::shared::incarnation::session_lock;
 use crate::shared::resolvers;
 use crate::xact::cut::{self, Statement};
 use crate::xact::unit::Unit;
-use crate::xact::{callbacks, deliveries, endings, participants, renewal};
+use crate::xact::{callbacks, deliveries, endings, long_waits, participants, renewal};
+
+mod openings;
+
+pub(super) use openings::open_all_of;
 
 /// A participant's session as one scan or modification sees it. It remembers the nesting level at
 /// which it was attached: a cursor that is first fetched inside a later savepoint must not be
@@ -89,16 +92,6 @@ pub fn attach(userid: Oid, serverid: Oid) -> Result<Attachment> {
     Ok(session)
 }
 
-/// Called when an answer has not come within `deadlock_timeout`.
-pub type LongWait = fn() -> Result<()>;
-
-static LONG_WAIT: BackendLocal<Cell<Option<LongWait>>> = BackendLocal::new(Cell::new(None));
-
-/// Registers what to do when an answer takes longer than `deadlock_timeout`.
-pub fn on_long_wait(what: LongWait) {
-    LONG_WAIT.get().set(Some(what));
-}
-
 /// Attaches as [`attach`] does, to write.
 ///
 /// # Errors
@@ -157,10 +150,10 @@ impl Attachment {
         Self { unit: Some(unit), ..self }
     }
 
-    /// The statements are a scan. `is_reopened`: its parameters change while the query runs.
-    pub fn is_scan(&self, is_reopened: bool) {
+    /// The statements are a scan. `is_reopened`: it may be opened again while the query runs.
+    pub fn is_scan(&self, is_reopened: impl FnOnce() -> bool) {
         if let Some(unit) = &self.unit {
-            unit.add_scan(&self.connection, is_reopened);
+            unit.add_scan(&self.connection, is_reopened());
         }
     }
 
@@ -322,9 +315,7 @@ impl Attachment {
         if let Some(result) = self.wait_since(asked, Some(soon), begin)? {
             return Ok(result);
         }
-        if let Some(act) = LONG_WAIT.get().get() {
-            act()?;
-        }
+        long_waits::act()?;
         loop {
             if let Some(result) = self.wait_since(asked, None, begin)? {
                 return Ok(result);

@@ -33,15 +33,14 @@ pub(super) fn isolation(connection: &Rc<Cached>, unit: Option<&Rc<Unit>>) -> Iso
     if !follows_statements(connection) {
         return Isolation::RepeatableRead;
     }
-    let has_one_cursor = || unit.is_some_and(|unit| unit.has_one_cursor_on(connection));
-    let reads_several = || unit.is_some_and(|unit| unit.reads_several());
-    let is_per_statement = if cut::may_be_on() {
-        // What is read consistently has snapshots that are known before: those of transactions.
-        connection.expects_modification() && !reads_several()
+    // What is read consistently has a snapshot that is known before: that of a transaction.
+    let has_one_cursor =
+        || !cut::may_be_on() && unit.is_some_and(|unit| unit.has_one_cursor_on(connection));
+    if connection.expects_modification() || has_one_cursor() {
+        Isolation::ReadCommitted
     } else {
-        connection.expects_modification() || has_one_cursor()
-    };
-    if is_per_statement { Isolation::ReadCommitted } else { Isolation::RepeatableRead }
+        Isolation::RepeatableRead
+    }
 }
 
 /// Lets the transaction that has begun there give way to another if a statement of this query is

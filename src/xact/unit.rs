@@ -11,6 +11,7 @@ use pgrx::pg_sys::{EState, Oid};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::Result;
 use crate::remote::cache::Cached;
+use crate::remote::connection::Opening;
 use crate::xact::cut::{self, Shown, Taking};
 
 /// A connection with the user whose mapping it was attached with.
@@ -26,6 +27,8 @@ pub struct Unit {
     pub(super) members: RefCell<Vec<Member>>,
     /// Connections with scans of the query, each with whether all are opened at its beginning.
     scans: RefCell<Vec<Scans>>,
+    /// Cursors that show what is there when the query begins.
+    to_open: RefCell<Vec<(Member, Weak<Opening>)>>,
     /// Connections on which a statement of the query was sent, whose snapshots it needs from then
     /// on.
     pinned: RefCell<Vec<Rc<Cached>>>,
@@ -70,28 +73,35 @@ pub(super) fn add_to(members: &mut Vec<Member>, member: &Member) {
 impl Unit {
     /// That of a query.
     pub fn of_query(estate: *const EState) -> Rc<Self> {
+        Self::of_known_query(estate).unwrap_or_else(|| {
+            let unit = Rc::new(Self::default());
+            UNITS.get().borrow_mut().push((estate.addr(), Rc::downgrade(&unit)));
+            unit
+        })
+    }
+
+    /// That of a query, if it has one.
+    pub(super) fn of_known_query(estate: *const EState) -> Option<Rc<Self>> {
         let mut units = UNITS.get().borrow_mut();
         // A query that has ended has dropped its unit; another may have its address now.
         units.retain(|(_, unit)| unit.strong_count() > 0);
-        let address = estate.addr();
-        let found =
-            units.iter().find(|(of, _)| *of == address).and_then(|(_, unit)| unit.upgrade());
-        found.unwrap_or_else(|| {
-            let unit = Rc::new(Self::default());
-            units.push((address, Rc::downgrade(&unit)));
-            unit
-        })
+        units.iter().find(|(of, _)| *of == estate.addr()).and_then(|(_, unit)| unit.upgrade())
+    }
+
+    /// A cursor is to be opened when all nodes of the query have begun.
+    pub(super) fn opens(&self, member: Member, opening: &Rc<Opening>) {
+        self.to_open.borrow_mut().push((member, Rc::downgrade(opening)));
+    }
+
+    /// Those cursors, once.
+    pub(super) fn take_to_open(&self) -> Vec<(Member, Weak<Opening>)> {
+        self.to_open.take()
     }
 
     /// The query will read on this connection, as of one time with all else that it reads.
     pub fn add(&self, connection: &Rc<Cached>, userid: Oid) {
         let member = Member { connection: Rc::clone(connection), userid };
         add_to(&mut self.members.borrow_mut(), &member);
-    }
-
-    /// Whether the query reads on several connections.
-    pub(super) fn reads_several(&self) -> bool {
-        self.members.borrow().len() > 1
     }
 
     /// The query has a scan on this connection; `is_reopened`: its parameters change.

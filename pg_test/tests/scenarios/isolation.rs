@@ -2,6 +2,8 @@
 //! `match`.
 
 mod consistent;
+mod consistent_writers;
+mod cursors;
 mod played;
 mod settings;
 mod shapes;

@@ -136,7 +136,7 @@ impl Connection {
     }
 
     /// Begins a transaction that tells its snapshot, and nothing else yet. One that has begun and
-    /// [has nothing to lose](Self::may_retake) is rolled back first.
+    /// [has nothing to lose](Self::has_nothing_to_lose) is rolled back first.
     ///
     /// # Errors
     /// The connection is lost or doomed.
@@ -266,12 +266,8 @@ impl Connection {
     }
 
     /// Whether the transaction can be rolled back and begun again without anybody's noticing:
-    /// nothing was written, nothing is open, and nobody needs its snapshot.
-    pub fn may_retake(&self) -> bool {
-        self.inner.borrow().transaction.depth == 1 && self.has_nothing_to_lose()
-    }
-
-    /// The same of a transaction with savepoints, which are made again with the next statement.
+    /// nothing was written, nothing is open, and nobody needs its snapshot. Its savepoints are made
+    /// again with the next statement.
     pub fn has_nothing_to_lose(&self) -> bool {
         let inner = self.inner.borrow();
         let RemoteTransaction { depth, confirmed, modifies, written, cursors, pins, .. } =

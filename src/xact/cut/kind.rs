@@ -52,17 +52,17 @@ pub(super) fn kind_of(member: &Member, terms: Terms) -> Result<Kind> {
     let begins_anew = match connection.isolation() {
         None => true,
         Some(Isolation::ReadCommitted) if reading.is_one_unit => {
-            if !connection.may_retake() {
+            if !connection.has_nothing_to_lose() {
                 return Err(refusals::modified_before(&text::carried(&connection.server_name)));
             }
             true
         }
         Some(Isolation::ReadCommitted) => {
             may_be_read_anew
-                && connection.may_retake()
+                && connection.has_nothing_to_lose()
                 && renewal::isolation(connection, unit) != Isolation::ReadCommitted
         }
-        Some(_) => may_be_read_anew && connection.may_retake(),
+        Some(_) => may_be_read_anew && connection.has_nothing_to_lose(),
     };
     let now = if begins_anew {
         renewal::isolation(connection, unit)

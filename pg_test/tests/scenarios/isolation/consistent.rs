@@ -16,7 +16,7 @@ const WRITERS: usize = 6;
 
 /// Accounts on all shards, with a partition on each, and a table of the readers' own on the first
 /// two.
-fn start() -> anyhow::Result<Fleet> {
+pub fn start() -> anyhow::Result<Fleet> {
     let fleet = Fleet::start_with(&FleetOptions { shards: SHARDS, ..FleetOptions::default() })?;
     let mut session = fleet.session()?;
     session.batch_execute(
@@ -39,7 +39,8 @@ fn start() -> anyhow::Result<Fleet> {
     Ok(fleet)
 }
 
-fn session(fleet: &Fleet, consistent: &str) -> anyhow::Result<Client> {
+/// A session with this setting of `consistent_reads`.
+pub fn session(fleet: &Fleet, consistent: &str) -> anyhow::Result<Client> {
     let mut session = fleet.session()?;
     session.batch_execute(&format!(
         "SET pg_fdw_xacts.remote_isolation = 'match'; SET pg_fdw_xacts.consistent_reads = {consistent}"

@@ -26,6 +26,8 @@ fn level(session: &mut Client, begin: &str) -> anyhow::Result<String> {
     Ok(level)
 }
 
+/// Red for commands behind a query of several cursors, where the session was marked for them before
+/// its transaction could be begun again.
 #[test]
 fn each_transaction_has_the_level_that_it_asks_for() -> Outcome {
     let fleet = with_view()?;
@@ -42,6 +44,16 @@ fn each_transaction_has_the_level_that_it_asks_for() -> Outcome {
         ("BEGIN; UPDATE account SET money = 1", "read committed"),
         ("BEGIN; SELECT * FROM account; UPDATE account SET money = one()", "read committed"),
         ("BEGIN; SELECT pg_fdw_xacts_exec('shard1', 'SELECT 1')", "read committed"),
+        (
+            "BEGIN; SELECT count(*) FROM account WHERE money > (SELECT sum(money) FROM other WHERE is_rich(money));
+             SELECT pg_fdw_xacts_exec('shard1', 'SELECT 1')",
+            "read committed",
+        ),
+        (
+            "BEGIN; SELECT count(*) FROM account WHERE money > (SELECT sum(money) FROM other WHERE is_rich(money));
+             SELECT * FROM pg_fdw_xacts_query('shard1', 'SELECT 1') AS t (n int)",
+            "read committed",
+        ),
         ("BEGIN; SELECT pg_fdw_xacts_snapshot()", "repeatable read"),
     ] {
         assert_eq!(level(&mut session, begin)?, expected, "{begin}");

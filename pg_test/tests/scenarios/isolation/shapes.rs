@@ -283,7 +283,8 @@ pub fn session(fleet: &Fleet) -> anyhow::Result<Client> {
     Ok(session)
 }
 
-fn reset(fleet: &Fleet) -> Outcome {
+/// The tables hold what they held at first.
+pub fn reset(fleet: &Fleet) -> Outcome {
     fleet.shard(1).client()?.batch_execute(
         "TRUNCATE account, other;
          INSERT INTO account SELECT n, 10, 'x' FROM generate_series(1, 5) n;
