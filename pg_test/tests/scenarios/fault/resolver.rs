@@ -169,6 +169,12 @@ fn a_wrong_password_for_a_while_delays_and_loses_nothing() -> Outcome {
     session.batch_execute(
         "ALTER USER MAPPING FOR CURRENT_USER SERVER shard1 OPTIONS (SET password 'wrong')",
     )?;
+    // An attempt that has begun before may still have the right one.
+    let failures = "SELECT failures FROM pg_stat_fdw_xacts WHERE server = 'shard1'";
+    let before = one::<i64>(&mut session, failures)?;
+    wait_until("another attempt has begun and failed", DEADLINE, || {
+        Ok(one::<i64>(&mut session, failures)? >= before + 2)
+    })?;
     fleet.reconnect(1);
     wait_until("the password is refused", DEADLINE, || {
         let sql = "SELECT coalesce((SELECT last_error FROM pg_stat_fdw_xacts
