@@ -13,7 +13,7 @@ use std::ffi::{CStr, c_int};
 use std::rc::Rc;
 use std::time::Instant;
 
-use pgrx::pg_sys::{self, EState, ForeignScanState, HeapTuple, MemoryContext, TupleTableSlot};
+use pgrx::pg_sys::{self, ForeignScanState, HeapTuple, MemoryContext, TupleTableSlot};
 
 use crate::fdw::fetch_size::FetchSize;
 use crate::fdw::params::{self, Params};
@@ -81,8 +81,7 @@ pub unsafe extern "C-unwind" fn begin(node: *mut ForeignScanState, eflags: c_int
     // SAFETY: a scan state being initialised, in the executor's query context.
     boundary(|| unsafe {
         if eflags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int == 0 {
-            let estate: *mut EState = (*node).ss.ps.state;
-            let context = (*estate).es_query_cxt;
+            let context = (*(*node).ss.ps.state).es_query_cxt;
             let _in = node::InContext::enter(context);
             let scan = Scan::begin(node, context)?;
             scan.announce()?;
@@ -254,11 +253,12 @@ impl Scan {
             // SAFETY: the node's expression context.
             unsafe { self.ask(context)? };
             let Some(under_way) = self.under_way.take() else { return Ok(()) };
-            let declared = under_way
-                .declare
-                .as_ref()
-                .map_or(Ok(()), |declare| self.session.wait(declare).map(drop));
-            let result = declared.and_then(|()| self.session.wait(&under_way.fetch));
+            let declared = match &under_way.declare {
+                Some(declare) => self.session.outcome(declare)?.map(drop),
+                None => Ok(()),
+            };
+            let fetched = || self.session.outcome(&under_way.fetch);
+            let result = declared.map_or_else(|error| Ok(Err(error)), |()| fetched())?;
             if self.session.settle_unit()? {
                 self.begin_again();
                 continue;

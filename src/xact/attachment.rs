@@ -9,7 +9,6 @@ use pgrx::pg_sys::{EState, Oid};
 
 use crate::guc;
 use crate::libpq::PgResult;
-use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::pg::globals::{deadlock_timeout, lock_timeout, nest_level};
 use crate::protocol::pipeline::Ticket;
@@ -22,7 +21,7 @@ use crate::shared::incarnation::session_lock;
 use crate::shared::resolvers;
 use crate::xact::cut::{self, Statement};
 use crate::xact::unit::Unit;
-use crate::xact::{callbacks, deliveries, endings, participants, renewal};
+use crate::xact::{callbacks, deliveries, endings, long_waits, participants, renewal};
 
 mod openings;
 
@@ -91,16 +90,6 @@ pub fn attach(userid: Oid, serverid: Oid) -> Result<Attachment> {
     let session = Attachment { userid, ..Attachment::of(&connection) };
     connection.check_usable(session.level.get())?;
     Ok(session)
-}
-
-/// Called when an answer has not come within `deadlock_timeout`.
-pub type LongWait = fn() -> Result<()>;
-
-static LONG_WAIT: BackendLocal<Cell<Option<LongWait>>> = BackendLocal::new(Cell::new(None));
-
-/// Registers what to do when an answer takes longer than `deadlock_timeout`.
-pub fn on_long_wait(what: LongWait) {
-    LONG_WAIT.get().set(Some(what));
 }
 
 /// Attaches as [`attach`] does, to write.
@@ -326,13 +315,23 @@ impl Attachment {
         if let Some(result) = self.wait_since(asked, Some(soon), begin)? {
             return Ok(result);
         }
-        if let Some(act) = LONG_WAIT.get().get() {
-            act()?;
-        }
+        long_waits::act()?;
         loop {
             if let Some(result) = self.wait_since(asked, None, begin)? {
                 return Ok(result);
             }
+        }
+    }
+
+    /// Waits until the server has done with a statement; the result may be its failure.
+    ///
+    /// # Errors
+    /// Of those of [`Attachment::poll`] what has ended the wait and not the statement, as a cancel
+    /// does.
+    pub fn outcome(&self, asked: &Asked) -> Result<Result<Rc<PgResult>>> {
+        match self.wait(asked) {
+            Err(error) if self.connection.is_due(asked.ticket()) => Err(error),
+            answer => Ok(answer),
         }
     }
 

@@ -13,6 +13,7 @@
 //! * [`here`]: this server's own tables;
 //! * [`ready`]: whether it is known of each server what is in doubt there;
 //! * [`kind`]: how each server gets its snapshot;
+//! * [`shown`]: what was read and has to fit what is read later;
 //! * [`rounds`]: taking snapshots until they are a cut; [`refusals`]: why there is none.
 
 use std::cell::RefCell;
@@ -39,9 +40,11 @@ mod kind;
 mod ready;
 mod refusals;
 mod rounds;
+mod shown;
 mod transaction;
 
-pub(super) use rounds::{Shown, Taking, settle_down};
+pub(super) use rounds::{Taking, settle_down};
+pub(super) use shown::Shown;
 
 /// The unit whose snapshots have been asked for together with its statements.
 static PENDING: BackendLocal<RefCell<Option<Weak<Unit>>>> = BackendLocal::new(RefCell::new(None));
@@ -160,13 +163,9 @@ fn sees_anew(connection: &Cached) -> bool {
 /// Whether snapshots of these servers have to be taken before something of the unit is sent.
 fn needs_cut(members: &[Member], reading: &Reading, unit: Option<&Rc<Unit>>) -> bool {
     let is_new = !reading.is_one_unit && unit.is_some_and(|unit| !unit.is_accepted.get());
-    let has_several_snapshots = |member: &Member| {
-        let begins_so = || renewal::isolation(&member.connection, unit) == Isolation::ReadCommitted;
-        let is_so = match member.connection.isolation() {
-            Some(isolation) => isolation == Isolation::ReadCommitted,
-            None => begins_so(),
-        };
-        is_so && unit.is_some_and(|unit| unit.has_several_cursors_on(&member.connection))
+    let has_several_snapshots = |Member { connection, .. }: &Member| {
+        renewal::isolation_of_query(connection, unit) == Isolation::ReadCommitted
+            && unit.is_some_and(|unit| unit.has_several_cursors_on(connection))
     };
     // What another query has read is older than this one.
     let is_old = |member: &Member| {
@@ -201,13 +200,12 @@ fn open_later(
         return Ok(());
     }
     announce(connection, Some(opening));
-    let members = unit.members.borrow();
-    let Some(member) = members.iter().find(|m| Rc::ptr_eq(&m.connection, connection)) else {
-        return Ok(());
-    };
-    let taken = Taking::behind(member, &unit.shown.borrow(), terms)?.finish()?;
+    let is_it = |member: &&Member| Rc::ptr_eq(&member.connection, connection);
+    let Some(member) = unit.members.borrow().iter().find(is_it).cloned() else { return Ok(()) };
+    let before = unit.shown.borrow().clone();
+    let taken = Taking::behind(&member, before, terms)?.finish()?;
     unit.note(taken.rounds, taken.rounds);
-    unit.shown.borrow_mut().extend(taken.shown);
+    Shown::add(&mut unit.shown.borrow_mut(), taken.shown);
     Ok(())
 }
 

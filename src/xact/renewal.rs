@@ -61,6 +61,16 @@ pub(super) fn renew(
     if connection.has_nothing_to_lose() { connection.begin_afresh() } else { Ok(()) }
 }
 
+/// How the transaction there is once the query has begun on it.
+pub(super) fn isolation_of_query(connection: &Rc<Cached>, unit: Option<&Rc<Unit>>) -> Isolation {
+    match connection.isolation() {
+        Some(now) if !(is_outdated(connection, unit, true) && connection.has_nothing_to_lose()) => {
+            now
+        }
+        _ => isolation(connection, unit),
+    }
+}
+
 fn is_outdated(connection: &Rc<Cached>, unit: Option<&Rc<Unit>>, is_first: bool) -> bool {
     follows_statements(connection)
         && match (connection.isolation(), isolation(connection, unit)) {

@@ -12,6 +12,7 @@ use super::here::{self, Local};
 use super::kind::{Kind, May, Terms, kind_of};
 use super::ready;
 use super::refusals::{Missing, in_doubt, in_recovery_here, in_recovery_there, too_old};
+use super::shown::Shown;
 use super::transaction::Reading;
 use crate::guc;
 use crate::pg::backend_local::BackendLocal;
@@ -89,14 +90,6 @@ pub(in crate::xact) fn settle_down(connections: &[&Rc<Cached>]) -> Result<()> {
     wait_for(&busy, |c| c.is_drained() || c.is_doomed(), Interrupts::Raise, WaitEvent::Snapshot)
 }
 
-/// A snapshot that was read from, with the time when its unit began.
-#[derive(Clone)]
-pub struct Shown {
-    taken: Taken,
-    opened: Opened,
-    server: String,
-}
-
 /// A cut.
 pub struct Accepted {
     /// How often snapshots were waited for.
@@ -141,10 +134,10 @@ impl Taking {
     ///
     /// # Errors
     /// Those of [`super::before_statement`].
-    pub(super) fn behind(member: &Member, before: &[Shown], terms: Terms) -> Result<Self> {
+    pub(super) fn behind(member: &Member, before: Vec<Shown>, terms: Terms) -> Result<Self> {
         let mut taking = Self::over(std::slice::from_ref(member), terms)?;
         taking.opened = before.iter().map(|shown| shown.opened).fold(taking.opened, Ord::min);
-        taking.before = before.to_vec();
+        taking.before = before;
         taking.ask()?;
         Ok(taking)
     }

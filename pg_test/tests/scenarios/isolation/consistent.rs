@@ -2,15 +2,14 @@
 //! committed when it begins, and the same on all servers.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
-use pg_test::oracle::{assert_settled, one};
-use pg_test::{Fault, Fleet, FleetOptions, Point};
+use pg_test::oracle::{assert_settled, expect_error, one};
+use pg_test::{DEADLINE, Fault, Fleet, FleetOptions, Point, wait_until};
 use postgres::Client;
 use postgres::error::SqlState;
 
 use crate::cut::held::wait_until_query_waits;
-use crate::support::{Outcome, begin_everywhere, in_background};
+use crate::support::{Busy, Outcome, begin_everywhere, in_background, run_until};
 
 const SHARDS: usize = 3;
 const WRITERS: usize = 6;
@@ -142,24 +141,13 @@ fn run(
     consistent: &str,
     is_enough: impl Fn(&Seen) -> bool,
 ) -> anyhow::Result<Seen> {
-    let (stop, seen) = (AtomicBool::new(false), Seen::default());
-    let deadline = Instant::now() + Duration::from_secs(60);
-    std::thread::scope(|scope| {
-        let (stop, seen) = (&stop, &seen);
-        let mut threads: Vec<_> =
-            (1..=WRITERS).map(|n| scope.spawn(move || write(fleet, n, stop))).collect();
-        threads.extend(
-            (1..=2).map(|n| scope.spawn(move || read(fleet, n, shape, consistent, stop, seen))),
-        );
-        while !is_enough(seen)
-            && Instant::now() < deadline
-            && !threads.iter().any(|t| t.is_finished())
-        {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        stop.store(true, Ordering::Relaxed);
-        threads.into_iter().try_for_each(|thread| thread.join().expect("a client panicked"))
-    })?;
+    let seen = Seen::default();
+    let writers = (1..=WRITERS).map(|n| -> Busy { Box::new(move |stop| write(fleet, n, stop)) });
+    let seen_by = &seen;
+    let readers = (1..=2).map(|n| -> Busy {
+        Box::new(move |stop| read(fleet, n, shape, consistent, stop, seen_by))
+    });
+    run_until(|| is_enough(&seen), writers.chain(readers).collect())?;
     Ok(seen)
 }
 
@@ -250,6 +238,36 @@ fn what_was_acknowledged_is_seen_after_writing() -> Outcome {
     let (mut reader, seen) = reader.join();
     seen?;
     reader.batch_execute("COMMIT")?;
+    assert_settled(&fleet);
+    Ok(())
+}
+
+/// The cursors of a query that are opened between two snapshots wait for locks of tables. Red when
+/// such a wait was not made known.
+#[test]
+fn a_cursor_that_waits_for_a_lock_may_be_part_of_a_deadlock() -> Outcome {
+    let fleet = start()?;
+    let (mut older, mut younger) = (session(&fleet, "on")?, session(&fleet, "off")?);
+    for session in [&mut older, &mut younger] {
+        session.batch_execute("SET statement_timeout = '30s'")?;
+        // From then on the shards know whose sessions these are.
+        session.batch_execute("BEGIN; UPDATE mine1 SET n = 2; UPDATE mine2 SET n = 2; COMMIT")?;
+    }
+    older.batch_execute("BEGIN; UPDATE mine1 SET n = 1; UPDATE mine2 SET n = 1")?;
+    younger.batch_execute(
+        "BEGIN; SELECT pg_fdw_xacts_exec('shard1', 'LOCK TABLE public.account IN ACCESS EXCLUSIVE MODE')",
+    )?;
+    let older = in_background(older, "SELECT sum(money) FROM account");
+    let mut watcher = fleet.shard(1).client()?;
+    wait_until("the cursor waits", DEADLINE, || {
+        let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+        Ok(one::<i64>(&mut watcher, waits)? > 0)
+    })?;
+    expect_error(younger.batch_execute("UPDATE mine2 SET n = 2"), "40P01");
+    younger.batch_execute("ROLLBACK")?;
+    let (mut older, seen) = older.join();
+    seen?;
+    older.batch_execute("COMMIT")?;
     assert_settled(&fleet);
     Ok(())
 }
