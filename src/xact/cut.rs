@@ -211,7 +211,10 @@ fn open_later(
 
 /// A statement of another query, which a function of this one runs: nothing may move what it reads
 /// any more.
-fn settle_another(unit: Option<&Rc<Unit>>) -> Result<()> {
+///
+/// # Errors
+/// Those of [`before_statement`].
+pub(super) fn settle_another(unit: Option<&Rc<Unit>>) -> Result<()> {
     let pending = PENDING.get().borrow().as_ref().and_then(Weak::upgrade);
     let is_it = |pending: &Rc<Unit>| unit.is_some_and(|unit| Rc::ptr_eq(unit, pending));
     pending.filter(|pending| !is_it(pending)).map_or(Ok(()), |pending| pending.settle().map(drop))

@@ -1,6 +1,7 @@
 //! What a READ COMMITTED transaction sees and changes on its servers, where `remote_isolation` is
 //! `match`.
 
+mod begun_again;
 mod consistent;
 mod consistent_writers;
 mod cursors;

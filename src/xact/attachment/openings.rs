@@ -9,8 +9,8 @@ use crate::pg::error::Result;
 use crate::pg::globals::nest_level;
 use crate::protocol::plan::Access;
 use crate::remote::connection::Opening;
-use crate::xact::renewal;
 use crate::xact::unit::{Member, Unit};
+use crate::xact::{cut, renewal};
 
 impl Attachment {
     /// Opens a cursor when all nodes of its query have begun, because it depends on all of them in
@@ -30,8 +30,9 @@ impl Attachment {
     /// begun again, so that is done now if they are to see more than it does.
     ///
     /// # Errors
-    /// The connection is lost, a cancel.
+    /// The connection is lost, a cancel; those of taking the snapshots of the query that calls them.
     pub fn taint(&self) -> Result<()> {
+        cut::settle_another(self.unit.as_ref())?;
         renewal::renew(&self.connection, self.unit.as_ref(), false)?;
         self.connection.taint();
         Ok(())
