@@ -30,7 +30,8 @@ impl Attachment {
     /// begun again, so that is done now if they are to see more than it does.
     ///
     /// # Errors
-    /// The connection is lost, a cancel; those of taking the snapshots of the query that calls them.
+    /// The connection is lost, a cancel; those of taking the snapshots of the query that calls
+    /// them.
     pub fn taint(&self) -> Result<()> {
         cut::settle_another(self.unit.as_ref())?;
         renewal::renew(&self.connection, self.unit.as_ref(), false)?;
