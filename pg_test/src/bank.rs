@@ -27,6 +27,7 @@
 //! | `readers` | those who add up and compare, and what they report |
 //! | `sights` | whether what they have seen can be |
 //! | `recorders` | those who use lists and registers and keep a record |
+//! | `scripts` | what these do |
 //! | `records` | these records, and how they are judged |
 //! | `faults` | what is done to all of them |
 //! | `audit` | what must be true afterwards |
@@ -41,6 +42,7 @@ mod random;
 mod readers;
 mod recorders;
 mod records;
+mod scripts;
 mod sights;
 
 use std::collections::BTreeMap;

@@ -101,21 +101,10 @@ impl Records {
                 acts: last,
                 note: LAST.to_owned(),
             });
-            if plan.consistent_reads {
-                let verdict = history::check(&transactions, Promise::SnapshotIsolation)?;
-                wrong.extend(verdict.smallest);
-            } else {
-                let verdict = history::check(&transactions, Promise::Atomicity)?;
-                wrong.extend(verdict.smallest);
-                let verdict = history::check(&transactions, Promise::SnapshotIsolation)?;
-                for (kind, count) in verdict.anomalies {
-                    *recorded.anomalies.entry(kind).or_default() += count;
-                }
-            }
+            wrong.extend(recorded.check(&transactions, plan)?);
             if !wrong.is_empty() {
-                let kept = plan.kept();
-                std::fs::create_dir_all(&kept)?;
-                let file = kept.join(format!("history-{phase}-{coordinator}.jsonl"));
+                let file = plan.kept().join(format!("history-{phase}-{coordinator}.jsonl"));
+                std::fs::create_dir_all(plan.kept())?;
                 std::fs::write(&file, history::jepsen(&transactions)).context("no history")?;
                 let count = wrong.len();
                 wrong.truncate(5);
@@ -128,6 +117,19 @@ impl Records {
 }
 
 impl Recorded {
+    /// Checks a whole history for what is promised, and counts what is not. Returns an explanation
+    /// if the promise is broken.
+    fn check(&mut self, history: &[Transaction], plan: &Plan) -> Result<Option<String>> {
+        let snapshots = history::check(history, Promise::SnapshotIsolation)?;
+        if plan.consistent_reads {
+            return Ok(snapshots.smallest);
+        }
+        for (kind, count) in snapshots.anomalies {
+            *self.anomalies.entry(kind).or_default() += count;
+        }
+        Ok(history::check(history, Promise::Atomicity)?.smallest)
+    }
+
     fn count(&mut self, transactions: &[Transaction]) {
         self.histories += 1;
         for transaction in transactions {
