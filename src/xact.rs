@@ -3,6 +3,8 @@
 //! While it runs:
 //! * [`attachment`]: what execution uses: attach to a participant, run statements there;
 //! * [`participants`]: the list of this transaction's participants;
+//! * [`unit`]: what one query does on its servers;
+//! * [`renewal`]: what a READ COMMITTED transaction sees there;
 //! * [`cut`]: consistent reads over several servers;
 //! * [`branch`]: a participant's gid and state, and the one function that moves it;
 //! * [`long_waits`]: its waits that may be part of a deadlock.
@@ -47,9 +49,11 @@ mod phase_one;
 mod phase_two;
 mod reach;
 mod refusals;
+mod renewal;
 mod replayed;
 pub mod restore_point;
 mod settle;
+mod unit;
 pub mod utility;
 mod write_down;
 

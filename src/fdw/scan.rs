@@ -162,6 +162,7 @@ impl Scan {
             let scratch = node::memory_context(context, c"pg_fdw_xacts temporary data");
             let mut params = Params::new((*foreign).fdw_exprs, node.cast());
             let is_fixed = params::are_external((*foreign).fdw_exprs);
+            session.is_scan(!is_fixed);
             let declare: Rc<CStr> = declare_command(cursor, plan.sql.as_bytes()).into();
             let sql: Rc<CStr> = plan.sql.into();
             // EvalPlanQual begins many scans that it does not execute.
@@ -204,10 +205,9 @@ impl Scan {
         let Some(opening) = &self.opening else { return Ok(()) };
         // Where reads are consistent, all that the query reads is opened together.
         if begins_cursor() && !reads_consistently() {
-            self.session.open(opening)?;
-        } else {
-            self.session.connection().announce(opening);
+            return self.session.open(opening);
         }
+        self.session.connection().announce(opening);
         Ok(())
     }
 

@@ -75,7 +75,9 @@ impl<'a> Recorder<'a> {
         let Some(mut session) = session else { return Ok(None) };
         let wait = if self.plan.is_patient(self.number) { "on" } else { "off" };
         let _ = session.batch_execute(&format!(
-            "SET pg_fdw_xacts.commit_wait = {wait}; SET statement_timeout = '3s'"
+            "SET pg_fdw_xacts.commit_wait = {wait}; SET pg_fdw_xacts.remote_isolation = '{}';
+             SET statement_timeout = '3s'",
+            self.plan.remote_isolation
         ));
         // One that has ended already is found out by its next use.
         let pid = one(&mut session, "SELECT pg_backend_pid()").unwrap_or_default();

@@ -1,0 +1,7 @@
+//! What a READ COMMITTED transaction sees and changes on its servers, where `remote_isolation` is
+//! `match`.
+
+mod consistent;
+mod played;
+mod settings;
+mod shapes;
