@@ -11,7 +11,9 @@
 //! * each balance is what the ledger says, so the total is what it was.
 //!
 //! Meanwhile others read several shards, consistently: they see each transfer wholly or not at all,
-//! all in one order, and all that was acknowledged before they began.
+//! all in one order, and all that was acknowledged before they began. Others again keep a record of
+//! what they do with lists and registers, and of what they see; each phase's record is checked for
+//! snapshot isolation.
 //!
 //! What a run is like, and its faults, are drawn from a seed, one sequence per seed; what they hit
 //! depends on timing.
@@ -24,6 +26,9 @@
 //! | `bystanders` | long statements, and changes of definitions |
 //! | `readers` | those who add up and compare, and what they report |
 //! | `sights` | whether what they have seen can be |
+//! | `recorders` | those who use lists and registers and keep a record |
+//! | `scripts` | what these do |
+//! | `records` | these records, and how they are judged |
 //! | `faults` | what is done to all of them |
 //! | `audit` | what must be true afterwards |
 
@@ -35,6 +40,9 @@ mod places;
 mod plan;
 mod random;
 mod readers;
+mod recorders;
+mod records;
+mod scripts;
 mod sights;
 
 use std::collections::BTreeMap;
@@ -47,6 +55,7 @@ use postgres::error::DbError;
 use postgres::{Client, Config};
 use serde::Serialize;
 
+use crate::history::Time;
 use crate::{Cluster, DEADLINE, wait_until};
 use audit::audit;
 use bystanders::SLEEPER;
@@ -56,6 +65,9 @@ pub use plan::{CommitWait, Plan};
 use random::Random;
 use readers::Reading;
 pub use readers::Reads;
+use recorders::Recorder;
+pub use records::Recorded;
+use records::Records;
 
 /// How long it may take until everything is settled, once all servers can be reached.
 const LIVELY: Duration = Duration::from_secs(30);
@@ -79,6 +91,8 @@ pub struct Report {
     pub reasons: BTreeMap<String, u64>,
     /// What became of those who read meanwhile.
     pub reads: Reads,
+    /// What became of the transactions that were recorded.
+    pub recorded: Recorded,
 }
 
 /// What the threads share.
@@ -95,6 +109,8 @@ struct Shared {
     ended: AtomicU64,
     /// What readers have to be shown, and what they were shown.
     reading: Reading,
+    /// What was recorded of transactions.
+    records: Records,
 }
 
 /// Runs the bank as `plan` says, with faults for `duration`, and checks what must be true; `say` is
@@ -114,8 +130,9 @@ pub fn run(plan: &Plan, duration: Duration, mut say: impl FnMut(&str)) -> Result
         resting: AtomicU64::new(0),
         ended: AtomicU64::new(0),
         reading: Reading::default(),
+        records: Records::default(),
     };
-    shared.reading.begin_phase(bank.balances()?);
+    shared.begin_phase(&bank, plan)?;
     let outcome = std::thread::scope(|scope| {
         let mut transfers = Vec::new();
         let mut threads = Vec::new();
@@ -134,10 +151,13 @@ pub fn run(plan: &Plan, duration: Duration, mut say: impl FnMut(&str)) -> Result
         for number in 0..plan.readers {
             threads.push(scope.spawn(move || readers::read(shared, plan, number)));
         }
+        for number in 0..plan.recorders {
+            let recorder = Recorder::new(shared, plan, number);
+            threads.push(scope.spawn(move || recorder.run()));
+        }
         let run = Run { plan, shared, threads: threads.len() as u64, transfers };
         let outcome = run.phases(&mut bank, duration, &mut say).map_err(|error| {
-            let logs =
-                std::env::temp_dir().join(format!("torture-{}-{}", plan.seed, std::process::id()));
+            let logs = plan.kept();
             let kept = bank.keep_logs(&logs).map(|()| logs);
             error.context(format!("{plan:?}\n{}\nlogs: {kept:?}", bank.describe()))
         });
@@ -220,12 +240,13 @@ impl Run<'_> {
             .collect();
         let report = audit(bank, self.plan, &transfers)?;
         let reads = self.shared.reading.judge(self.plan)?;
-        Ok((Report { reads, ..report }, settling))
+        let recorded = self.shared.records.judge(bank, self.shared, self.plan)?;
+        Ok((Report { reads, recorded, ..report }, settling))
     }
 
     /// Ends the rest.
     fn go_on(&self, bank: &Bank) -> Result<()> {
-        self.shared.reading.begin_phase(bank.balances()?);
+        self.shared.begin_phase(bank, self.plan)?;
         self.shared.pause.store(false, Ordering::Relaxed);
         wait_until("all sessions go on", DEADLINE, || {
             Ok(self.shared.resting.load(Ordering::Relaxed) == 0)
@@ -234,6 +255,20 @@ impl Run<'_> {
 }
 
 impl Shared {
+    /// Nothing is under way; what is read and recorded from now on belongs to the next phase.
+    fn begin_phase(&self, bank: &Bank, plan: &Plan) -> Result<()> {
+        self.reading.begin_phase(bank.balances()?);
+        if plan.recorders > 0 {
+            records::open_phase(bank, plan, self.reading.phase())?;
+        }
+        Ok(())
+    }
+
+    /// The time since the beginning.
+    fn time(&self) -> Time {
+        self.start.elapsed().as_nanos() as Time
+    }
+
     /// Waits until `count` more transfers have ended, half a second at most: how long a fault lasts
     /// is measured in what happens meanwhile.
     fn let_pass(&self, count: u64) {

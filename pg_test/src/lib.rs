@@ -15,6 +15,7 @@
 //! | [`in_doubt`] | a transaction that is decided and that one shard does not hear of |
 //! | [`link`] | a network link with a given delay between client and server |
 //! | [`oracle`] | what must hold after every scenario; expected errors |
+//! | [`history`] | what transactions did and saw, and whether the promised isolation explains it |
 //! | [`bank`] | concurrent transfers under random faults, and what must be true afterwards |
 //! | [`wire`] | PostgreSQL's message framing and which answer belongs to which statement |
 //! | [`pooler`] | PgBouncer in front of a server |
@@ -24,6 +25,7 @@ pub mod bank;
 pub mod client;
 pub mod cluster;
 pub mod fleet;
+pub mod history;
 pub mod in_doubt;
 pub mod install;
 pub mod link;

@@ -82,12 +82,14 @@ fn all_servers(userid: Oid) -> Result<Vec<Oid>> {
             .expect("a query of the catalog");
         servers.filter_map(|row| row.get::<Oid>(1).ok().flatten()).collect()
     });
+    // The transaction's snapshot may be older than the end of a server, so whether it is still
+    // there is asked first.
     let is_usable = |server: &Oid| {
-        fdw::is_ours(*server)
+        Mapping::find(userid, *server).is_some()
+            && fdw::is_ours(*server)
             // SAFETY: a look-up in the catalog.
             && unsafe { versions::foreign_server_usage(*server, userid) }
                 == pg_sys::AclResult::ACLCHECK_OK
-            && Mapping::find(userid, *server).is_some()
     };
     Ok(all.into_iter().filter(is_usable).collect())
 }

@@ -94,7 +94,12 @@ enum Command {
         /// Repeats the sequence of faults of an earlier run
         #[arg(long)]
         seed: Option<u64>,
-        /// Readers do not read consistently: counts how often they are wrong
+        /// Most sessions record what they do with lists and registers, and what they see; their
+        /// history is checked for snapshot isolation
+        #[arg(long)]
+        history: bool,
+        /// Readers do not read consistently: counts how often they are wrong. With --history it is
+        /// an error if they never are
         #[arg(long)]
         inconsistent: bool,
     },
@@ -177,9 +182,9 @@ fn run(command: Command) -> Result<()> {
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
             upstream::run(&setup, source.as_deref(), if_available)
         }
-        Command::Torture { server, seconds, seed, inconsistent } => {
+        Command::Torture { server, seconds, seed, history, inconsistent } => {
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
-            suites::torture(&setup, seconds, seed, inconsistent)
+            suites::torture(&setup, seconds, seed, history, inconsistent)
         }
         Command::Model { arguments } => suites::model(&workspace, &arguments),
         Command::Bench { server, quick, only, output } => {

@@ -267,7 +267,13 @@ fn clusters(
 }
 
 /// Runs the bank for `seconds`.
-pub fn torture(setup: &Setup, seconds: u64, seed: Option<u64>, inconsistent: bool) -> Result<()> {
+pub fn torture(
+    setup: &Setup,
+    seconds: u64,
+    seed: Option<u64>,
+    history: bool,
+    inconsistent: bool,
+) -> Result<()> {
     heading("installing the extension");
     setup.install_extension(&[])?;
     heading("the bank");
@@ -277,6 +283,7 @@ pub fn torture(setup: &Setup, seconds: u64, seed: Option<u64>, inconsistent: boo
         .env(DIRECTORY_VARIABLE, setup.server_files.join("pg_test"))
         .args(["run", "-p", "pg_test", "--bin", "torture", "--", &seconds.to_string()])
         .args(seed.map(|seed| seed.to_string()))
+        .args(history.then_some("history"))
         .args(inconsistent.then_some("off"));
     check(&mut command)
 }

@@ -9,7 +9,7 @@ use postgres::{Client, Error};
 
 use super::Shared;
 use super::places::{Place, SHARDS};
-use super::plan::{CommitWait, Plan};
+use super::plan::Plan;
 use super::random::Random;
 use super::sights::{Acknowledged, Places};
 use crate::oracle::one;
@@ -56,12 +56,42 @@ pub(super) struct Transfer {
     pub(super) outcome: Outcome,
 }
 
-/// What is still to be said of a transaction that the customer's session may have left prepared.
-struct Owed {
-    transfer: Transfer,
-    commit: bool,
+/// What is still to be said of a transaction that a session may have left prepared.
+pub(super) struct Owed {
+    /// Its 'gxid'.
+    pub(super) name: String,
+    pub(super) commit: bool,
     /// The backend that may be about to prepare it.
-    pid: i32,
+    pub(super) pid: i32,
+}
+
+/// What came of saying it.
+pub(super) enum Payment {
+    /// It has to be said again.
+    Due,
+    /// It was heard.
+    Made,
+    /// There is no such transaction.
+    NotDue,
+}
+
+impl Owed {
+    /// Says it, in the session of the backend `pid`.
+    pub(super) fn pay(&self, session: &mut Client, pid: i32) -> Payment {
+        const NO_SUCH: &str = "42704";
+        let is_alive = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {}", self.pid);
+        if self.pid != pid && one::<i64>(session, &is_alive).ok() != Some(0) {
+            return Payment::Due;
+        }
+        let command = if self.commit { "COMMIT" } else { "ROLLBACK" };
+        match session.batch_execute(&format!("{command} PREPARED '{}'", self.name)) {
+            Ok(()) => Payment::Made,
+            Err(error) if error.code().is_some_and(|code| code.code() == NO_SUCH) => {
+                Payment::NotDue
+            }
+            Err(_) => Payment::Due,
+        }
+    }
 }
 
 impl Transfer {
@@ -136,7 +166,7 @@ impl Transfer {
 }
 
 /// What the answer to COMMIT or PREPARE TRANSACTION says.
-fn told(answer: Result<(), Error>) -> Outcome {
+pub(super) fn told(answer: Result<(), Error>) -> Outcome {
     let Err(error) = answer else { return Outcome::Committed };
     match error.as_db_error() {
         // 57P0x: the session was ended, at whatever point; 08007: the extension says that nobody
@@ -169,7 +199,7 @@ pub(super) struct Customer<'a> {
     session: Option<(Client, i32)>,
     /// Whether there was a warning since it was last looked at.
     is_warned: Arc<AtomicBool>,
-    owed: Vec<Owed>,
+    owed: Vec<(Transfer, Owed)>,
     /// All transfers that have come to an end.
     transfers: Arc<Mutex<Vec<Transfer>>>,
 }
@@ -225,7 +255,7 @@ impl<'a> Customer<'a> {
         if self.plan.consistent_customers {
             settings += "SET pg_fdw_xacts.consistent_reads = on;";
         }
-        if !self.is_patient() {
+        if !self.plan.is_patient(self.number) {
             settings += "SET pg_fdw_xacts.commit_wait = off;";
         }
         settings +=
@@ -237,15 +267,6 @@ impl<'a> Customer<'a> {
         // One that has ended already is found out by its next use.
         let pid = one(&mut session, "SELECT pg_backend_pid()").unwrap_or_default();
         Ok(Some((session, pid)))
-    }
-
-    /// Waits for the shards at each COMMIT.
-    fn is_patient(&self) -> bool {
-        match self.plan.commit_wait {
-            CommitWait::On => true,
-            CommitWait::Off => false,
-            CommitWait::Mixed => (self.number / 2).is_multiple_of(2),
-        }
     }
 
     /// From now on readers have to see this transfer.
@@ -260,7 +281,7 @@ impl<'a> Customer<'a> {
             id: transfer.id,
             coordinator: transfer.coordinator,
             places: transfer.set_of_places(),
-            is_confirmed: self.is_patient() && !is_warned,
+            is_confirmed: self.plan.is_patient(self.number) && !is_warned,
             stops: self.shared.reading.stops.load(Ordering::SeqCst),
         });
     }
@@ -308,7 +329,7 @@ impl<'a> Customer<'a> {
             // has failed.
             let _ = session.batch_execute("ROLLBACK");
         }
-        self.owed.push(Owed { transfer: transfer.clone(), commit, pid });
+        self.owed.push((transfer.clone(), Owed { name: transfer.name(), commit, pid }));
         self.pay(session, pid);
         match prepared {
             // Whatever comes of it, it will be repeated until it is done.
@@ -321,25 +342,14 @@ impl<'a> Customer<'a> {
     /// Does what a transaction manager does after a crash: what it has heard to be prepared it
     /// commits, the rest it rolls back. What does not succeed stays owed.
     fn pay(&mut self, session: &mut Client, pid: i32) {
-        const NO_SUCH: &str = "42704";
         let mut owed = std::mem::take(&mut self.owed);
-        owed.retain(|owed| {
-            let is_alive =
-                format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {}", owed.pid);
-            if owed.pid != pid && one::<i64>(session, &is_alive).ok() != Some(0) {
-                return true;
-            }
-            let command = if owed.commit { "COMMIT" } else { "ROLLBACK" };
+        owed.retain(|(transfer, owed)| {
             self.is_warned.store(false, Ordering::Relaxed);
-            match session.batch_execute(&format!("{command} PREPARED '{}'", owed.transfer.name())) {
-                Ok(()) => {
-                    if owed.commit {
-                        self.acknowledge(&owed.transfer);
-                    }
-                    false
-                }
-                Err(error) => error.code().is_none_or(|code| code.code() != NO_SUCH),
+            let payment = owed.pay(session, pid);
+            if matches!(payment, Payment::Made) && owed.commit {
+                self.acknowledge(transfer);
             }
+            matches!(payment, Payment::Due)
         });
         self.owed = owed;
         if !self.owed.is_empty() {

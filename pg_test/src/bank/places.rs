@@ -68,6 +68,8 @@ pub(super) struct Bank {
 
 const ACCOUNT: &str = "(id int, balance bigint)";
 const LEDGER: &str = "(transfer bigint, account int, amount bigint, places int)";
+const LIST: &str = "(id int, items bigint[])";
+const REGISTER: &str = "(id int, value bigint)";
 
 impl Bank {
     /// Starts the servers and puts the money on the accounts.
@@ -128,6 +130,12 @@ impl Bank {
                  INSERT INTO {account} SELECT i, {DEPOSIT} FROM generate_series(0, {} - 1) i",
                 plan.accounts
             ))?;
+            if *place != Place::Deep {
+                self.server_of(*place).client()?.batch_execute(
+                    "CREATE TABLE list (id int PRIMARY KEY, items bigint[] NOT NULL);
+                     CREATE TABLE register (id int PRIMARY KEY, value bigint)",
+                )?;
+            }
         }
         if plan.nested {
             self.fleet.shard(1).client()?.batch_execute(&format!(
@@ -148,7 +156,15 @@ impl Bank {
                     Place::Shard(number) => format!("shard{number}"),
                     Place::Deep => "shard1".to_owned(),
                 };
-                for (kind, columns) in [("account", ACCOUNT), ("ledger", LEDGER)] {
+                let kinds = [
+                    ("account", ACCOUNT),
+                    ("ledger", LEDGER),
+                    ("list", LIST),
+                    ("register", REGISTER),
+                ];
+                // Nothing is recorded behind a shard.
+                let used = if *place == Place::Deep { 2 } else { kinds.len() };
+                for (kind, columns) in &kinds[..used] {
                     let behind = place.real_table(kind);
                     session.batch_execute(&format!(
                         "CREATE FOREIGN TABLE {} {columns} SERVER {server}
@@ -202,7 +218,7 @@ impl Bank {
         self.coordinators().chain(self.fleet.shards())
     }
 
-    fn server_of(&self, place: Place) -> &Cluster {
+    pub(super) fn server_of(&self, place: Place) -> &Cluster {
         match place {
             Place::Local(number) => self.coordinator(number),
             Place::Shard(number) => self.fleet.shard(number),

@@ -1,6 +1,7 @@
 //! What a run is like, drawn from its seed: plain data, printed as one line before anything
 //! happens.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -74,8 +75,10 @@ pub struct Plan {
     pub consistent_reads: bool,
     /// So are the customers'.
     pub consistent_customers: bool,
-    /// `pg_fdw_xacts.remote_isolation` of the customers.
+    /// `pg_fdw_xacts.remote_isolation` of the customers, and of those who are recorded.
     pub remote_isolation: &'static str,
+    /// Sessions whose transactions are recorded, for a check of their history. None when drawn.
+    pub recorders: u64,
 }
 
 impl Plan {
@@ -108,7 +111,29 @@ impl Plan {
             consistent_reads: true,
             consistent_customers: random.chance(30),
             remote_isolation: random.choose(&["match", "match", "repeatable read"]),
+            recorders: 0,
         }
+    }
+
+    /// The plan of `seed` for a run in which most transactions are recorded.
+    pub fn with_history(seed: u64) -> Self {
+        let random = &mut Random::new(seed, 600);
+        let recorders = random.choose(&[4, 6, 8]);
+        Self { recorders, customers: 2, readers: 1, ..Self::draw(seed) }
+    }
+
+    /// Whether this one of the sessions waits for the shards at each COMMIT.
+    pub(super) fn is_patient(&self, session: u64) -> bool {
+        match self.commit_wait {
+            CommitWait::On => true,
+            CommitWait::Off => false,
+            CommitWait::Mixed => (session / 2).is_multiple_of(2),
+        }
+    }
+
+    /// Where the servers' logs, and a history, are kept if the run fails.
+    pub(super) fn kept(&self) -> PathBuf {
+        std::env::temp_dir().join(format!("torture-{}-{}", self.seed, std::process::id()))
     }
 
     /// How many coordinators there are.

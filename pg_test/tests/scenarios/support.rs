@@ -18,6 +18,9 @@ pub use pg_test::fleet::begin_everywhere;
 /// extension panics.
 pub type Outcome = anyhow::Result<()>;
 
+/// No id.
+pub const NONE: [i32; 0] = [];
+
 /// A coordinator with two shards, and a session on it.
 pub fn start() -> anyhow::Result<(Fleet, Client)> {
     let fleet = Fleet::start()?;

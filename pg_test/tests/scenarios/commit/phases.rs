@@ -5,8 +5,8 @@ use pg_test::oracle::{assert_settled, assert_usable, one, prepared_gids};
 use pg_test::{Fault, Fleet, Point, StopMode};
 
 use crate::support::{
-    Outcome, assert_commits, assert_everywhere, begin_everywhere, commit_held_at, gid_of, serverid,
-    session_with_notices, transaction,
+    NONE, Outcome, assert_commits, assert_everywhere, begin_everywhere, commit_held_at, gid_of,
+    serverid, session_with_notices, transaction,
 };
 
 const INSERT_1: &str = "INSERT INTO ft1 VALUES (1, 'x')";
@@ -183,8 +183,8 @@ fn a_shard_that_is_down_at_commit_aborts_everywhere() -> Outcome {
         "the error does not name the server: {report:#?}"
     );
     assert_usable(&mut session);
-    assert_eq!(fleet.ids_in_lt()?, []);
-    assert_eq!(fleet.ids_on_shard(2)?, []);
+    assert_eq!(fleet.ids_in_lt()?, NONE);
+    assert_eq!(fleet.ids_on_shard(2)?, NONE);
     fleet.shard_mut(1).start()?;
     assert_settled(&fleet);
     assert_everywhere(&fleet, 1, false)?;
@@ -204,7 +204,7 @@ fn a_shard_killed_in_prepare_aborts_everywhere_and_is_settled_when_back() -> Out
     let (mut session, result) = commit.join();
     result.expect_err("the outcome of PREPARE is unknown");
     assert_usable(&mut session);
-    assert_eq!(fleet.ids_on_shard(2)?, []);
+    assert_eq!(fleet.ids_on_shard(2)?, NONE);
     fleet.shard_mut(1).start()?;
     assert_settled(&fleet);
     assert_everywhere(&fleet, 1, false)

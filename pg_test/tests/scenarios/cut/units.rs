@@ -162,6 +162,23 @@ fn a_snapshot_that_comes_too_late_or_of_nothing_is_told() -> Outcome {
     assert_commits(&fleet, &mut session, 1)
 }
 
+/// The transaction's own snapshot still has the server. Seen red: an internal error.
+#[test]
+fn a_snapshot_of_all_leaves_out_what_was_dropped_meanwhile() -> Outcome {
+    let (fleet, mut reader) = start("off")?;
+    let mut other = fleet.session()?;
+    other.batch_execute(
+        "CREATE SERVER other FOREIGN DATA WRAPPER pg_fdw_xacts;
+         CREATE USER MAPPING FOR PUBLIC SERVER other",
+    )?;
+    reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")?;
+    other.batch_execute("DROP SERVER other CASCADE")?;
+    reader.batch_execute("SELECT pg_fdw_xacts_snapshot()")?;
+    assert_eq!(sum(&mut reader)?, 0);
+    reader.batch_execute("COMMIT")?;
+    Ok(())
+}
+
 /// One server is read at once, unless it lacks what another session was told of.
 #[test]
 fn one_server_waits_for_what_was_acknowledged() -> Outcome {

@@ -5,7 +5,7 @@ use pg_test::oracle::{assert_settled, expect_error, one};
 use pg_test::{DEADLINE, wait_until};
 use postgres::{Client, NoTls};
 
-use crate::support::{Outcome, in_background, start};
+use crate::support::{NONE, Outcome, in_background, start};
 
 const EXEC: &str = "SELECT pg_fdw_xacts_exec($1::text::name, $2)";
 
@@ -235,7 +235,7 @@ fn the_server_has_its_own_word_on_the_rest() -> Outcome {
         let error = expect_error(exec(&mut session, command), code);
         assert_eq!(error.where_(), Some(&*format!("remote SQL command: {command}")));
     }
-    assert_eq!(fleet.ids_on_shard(1)?, []);
+    assert_eq!(fleet.ids_on_shard(1)?, NONE);
     assert_settled(&fleet);
     Ok(())
 }
@@ -330,7 +330,7 @@ fn a_transaction_that_only_reads_runs_queries_only() -> Outcome {
     let error = expect_error(exec(&mut session, "INSERT INTO t VALUES (1)"), "25006");
     assert_eq!(error.message(), "cannot execute pg_fdw_xacts_exec() in a read-only transaction");
     session.batch_execute("ROLLBACK")?;
-    assert_eq!(fleet.ids_on_shard(1)?, []);
+    assert_eq!(fleet.ids_on_shard(1)?, NONE);
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 
 use pg_test::oracle::{assert_settled, assert_usable, expect_error, one};
 
-use crate::support::{Outcome, start};
+use crate::support::{NONE, Outcome, start};
 
 #[test]
 fn rows_are_as_they_are_declared() -> Outcome {
@@ -122,7 +122,7 @@ fn other_columns_than_declared_are_refused() -> Outcome {
     fails("2D000", "pg_fdw_xacts_query('shard1', 'COMMIT') AS (a int)");
     let call = "SELECT pg_fdw_xacts_query('shard1', 'SELECT 1')";
     expect_error(session.batch_execute(call), "0A000");
-    assert_eq!(fleet.ids_on_shard(1)?, []);
+    assert_eq!(fleet.ids_on_shard(1)?, NONE);
     assert_settled(&fleet);
     Ok(())
 }

@@ -5,7 +5,7 @@ use pg_test::oracle::{assert_settled, assert_usable, expect_error, prepared_gids
 use pg_test::{Cluster, Fleet, FleetOptions, Installation, StopMode};
 use postgres::error::DbError;
 
-use crate::support::{Outcome, assert_commits, assert_everywhere, begin_everywhere};
+use crate::support::{NONE, Outcome, assert_commits, assert_everywhere, begin_everywhere};
 
 /// The error says `message` somewhere, and its hint or detail tells of `advice`.
 #[track_caller]
@@ -97,7 +97,7 @@ fn the_preload_is_taken_away_again() -> Outcome {
         assert_says(&error, "shared_preload_libraries", "shared_preload_libraries");
         assert_usable(&mut session);
     }
-    assert_eq!(fleet.ids_on_shard(1)?, []);
+    assert_eq!(fleet.ids_on_shard(1)?, NONE);
     Ok(())
 }
 

@@ -10,8 +10,8 @@ use pg_test::proxy::NewConnections;
 use pg_test::{DEADLINE, Fault, Fleet, Point, wait_until};
 
 use crate::support::{
-    Outcome, assert_commits, assert_recovered, assert_warned, begin_everywhere, commit_held_at,
-    session_with_notices,
+    NONE, Outcome, assert_commits, assert_recovered, assert_warned, begin_everywhere,
+    commit_held_at, session_with_notices,
 };
 
 #[test]
@@ -229,7 +229,7 @@ fn a_one_phase_commit_that_never_arrived_is_a_definite_abort() -> Outcome {
     let hit = fleet.proxy(1).inject(Fault::cut(Point::Statement, "COMMIT"));
     expect_error(session.batch_execute("COMMIT"), "40000");
     hit.wait()?;
-    assert_eq!(fleet.ids_on_shard(1)?, []);
+    assert_eq!(fleet.ids_on_shard(1)?, NONE);
     assert_commits(&fleet, &mut session, 2)
 }
 

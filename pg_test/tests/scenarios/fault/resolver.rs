@@ -11,8 +11,8 @@ use pg_test::proxy::NewConnections;
 use pg_test::{DEADLINE, Fault, Fleet, FleetOptions, Point, wait_until};
 
 use crate::support::{
-    Gid, Outcome, assert_commits, assert_everywhere, assert_recovered, begin_everywhere, serverid,
-    session_with_notices, statuses,
+    Gid, NONE, Outcome, assert_commits, assert_everywhere, assert_recovered, begin_everywhere,
+    serverid, session_with_notices, statuses,
 };
 
 /// Nothing protects but the rules of what may be concluded: a confirmed decision is forgotten at
@@ -49,7 +49,7 @@ fn a_rollback_by_hand_after_the_decision_is_a_heuristic_outcome() -> Outcome {
     assert!(report.contains(&gid) && report.contains("shard1"), "{report}");
     assert_settled(&fleet);
     assert_eq!((fleet.ids_in_lt()?, fleet.ids_on_shard(2)?), (vec![1], vec![1]));
-    assert_eq!(fleet.ids_on_shard(1)?, []);
+    assert_eq!(fleet.ids_on_shard(1)?, NONE);
     assert_eq!(statistic(&fleet, 2, "heuristic")?, 0);
     // Reported once, not in every round.
     let_the_resolver_come_again(&fleet)?;

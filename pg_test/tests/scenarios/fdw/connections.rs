@@ -5,7 +5,7 @@ use pg_test::Fleet;
 use pg_test::oracle::{assert_settled, expect_error, one};
 
 use crate::fdw::side_by_side::{TERMINATE, both, same_answers};
-use crate::support::Outcome;
+use crate::support::{NONE, Outcome};
 
 #[test]
 fn application_names_are_made_as_postgres_fdw_makes_them() -> Outcome {
@@ -272,6 +272,6 @@ fn a_server_is_not_dropped_by_a_transaction_that_prepares_there() -> Outcome {
     }
     session.batch_execute("BEGIN; SELECT * FROM ft1; DROP SERVER shard1 CASCADE; COMMIT")?;
     assert_settled(&fleet);
-    assert_eq!(fleet.ids_on_shard(1)?, []);
+    assert_eq!(fleet.ids_on_shard(1)?, NONE);
     Ok(())
 }

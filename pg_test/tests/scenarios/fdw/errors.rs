@@ -7,7 +7,7 @@ use pg_test::oracle::{assert_usable, expect_error, one};
 use pg_test::{DEADLINE, Fault, Fleet, Point, wait_until};
 use postgres::NoTls;
 
-use crate::support::{Outcome, in_background};
+use crate::support::{NONE, Outcome, in_background};
 
 #[test]
 fn a_remote_error_keeps_its_fields() -> Outcome {
@@ -153,7 +153,7 @@ fn a_terminated_session_frees_the_shard() -> Outcome {
     expect_error(query.join().1, "57P01");
     wait_until("the shard has stopped", DEADLINE, || Ok(!sleeping(&fleet)?))?;
     pg_test::oracle::assert_settled(&fleet);
-    assert_eq!(fleet.ids_on_shard(2)?, []);
+    assert_eq!(fleet.ids_on_shard(2)?, NONE);
     Ok(())
 }
 

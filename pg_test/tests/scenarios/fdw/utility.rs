@@ -5,7 +5,7 @@ use pg_test::fleet::ids;
 use pg_test::oracle::{assert_settled, assert_usable, expect_error, one};
 use postgres::Client;
 
-use crate::support::{Outcome, gid_of, start, start_with_rows};
+use crate::support::{NONE, Outcome, gid_of, start, start_with_rows};
 
 // TRUNCATE
 
@@ -27,7 +27,7 @@ fn a_truncate_over_two_shards_is_committed_by_two_phases() -> Outcome {
     session.batch_execute("TRUNCATE ft1, ft2")?;
     let mut numbers = Vec::new();
     for (number, mark) in [1, 2].into_iter().zip(marks) {
-        assert_eq!(fleet.ids_on_shard(number)?, []);
+        assert_eq!(fleet.ids_on_shard(number)?, NONE);
         let statements = fleet.shard(number).log().statements_since(mark)?;
         let gid = gid_of(&statements, "PREPARE TRANSACTION");
         assert_eq!(gid, gid_of(&statements, "COMMIT PREPARED"));
@@ -56,7 +56,7 @@ fn one_truncate_per_server_with_all_its_tables() -> Outcome {
     assert_usable(&mut session);
     // Only together does the shard take them.
     session.batch_execute("TRUNCATE parent, child")?;
-    assert_eq!(ids(&mut fleet.shard(1).client()?, "child")?, []);
+    assert_eq!(ids(&mut fleet.shard(1).client()?, "child")?, NONE);
     Ok(())
 }
 
@@ -127,7 +127,7 @@ fn a_truncate_of_a_partitioned_table_reaches_its_foreign_partitions() -> Outcome
     assert_eq!(ids(&mut session, "p")?, [0, 1, 2]);
     session.batch_execute("TRUNCATE p")?;
     assert_eq!((fleet.ids_on_shard(1)?, fleet.ids_on_shard(2)?), (vec![], vec![]));
-    assert_eq!(ids(&mut session, "p")?, []);
+    assert_eq!(ids(&mut session, "p")?, NONE);
     Ok(())
 }
 
@@ -163,7 +163,7 @@ fn odd_names_survive_import_analyze_and_truncate() -> Outcome {
     )?;
     assert_eq!(columns, r"d\e; id; it's; select");
     session.batch_execute("TRUNCATE \"Mine\"")?;
-    assert_eq!(ids(&mut session, "\"Mine\"")?, []);
+    assert_eq!(ids(&mut session, "\"Mine\"")?, NONE);
     Ok(())
 }
 
