@@ -256,6 +256,11 @@ impl Connection {
                 self.broken.set(Some(Broken::OutOfStep));
                 return;
             };
+            let control = inner.fifo.next_control().filter(|_| kind == Kind::Done);
+            if control.is_some_and(|control| !Self::fits(control, &result)) {
+                self.distrust();
+                return;
+            }
             // First of all: a command that fails because the connection ends says nothing of its
             // own.
             if kind == Kind::Failed {
