@@ -418,12 +418,19 @@ impl Round<'_> {
         }
         let faults = self.fleet.coordinator.log().faults()?;
         ensure!(faults.is_empty(), "the coordinator has tripped over itself: {faults:#?}");
-        // The session, with whatever connection it has kept.
+        // The session, with whatever connection it has kept. What is still to come there may only
+        // be noticed when it is used again.
         let after = self.id + 1_000_000;
-        self.session.batch_execute(&format!(
+        let everywhere = format!(
             "BEGIN; INSERT INTO lt VALUES ({after}, 'x'); INSERT INTO ft1 VALUES ({after}, 'x');
              INSERT INTO ft2 VALUES ({after}, 'x'); COMMIT"
-        ))?;
+        );
+        if self.execute(&everywhere)?.is_err() {
+            self.session.batch_execute("ROLLBACK")?;
+            settled_within(self.fleet, SETTLED)?;
+            self.agrees(after, Told::Refused)?;
+            self.session.batch_execute(&everywhere)?;
+        }
         self.agrees(after, Told::Committed)?;
         for table in ["lt", "ft1", "ft2"] {
             let clean = format!("DELETE FROM {table} WHERE id > 100 OR id < 0");
