@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::Connection;
+use super::fitting::fits;
 use super::state::Broken;
 use crate::libpq::{Flush, PgResult, Status};
 use crate::pg::error::{Error, Result, SqlState};
@@ -256,8 +257,7 @@ impl Connection {
                 self.broken.set(Some(Broken::OutOfStep));
                 return;
             };
-            let control = inner.fifo.next_control().filter(|_| kind == Kind::Done);
-            if control.is_some_and(|control| !Self::fits(control, &result)) {
+            if inner.fifo.next_control().is_some_and(|control| !fits(control, kind, &result)) {
                 self.distrust();
                 return;
             }
