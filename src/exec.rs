@@ -152,6 +152,7 @@ impl Call {
         let writes = is(Kind::Data) || is(Kind::Utility);
         let attach = if writes { attach_to_write } else { attach };
         let session = attach(self.userid, self.serverid)?;
+        session.connection().expect_modification();
         if is(Kind::Utility) {
             estimates::end_planner_transactions(Before::ExclusiveLock)?;
         }

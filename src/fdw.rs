@@ -7,6 +7,7 @@
 //! * [`scan`], [`modify`], [`direct`], [`insert`]: the execution callbacks, a file per kind of
 //!   plan;
 //! * [`fetch_size`]: how many rows a scan asks for at once;
+//! * [`rescans`]: whether it may begin again;
 //! * [`async_scan`]: the same scans below an Append that runs many at once;
 //! * [`explain`]: what EXPLAIN prints of them;
 //! * [`truncate`], [`analyze`], [`import`]: the callbacks of utility commands, with SQL of our own;
@@ -32,6 +33,7 @@ mod names;
 mod params;
 mod plan;
 mod query;
+mod rescans;
 pub mod rows;
 mod scan;
 mod state;

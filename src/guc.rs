@@ -35,6 +35,19 @@ pub enum ConsistentReads {
     Auto,
 }
 
+/// `pg_fdw_xacts.remote_isolation`, and the server option of the same name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PostgresGucEnum)]
+pub enum RemoteIsolation {
+    /// As postgres_fdw: a transaction sees each server as of its first statement there.
+    #[name = c"repeatable read"]
+    RepeatableRead,
+    /// That of the transaction here.
+    #[name = c"match"]
+    Match,
+}
+
+static REMOTE_ISOLATION: GucSetting<RemoteIsolation> =
+    GucSetting::<RemoteIsolation>::new(RemoteIsolation::Match);
 static CONSISTENT_READS: GucSetting<ConsistentReads> =
     GucSetting::<ConsistentReads>::new(ConsistentReads::Off);
 static TWO_PHASE_COMMIT: GucSetting<TwoPhaseCommit> =
@@ -187,6 +200,14 @@ pub fn define() {
         GucContext::Userset,
         GucFlags::default(),
     );
+    GucRegistry::define_enum_guc(
+        c"pg_fdw_xacts.remote_isolation",
+        c"How a READ COMMITTED transaction sees the foreign servers.",
+        c"match: as READ COMMITTED says, each statement sees what is committed when it begins. repeatable read: each server is seen as of the first statement there. The server option of the same name counts before it.",
+        &REMOTE_ISOLATION,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
     GucRegistry::define_bool_guc(
         c"pg_fdw_xacts.commit_wait",
         c"Whether COMMIT waits until the foreign servers have confirmed it.",
@@ -246,6 +267,11 @@ pub fn two_phase_commit() -> Mode {
 /// Whether servers are read as of one point in the order of commits.
 pub fn consistent_reads() -> ConsistentReads {
     CONSISTENT_READS.get()
+}
+
+/// How a READ COMMITTED transaction sees servers that have no option for it.
+pub fn remote_isolation() -> RemoteIsolation {
+    REMOTE_ISOLATION.get()
 }
 
 /// Whether COMMIT waits for the participants' confirmation.

@@ -19,6 +19,7 @@ mod utility;
 /// Installs the hooks; called while the server loads the library.
 pub fn install() {
     crate::xact::utility::install(utility::before);
+    crate::xact::start::install();
     object_access::install();
     databases::install();
 }

@@ -3,6 +3,8 @@
 //! While it runs:
 //! * [`attachment`]: what execution uses: attach to a participant, run statements there;
 //! * [`participants`]: the list of this transaction's participants;
+//! * [`unit`]: what one query does on its servers;
+//! * [`renewal`]: what a READ COMMITTED transaction sees there;
 //! * [`cut`]: consistent reads over several servers;
 //! * [`branch`]: a participant's gid and state, and the one function that moves it;
 //! * [`long_waits`]: its waits that may be part of a deadlock.
@@ -47,14 +49,17 @@ mod phase_one;
 mod phase_two;
 mod reach;
 mod refusals;
+mod renewal;
 mod replayed;
 pub mod restore_point;
 mod settle;
+pub mod start;
+mod unit;
 pub mod utility;
 mod write_down;
 
-pub use attachment::{Attachment, attach, attach_to_write, on_long_wait};
+pub use attachment::{Attachment, attach, attach_to_write};
 pub use callbacks::collect_deliveries;
 pub use cut::{fix as fix_snapshot, is_on as reads_consistently};
-pub use long_waits::HOOKS as LONG_WAITS;
+pub use long_waits::{HOOKS as LONG_WAITS, on_long_wait};
 pub use reach::note_dropped_mapping;

@@ -3,6 +3,7 @@
 mod beside;
 mod bulk;
 mod decisions;
+mod hot;
 mod instructions;
 mod latency;
 mod local;
@@ -28,6 +29,7 @@ pub const ALL: &[(&str, Measure)] = &[
     ("throughput", throughput::measure),
     ("reads", reads::latency),
     ("beside", beside::measure),
+    ("hot", hot::measure),
     ("insert", bulk::insert),
     ("scan", bulk::scan),
     ("local", local::measure),

@@ -242,8 +242,9 @@ impl Cluster {
     /// Stops the server and waits for its end.
     pub fn stop(&mut self, mode: StopMode) -> Result<()> {
         let mut postmaster = self.take_postmaster()?;
+        let pid = process::pid_of(&postmaster)?;
         kill(
-            process::pid_of(&postmaster)?,
+            pid,
             match mode {
                 StopMode::Fast => Signal::SIGINT,
                 StopMode::Immediate => Signal::SIGQUIT,
@@ -252,10 +253,13 @@ impl Cluster {
         let ended = wait_until(&format!("{} stops", self.name), Duration::from_secs(60), || {
             Ok(postmaster.try_wait()?.is_some())
         });
-        if ended.is_err() {
-            process::kill_server(&mut postmaster)?;
+        if ended.is_ok() {
+            return Ok(());
         }
-        ended.with_context(|| self.log().tail(15).unwrap_or_default())
+        let left = process::titles_of_children(pid);
+        process::kill_server(&mut postmaster)?;
+        let said = self.log().tail(15).unwrap_or_default();
+        ended.with_context(|| format!("these had not ended:\n{left}\n{said}"))
     }
 
     /// SIGKILL for the postmaster and all its processes at one moment: a crash.

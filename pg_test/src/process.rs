@@ -61,6 +61,14 @@ pub(crate) fn spawn_detached(mut command: Command) -> Result<Child> {
     Ok(command.spawn()?)
 }
 
+/// What the children of a server call themselves, a line each.
+pub(crate) fn titles_of_children(parent: Pid) -> String {
+    let title = |pid: &Pid| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).ok();
+    let children = children_of(parent).unwrap_or_default();
+    let titles: Vec<String> = children.iter().filter_map(title).collect();
+    titles.join("\n").replace('\0', " ")
+}
+
 /// The processes whose parent is `parent`.
 pub(crate) fn children_of(parent: Pid) -> Result<Vec<Pid>> {
     let mut children = Vec::new();

@@ -107,7 +107,7 @@ pub fn run_for<T>(
         vec![(Message::Query(DEFAULT_PATH, &[]), first), (Message::Query(enter, &[]), first)];
     messages.extend(statements.iter().map(|(sql, query)| (Message::Query(sql, &[]), *query)));
     messages.push((Message::Query(leave, &[]), last));
-    session.connection().taint();
+    session.taint()?;
     let asked = session.submit_all(&messages)?;
     let [default_path, enter, asked @ .., leave] = &asked[..] else {
         unreachable!("as many as messages")

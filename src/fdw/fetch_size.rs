@@ -50,10 +50,8 @@ impl FetchSize {
         self.batches += 1;
     }
 
-    /// A full batch of `bytes` has come, this long after it was asked for. Returns whether the next
-    /// is to have another size.
-    pub fn came(&mut self, after: Duration, bytes: usize) -> bool {
-        let rows = self.rows;
+    /// A full batch of `bytes` has come, this long after it was asked for.
+    pub fn came(&mut self, after: Duration, bytes: usize) {
         let fits = after < QUICK && bytes <= LARGE;
         if self.rows > self.first && !fits {
             self.rows = self.first;
@@ -61,13 +59,12 @@ impl FetchSize {
         } else if self.may_grow && fits && self.batches >= LONG && bytes <= LARGE / 2 {
             self.rows = self.rows.saturating_mul(2).min(self.first.saturating_mul(MOST));
         }
-        self.rows != rows
     }
 
-    /// The scan begins again. Returns whether the next batch is to have another size.
-    pub fn restart(&mut self) -> bool {
+    /// The scan begins again.
+    pub fn restart(&mut self) {
         self.batches = 0;
-        std::mem::replace(&mut self.rows, self.first) != self.first
+        self.rows = self.first;
     }
 }
 

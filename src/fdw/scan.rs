@@ -3,21 +3,22 @@
 //! DECLARE and the first FETCH travel together, so a scan that fits into one batch costs one wait;
 //! CLOSE travels with the next statement. A scan shows the rows that were there when its statement
 //! began: whatever writes on the participant before the first FETCH has DECLARE sent first. For a
-//! user's cursor it is sent when the cursor is declared. A scan whose parameters are computed by
-//! other nodes is opened with the first FETCH.
+//! user's cursor it is sent when the cursor is declared, for parameters that other nodes compute
+//! with the first FETCH.
 //!
 //! Rows are converted a batch at a time, into a memory context of their own. At most one FETCH of a
 //! scan is under way at any time, and besides it at most one batch is in memory.
 
 use std::ffi::{CStr, c_int};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use pgrx::pg_sys::{self, EState, ForeignScanState, HeapTuple, MemoryContext, TupleTableSlot};
+use pgrx::pg_sys::{self, ForeignScanState, HeapTuple, MemoryContext, TupleTableSlot};
 
 use crate::fdw::fetch_size::FetchSize;
 use crate::fdw::params::{self, Params};
 use crate::fdw::query::{begins_cursor, only_reads};
+use crate::fdw::rescans::may_begin_again;
 use crate::fdw::rows::RowReader;
 use crate::fdw::{plan, state};
 use crate::libpq::PgResult;
@@ -34,8 +35,6 @@ pub struct Scan {
     /// The query, for CONTEXT.
     sql: Rc<CStr>,
     declare: Rc<CStr>,
-    fetch: Rc<CStr>,
-    /// How many rows `fetch` asks for.
     fetch_size: FetchSize,
     /// The cursor's number on the connection.
     cursor: u32,
@@ -69,6 +68,8 @@ pub struct Scan {
 struct UnderWay {
     declare: Option<Asked>,
     fetch: Asked,
+    /// How many rows it asks for.
+    rows: usize,
     since: Instant,
 }
 
@@ -80,8 +81,7 @@ pub unsafe extern "C-unwind" fn begin(node: *mut ForeignScanState, eflags: c_int
     // SAFETY: a scan state being initialised, in the executor's query context.
     boundary(|| unsafe {
         if eflags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int == 0 {
-            let estate: *mut EState = (*node).ss.ps.state;
-            let context = (*estate).es_query_cxt;
+            let context = (*(*node).ss.ps.state).es_query_cxt;
             let _in = node::InContext::enter(context);
             let scan = Scan::begin(node, context)?;
             scan.announce()?;
@@ -162,6 +162,8 @@ impl Scan {
             let scratch = node::memory_context(context, c"pg_fdw_xacts temporary data");
             let mut params = Params::new((*foreign).fdw_exprs, node.cast());
             let is_fixed = params::are_external((*foreign).fdw_exprs);
+            let is_reopened = || !is_fixed || may_begin_again((*node).ss.ps.state, foreign.cast());
+            session.is_scan(is_reopened);
             let declare: Rc<CStr> = declare_command(cursor, plan.sql.as_bytes()).into();
             let sql: Rc<CStr> = plan.sql.into();
             // EvalPlanQual begins many scans that it does not execute.
@@ -173,7 +175,6 @@ impl Scan {
             };
             Ok(Self {
                 declare,
-                fetch: fetch_command(cursor, plan.fetch_size).into(),
                 sql,
                 opening,
                 // Rows that are fetched but never returned may be read there, but not locked.
@@ -198,16 +199,15 @@ impl Scan {
         }
     }
 
-    /// Makes sure that the cursor is opened before anything is written that it must not show. If it
-    /// is for a cursor that the user declares, it is opened at once.
+    /// Makes sure that the cursor is opened before anything is written that it must not show; that
+    /// of a cursor which the user declares, when the query has begun.
     fn announce(&self) -> Result<()> {
         let Some(opening) = &self.opening else { return Ok(()) };
         // Where reads are consistent, all that the query reads is opened together.
         if begins_cursor() && !reads_consistently() {
-            self.session.open(opening)?;
-        } else {
-            self.session.connection().announce(opening);
+            return self.session.open_at_start(opening);
         }
+        self.session.connection().announce(opening);
         Ok(())
     }
 
@@ -253,17 +253,17 @@ impl Scan {
             // SAFETY: the node's expression context.
             unsafe { self.ask(context)? };
             let Some(under_way) = self.under_way.take() else { return Ok(()) };
-            let declared = under_way
-                .declare
-                .as_ref()
-                .map_or(Ok(()), |declare| self.session.wait(declare).map(drop));
-            let result = declared.and_then(|()| self.session.wait(&under_way.fetch));
+            let declared = match &under_way.declare {
+                Some(declare) => self.session.outcome(declare)?.map(drop),
+                None => Ok(()),
+            };
+            let fetched = || self.session.outcome(&under_way.fetch);
+            let result = declared.map_or_else(|error| Ok(Err(error)), |()| fetched())?;
             if self.session.settle_unit()? {
                 self.begin_again();
                 continue;
             }
-            let result = result?;
-            return self.load(&result, under_way.since.elapsed());
+            return self.load(&*result?, &under_way);
         }
     }
 
@@ -272,9 +272,7 @@ impl Scan {
         self.discard();
         self.opening = None;
         self.is_open = false;
-        if self.fetch_size.restart() {
-            self.fetch = fetch_command(self.cursor, self.fetch_size.rows()).into();
-        }
+        self.fetch_size.restart();
     }
 
     /// Whether the FETCH under way has still to be answered.
@@ -295,8 +293,11 @@ impl Scan {
             Some(_) => self.begin_again(),
             None => {}
         }
+        // Locks of a later savepoint than the scan's may be given up before it returns the rows.
+        let rows = if self.session.locks_for_less() { 1 } else { self.fetch_size.rows() };
+        let fetch: Rc<CStr> = fetch_command(self.cursor, rows).into();
         let (declare, fetch) = if self.is_open {
-            (None, self.session.fetch_more(&self.fetch, &self.sql)?)
+            (None, self.session.fetch_more(&fetch, &self.sql)?)
         } else {
             let opening = match self.opening.take() {
                 Some(opening) => opening,
@@ -308,7 +309,7 @@ impl Scan {
                     Rc::new(opening)
                 }
             };
-            let fetch = self.session.fetch_first(&opening, &self.fetch)?;
+            let fetch = self.session.fetch_first(&opening, &fetch)?;
             let declare = opening.asked();
             self.opening = Some(opening);
             self.is_open = true;
@@ -319,7 +320,7 @@ impl Scan {
         }
         self.fetch_size.ask();
         self.epoch = self.session.unit_epoch();
-        self.under_way = Some(UnderWay { declare, fetch, since: Instant::now() });
+        self.under_way = Some(UnderWay { declare, fetch, rows, since: Instant::now() });
         Ok(())
     }
 
@@ -335,8 +336,7 @@ impl Scan {
             return Ok(false);
         }
         let result = result?;
-        let took = self.under_way.take().map_or(Duration::ZERO, |way| way.since.elapsed());
-        self.load(&result, took)?;
+        self.under_way.take().map_or(Ok(()), |under_way| self.load(&result, &under_way))?;
         Ok(true)
     }
 
@@ -352,21 +352,21 @@ impl Scan {
         self.session.poll(&under_way.fetch)
     }
 
-    /// Converts a batch, which replaces the current one and took this long to come.
-    fn load(&mut self, result: &PgResult, took: Duration) -> Result<()> {
+    /// Converts a batch, which replaces the current one.
+    fn load(&mut self, result: &PgResult, asked: &UnderWay) -> Result<()> {
+        let took = asked.since.elapsed();
         self.tuples.clear();
         self.next = 0;
-        // SAFETY: no slot reads the old batch any more: the executor asks for the next row. The
-        // batch context is a child of the query context, as is everything that the reader refers
-        // to.
+        let batch = self.batch;
+        // SAFETY: no slot reads the old batch any more: the executor asks for the next row. Its
+        // context is a child of the query context, as is everything that the reader refers to.
         unsafe {
-            let batch = self.batch;
             catch(|| raw::MemoryContextReset(batch))?;
             self.reader.read(result, 0..result.rows(), batch, &mut self.tuples)?;
         }
-        self.at_end = result.rows() < self.fetch_size.rows();
-        if !self.at_end && self.fetch_size.came(took, result.memory()) {
-            self.fetch = fetch_command(self.cursor, self.fetch_size.rows()).into();
+        self.at_end = result.rows() < asked.rows;
+        if !self.at_end {
+            self.fetch_size.came(took, result.memory());
         }
         Ok(())
     }

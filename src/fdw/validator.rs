@@ -6,9 +6,9 @@ use std::ffi::CStr;
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::fdw::stock;
-use crate::pg::error::{Result, boundary, catch};
+use crate::pg::error::{Error, Result, SqlState, boundary, catch};
 use crate::pg::{node, raw};
-use crate::remote::options::TWO_PHASE_COMMIT;
+use crate::remote::options::{REMOTE_ISOLATION, TWO_PHASE_COMMIT, parse_isolation};
 
 /// The call convention's record of `pg_fdw_xacts_validator`.
 #[unsafe(no_mangle)]
@@ -47,8 +47,12 @@ fn without_ours(options: Datum) -> Result<Datum> {
     unsafe {
         let mut others = std::ptr::null_mut();
         for element in node::pointers::<pg_sys::DefElem>(pg_sys::untransformRelOptions(options)) {
-            if CStr::from_ptr((*element).defname) == TWO_PHASE_COMMIT {
+            let name = CStr::from_ptr((*element).defname);
+            if name == TWO_PHASE_COMMIT {
                 catch(|| raw::defGetBoolean(element))?;
+            } else if name == REMOTE_ISOLATION {
+                let value = CStr::from_ptr(pg_sys::defGetString(element));
+                parse_isolation(value).ok_or_else(|| no_isolation(value))?;
             } else {
                 others = pg_sys::lappend(others, element.cast());
             }
@@ -66,4 +70,11 @@ fn without_ours(options: Datum) -> Result<Datum> {
         }
         Ok(array)
     }
+}
+
+fn no_isolation(value: &CStr) -> Error {
+    let value = value.to_bytes();
+    let message = [b"invalid value for option \"remote_isolation\": ", value].concat();
+    Error::new(SqlState::new(b"22023"), message)
+        .hint("Valid values are \"repeatable read\" and \"match\".")
 }

@@ -156,6 +156,7 @@ unsafe extern "C-unwind" {
         destination: *mut pg_sys::DestReceiver,
         completion: *mut pg_sys::QueryCompletion,
     );
+    pub fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, eflags: c_int);
 }
 
 // Raises nothing with HASH_FIND, HASH_REMOVE and HASH_ENTER_NULL (`hash_search_with_hash_value`).

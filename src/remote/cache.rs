@@ -17,6 +17,7 @@ use std::time::Instant;
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
+use crate::guc::{self, RemoteIsolation};
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::Result;
 use crate::protocol::plan::Work;
@@ -30,6 +31,8 @@ pub struct Cached {
     established: Established,
     /// Whether its server's options allow two phases.
     pub can_prepare: bool,
+    /// How its server's option says that a READ COMMITTED transaction sees it.
+    remote_isolation: Option<RemoteIsolation>,
     /// Its server.
     pub serverid: Oid,
     /// Its user mapping.
@@ -73,6 +76,11 @@ impl Cached {
     /// 2F003.
     pub fn check_permitted(&self, mapping: &Mapping) -> Result<()> {
         credentials::check_shared(mapping, self.established.used)
+    }
+
+    /// How a READ COMMITTED transaction sees the server.
+    pub fn remote_isolation(&self) -> RemoteIsolation {
+        self.remote_isolation.unwrap_or_else(guc::remote_isolation)
     }
 
     /// Whether the current transaction uses it.
@@ -134,6 +142,7 @@ pub fn connection(mapping: &Mapping, deadline: Option<Instant>) -> Result<Rc<Cac
     let established = connect(&server, mapping, deadline)?;
     let fresh = Rc::new(Cached {
         can_prepare: server.can_prepare(),
+        remote_isolation: server.remote_isolation(),
         serverid: mapping.serverid,
         #[cfg(feature = "pg18")]
         mapping: mapping.oid,

@@ -90,6 +90,8 @@ pub struct Connection {
     sealed: Cell<bool>,
     /// Somebody sleeps until the socket is readable (see [`Connection::watch`]).
     watched: Cell<bool>,
+    /// The transaction will modify or lock rows, or run commands of the user's.
+    is_to_modify: Cell<bool>,
     /// A user's own commands have run in the session (see [`Connection::taint`]).
     tainted: Cell<bool>,
     /// Its pooler is known to leave the server process to it.
@@ -119,6 +121,7 @@ impl Connection {
             end: RefCell::default(),
             sealed: Cell::new(false),
             watched: Cell::new(false),
+            is_to_modify: Cell::new(false),
             tainted: Cell::new(false),
             owns_process: Cell::new(false),
         })
@@ -193,6 +196,21 @@ impl Connection {
     /// Whether a remote transaction was begun.
     pub fn in_transaction(&self) -> bool {
         self.inner.borrow().transaction.depth > 0
+    }
+
+    /// How the remote transaction was begun, if one was.
+    pub fn isolation(&self) -> Option<Isolation> {
+        self.inner.borrow().transaction.isolation
+    }
+
+    /// A statement of the transaction will modify or lock rows there, or is a user's own command.
+    pub fn expect_modification(&self) {
+        self.is_to_modify.set(true);
+    }
+
+    /// Whether that was said in this transaction.
+    pub fn expects_modification(&self) -> bool {
+        self.is_to_modify.get()
     }
 
     /// Whether the connection may be used again for another transaction: alive, and nothing
@@ -272,5 +290,6 @@ impl Connection {
         self.inner.borrow_mut().end_transaction();
         self.conn.clear_gid();
         self.sealed.set(false);
+        self.is_to_modify.set(false);
     }
 }

@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString};
 use once_cell::sync::OnceCell;
 use pgrx::pg_sys::{self, Oid};
 
+use crate::guc::RemoteIsolation;
 use crate::libpq;
 use crate::pg::error::{Error, Result, SqlState, c_string, catch};
 use crate::pg::{node, raw};
@@ -37,8 +38,20 @@ pub struct Mapping {
 /// The options by which libpq finds a server. Which database it is, the server is asked itself.
 const ADDRESS: [&CStr; 4] = [c"host", c"hostaddr", c"port", c"service"];
 
-/// The server option that postgres_fdw does not have.
+/// The server options that postgres_fdw does not have.
 pub const TWO_PHASE_COMMIT: &CStr = c"two_phase_commit";
+/// See [`TWO_PHASE_COMMIT`].
+pub const REMOTE_ISOLATION: &CStr = c"remote_isolation";
+
+/// How the option [`REMOTE_ISOLATION`] is written; `None` for anything else.
+pub fn parse_isolation(text: &CStr) -> Option<RemoteIsolation> {
+    let is = |value: &str| text.to_bytes().eq_ignore_ascii_case(value.as_bytes());
+    match () {
+        () if is("repeatable read") => Some(RemoteIsolation::RepeatableRead),
+        () if is("match") => Some(RemoteIsolation::Match),
+        () => None,
+    }
+}
 
 impl Server {
     /// Reads a server from the catalog.
@@ -86,6 +99,12 @@ impl Server {
     /// on).
     pub fn keeps_connections(&self) -> bool {
         option(&self.options, c"keep_connections").is_none_or(|v| parse_bool(v) != Some(false))
+    }
+
+    /// How a READ COMMITTED transaction sees it, where it is not as the setting says (option
+    /// `remote_isolation`).
+    pub fn remote_isolation(&self) -> Option<RemoteIsolation> {
+        option(&self.options, REMOTE_ISOLATION).and_then(parse_isolation)
     }
 
     /// Whether the server may be asked to prepare (option `two_phase_commit`, default on).

@@ -206,8 +206,11 @@ pub fn wait_for(
         return Ok(());
     }
     let mut set = set_of(connections);
+    // Cursors may be opened there, which wait for locks.
+    let mut long = LongWait::begin(interrupts);
     while !interests.is_empty() {
-        set.set.wait(&interests, None, interrupts, event)?;
+        let sleep = |until| set.set.wait(&interests, until, interrupts, event);
+        long.sleep(None, sleep, || connections.iter().copied().filter(|c| !is_so(c)).collect())?;
         interests = waiting(true);
     }
     LAST.get().replace(Some(set));

@@ -9,19 +9,23 @@ use pgrx::pg_sys::{EState, Oid};
 
 use crate::guc;
 use crate::libpq::PgResult;
-use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState};
-use crate::pg::globals::{deadlock_timeout, is_serializable, lock_timeout, nest_level};
+use crate::pg::globals::{deadlock_timeout, lock_timeout, nest_level};
 use crate::protocol::pipeline::Ticket;
 use crate::protocol::plan::{Access, Mode};
 use crate::remote::cache::{self, Cached};
-use crate::remote::connection::{Asked, Connection, Isolation, Manner, Message, Opening, if_lost};
+use crate::remote::connection::{Asked, Connection, Manner, Message, Opening, if_lost};
 use crate::remote::credentials;
 use crate::remote::options::Mapping;
 use crate::shared::incarnation::session_lock;
 use crate::shared::resolvers;
-use crate::xact::cut::{self, Unit};
-use crate::xact::{callbacks, deliveries, endings, participants};
+use crate::xact::cut::{self, Statement};
+use crate::xact::unit::Unit;
+use crate::xact::{callbacks, deliveries, endings, long_waits, participants, renewal};
+
+mod openings;
+
+pub(super) use openings::open_all_of;
 
 /// A participant's session as one scan or modification sees it. It remembers the nesting level at
 /// which it was attached: a cursor that is first fetched inside a later savepoint must not be
@@ -88,16 +92,6 @@ pub fn attach(userid: Oid, serverid: Oid) -> Result<Attachment> {
     Ok(session)
 }
 
-/// Called when an answer has not come within `deadlock_timeout`.
-pub type LongWait = fn() -> Result<()>;
-
-static LONG_WAIT: BackendLocal<Cell<Option<LongWait>>> = BackendLocal::new(Cell::new(None));
-
-/// Registers what to do when an answer takes longer than `deadlock_timeout`.
-pub fn on_long_wait(what: LongWait) {
-    LONG_WAIT.get().set(Some(what));
-}
-
 /// Attaches as [`attach`] does, to write.
 ///
 /// # Errors
@@ -134,13 +128,16 @@ impl Attachment {
 
     /// The same session, for statements with this access.
     pub fn with(self, access: Access) -> Self {
+        if access == Access::Modifies {
+            self.connection.expect_modification();
+        }
         Self { access, ..self }
     }
 
     /// The same session, for statements of a query. `is_read`: they read the server's tables, so
     /// that all that the query reads is read as of one time, if reads are consistent.
     pub fn of_query(self, estate: *const EState, is_read: bool) -> Self {
-        if !cut::may_be_on() {
+        if !renewal::follows_statements(&self.connection) && !cut::may_be_on() {
             return self;
         }
         let unit = Unit::of_query(estate);
@@ -151,6 +148,13 @@ impl Attachment {
             unit.set_eager();
         }
         Self { unit: Some(unit), ..self }
+    }
+
+    /// The statements are a scan. `is_reopened`: it may be opened again while the query runs.
+    pub fn is_scan(&self, is_reopened: impl FnOnce() -> bool) {
+        if let Some(unit) = &self.unit {
+            unit.add_scan(&self.connection, is_reopened());
+        }
     }
 
     /// Changes when scans that have been asked for rows have to be asked again.
@@ -261,12 +265,10 @@ impl Attachment {
         query: &Rc<CStr>,
         opening: Option<&Rc<Opening>>,
     ) -> Result<Ticket> {
-        let is_scan = opening.is_some() && self.access == Access::Reads;
-        let unit = self.unit.as_ref();
-        let opened = cut::before_statement(&self.connection, self.userid, unit, is_scan)?;
-        let serializable = is_serializable();
-        let isolation =
-            if serializable { Isolation::Serializable } else { Isolation::RepeatableRead };
+        let (connection, userid, unit) = (&self.connection, self.userid, self.unit.as_ref());
+        let scan = opening.filter(|_| self.access == Access::Reads);
+        let opened = cut::before_statement(&Statement { connection, userid, unit, scan })?;
+        let isolation = renewal::isolation(connection, unit);
         // A cursor may be fetched inside a later savepoint than its own: then a failure is rolled
         // back to that one.
         let level = self.level.get().max(nest_level());
@@ -313,13 +315,23 @@ impl Attachment {
         if let Some(result) = self.wait_since(asked, Some(soon), begin)? {
             return Ok(result);
         }
-        if let Some(act) = LONG_WAIT.get().get() {
-            act()?;
-        }
+        long_waits::act()?;
         loop {
             if let Some(result) = self.wait_since(asked, None, begin)? {
                 return Ok(result);
             }
+        }
+    }
+
+    /// Waits until the server has done with a statement; the result may be its failure.
+    ///
+    /// # Errors
+    /// Of those of [`Attachment::poll`] what has ended the wait and not the statement, as a cancel
+    /// does.
+    pub fn outcome(&self, asked: &Asked) -> Result<Result<Rc<PgResult>>> {
+        match self.wait(asked) {
+            Err(error) if self.connection.is_due(asked.ticket()) => Err(error),
+            answer => Ok(answer),
         }
     }
 

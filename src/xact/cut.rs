@@ -12,58 +12,39 @@
 //! * [`transaction`]: whether the transaction reads consistently, and since when;
 //! * [`here`]: this server's own tables;
 //! * [`ready`]: whether it is known of each server what is in doubt there;
-//! * [`rounds`]: taking snapshots until they are a cut.
+//! * [`kind`]: how each server gets its snapshot;
+//! * [`shown`]: what was read and has to fit what is read later;
+//! * [`rounds`]: taking snapshots until they are a cut; [`refusals`]: why there is none.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 
-use pgrx::pg_sys::{EState, Oid};
+use pgrx::pg_sys::Oid;
 
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::pg::globals::{nest_level, uses_one_snapshot};
 use crate::protocol::order::Opened;
+use crate::protocol::place::Place;
 use crate::remote::cache::Cached;
+use crate::remote::connection::{Isolation, Opening};
 use crate::shared::order;
 use crate::xact::attachment::{Attachment, attach};
-use crate::xact::cut::rounds::{May, Taking};
+use crate::xact::cut::kind::{May, Terms};
 use crate::xact::cut::transaction::Reading;
-use crate::xact::participants;
+use crate::xact::unit::{Member, Unit, add_to};
+use crate::xact::{participants, renewal};
 
 mod here;
+mod kind;
 mod ready;
+mod refusals;
 mod rounds;
+mod shown;
 mod transaction;
 
-/// A connection with the user whose mapping it was attached with.
-#[derive(Clone)]
-struct Member {
-    connection: Rc<Cached>,
-    userid: Oid,
-}
-
-/// What is read together.
-#[derive(Default)]
-pub struct Unit {
-    members: RefCell<Vec<Member>>,
-    /// Its snapshots are what it reads, and found to be one cut if they are several.
-    is_accepted: Cell<bool>,
-    /// The snapshots that have been asked for, together with the first statements.
-    pending: RefCell<Option<Taking>>,
-    /// They were no cut.
-    has_failed: Cell<bool>,
-    /// How often they were taken.
-    rounds: Cell<u64>,
-    /// How often they were waited for, apart from the statements.
-    waits: Cell<u64>,
-    /// Changes when transactions were begun again in which statements had been sent.
-    epoch: Cell<u64>,
-    /// Something else than scans belongs to it: it must not run before the cut is known.
-    is_eager: Cell<bool>,
-}
-
-/// The units of the queries that run, each with the address of its executor state.
-type Units = Vec<(usize, Weak<Unit>)>;
+pub(super) use rounds::{Taking, settle_down};
+pub(super) use shown::Shown;
 
 /// The unit whose snapshots have been asked for together with its statements.
 static PENDING: BackendLocal<RefCell<Option<Weak<Unit>>>> = BackendLocal::new(RefCell::new(None));
@@ -71,110 +52,64 @@ static PENDING: BackendLocal<RefCell<Option<Weak<Unit>>>> = BackendLocal::new(Re
 /// The first server of the transaction, until it has been checked.
 static UNCHECKED: BackendLocal<RefCell<Option<Member>>> = BackendLocal::new(RefCell::new(None));
 
-static UNITS: BackendLocal<RefCell<Units>> = BackendLocal::new(RefCell::new(Vec::new()));
+/// Called when a scan's answer has come, before anybody sees its rows: waits until the snapshots
+/// that were asked for with it are known to be a cut. Whether it has to be asked again.
+///
+/// # Errors
+/// Those of [`before_statement`].
+pub(super) fn settle(unit: &Unit) -> Result<bool> {
+    let Some(taking) = unit.pending.take() else {
+        return if unit.has_failed.get() { Err(caught()) } else { Ok(false) };
+    };
+    // A function of the query may catch the error, and the query go on.
+    unit.has_failed.set(true);
+    let rounds = taking.finish()?.rounds;
+    unit.has_failed.set(false);
+    // The first round was sent with the statements.
+    unit.note(rounds, rounds - 1);
+    unit.accept();
+    let is_moved = rounds > 1;
+    unit.epoch.set(unit.epoch.get() + u64::from(is_moved));
+    Ok(is_moved)
+}
 
-impl Unit {
-    /// That of a query.
-    pub fn of_query(estate: *const EState) -> Rc<Self> {
-        let mut units = UNITS.get().borrow_mut();
-        // A query that has ended has dropped its unit; another may have its address now.
-        units.retain(|(_, unit)| unit.strong_count() > 0);
-        let address = estate.addr();
-        let found =
-            units.iter().find(|(of, _)| *of == address).and_then(|(_, unit)| unit.upgrade());
-        found.unwrap_or_else(|| {
-            let unit = Rc::new(Self::default());
-            units.push((address, Rc::downgrade(&unit)));
-            unit
-        })
-    }
+/// What is sent on a connection.
+pub struct Statement<'a> {
+    /// Where.
+    pub connection: &'a Rc<Cached>,
+    /// The user whose mapping it was attached with.
+    pub userid: Oid,
+    /// That of the query that it belongs to.
+    pub unit: Option<&'a Rc<Unit>>,
+    /// The cursor that it is about, unless that locks rows: it shows what was committed when it was
+    /// opened.
+    pub scan: Option<&'a Rc<Opening>>,
+}
 
-    /// The query will read on this connection.
-    pub fn add(&self, connection: &Rc<Cached>, userid: Oid) {
-        let member = Member { connection: Rc::clone(connection), userid };
-        add_to(&mut self.members.borrow_mut(), &member);
-    }
-
-    /// The query does more than scan: nothing of it runs before the cut is known.
-    pub fn set_eager(&self) {
-        self.is_eager.set(true);
-    }
-
-    /// How often snapshots were taken.
-    pub fn rounds(&self) -> u64 {
-        self.rounds.get()
-    }
-
-    /// How often they were waited for, apart from the statements.
-    pub fn waits(&self) -> u64 {
-        self.waits.get()
-    }
-
-    /// Changes when statements that had been sent have to be sent again.
-    pub fn epoch(&self) -> u64 {
-        self.epoch.get()
-    }
-
-    /// Called when a scan's answer has come, before anybody sees its rows: waits until the
-    /// snapshots that were asked for with it are known to be a cut. Whether it has to be asked
-    /// again.
-    ///
-    /// # Errors
-    /// Those of [`before_statement`].
-    pub fn settle(&self) -> Result<bool> {
-        let Some(taking) = self.pending.take() else {
-            return if self.has_failed.get() { Err(caught()) } else { Ok(false) };
-        };
-        // A function of the query may catch the error, and the query go on.
-        self.has_failed.set(true);
-        let rounds = taking.finish()?;
-        self.has_failed.set(false);
-        // The first round was sent with the statements.
-        self.note(rounds, rounds - 1);
-        self.accept();
-        let is_moved = rounds > 1;
-        self.epoch.set(self.epoch.get() + u64::from(is_moved));
-        Ok(is_moved)
-    }
-
-    fn note(&self, rounds: u64, waits: u64) {
-        self.rounds.set(self.rounds.get() + rounds);
-        self.waits.set(self.waits.get() + waits);
-    }
-
-    /// From now on the snapshots of its members stay as they are, as long as it is read.
-    fn accept(&self) {
-        if !self.is_accepted.replace(true) {
-            self.members.borrow().iter().for_each(|member| member.connection.pin());
-        }
+impl Statement<'_> {
+    fn member(&self) -> Member {
+        Member { connection: Rc::clone(self.connection), userid: self.userid }
     }
 }
 
-impl Drop for Unit {
-    fn drop(&mut self) {
-        if self.is_accepted.get() {
-            self.members.get_mut().iter().for_each(|member| member.connection.unpin());
-        }
-    }
-}
-
-/// Called before a statement is sent on a connection, for a query with that unit. Takes the cut,
-/// where one is needed and there is none; where it `is_scan` and the query only scans, asks for the
-/// snapshots, and [`Unit::settle`] has to follow. Returns when the unit began, for START
-/// TRANSACTION if that travels with the statement; `None` where reads are not consistent.
+/// Called before a statement is sent on a connection. Takes the cut, where one is needed and there
+/// is none; where it is a scan and the query only scans, asks for the snapshots, and [`settle`] has
+/// to follow. Returns when the unit began, for START TRANSACTION if that travels with the
+/// statement; `None` where reads are not consistent.
 ///
 /// # Errors
 /// 40001: the servers that were read before and this one show no common state; 55000: what is in
 /// doubt keeps a cut from being taken; the remote's, the lost connection, a cancel.
-pub fn before_statement(
-    connection: &Rc<Cached>,
-    userid: Oid,
-    unit: Option<&Rc<Unit>>,
-    is_scan: bool,
-) -> Result<Option<Opened>> {
-    let Some(reading) = transaction::reading() else { return Ok(None) };
+pub(super) fn before_statement(statement: &Statement) -> Result<Option<Opened>> {
+    let &Statement { connection, unit, scan, .. } = statement;
+    let Some(reading) = transaction::reading() else {
+        renewal::before_statement(connection, unit)?;
+        return Ok(None);
+    };
     settle_another(unit)?;
-    let own = || Member { connection: Rc::clone(connection), userid };
+    let own = || statement.member();
+    let anew = Terms { unit, reading: &reading, may: May::Retake };
+    let is_first = unit.is_some_and(|unit| !unit.has_begun_on(connection));
     let mut members = Vec::new();
     if reading.is_one_unit {
         members = participants_that_read();
@@ -183,23 +118,95 @@ pub fn before_statement(
     if let Some(unit) = unit.filter(|unit| !unit.is_accepted.get() || reading.is_one_unit) {
         unit.members.borrow().iter().for_each(|member| add_to(&mut members, member));
     }
-    if members.len() > 1 && rounds::known(&members).is_none() {
+    if is_first {
+        // What they still ask for themselves does not tell what they have to lose.
+        settle_down(&members.iter().map(|member| &member.connection).collect::<Vec<_>>())?;
+    }
+    let needs_cut = needs_cut(&members, &reading, unit);
+    if needs_cut {
+        announce(connection, scan);
         let may = if reading.is_one_unit { May::Keep } else { May::Retake };
-        take_for(unit, &members, &reading, may, is_scan)?;
+        take_for(&members, Terms { unit, reading: &reading, may }, scan.is_some())?;
     }
     if unit.is_some_and(|unit| unit.pending.borrow().is_some()) {
         return Ok(None);
     }
     if connection.is_left_over() {
-        take_for(unit, &[own()], &reading, May::Retake, false)?;
+        take_for(&[own()], anew, false)?;
+    } else if !needs_cut {
+        renewal::renew(connection, unit, is_first)?;
+    }
+    if let (Some(unit), Some(opening)) = (unit, scan) {
+        open_later(unit, connection, opening, anew)?;
     }
     if let Some(unit) = unit {
+        unit.begins_on(connection);
         unit.accept();
     }
-    if connection.in_transaction() {
-        return Ok(None);
+    if !connection.in_transaction() {
+        return alone(own(), unit, &reading);
     }
-    alone(own(), unit, &reading)
+    if is_first
+        && sees_anew(connection)
+        && order::begin_on(connection.serverid, place(connection)).1
+    {
+        take_for(&[own()], anew, false)?;
+    }
+    Ok(None)
+}
+
+/// Whether each statement on the connection has a snapshot of its own.
+fn sees_anew(connection: &Cached) -> bool {
+    connection.isolation() == Some(Isolation::ReadCommitted)
+}
+
+/// Whether snapshots of these servers have to be taken before something of the unit is sent.
+fn needs_cut(members: &[Member], reading: &Reading, unit: Option<&Rc<Unit>>) -> bool {
+    let is_new = !reading.is_one_unit && unit.is_some_and(|unit| !unit.is_accepted.get());
+    let has_several_snapshots = |Member { connection, .. }: &Member| {
+        renewal::isolation_of_query(connection, unit) == Isolation::ReadCommitted
+            && unit.is_some_and(|unit| unit.has_several_cursors_on(connection))
+    };
+    // What another query has read is older than this one.
+    let is_old = |member: &Member| {
+        let connection = &member.connection;
+        renewal::follows_statements(connection)
+            && (sees_anew(connection) || connection.has_nothing_to_lose())
+    };
+    match members {
+        [] => false,
+        [member] => is_new && has_several_snapshots(member),
+        members => rounds::known(members).is_none() || is_new && members.iter().any(is_old),
+    }
+}
+
+/// The cursor is opened with the snapshot that is taken, where each cursor has its own.
+fn announce(connection: &Cached, scan: Option<&Rc<Opening>>) {
+    if let Some(opening) = scan.filter(|opening| opening.sent.get().is_none()) {
+        connection.announce(opening);
+    }
+}
+
+/// Opens a cursor whose parameters were not known when the cut was taken. On a server where each
+/// cursor has its own snapshot it must show nothing that the cut does not.
+fn open_later(
+    unit: &Rc<Unit>,
+    connection: &Rc<Cached>,
+    opening: &Rc<Opening>,
+    terms: Terms,
+) -> Result<()> {
+    let is_checked = unit.is_accepted.get() && !unit.shown.borrow().is_empty();
+    if !is_checked || opening.sent.get().is_some() || !sees_anew(connection) {
+        return Ok(());
+    }
+    announce(connection, Some(opening));
+    let is_it = |member: &&Member| Rc::ptr_eq(&member.connection, connection);
+    let Some(member) = unit.members.borrow().iter().find(is_it).cloned() else { return Ok(()) };
+    let before = unit.shown.borrow().clone();
+    let taken = Taking::behind(&member, before, terms)?.finish()?;
+    unit.note(taken.rounds, taken.rounds);
+    Shown::add(&mut unit.shown.borrow_mut(), taken.shown);
+    Ok(())
 }
 
 /// A statement of another query, which a function of this one runs: nothing may move what it reads
@@ -218,42 +225,35 @@ fn caught() -> Error {
     .detail("A function of the query has caught the error that tells why.")
 }
 
-fn add_to(members: &mut Vec<Member>, member: &Member) {
-    if !members.iter().any(|known| Rc::ptr_eq(&known.connection, &member.connection)) {
-        members.push(member.clone());
-    }
-}
-
 /// Takes the cut of some servers, or begins to.
-fn take_for(
-    unit: Option<&Rc<Unit>>,
-    members: &[Member],
-    reading: &Reading,
-    may: May,
-    is_scan: bool,
-) -> Result<()> {
-    let Some(unit) = unit else { return rounds::take(members, reading, may).map(drop) };
+fn take_for(members: &[Member], terms: Terms, is_scan: bool) -> Result<()> {
+    let Some(unit) = terms.unit else { return rounds::take(members, terms) };
     if unit.pending.borrow().is_some() {
         // Another scan has asked.
         return if is_scan { Ok(()) } else { unit.settle().map(drop) };
     }
-    let taking = Taking::begin(members, reading, may)?;
+    let taking = Taking::begin(members, terms)?;
     // With a savepoint other cursors are opened, which must not be lost in another round.
-    let may_be_sent_again = is_scan && !unit.is_eager.get() && nest_level() == 1;
+    let may_be_sent_again = is_scan && !unit.is_eager() && nest_level() == 1;
     if may_be_sent_again && taking.all_are_fresh() {
         unit.pending.replace(Some(taking));
         PENDING.get().replace(Some(Rc::downgrade(unit)));
         return Ok(());
     }
-    let rounds = taking.finish()?;
-    unit.note(rounds, rounds);
+    let taken = taking.finish()?;
+    unit.note(taken.rounds, taken.rounds);
+    unit.shown.replace(taken.shown);
     Ok(())
+}
+
+fn place(connection: &Cached) -> Option<Place> {
+    connection.place(connection.serverid.to_u32())
 }
 
 /// The transaction begins on a server that is read by itself.
 fn alone(own: Member, unit: Option<&Rc<Unit>>, reading: &Reading) -> Result<Option<Opened>> {
     let serverid = own.connection.serverid;
-    let place = own.connection.place(serverid.to_u32());
+    let place = place(&own.connection);
     let (now, is_missing) = order::begin_on(serverid, place);
     let is_behind = match here::local()? {
         Some(local) => local.is_behind(serverid, place),
@@ -261,7 +261,7 @@ fn alone(own: Member, unit: Option<&Rc<Unit>>, reading: &Reading) -> Result<Opti
     };
     if is_missing || is_behind {
         let may = if reading.is_one_unit { May::Keep } else { May::Retake };
-        take_for(unit, &[own], reading, may, false)?;
+        take_for(&[own], Terms { unit, reading, may }, false)?;
         return Ok(None);
     }
     if !reading.is_one_unit {
@@ -321,7 +321,12 @@ pub fn fix(userid: Oid, servers: &[Oid]) -> Result<()> {
         return Ok(());
     }
     let may = if was_one_unit { May::Keep } else { May::Retake };
-    rounds::take(&members, &reading, may).map(drop)
+    rounds::take(&members, Terms { unit: None, reading: &reading, may })
+}
+
+/// Whether all servers of this transaction are one unit.
+pub fn is_one_unit() -> bool {
+    transaction::is_one_unit()
 }
 
 /// Whether this transaction reads consistently, or may turn out to with its first statement.

@@ -1,9 +1,12 @@
 //! Long waits of this session: for which participants they are is published for the resolver, whose
 //! verdict that the session is part of a deadlock becomes its error.
 
+use std::cell::Cell;
+
 use pgrx::pg_sys;
 
 use crate::guc;
+use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::pg::globals::in_recovery;
 use crate::remote::Connection;
@@ -14,6 +17,24 @@ use crate::xact::participants;
 
 /// What the waits of this session are told.
 pub const HOOKS: Hooks = Hooks { begin, check, end: waits::end };
+
+/// What to do when a statement's answer takes longer than `deadlock_timeout`.
+type Act = fn() -> Result<()>;
+
+static ACT: BackendLocal<Cell<Option<Act>>> = BackendLocal::new(Cell::new(None));
+
+/// Registers what to do when a statement's answer takes longer than `deadlock_timeout`.
+pub fn on_long_wait(act: Act) {
+    ACT.get().set(Some(act));
+}
+
+/// Does that.
+///
+/// # Errors
+/// Its own.
+pub(super) fn act() -> Result<()> {
+    ACT.get().get().map_or(Ok(()), |act| act())
+}
 
 fn begin(manner: Manner, connections: &[&Connection]) -> Option<u64> {
     // There is no resolver on a standby.

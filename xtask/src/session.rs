@@ -3,6 +3,8 @@
 //!
 //! Every step is checked; a demo that does not show what it claims ends with an error.
 
+mod concurrent;
+
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -43,7 +45,9 @@ pub fn play(stage: &mut Stage) -> Result<()> {
     explicit(stage, "COMMIT PREPARED", 3)?;
     explicit(stage, "ROLLBACK PREPARED", 4)?;
     shard_stopped(stage)?;
-    shard_killed_at_the_decision(stage)
+    shard_killed_at_the_decision(stage)?;
+    concurrent::torn_read(stage)?;
+    concurrent::deadlock(stage)
 }
 
 fn one_shard(stage: &mut Stage) -> Result<()> {
@@ -222,6 +226,23 @@ impl Stage {
             self.show("31", &error.as_db_error().map_or_else(|| error.to_string(), report));
         }
         result.with_context(|| sql.to_owned())
+    }
+
+    /// Asks for a number, and shows it.
+    fn count(&mut self, sql: &str) -> Result<i64> {
+        let count = one(&mut self.session, sql)?;
+        self.beside(sql)?;
+        self.show("0", &format!("{count}"));
+        Ok(count)
+    }
+
+    /// Waits until a session of the coordinator waits for a server.
+    fn wait_until_one_waits(&mut self, who: &str) -> Result<()> {
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active'
+            AND backend_type = 'client backend' AND wait_event_type = 'Extension'
+            AND pid <> pg_backend_pid() AND query NOT LIKE '%COMMIT'";
+        let mut observer = self.coordinator.client()?;
+        wait_until(&format!("{who} waits"), PATIENCE, || Ok(one::<i64>(&mut observer, waits)? == 1))
     }
 
     fn insert_everywhere(&mut self, id: i32) -> Result<()> {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
+use std::thread::available_parallelism;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -263,6 +264,8 @@ fn clusters(
         .env(DIRECTORY_VARIABLE, setup.server_files.join("pg_test"))
         .envs(clients.into_iter().flat_map(Clients::variables))
         .args(["test", "-p", "pg_test", "--test", name, "--"])
+        // Much of the time a test only waits for its servers.
+        .arg(format!("--test-threads={}", available_parallelism()?.get() + 1))
         .args(filter);
     test(&mut command, tally)
 }

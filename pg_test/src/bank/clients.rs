@@ -228,7 +228,9 @@ impl<'a> Customer<'a> {
         if !self.is_patient() {
             settings += "SET pg_fdw_xacts.commit_wait = off;";
         }
-        if self.plan.disorder {
+        settings +=
+            &format!("SET pg_fdw_xacts.remote_isolation = '{}';", self.plan.remote_isolation);
+        if self.plan.has_blind_deadlocks() {
             settings += "SET statement_timeout = '3s';";
         }
         let _ = session.batch_execute(&settings);

@@ -32,9 +32,9 @@ pub struct Plan {
     /// All servers have a `lock_timeout`. Without it, whoever waits for what nobody settles waits
     /// for ever.
     pub lock_timeout: bool,
-    /// Transfers lock rows in any order. The deadlocks over several servers that come of it are
-    /// nobody's to detect: these sessions have a `statement_timeout`. Otherwise all lock them in
-    /// the same order.
+    /// Transfers lock rows in any order. The deadlocks over several servers that come of it end by
+    /// themselves, unless they may go through another coordinator or a shard's own foreign tables:
+    /// then these sessions have a `statement_timeout`. Otherwise all lock them in the same order.
     pub disorder: bool,
     /// Who waits for the shards.
     pub commit_wait: CommitWait,
@@ -74,6 +74,8 @@ pub struct Plan {
     pub consistent_reads: bool,
     /// So are the customers'.
     pub consistent_customers: bool,
+    /// `pg_fdw_xacts.remote_isolation` of the customers.
+    pub remote_isolation: &'static str,
 }
 
 impl Plan {
@@ -105,12 +107,18 @@ impl Plan {
             readers: random.choose(&[1, 2, 3]),
             consistent_reads: true,
             consistent_customers: random.chance(30),
+            remote_isolation: random.choose(&["match", "match", "repeatable read"]),
         }
     }
 
     /// How many coordinators there are.
     pub(super) fn coordinators(&self) -> usize {
         if self.two_coordinators { 2 } else { 1 }
+    }
+
+    /// Whether sessions may wait for each other in a circle that nobody sees as a whole.
+    pub(super) fn has_blind_deadlocks(&self) -> bool {
+        self.disorder && (self.two_coordinators || self.nested)
     }
 
     /// For how long there are faults before everything must be settled.

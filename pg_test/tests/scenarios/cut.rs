@@ -5,7 +5,7 @@ mod bank;
 mod ends;
 mod faults;
 mod half_delivered;
-mod held;
+pub mod held;
 mod local;
 mod parallel;
 mod places;

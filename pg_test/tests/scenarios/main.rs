@@ -54,6 +54,7 @@ mod exec;
 mod fault;
 mod fdw;
 mod harness;
+mod isolation;
 mod resolver;
 mod restore;
 mod support;

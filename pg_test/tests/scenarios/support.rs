@@ -1,8 +1,10 @@
 //! What several scenarios share: a statement in the background, the ids the extension gives, quick
 //! checks.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use pg_test::log::Mark;
 use pg_test::oracle::{assert_no_locks, assert_settled, expect_error, expect_terminated, one};
@@ -56,6 +58,28 @@ impl Background {
     pub fn is_finished(&self) -> bool {
         self.0.is_finished()
     }
+}
+
+/// What one of many sessions does until it is told to stop.
+pub type Busy<'a> = Box<dyn FnOnce(&AtomicBool) -> Outcome + Send + 'a>;
+
+/// Runs all of them at once until it `is_enough`, one of them has ended, or a minute has passed.
+pub fn run_until(is_enough: impl Fn() -> bool, sessions: Vec<Busy>) -> Outcome {
+    let stop = AtomicBool::new(false);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    std::thread::scope(|scope| {
+        let stop = &stop;
+        let threads: Vec<_> =
+            sessions.into_iter().map(|run| scope.spawn(move || run(stop))).collect();
+        while !is_enough()
+            && Instant::now() < deadline
+            && !threads.iter().any(|thread| thread.is_finished())
+        {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        stop.store(true, Ordering::Relaxed);
+        threads.into_iter().try_for_each(|thread| thread.join().expect("a session panicked"))
+    })
 }
 
 /// One participant's gid, `px_<n>_<serverid>_<userid>`, in its parts.

@@ -92,6 +92,21 @@ impl Connection {
         Some(())
     }
 
+    /// Queues `CLOSE` of a cursor that is to be opened again.
+    pub(super) fn queue_closing(
+        conn: &Wire,
+        inner: &mut State,
+        opening: &Rc<Opening>,
+    ) -> Option<()> {
+        let Some(ticket) = opening.sent.take() else { return Some(()) };
+        inner.fifo.abandon(ticket);
+        if inner.transaction.cursors.remove(&opening.cursor).is_some() {
+            conn.send_query(&c_string(format!("CLOSE c{}", opening.cursor)), &[]).then_some(())?;
+            inner.fifo.control(Control::Cleanup);
+        }
+        Some(())
+    }
+
     /// A number for a new cursor; numbers begin anew with each transaction.
     pub fn new_cursor(&self) -> u32 {
         let mut inner = self.inner.borrow_mut();

@@ -36,7 +36,10 @@ pub enum Message<'a> {
 /// How a remote transaction begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Isolation {
-    /// The local transaction is READ COMMITTED or REPEATABLE READ.
+    /// Each statement there sees what is committed when it begins. Only where the local transaction
+    /// is READ COMMITTED, too.
+    ReadCommitted,
+    /// The local transaction is REPEATABLE READ, or its statements are to have one snapshot there.
     RepeatableRead,
     /// The local transaction is SERIALIZABLE.
     Serializable,
@@ -118,15 +121,13 @@ impl Connection {
         let inner = &mut *self.inner.borrow_mut();
         self.queue_preamble(inner)?;
         Self::queue_begin(conn, inner, manner, is_beginning && modifies)?;
-        for (command, control) in std::mem::take(&mut inner.transaction.before_next) {
-            conn.send_query(&command, &[]).then_some(())?;
-            inner.fifo.control(control);
-        }
+        Self::queue_before_next(conn, inner)?;
         if inner.session.after_transaction.len() > MOST_AFTER_TRANSACTION {
             Self::queue_after_transaction(conn, inner)?;
         }
         Self::queue_savepoints(conn, inner, manner)?;
-        if modifies {
+        // Where each cursor has its own snapshot, those of a query are as near as they can be.
+        if modifies || inner.transaction.isolation == Some(Isolation::ReadCommitted) {
             Self::queue_openings(conn, inner)?;
         }
         Self::queue_own_opening(conn, inner, manner)?;
@@ -146,6 +147,15 @@ impl Connection {
         Some(first)
     }
 
+    /// What has waited for the next statement.
+    pub(super) fn queue_before_next(conn: &Wire, inner: &mut State) -> Option<()> {
+        for (command, control) in std::mem::take(&mut inner.transaction.before_next) {
+            conn.send_query(&command, &[]).then_some(())?;
+            inner.fifo.control(control);
+        }
+        Some(())
+    }
+
     /// START TRANSACTION. `is_checked`: it has been sent and not answered, and what follows must
     /// not run if it fails.
     pub(super) fn queue_begin(
@@ -155,18 +165,22 @@ impl Connection {
         is_checked: bool,
     ) -> Option<()> {
         if inner.transaction.depth == 0 {
-            if manner.opened.is_some() {
+            // In a transaction where each statement has its own it would be nobody's.
+            let opened = manner.opened.filter(|_| manner.isolation != Isolation::ReadCommitted);
+            if opened.is_some() {
                 Self::prepare_snapshot(conn, inner)?;
             }
             inner.keep_unanswered();
             let start = match manner.isolation {
+                Isolation::ReadCommitted => c"START TRANSACTION ISOLATION LEVEL READ COMMITTED",
                 Isolation::RepeatableRead => c"START TRANSACTION ISOLATION LEVEL REPEATABLE READ",
                 Isolation::Serializable => c"START TRANSACTION ISOLATION LEVEL SERIALIZABLE",
             };
             conn.send_query(start, &[]).then_some(())?;
             inner.fifo.control(Control::Begin);
             inner.transaction.depth = 1;
-            if let Some(opened) = manner.opened {
+            inner.transaction.isolation = Some(manner.isolation);
+            if let Some(opened) = opened {
                 Self::queue_snapshot(conn, inner, opened)?;
             }
         } else if is_checked {
@@ -180,7 +194,7 @@ impl Connection {
     }
 
     /// The savepoints up to the level of the statements.
-    fn queue_savepoints(conn: &Wire, inner: &mut State, manner: Manner) -> Option<()> {
+    pub(super) fn queue_savepoints(conn: &Wire, inner: &mut State, manner: Manner) -> Option<()> {
         while inner.transaction.depth < manner.level {
             Self::queue_openings(conn, inner)?;
             Self::queue_own_opening(conn, inner, manner)?;

@@ -9,6 +9,7 @@ use std::rc::{Rc, Weak};
 use super::anew::Unanswered;
 use super::cursors::Opening;
 use super::lock_timeout::LockTimeout;
+use super::sending::Isolation;
 use super::session_lock::{self, Lock};
 use super::setup;
 use super::snapshot::SnapshotOf;
@@ -79,6 +80,8 @@ pub(super) struct RemoteTransaction {
     pub depth: u32,
     /// The depth that the server has confirmed.
     pub confirmed: u32,
+    /// How it was begun.
+    pub isolation: Option<Isolation>,
     /// Something else than a query was sent.
     pub modifies: bool,
     /// Whether it has an xid.

@@ -6,7 +6,6 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use super::Member;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, check_for_interrupts};
 use crate::pg::globals::my_database;
@@ -17,6 +16,7 @@ use crate::protocol::verdict::Decision;
 use crate::shared::{entries, resolvers, seen};
 use crate::store::decisions::{self, Row};
 use crate::store::{forgotten, participant_list};
+use crate::xact::unit::Member;
 
 /// Connections, by their numbers, whose servers have been asked since the start of this one.
 static READY: BackendLocal<RefCell<Option<HashSet<u64>>>> = BackendLocal::new(RefCell::new(None));

@@ -5,22 +5,25 @@
 //! ahead of the others, and sees what they do not.
 
 use std::cell::Cell;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::here::{self, Local};
+use super::kind::{Kind, May, Terms, kind_of};
+use super::ready;
+use super::refusals::{Missing, in_doubt, in_recovery_here, in_recovery_there, too_old};
+use super::shown::Shown;
 use super::transaction::Reading;
-use super::{Member, ready};
 use crate::guc;
 use crate::pg::backend_local::BackendLocal;
-use crate::pg::error::{Error, Result, SqlState, check_for_interrupts};
-use crate::pg::globals::{in_recovery, is_serializable, my_database};
+use crate::pg::error::{Result, check_for_interrupts};
+use crate::pg::globals::{in_recovery, is_serializable, my_database, nest_level};
 use crate::pg::wait_event::WaitEvent;
 use crate::pg::{latch, text};
 use crate::protocol::cut::{Row, Taken, Verdict, check};
-use crate::protocol::gid::Gid;
 use crate::protocol::order::Opened;
 use crate::protocol::place::Place;
-use crate::remote::cache;
+use crate::remote::cache::{self, Cached};
 use crate::remote::connection::Isolation;
 use crate::remote::round::wait_for;
 use crate::remote::wait::Interrupts;
@@ -29,6 +32,7 @@ use crate::shared::order::{self, Known};
 use crate::shared::reads::{self, Count};
 use crate::shared::resolvers;
 use crate::shared::window::Closed;
+use crate::xact::unit::Member;
 
 /// The first rounds follow each other at once: most transactions are delivered within a round trip.
 const AT_ONCE: u64 = 3;
@@ -46,25 +50,15 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// The last number that was given to a cut of this process.
 static LAST: BackendLocal<Cell<u64>> = BackendLocal::new(Cell::new(0));
 
-/// What becomes of transactions that have begun, and have nothing to lose.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum May {
-    /// They keep their snapshots, which belong to the transaction.
-    Keep,
-    /// They are begun again.
-    Retake,
-}
-
 /// Makes the snapshots of these connections one cut. Those that something was read from stay as
-/// they are; of the others the transactions are begun, or begun again. Returns how often snapshots
-/// were waited for.
+/// they are; of the others the transactions are begun, or begun again.
 ///
 /// # Errors
 /// Those of [`super::before_statement`].
-pub(super) fn take(members: &[Member], reading: &Reading, may: May) -> Result<u64> {
+pub(super) fn take(members: &[Member], terms: Terms) -> Result<()> {
     match known(members) {
-        Some(_) => Ok(0),
-        None => Taking::begin(members, reading, may)?.finish(),
+        Some(_) => Ok(()),
+        None => Taking::begin(members, terms)?.finish().map(drop),
     }
 }
 
@@ -79,7 +73,7 @@ pub(super) fn known(members: &[Member]) -> Option<u64> {
 /// be a cut, too.
 pub(super) fn check_read(member: &Member, reading: &Reading) -> Result<()> {
     let members = std::slice::from_ref(member);
-    let mut taking = Taking::over(members, reading, May::Keep)?;
+    let mut taking = Taking::over(members, Terms { unit: None, reading, may: May::Keep })?;
     // Nothing of it can be taken again, so that it is a cut or an error.
     taking.look()?;
     Ok(())
@@ -87,32 +81,31 @@ pub(super) fn check_read(member: &Member, reading: &Reading) -> Result<()> {
 
 /// Waits for the answers to what only the connections themselves have asked, which tell whether a
 /// transaction can be begun again.
-fn settle_down(members: &[Member]) -> Result<()> {
-    let busy: Vec<_> = members
+pub(in crate::xact) fn settle_down(connections: &[&Rc<Cached>]) -> Result<()> {
+    let busy: Vec<_> = connections
         .iter()
-        .map(|member| &**member.connection)
+        .map(|connection| &****connection)
         .filter(|c| c.in_transaction() && !c.is_drained() && !c.is_at_work())
         .collect();
     wait_for(&busy, |c| c.is_drained() || c.is_doomed(), Interrupts::Raise, WaitEvent::Snapshot)
 }
 
-/// What is missing: a server does not see it yet.
-enum Missing {
-    /// What is still to be delivered.
-    Delivery(Gid),
-    /// What has committed there with this xid.
-    Xid(u64),
-    /// So much that not all of it is known any more.
-    Forgotten,
+/// A cut.
+pub struct Accepted {
+    /// How often snapshots were waited for.
+    pub rounds: u64,
+    /// Its snapshots, where cursors that are opened later may show more.
+    pub shown: Vec<Shown>,
 }
 
 /// Snapshots on their way to be one cut.
-pub(super) struct Taking {
+pub struct Taking {
     members: Vec<Member>,
-    /// For each member, whether its snapshot can be taken again.
-    fresh: Vec<bool>,
+    /// That of each member.
+    kinds: Vec<Kind>,
+    /// What was read before, and has to fit.
+    before: Vec<Shown>,
     opened: Opened,
-    isolation: Isolation,
     rounds: u64,
     began: Instant,
     deadline: Instant,
@@ -127,70 +120,79 @@ impl Taking {
     ///
     /// # Errors
     /// Those of [`super::before_statement`].
-    pub(super) fn begin(members: &[Member], reading: &Reading, may: May) -> Result<Self> {
+    pub(super) fn begin(members: &[Member], terms: Terms) -> Result<Self> {
         if in_recovery() {
             return Err(in_recovery_here());
         }
-        settle_down(members)?;
-        let taking = Self::over(members, reading, may)?;
+        settle_down(&members.iter().map(|member| &member.connection).collect::<Vec<_>>())?;
+        let taking = Self::over(members, terms)?;
         taking.ask()?;
         Ok(taking)
     }
 
-    /// Waits until they are a cut; returns how often snapshots were waited for.
+    /// Opens further cursors on a server where each statement has its own snapshot.
     ///
     /// # Errors
     /// Those of [`super::before_statement`].
-    pub(super) fn finish(mut self) -> Result<u64> {
+    pub(super) fn behind(member: &Member, before: Vec<Shown>, terms: Terms) -> Result<Self> {
+        let mut taking = Self::over(std::slice::from_ref(member), terms)?;
+        taking.opened = before.iter().map(|shown| shown.opened).fold(taking.opened, Ord::min);
+        taking.before = before;
+        taking.ask()?;
+        Ok(taking)
+    }
+
+    /// Waits until they are a cut.
+    ///
+    /// # Errors
+    /// Those of [`super::before_statement`].
+    pub(super) fn finish(mut self) -> Result<Accepted> {
         loop {
             self.wait()?;
             self.rounds += 1;
             match self.look()? {
-                None => return Ok(self.accept()),
+                None => return self.accept(),
                 Some(missing) => self.pause(&missing)?,
             }
             self.ask()?;
         }
     }
 
-    fn accept(&self) -> u64 {
+    fn accept(&self) -> Result<Accepted> {
         let cut = LAST.get().get() + 1;
         LAST.get().set(cut);
         reads::add(Count::Cuts, 1);
         reads::add(Count::Rounds, self.rounds);
         self.members.iter().for_each(|member| member.connection.set_cut(cut));
-        self.rounds
+        let may_show_more = self.kinds.contains(&Kind::PerStatement);
+        let shown = if may_show_more { self.shown()? } else { Vec::new() };
+        Ok(Accepted { rounds: self.rounds, shown })
     }
 
-    fn over(members: &[Member], reading: &Reading, may: May) -> Result<Self> {
-        let is_fresh = |member: &Member| {
-            let connection = &member.connection;
-            let may_be_read_anew = may == May::Retake || connection.is_left_over();
-            !connection.in_transaction() || (may_be_read_anew && connection.may_retake())
-        };
-        let fresh: Vec<bool> = members.iter().map(is_fresh).collect();
+    fn over(members: &[Member], terms: Terms) -> Result<Self> {
+        let kinds =
+            members.iter().map(|member| kind_of(member, terms)).collect::<Result<Vec<Kind>>>()?;
         // What was confirmed since the oldest snapshot was taken may be missing there.
-        let mut opened = if may == May::Keep { reading.first } else { order::now() };
-        for (member, _) in members.iter().zip(&fresh).filter(|(_, fresh)| !**fresh) {
-            let connection = &member.connection;
+        let is_kept = terms.may == May::Keep;
+        let mut opened = if is_kept { terms.reading.first } else { order::now() };
+        let fixed = members.iter().zip(&kinds).filter(|(_, kind)| **kind == Kind::Fixed);
+        for (Member { connection, .. }, _) in fixed {
             wait_for(
                 &[connection],
                 |c| !c.awaits_snapshot() || c.is_doomed(),
                 Interrupts::Raise,
                 WaitEvent::Snapshot,
             )?;
-            opened = opened.min(connection.snapshot()?.1);
+            opened = opened.min(connection.snapshots()?.1);
         }
-        let isolation =
-            if is_serializable() { Isolation::Serializable } else { Isolation::RepeatableRead };
         let began = Instant::now();
         let deadline = began + guc::commit_timeout();
         let local = here::local()?;
         Ok(Self {
             members: members.to_vec(),
-            fresh,
+            kinds,
+            before: Vec::new(),
             opened,
-            isolation,
             rounds: 0,
             began,
             deadline,
@@ -199,24 +201,33 @@ impl Taking {
         })
     }
 
-    fn fresh(&self) -> impl Iterator<Item = &Member> {
-        self.members.iter().zip(&self.fresh).filter(|(_, fresh)| **fresh).map(|(m, _)| m)
+    /// Those whose snapshots are taken.
+    fn taken(&self) -> impl Iterator<Item = (&Member, Kind)> {
+        let all = self.members.iter().zip(self.kinds.iter().copied());
+        all.filter(|(_, kind)| *kind != Kind::Fixed)
     }
 
-    /// Whether all of them can be taken again.
+    /// Whether all of them are of transactions that can be begun again.
     pub(super) fn all_are_fresh(&self) -> bool {
-        self.fresh.iter().all(|fresh| *fresh)
+        self.kinds.iter().all(|kind| *kind == Kind::Fresh)
     }
 
-    /// Asks for all fresh snapshots, together.
+    /// Asks for all that are to be taken, together.
     fn ask(&self) -> Result<()> {
-        for Member { connection, userid } in self.fresh() {
-            let sent = connection.take_snapshot(self.isolation, self.opened);
+        for (Member { connection, userid }, kind) in self.taken() {
+            let send = || match kind {
+                Kind::PerStatement => connection.open_between_snapshots(self.opened, nest_level()),
+                _ if is_serializable() => {
+                    connection.take_snapshot(Isolation::Serializable, self.opened)
+                }
+                _ => connection.take_snapshot(Isolation::RepeatableRead, self.opened),
+            };
+            let sent = send();
             if sent.is_err()
                 && connection.may_begin_anew()
                 && cache::begin_anew(connection, *userid)?
             {
-                connection.take_snapshot(self.isolation, self.opened)?;
+                send()?;
             } else {
                 sent?;
             }
@@ -227,7 +238,7 @@ impl Taking {
     /// Waits for all of them.
     fn wait(&self) -> Result<()> {
         loop {
-            let waiting: Vec<_> = self.fresh().map(|member| &**member.connection).collect();
+            let waiting: Vec<_> = self.taken().map(|(member, _)| &**member.connection).collect();
             wait_for(
                 &waiting,
                 |c| !c.awaits_snapshot() || c.is_doomed(),
@@ -236,9 +247,16 @@ impl Taking {
             )?;
             // An idle connection may have been cut without notice.
             let mut again = false;
-            for Member { connection, userid } in self.fresh() {
-                if connection.is_doomed() && connection.may_begin_anew() {
-                    again |= cache::begin_anew(connection, *userid)?;
+            for (Member { connection, userid }, kind) in self.taken() {
+                if connection.is_doomed()
+                    && connection.may_begin_anew()
+                    && cache::begin_anew(connection, *userid)?
+                {
+                    again = true;
+                    // Its cursors were opened there without asking for snapshots.
+                    if kind == Kind::PerStatement {
+                        connection.open_between_snapshots(self.opened, nest_level())?;
+                    }
                 }
             }
             if !again {
@@ -247,21 +265,36 @@ impl Taking {
         }
     }
 
+    /// What the servers show.
+    fn shown(&self) -> Result<Vec<Shown>> {
+        let mut shown = Vec::with_capacity(self.members.len());
+        for (Member { connection, .. }, kind) in self.members.iter().zip(&self.kinds) {
+            let (snapshots, opened) = connection.snapshots()?;
+            let place = connection.place(connection.serverid.to_u32()).unwrap_or_default();
+            let server = text::carried(&connection.server_name);
+            let is_fixed = *kind == Kind::Fixed;
+            shown.extend(snapshots.into_iter().map(|snapshot| Shown {
+                taken: Taken { place, snapshot, is_fixed },
+                opened,
+                server: server.clone(),
+            }));
+        }
+        Ok(shown)
+    }
+
     /// Whether the snapshots are a cut: what is missing, if they are not.
     fn look(&mut self) -> Result<Option<Missing>> {
-        let mut taken = Vec::with_capacity(self.members.len());
-        for (Member { connection, .. }, fresh) in self.members.iter().zip(&self.fresh) {
-            let (snapshot, _) = connection.snapshot()?;
-            if connection.snapshot_is_of_standby() {
-                // Alone it is read as it is.
-                if self.members.len() == 1 {
-                    return Ok(None);
-                }
-                return Err(in_recovery_there(&text::carried(&connection.server_name)));
+        let mut shown = self.shown()?;
+        if let Some(standby) = self.members.iter().find(|m| m.connection.snapshot_is_of_standby()) {
+            // Alone it is read as it is.
+            if self.members.len() == 1 {
+                return Ok(None);
             }
-            let place = connection.place(connection.serverid.to_u32()).unwrap_or_default();
-            taken.push(Taken { place, snapshot, is_fixed: !fresh });
+            return Err(in_recovery_there(&text::carried(&standby.connection.server_name)));
         }
+        let before = self.before.iter().cloned();
+        shown.extend(before.map(|s| Shown { taken: Taken { is_fixed: true, ..s.taken }, ..s }));
+        let mut taken: Vec<Taken> = shown.iter().map(|shown| shown.taken.clone()).collect();
         if let Some(local) = &mut self.local {
             if let Some(gid) = local.look() {
                 return Ok(Some(Missing::Delivery(gid)));
@@ -272,7 +305,7 @@ impl Taking {
         ready::wait(&self.members, self.deadline)?;
         let here = self.local.as_ref().map(|local| &local.here);
         let Some(known) = order::known(self.opened, &places, here) else {
-            if !self.all_are_fresh() {
+            if self.kinds.contains(&Kind::Fixed) || !self.before.is_empty() {
                 return Err(too_old(
                     &self.names(),
                     "Too much has been committed since the first of them was read, or this server had just been started then.",
@@ -290,12 +323,8 @@ impl Taking {
                 Ok(Some(gid.map_or(Missing::Xid(row.xid), Missing::Delivery)))
             }
             Verdict::TooOld(row) => {
-                let is_here = |(taken, _): &(&Taken, &Member)| {
-                    taken.is_fixed && taken.place.is_same(&row.place)
-                };
-                let at = taken.iter().zip(&self.members).find(is_here);
-                let server = at.map(|(_, m)| text::carried(&m.connection.server_name));
-                let detail = server.map(|server| {
+                let is_here = |s: &&Shown| s.taken.is_fixed && s.taken.place.is_same(&row.place);
+                let detail = shown.iter().find(is_here).map(|Shown { server, .. }| {
                     format!("Server \"{server}\" was read before a transaction was committed there that another of them shows, or has to show.")
                 });
                 let detail = detail.unwrap_or_else(|| {
@@ -307,12 +336,18 @@ impl Taking {
     }
 
     fn names(&self) -> String {
-        let name = |m: &Member| format!("\"{}\"", text::carried(&m.connection.server_name));
-        match self.members.as_slice() {
-            [member] => format!("server {} and this server", name(member)),
-            members => {
-                format!("servers {}", members.iter().map(name).collect::<Vec<_>>().join(", "))
+        let own = self.members.iter().map(|m| text::carried(&m.connection.server_name));
+        let mut names: Vec<String> = Vec::new();
+        for name in self.before.iter().map(|shown| shown.server.clone()).chain(own) {
+            if !names.contains(&name) {
+                names.push(name);
             }
+        }
+        let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+        match (&quoted[..], &self.local) {
+            ([server], Some(_)) => format!("server {server} and this server"),
+            ([server], None) => format!("cursors on server {server}"),
+            (servers, _) => format!("servers {}", servers.join(", ")),
         }
     }
 
@@ -343,53 +378,4 @@ impl Taking {
         }
         Ok(())
     }
-}
-
-fn too_old(servers: &str, detail: &str) -> Error {
-    reads::add(Count::TooOld, 1);
-    Error::new(
-        SqlState::T_R_SERIALIZATION_FAILURE,
-        format!("could not serialize access: {servers} have no common snapshot"),
-    )
-    .detail(detail)
-    .hint("Try the transaction again. Servers that are read one after the other have one from the beginning if the transaction begins with pg_fdw_xacts_snapshot().")
-}
-
-fn in_doubt(missing: &Missing) -> Error {
-    reads::add(Count::InDoubt, 1);
-    let detail = match missing {
-        Missing::Delivery(gid) => format!(
-            "Prepared transaction '{gid}' is committed, and its server has not confirmed that."
-        ),
-        Missing::Xid(xid) => format!(
-            "A transaction that has committed on a server, with xid {xid}, is not visible there."
-        ),
-        Missing::Forgotten => {
-            "More has been committed meanwhile than is remembered for readers.".to_owned()
-        }
-    };
-    Error::new(
-        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-        "could not take one snapshot of several foreign servers: a transaction is in doubt",
-    )
-    .detail(detail)
-    .hint("See the view pg_fdw_xacts for the reason. With \"pg_fdw_xacts.consistent_reads\" set to off, servers are read as they are.")
-}
-
-fn in_recovery_there(server: &str) -> Error {
-    Error::new(
-        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-        format!("could not take one snapshot of several foreign servers: server \"{server}\" is in recovery"),
-    )
-    .detail("The snapshot of a standby does not tell what is in progress.")
-    .hint("Read it alone, read its primary, or set \"pg_fdw_xacts.consistent_reads\" to off.")
-}
-
-fn in_recovery_here() -> Error {
-    Error::new(
-        SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
-        "could not take one snapshot of several foreign servers: this server is in recovery",
-    )
-    .detail("A standby does not know the order of its primary's decisions.")
-    .hint("Ask the primary, or set \"pg_fdw_xacts.consistent_reads\" to off.")
 }

@@ -50,6 +50,11 @@ pub(super) fn reading() -> Option<Reading> {
     }
 }
 
+/// Whether all servers of this transaction are known to be one unit.
+pub(super) fn is_one_unit() -> bool {
+    matches!(DECIDED.get().get(), Decided::On(reading) if reading.is_one_unit)
+}
+
 /// Whether it does, or will when it sends its first statement.
 pub(super) fn may_be_on() -> bool {
     match DECIDED.get().get() {

@@ -2,13 +2,12 @@
 
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use pg_test::oracle::{assert_settled, one};
 use pg_test::{Fleet, FleetOptions};
 use postgres::error::SqlState;
 
-use crate::support::Outcome;
+use crate::support::{Busy, Outcome, run_until};
 
 const SHARDS: usize = 3;
 const WRITERS: usize = 6;
@@ -99,25 +98,12 @@ fn run(fleet: &Fleet, run: &Run, is_enough: impl Fn(&Seen) -> bool) -> anyhow::R
     let reset: String =
         (0..=SHARDS).map(|number| format!("UPDATE account{number} SET money = 10;")).collect();
     fleet.session()?.batch_execute(&format!("BEGIN; {reset} COMMIT"))?;
-    let (stop, seen) = (AtomicBool::new(false), Seen::default());
-    let deadline = Instant::now() + Duration::from_secs(60);
-    std::thread::scope(|scope| {
-        let (stop, seen) = (&stop, &seen);
-        let mut threads: Vec<_> = (1..=WRITERS)
-            .map(|number| scope.spawn(move || write(fleet, number, run.clone(), stop)))
-            .collect();
-        threads.extend(
-            (0..READERS).map(|_| scope.spawn(move || read(fleet, run.clone(), stop, seen))),
-        );
-        while !is_enough(seen)
-            && Instant::now() < deadline
-            && !threads.iter().any(|t| t.is_finished())
-        {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        stop.store(true, Ordering::Relaxed);
-        threads.into_iter().try_for_each(|thread| thread.join().expect("a client panicked"))
-    })?;
+    let seen = Seen::default();
+    let writers = (1..=WRITERS)
+        .map(|number| -> Busy { Box::new(move |stop| write(fleet, number, run.clone(), stop)) });
+    let readers =
+        (0..READERS).map(|_| -> Busy { Box::new(|stop| read(fleet, run.clone(), stop, &seen)) });
+    run_until(|| is_enough(&seen), writers.chain(readers).collect())?;
     Ok(seen)
 }
 

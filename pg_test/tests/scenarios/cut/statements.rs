@@ -150,7 +150,7 @@ const KINDS: &[(&str, Ask)] = &[
     }),
 ];
 
-/// Runs each kind in transactions that `begin`.
+/// Runs each kind after `settings`.
 fn each_is_whole(settings: &str) -> Outcome {
     let (fleet, mut session) = start()?;
     assert_commits(&fleet, &mut session, 9000)?;
@@ -184,6 +184,15 @@ fn each_kind_of_statement_sees_the_whole_under_repeatable_read() -> Outcome {
     each_is_whole("SET default_transaction_isolation = 'repeatable read'")
 }
 
+/// Each statement has its own snapshot on the servers then.
+#[test]
+fn each_kind_of_statement_sees_the_whole_after_writing() -> Outcome {
+    each_is_whole(
+        "SET pg_fdw_xacts.remote_isolation = 'match'; BEGIN;
+         INSERT INTO target1 VALUES (0, 0, 'own'); INSERT INTO target2 VALUES (0, 0, 'own')",
+    )
+}
+
 /// What is left when the plan starts is one server: no cut.
 #[test]
 fn partitions_that_are_pruned_are_not_asked() -> Outcome {
@@ -202,10 +211,12 @@ fn partitions_that_are_pruned_are_not_asked() -> Outcome {
     Ok(())
 }
 
-/// As a foreign table that is read again shows what it showed, also without consistent reads.
+/// With `remote_isolation = 'repeatable read'`, as a foreign table that is read again shows what it
+/// showed, also without consistent reads.
 #[test]
 fn a_second_query_on_the_same_servers_shows_the_same() -> Outcome {
     let (fleet, mut session) = start()?;
+    session.batch_execute("SET pg_fdw_xacts.remote_isolation = 'repeatable read'")?;
     for mode in ["off", "on"] {
         session.batch_execute(&format!("SET pg_fdw_xacts.consistent_reads = {mode}; BEGIN"))?;
         let sum = "SELECT (SELECT count(*) FROM ft1) + (SELECT count(*) FROM ft2)";

@@ -29,9 +29,11 @@ fn each_query_under_read_committed_takes_a_new_one() -> Outcome {
     Ok(())
 }
 
+/// Where the server's transaction is REPEATABLE READ.
 #[test]
 fn what_a_transaction_has_written_on_stays_as_it_was_read() -> Outcome {
     let (fleet, mut reader) = start("on")?;
+    reader.batch_execute("SET pg_fdw_xacts.remote_isolation = 'repeatable read'")?;
     reader.batch_execute("BEGIN; INSERT INTO ft1 VALUES (100, 'own')")?;
     assert_eq!(sum(&mut reader)?, 1);
     assert_commits(&fleet, &mut fleet.session()?, 1)?;

@@ -31,6 +31,7 @@ pages! {
     transaction_managers_run: "transaction-managers.md",
     operating_runs: "operating.md",
     security_runs: "security.md",
+    shard_administrators_runs: "shard-administrators.md",
     backup_runs: "backup.md",
     lost_answers_runs: "lost-answers.md",
     uninstalling_runs: "uninstalling.md",

@@ -160,7 +160,8 @@ fn the_server_options_of_the_reference_are_of_our_own() -> Outcome {
     let mut session = fleet.session()?;
     session.batch_execute("CREATE SERVER stock FOREIGN DATA WRAPPER postgres_fdw")?;
     for option in headings(&page, "Server options") {
-        let add = |server| format!("ALTER SERVER {server} OPTIONS (ADD {option} 'off')");
+        let value = if option == "remote_isolation" { "match" } else { "off" };
+        let add = |server| format!("ALTER SERVER {server} OPTIONS (ADD {option} '{value}')");
         session.batch_execute(&add("shard1"))?;
         assert!(session.batch_execute(&add("stock")).is_err(), "{option} is postgres_fdw's");
     }
