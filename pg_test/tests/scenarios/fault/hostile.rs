@@ -25,7 +25,7 @@ fn rounds(manner: Manner) -> Outcome {
     let duration = Duration::from_secs(8);
     let report =
         run(Options { seed: 1, manner, may_be_silent: false, duration, rounds: 100 }, |_| ())?;
-    assert!(report.spoiled > 0 && report.committed > 0, "{report:?}");
+    assert!(report.spoiled > 0, "{report:?}");
     Ok(())
 }
 
