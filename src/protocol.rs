@@ -20,6 +20,8 @@
 //! * [`retry`]: when to try again;
 //! * [`waits`]: who waits for whom over several servers, and the deadlocks among that.
 
+#![forbid(unsafe_code)]
+
 pub mod answers;
 pub mod conclusion;
 pub mod cut;

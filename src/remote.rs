@@ -2,6 +2,7 @@
 //!
 //! * [`options`], [`credentials`], [`app_name`]: what a connection is made with; [`basis`]: the
 //!   catalog rows behind that;
+//! * [`quoting`]: texts as parts of other texts;
 //! * [`connect`]: making one without blocking; [`pooler`]: whether its server process stays ours;
 //! * [`connection`]: the pipelined session with its transaction; [`report`]: its errors;
 //! * [`cache`]: the connections of this backend;
@@ -17,6 +18,7 @@ pub mod credentials;
 pub mod long_wait;
 pub mod options;
 pub mod pooler;
+pub mod quoting;
 pub mod report;
 pub mod round;
 pub mod wait;

@@ -38,7 +38,7 @@ mod clients;
 mod faults;
 mod places;
 mod plan;
-mod random;
+pub(crate) mod random;
 mod readers;
 mod recorders;
 mod records;

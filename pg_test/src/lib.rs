@@ -20,12 +20,14 @@
 //! | [`wire`] | PostgreSQL's message framing and which answer belongs to which statement |
 //! | [`pooler`] | PgBouncer in front of a server |
 //! | [`proxy`] | the fault proxy: cut, hold, refuse, at exactly one statement |
+//! | [`hostile`] | a shard whose answers are spoiled, and rounds of transactions with it |
 
 pub mod bank;
 pub mod client;
 pub mod cluster;
 pub mod fleet;
 pub mod history;
+pub mod hostile;
 pub mod in_doubt;
 pub mod install;
 pub mod link;

@@ -4,8 +4,8 @@
 //! Each [`Fault`] strikes once, at the first statement whose text starts with its prefix: before
 //! the server gets it, or before the client gets its answer; it cuts the connection there or holds
 //! it until the test releases it. The test learns of it through the [`Hit`], and can kill a server
-//! or cancel a session at that very point. New connections can be refused or left hanging, and a
-//! word can be replaced by another.
+//! or cancel a session at that very point. New connections can be refused or left hanging, a word
+//! can be replaced by another, and answers can be spoiled ([`crate::hostile`]).
 //!
 //! A held statement is still delivered when its client has gone meanwhile: the slow message that
 //! lands late.
@@ -19,8 +19,9 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::DEADLINE;
+use crate::hostile::Plan;
 use crate::port::PortLease;
-use crate::wire::Conversation;
+use crate::wire::{Conversation, Message};
 use direction::{Direction, cut};
 
 mod direction;
@@ -38,6 +39,7 @@ pub enum Point {
 enum Effect {
     Cut,
     Hold,
+    Replace,
 }
 
 /// What to do, and at which statement.
@@ -46,17 +48,26 @@ pub struct Fault {
     prefix: String,
     point: Point,
     effect: Effect,
+    /// What stands in place of the answer's first message.
+    instead: Vec<u8>,
 }
 
 impl Fault {
     /// Cuts the connection at a statement that starts with `prefix` (in any case of letters).
     pub fn cut(point: Point, prefix: &str) -> Self {
-        Self { prefix: prefix.to_uppercase(), point, effect: Effect::Cut }
+        Self { prefix: prefix.to_uppercase(), point, effect: Effect::Cut, instead: Vec::new() }
     }
 
     /// Holds the connection there until [`Hit::release`]; the other direction goes on.
     pub fn hold(point: Point, prefix: &str) -> Self {
-        Self { prefix: prefix.to_uppercase(), point, effect: Effect::Hold }
+        Self { prefix: prefix.to_uppercase(), point, effect: Effect::Hold, instead: Vec::new() }
+    }
+
+    /// Puts another message in the place of the first row that answers the statement, or of its
+    /// completion if there is none.
+    pub fn answer(prefix: &str, instead: &Message) -> Self {
+        let (point, instead) = (Point::Answer, instead.bytes.clone());
+        Self { prefix: prefix.to_uppercase(), point, effect: Effect::Replace, instead }
     }
 }
 
@@ -102,6 +113,7 @@ struct State {
     connections: HashMap<u64, [TcpStream; 2]>,
     hanging: Vec<TcpStream>,
     reworded: Option<[&'static str; 2]>,
+    hostile: Option<Plan>,
     closed: bool,
 }
 
@@ -129,6 +141,7 @@ impl Proxy {
                 connections: HashMap::new(),
                 hanging: Vec::new(),
                 reworded: None,
+                hostile: None,
                 closed: false,
             }),
             changed: Condvar::new(),
@@ -167,6 +180,16 @@ impl Proxy {
     pub fn reword(&self, from: &'static str, to: &'static str) {
         assert_eq!(from.len(), to.len(), "a message says how long it is");
         self.shared.lock().reworded = Some([from, to]);
+    }
+
+    /// From now on the server's answers are spoiled as `plan` says.
+    pub fn spoil(&self, plan: Plan) {
+        self.shared.lock().hostile = Some(plan);
+    }
+
+    /// From now on the server's answers pass as they are; what has been done to them until now.
+    pub fn stop_spoiling(&self) -> Vec<String> {
+        self.shared.lock().hostile.take().map_or_else(Vec::new, Plan::into_struck)
     }
 
     /// How many connections hang at this moment.

@@ -21,8 +21,20 @@ pub struct Message {
 }
 
 impl Message {
+    /// A message of a server.
+    ///
+    /// # Panics
+    /// It would be longer than the protocol allows.
+    pub fn new(tag: u8, body: &[u8]) -> Self {
+        let mut bytes = vec![tag];
+        let length = u32::try_from(body.len() + 4).expect("tests send no gigabytes");
+        bytes.extend_from_slice(&length.to_be_bytes());
+        bytes.extend_from_slice(body);
+        Self { tag: Some(tag), bytes }
+    }
+
     /// The bytes behind type and length.
-    fn body(&self) -> &[u8] {
+    pub fn body(&self) -> &[u8] {
         &self.bytes[if self.tag.is_some() { 5 } else { 4 }..]
     }
 
@@ -213,10 +225,7 @@ mod tests {
     use super::{Conversation, Framer, Message};
 
     fn message(tag: u8, body: &[u8]) -> Message {
-        let mut bytes = vec![tag];
-        bytes.extend_from_slice(&(u32::try_from(body.len()).unwrap() + 4).to_be_bytes());
-        bytes.extend_from_slice(body);
-        Message { tag: Some(tag), bytes }
+        Message::new(tag, body)
     }
 
     fn untyped(body: &[u8]) -> Vec<u8> {

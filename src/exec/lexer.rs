@@ -1,5 +1,7 @@
 //! The words of a statement, as any version of PostgreSQL reads them.
 
+#![forbid(unsafe_code)]
+
 fn is_in_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_'
 }

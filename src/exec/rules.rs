@@ -8,6 +8,8 @@
 //! * change who prepares, because only the same role can commit it afterwards, or how values are
 //!   written.
 
+#![forbid(unsafe_code)]
+
 /// An effect that a participant's transaction does not allow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Forbidden {

@@ -3,6 +3,8 @@
 //! The other server may be newer, and has the last word on the statement. It gets the statement if
 //! that begins as one that may run, and names no function that may not be called.
 
+#![forbid(unsafe_code)]
+
 use crate::exec::lexer::{first_words, words};
 use crate::exec::rules::{self, Forbidden};
 

@@ -11,12 +11,13 @@ use std::rc::Rc;
 use pgrx::PgLogLevel;
 use pgrx::pg_sys::{self, AcquireSampleRowsFunc, BlockNumber, HeapTuple, Relation};
 
-use crate::fdw::names::{Table, literal};
+use crate::fdw::names::Table;
 use crate::fdw::rows::RowReader;
 use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState, boundary, c_string, check_for_interrupts};
 use crate::pg::node;
 use crate::remote::connection::{Message, fetch_command};
+use crate::remote::quoting::literal;
 use crate::xact::{Attachment, attach};
 
 /// Rows per FETCH, where no option says.

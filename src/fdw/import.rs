@@ -9,13 +9,14 @@ use std::rc::Rc;
 
 use pgrx::pg_sys::{self, ImportForeignSchemaStmt, ImportForeignSchemaType as ListType, List, Oid};
 
-use crate::fdw::names::{identifier, literal};
+use crate::fdw::names::identifier;
 use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState, boundary, c_string, catch};
 use crate::pg::globals::current_user;
 use crate::pg::{node, raw};
 use crate::remote::connection::Message;
 use crate::remote::options::Server;
+use crate::remote::quoting::literal;
 use crate::xact::attach;
 
 /// The columns of [`definitions`].

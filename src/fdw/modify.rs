@@ -16,6 +16,7 @@ use crate::fdw::{plan, state, volatility};
 use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState, boundary, catch};
 use crate::pg::{node, raw};
+use crate::remote::report;
 use crate::xact::{Attachment, attach_to_write};
 
 /// When the values of some rows have this many bytes, the rest of a batch is sent with another
@@ -266,11 +267,17 @@ impl Modification {
     /// As for [`Self::execute`].
     unsafe fn execute_evaluated(&mut self, slots: &[*mut TupleTableSlot]) -> Result<usize> {
         let result = self.run(slots.len())?;
-        let Some(reader) = &mut self.reader else {
-            return Ok(result.rows_affected() as usize);
+        let affected = match self.reader {
+            Some(_) => result.rows(),
+            None => result.rows_affected() as usize,
         };
-        let affected = result.rows();
-        if affected > 0 {
+        // The executor would look for so many slots.
+        if affected > slots.len() {
+            return Err(report::unexpected_answer(&self.session.connection().server_name));
+        }
+        if affected > 0
+            && let Some(reader) = &mut self.reader
+        {
             let mut tuples = Vec::new();
             // SAFETY: the slot frees the tuple, which may therefore live in the caller's memory.
             unsafe {

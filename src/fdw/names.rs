@@ -86,34 +86,3 @@ pub fn identifier(name: &CStr) -> Vec<u8> {
     // SAFETY: a C string gives a C string, its own or a palloc'ed one.
     unsafe { CStr::from_ptr(pg_sys::quote_identifier(name.as_ptr())) }.to_bytes().to_vec()
 }
-
-/// A string literal for SQL. With backslashes it has the form `E''`, which does not depend on the
-/// participant's `standard_conforming_strings`.
-pub fn literal(text: &[u8]) -> Vec<u8> {
-    let mut quoted = Vec::with_capacity(text.len() + 3);
-    if text.contains(&b'\\') {
-        quoted.push(b'E');
-    }
-    quoted.push(b'\'');
-    for &byte in text {
-        if matches!(byte, b'\'' | b'\\') {
-            quoted.push(byte);
-        }
-        quoted.push(byte);
-    }
-    quoted.push(b'\'');
-    quoted
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quotes_and_backslashes_are_doubled_in_a_literal() {
-        assert_eq!(literal(b"plain \"x\""), b"'plain \"x\"'");
-        assert_eq!(literal(b"it's"), b"'it''s'");
-        assert_eq!(literal(br"a\b'"), br"E'a\\b'''");
-        assert_eq!(literal(b""), b"''");
-    }
-}

@@ -9,7 +9,7 @@ use std::ptr::null;
 
 use pgrx::pg_sys::{self, Datum, HeapTuple, MemoryContext};
 
-use crate::libpq::PgResult;
+use crate::libpq::{PgResult, Status};
 use crate::pg::error::{Error, Result, SqlState, catch};
 use crate::pg::{node, raw};
 
@@ -142,9 +142,8 @@ impl RowReader {
         tuples: &mut Vec<HeapTuple>,
     ) -> Result<()> {
         // If no column is retrieved, the remote query has one dummy column.
-        if !rows.is_empty()
-            && !self.retrieved.is_empty()
-            && self.retrieved.len() != result.columns()
+        if result.status() != Status::TuplesOk
+            || !self.retrieved.is_empty() && self.retrieved.len() != result.columns()
         {
             return Err(mismatch());
         }

@@ -76,6 +76,11 @@ impl PgResult {
         unsafe { pq_sys::PQnfields(self.raw()) as usize }
     }
 
+    /// Whether it is rows, as many or none, of so many columns.
+    pub fn is_rows_of(&self, columns: usize) -> bool {
+        self.status() == Status::TuplesOk && self.columns() == columns
+    }
+
     /// Its size in memory, in bytes.
     pub fn memory(&self) -> usize {
         // SAFETY: the result is alive.

@@ -66,6 +66,8 @@ impl SqlState {
     /// 08000: a connection is not what it has to be.
     pub const CONNECTION_EXCEPTION: Self = Self::new(b"08000");
     /// 08006: the connection was lost.
+    pub const PROTOCOL_VIOLATION: Self = Self::new(b"08P01");
+    /// 08006
     pub const CONNECTION_FAILURE: Self = Self::new(b"08006");
     /// 08007: the outcome of a transaction is unknown.
     pub const TRANSACTION_RESOLUTION_UNKNOWN: Self = Self::new(b"08007");

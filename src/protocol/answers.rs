@@ -7,7 +7,8 @@ use crate::protocol::participant::{Event, State};
 pub enum Heard {
     /// The exact tag of the command: it was done.
     Done,
-    /// Another tag: that of ROLLBACK, where the transaction had failed.
+    /// The tag of ROLLBACK, where the transaction had failed. Any other tag but the command's own
+    /// is no answer: [`Self::Lost`].
     OtherTag,
     /// An error. PREPARE was not executed, because a command before it has failed.
     Skipped,

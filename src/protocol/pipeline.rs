@@ -164,6 +164,14 @@ impl<R> Fifo<R> {
         })
     }
 
+    /// The connection's own command that the next answer is for.
+    pub fn next_control(&self) -> Option<Control> {
+        match self.expected.front() {
+            Some(Expected::Control(control)) => Some(*control),
+            _ => None,
+        }
+    }
+
     /// Takes the next answer.
     ///
     /// # Errors

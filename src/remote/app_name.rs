@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 
 use crate::pg::error::c_string;
 use crate::remote::options::OptionPair;
+use crate::remote::quoting::expand;
 
 /// The keyword of libpq.
 pub const APPLICATION_NAME: &CStr = c"application_name";
@@ -38,24 +39,6 @@ fn setting() -> Option<CString> {
     }
 }
 
-/// Replaces `%%` by `%`, and `%x` by what `fact` returns for `x`, or by nothing for an unknown
-/// letter. A `%` at the end is left out.
-fn expand(template: &[u8], fact: impl Fn(u8) -> Option<Vec<u8>>) -> Vec<u8> {
-    let mut name = Vec::with_capacity(template.len());
-    let mut rest = template.iter();
-    while let Some(&byte) = rest.next() {
-        match byte {
-            b'%' => match rest.next() {
-                Some(b'%') => name.push(b'%'),
-                Some(&letter) => name.extend(fact(letter).unwrap_or_default()),
-                None => {}
-            },
-            literal => name.push(literal),
-        }
-    }
-    name
-}
-
 /// What an escape stands for in this session. `%d` and `%u` are only for clients' sessions.
 fn fact(letter: u8) -> Option<Vec<u8>> {
     // SAFETY: globals of the backend, NULL or C strings; the look-ups return C strings or NULL.
@@ -76,52 +59,5 @@ fn fact(letter: u8) -> Option<Vec<u8>> {
             }
             _ => return None,
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::expand;
-
-    fn fact(letter: u8) -> Option<Vec<u8>> {
-        match letter {
-            b'a' => Some(b"psql".to_vec()),
-            b'e' => Some(vec![]),
-            b'r' => Some(b"%a".to_vec()),
-            _ => None,
-        }
-    }
-
-    #[test]
-    fn escapes_are_replaced_once() {
-        for (template, name) in [
-            (&b"plain"[..], &b"plain"[..]),
-            (b"", b""),
-            (b"%a-%a", b"psql-psql"),
-            (b"100%%", b"100%"),
-            (b"%%a", b"%a"),
-            (b"%r", b"%a"),
-            (b"%e%q%%", b"%"),
-            (b"tail%", b"tail"),
-            (b"%", b""),
-            (b"\xff%a\xfe", b"\xffpsql\xfe"),
-        ] {
-            assert_eq!(expand(template, fact), name, "{template:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn nothing_but_escapes_is_changed(text in proptest::collection::vec(any::<u8>(), 0..64)) {
-            let quoted: Vec<u8> = text
-                .iter()
-                .flat_map(|&b| if b == b'%' { vec![b'%', b'%'] } else { vec![b] })
-                .collect();
-            prop_assert_eq!(expand(&quoted, fact), text.clone());
-            // Any text is a valid template.
-            let _ = expand(&text, fact);
-        }
     }
 }

@@ -5,7 +5,8 @@
 //! * [`sending`]: statements with all that travels with them; [`cursors`], [`savepoints`],
 //!   [`session_lock`], [`lock_timeout`]: some of it;
 //! * [`snapshot`]: what the transaction sees there, for consistent reads;
-//! * [`answers`]: reading answers and asking for them; [`waiting`]: until there is nothing more to
+//! * [`answers`]: reading answers and asking for them; [`fitting`]: whether one can be that;
+//!   [`waiting`]: until there is nothing more to
 //!   come;
 //! * [`state`]: what is known of the session and its transaction; [`written`]: whether that has an
 //!   xid;
@@ -38,6 +39,7 @@ mod anew;
 mod answers;
 mod cursors;
 mod failures;
+mod fitting;
 mod lock_timeout;
 mod savepoints;
 mod sending;

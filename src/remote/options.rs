@@ -10,6 +10,7 @@ use crate::libpq;
 use crate::pg::error::{Error, Result, SqlState, c_string, catch};
 use crate::pg::{node, raw};
 use crate::remote::app_name::{self, APPLICATION_NAME};
+use crate::remote::quoting::conninfo_pair;
 
 /// An option of a foreign object: its name and its value.
 pub type OptionPair = (CString, CString);
@@ -88,12 +89,8 @@ impl Server {
     /// Its configured address, in one text: all options by which libpq finds a server.
     pub fn address(&self) -> CString {
         let parts = ADDRESS.iter().filter_map(|name| {
-            let value = option(&self.options, name)?.to_bytes();
-            let quoted = value.iter().flat_map(|byte| match byte {
-                b'\\' | b'\'' => vec![b'\\', *byte],
-                byte => vec![*byte],
-            });
-            Some([name.to_bytes(), b"='", &quoted.collect::<Vec<u8>>(), b"'"].concat())
+            let value = option(&self.options, name)?;
+            Some(conninfo_pair(name.to_bytes(), value.to_bytes()))
         });
         c_string(parts.collect::<Vec<_>>().join(&b' '))
     }

@@ -43,6 +43,16 @@ pub fn lost(message: &CStr) -> Error {
     Error::new(SqlState::CONNECTION_FAILURE, text)
 }
 
+/// What came is not what a server answers to what it was asked.
+pub fn unexpected_answer(server: &CStr) -> Error {
+    Error::new(
+        SqlState::PROTOCOL_VIOLATION,
+        [b"server \"", server.to_bytes(), b"\" has answered something else than it was asked"]
+            .concat(),
+    )
+    .hint("Check what its address leads to: a PostgreSQL server, without a program in between that changes answers.")
+}
+
 /// Adds the remote statement as CONTEXT.
 pub fn with_sql(error: Error, sql: Option<&CStr>) -> Error {
     match sql {

@@ -21,11 +21,11 @@ use crate::remote::wait::{Interest, Interrupts, WaitEnd, WaitSet};
 pub enum Reply {
     /// The server answered with the command's own tag.
     Done,
-    /// The server answered with another tag: that of ROLLBACK where its transaction had failed.
+    /// The server answered with the tag of ROLLBACK, because its transaction had failed.
     OtherTag(Rc<PgResult>),
     /// The server, or libpq in its place, answered with an error.
     Refused(Rc<PgResult>),
-    /// The connection broke before the answer.
+    /// The connection broke before the answer, or what came cannot be one.
     Lost,
 }
 
@@ -149,7 +149,13 @@ impl<'a, M: Copy> Round<'a, M> {
                 let Some(awaited) = *ticket else { continue };
                 let reply = match connection.take(awaited) {
                     Some(Ok(Answer::Ok(result))) if result.command_tag() == *tag => Reply::Done,
-                    Some(Ok(Answer::Ok(result))) => Reply::OtherTag(result),
+                    Some(Ok(Answer::Ok(result))) if result.command_tag() == c"ROLLBACK" => {
+                        Reply::OtherTag(result)
+                    }
+                    Some(Ok(Answer::Ok(_))) => {
+                        connection.distrust();
+                        Reply::Lost
+                    }
                     Some(Ok(Answer::Err(failure))) => Reply::Refused(failure),
                     Some(Err(_)) => Reply::Lost,
                     None => {

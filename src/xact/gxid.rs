@@ -16,6 +16,7 @@ use pgrx::pg_sys::Oid;
 use pgrx::{PgLogLevel, Spi, pg_sys};
 
 use crate::guc;
+use crate::libpq::Status;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Result, SqlState, attempt, c_string};
 use crate::pg::globals::current_user;
@@ -189,7 +190,7 @@ fn let_go_of_copied(members: &mut [Waiting], lock: SessionLock, deadline: Instan
             && connection.holds(lock)
             && connection
                 .wait(&Asked::of(ticket, &*question))
-                .is_ok_and(|others| others.rows() == 0);
+                .is_ok_and(|others| others.status() == Status::TuplesOk && others.rows() == 0);
         if !alone && let Some(connection) = member.connection.take() {
             cache::put_back(&connection);
         }

@@ -9,6 +9,7 @@ use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::Result;
 use crate::pg::text;
 use crate::remote::cache::Cached;
+use crate::remote::report;
 use crate::xact::Attachment;
 use crate::xact::branch::{Branch, Member};
 
@@ -46,6 +47,9 @@ impl Participant {
         let sql = c"SELECT FROM pg_catalog.pg_locks WHERE pid = pg_catalog.pg_backend_pid() AND \
             locktype = 'relation' AND mode = 'AccessExclusiveLock' AND granted LIMIT 1";
         let locks = Attachment::of(&self.connection).run(sql, &[])?;
+        if !locks.is_rows_of(0) {
+            return Err(report::unexpected_answer(&self.connection.server_name));
+        }
         Ok(locks.rows() > 0)
     }
 }

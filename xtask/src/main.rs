@@ -9,6 +9,7 @@ mod clients;
 mod deb;
 mod demo;
 mod docs;
+mod fuzz;
 mod names;
 mod package;
 mod packages;
@@ -113,6 +114,30 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Look for inputs that break something, and for answers of a shard that do
+    ///
+    ///   cargo xtask fuzz                          every target of the crate `fuzz`, one after the other
+    ///   cargo xtask fuzz gid --seconds 600        one of them
+    ///   cargo xtask fuzz shard --seed 7 --one     rounds with a hostile shard; one repeats a round
+    #[command(verbatim_doc_comment)]
+    Fuzz {
+        #[command(flatten)]
+        server: ServerChoice,
+        /// Only this one: a target of the crate `fuzz`, or `shard`
+        target: Option<String>,
+        /// For how long, each
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// The seed of the first round with a hostile shard
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// That round only
+        #[arg(long)]
+        one: bool,
+        /// The shard also says in due form what is not true
+        #[arg(long)]
+        lying: bool,
+    },
     /// Measure against postgres_fdw and an application that commits in two phases itself:
     /// bench/report.md
     Bench {
@@ -185,6 +210,13 @@ fn run(command: Command) -> Result<()> {
         Command::Torture { server, seconds, seed, history, inconsistent } => {
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
             suites::torture(&setup, seconds, seed, history, inconsistent)
+        }
+        Command::Fuzz { server, target, seconds, seed, one, lying } => {
+            if target.as_deref() != Some("shard") {
+                return fuzz::run(&workspace, target.as_deref(), seconds);
+            }
+            let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
+            fuzz::shard(&setup, seconds, seed, one, lying)
         }
         Command::Model { arguments } => suites::model(&workspace, &arguments),
         Command::Bench { server, quick, only, output } => {

@@ -9,12 +9,13 @@ use crate::suites::Suite;
 
 /// Where the tests of each suite are. `cargo test` calls a test in `a/b.rs` of such a directory
 /// `a::b::name`.
-const SOURCES: [(Suite, &str); 8] = [
+const SOURCES: [(Suite, &str); 9] = [
     (Suite::Unit, "xtask/src"),
     (Suite::Unit, "pg_test/src"),
     (Suite::Unit, "bench/src"),
     (Suite::Unit, "docs/render/src"),
     (Suite::Unit, "model/tests/model"),
+    (Suite::Unit, "fuzz/tests/corpora"),
     (Suite::Extension, "src"),
     (Suite::Inject, "pg_test/tests/inject"),
     (Suite::Scenarios, "pg_test/tests/scenarios"),

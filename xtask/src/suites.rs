@@ -197,6 +197,10 @@ fn unit(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     heading("the model");
     let mut command = setup.workspace.cargo();
     command.args(["test", "-p", "model", "--test", "model", "--"]).args(filter);
+    test(&mut command, tally)?;
+    heading("the corpora");
+    let mut command = setup.workspace.cargo();
+    command.args(["test", "-p", "fuzz", "--test", "corpora", "--"]).args(filter);
     test(&mut command, tally)
 }
 

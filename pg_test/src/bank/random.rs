@@ -1,11 +1,12 @@
 //! Random numbers that a seed repeats: SplitMix64.
 
 /// A source of them.
-pub(super) struct Random(u64);
+#[derive(Debug)]
+pub(crate) struct Random(u64);
 
 impl Random {
     /// One of the many sequences of `seed`.
-    pub(super) fn new(seed: u64, sequence: u64) -> Self {
+    pub(crate) fn new(seed: u64, sequence: u64) -> Self {
         let mut random = Self(seed ^ sequence.wrapping_mul(0xA076_1D64_78BD_642F));
         random.next();
         random
@@ -20,22 +21,22 @@ impl Random {
     }
 
     /// A number below `limit`.
-    pub(super) fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 
     /// True so many times in a hundred.
-    pub(super) fn chance(&mut self, percent: u64) -> bool {
+    pub(crate) fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
     /// One of `choices`.
-    pub(super) fn choose<T: Copy>(&mut self, choices: &[T]) -> T {
+    pub(crate) fn choose<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.below(choices.len() as u64) as usize]
     }
 
     /// Puts `items` into another order.
-    pub(super) fn shuffle<T>(&mut self, items: &mut [T]) {
+    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last as u64 + 1) as usize);
         }

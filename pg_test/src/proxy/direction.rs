@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use anyhow::Result;
 
 use super::{Effect, Point, Shared};
+use crate::hostile::Stream;
 use crate::wire::{Conversation, Framer};
 
 /// What the two threads of a connection share.
@@ -65,6 +66,7 @@ impl Direction {
     /// end it: what the server says is then read and dropped, so that it can finish what it does.
     pub(super) fn pass_answers(&self) -> Result<()> {
         let mut framer = Framer::of_server();
+        let mut stream = Stream::default();
         let mut buffer = vec![0; 16 * 1024];
         loop {
             let count = (&self.server).read(&mut buffer)?;
@@ -72,7 +74,7 @@ impl Direction {
                 return Ok(());
             }
             framer.push(&buffer[..count]);
-            while let Some(message) = framer.next_message()? {
+            while let Some(mut message) = framer.next_message()? {
                 let watcher = self.conversation().received(&message);
                 if let Some(id) = watcher {
                     let fault = self.shared.lock().faults.get(&id).map(|armed| armed.fault.clone());
@@ -81,12 +83,18 @@ impl Direction {
                             cut(&self.client, &self.server);
                         }
                         self.shared.strike(id, &fault.prefix, fault.effect);
-                        if fault.effect == Effect::Cut {
-                            return Ok(());
+                        match fault.effect {
+                            Effect::Cut => return Ok(()),
+                            Effect::Hold => {}
+                            Effect::Replace => message.bytes = fault.instead,
                         }
                     }
                 }
-                let _ = (&self.client).write_all(&message.bytes);
+                let said = stream.pass(&message, self.shared.lock().hostile.as_mut());
+                let _ = (&self.client).write_all(&said.bytes);
+                if said.closes {
+                    return Ok(());
+                }
             }
         }
     }

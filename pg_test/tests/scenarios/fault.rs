@@ -8,6 +8,7 @@ mod crash;
 mod durable_list;
 mod failover;
 mod gxid;
+mod hostile;
 mod idle_connection;
 mod image;
 mod interrupt;

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::Connection;
+use super::fitting::fits;
 use super::state::Broken;
 use crate::libpq::{Flush, PgResult, Status};
 use crate::pg::error::{Error, Result, SqlState};
@@ -256,6 +257,10 @@ impl Connection {
                 self.broken.set(Some(Broken::OutOfStep));
                 return;
             };
+            if inner.fifo.next_control().is_some_and(|control| !fits(control, kind, &result)) {
+                self.distrust();
+                return;
+            }
             // First of all: a command that fails because the connection ends says nothing of its
             // own.
             if kind == Kind::Failed {

@@ -52,6 +52,7 @@ impl Connection {
     pub fn doom_error(&self) -> Error {
         match self.broken.get() {
             Some(Broken::Lost) => report::lost(&self.message()),
+            Some(Broken::OutOfStep) => report::unexpected_answer(&self.server_name),
             _ => {
                 let error = Error::new(
                     SqlState::CONNECTION_EXCEPTION,

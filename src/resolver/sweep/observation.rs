@@ -15,6 +15,7 @@ use crate::protocol::pipeline::Ticket;
 use crate::protocol::session_lock::SessionLock;
 use crate::protocol::verdict::Place;
 use crate::remote::connection::{Asked, Connection};
+use crate::remote::report;
 use crate::shared::incarnation::session_lock;
 
 /// The questions on their way, in the order in which they were asked.
@@ -77,7 +78,10 @@ impl Observation {
             return Err(failure::standby(connection));
         }
         if let Some(fence) = questions.fence {
-            let held = answer(connection, fence, c"pg_try_advisory_lock")?;
+            let held = answer(connection, fence, c"pg_try_advisory_lock", 4)?;
+            if held.rows() != 1 {
+                return Err(report::unexpected_answer(&connection.server_name).into());
+            }
             let is_held = held.value(0, 0).is_some_and(|v| v.to_bytes() == b"t");
             // This process may hold the fence there itself, for another participant.
             if !is_held && place == Place::Other {
@@ -90,7 +94,7 @@ impl Observation {
         let own = session_lock(subject.identity).incarnation as u32;
         let (mut other_incarnations, mut alive) = (false, HashSet::new());
         for ticket in [questions.sessions_before, questions.sessions_after] {
-            let sessions = answer(connection, ticket, c"pg_locks")?;
+            let sessions = answer(connection, ticket, c"pg_locks", 2)?;
             for row in 0..sessions.rows() {
                 let number = |column| -> Option<i64> {
                     sessions.value(row, column)?.to_str().ok()?.parse().ok()
@@ -102,11 +106,9 @@ impl Observation {
                 }
             }
         }
-        let list = answer(connection, questions.list, c"pg_prepared_xacts")?;
-        let listed: HashSet<Gid> = (0..list.rows())
-            .filter_map(|row| Gid::parse(list.value(row, 0)?.to_str().ok()?))
-            .filter(|gid| gid.identity == subject.identity)
-            .collect();
+        let list = answer(connection, questions.list, c"pg_prepared_xacts", 1)?;
+        let listed = read_list(subject.identity, (0..list.rows()).map(|row| list.value(row, 0)))
+            .ok_or_else(|| report::unexpected_answer(&connection.server_name))?;
         for gid in &listed {
             let server = &connection.server_name;
             debug(|| format!("'{gid}' on server \"{}\": found prepared", text::carried(server)));
@@ -115,6 +117,25 @@ impl Observation {
         let place = if moved.is_some() { Place::Recorded } else { place };
         Ok(Self { place, moved, listed, other_incarnations, alive })
     }
+}
+
+/// Our gids among what is prepared there. `None` if what came is not such a list, so that nothing
+/// follows from what is not on it. A name that only begins as ours do is somebody else's.
+fn read_list<'a>(
+    identity: Identity,
+    names: impl Iterator<Item = Option<&'a CStr>>,
+) -> Option<HashSet<Gid>> {
+    let prefix = identity.gid_prefix();
+    let mut listed = HashSet::new();
+    for name in names {
+        let name = name?.to_bytes();
+        if !name.starts_with(prefix.as_bytes()) {
+            return None;
+        }
+        let gid = std::str::from_utf8(name).ok().and_then(Gid::parse);
+        listed.extend(gid.filter(|gid| gid.identity == identity));
+    }
+    Some(listed)
 }
 
 fn place(fenced: &Fenced, Subject { participant, .. }: &Subject) -> Result<Place> {
@@ -177,7 +198,7 @@ pub(super) fn ask_status(connection: &Connection, xids: &[u64]) -> Result<Ticket
 /// # Errors
 /// The question failed: then nothing is known.
 pub(super) fn read_status(connection: &Connection, ticket: Ticket) -> Result<HashMap<u64, String>> {
-    let statuses = answer(connection, ticket, c"pg_xact_status")?;
+    let statuses = answer(connection, ticket, c"pg_xact_status", 2)?;
     Ok((0..statuses.rows())
         .filter_map(|row| {
             let xid = statuses.value(row, 0)?.to_str().ok()?.parse().ok()?;
@@ -190,7 +211,19 @@ fn send(connection: &Connection, sql: &str) -> Result<Ticket> {
     connection.send_alone(&c_string(sql)).ok_or_else(|| connection.doom_error())
 }
 
-/// An answer that has come.
-fn answer(connection: &Connection, ticket: Ticket, sql: &CStr) -> Result<Rc<PgResult>> {
-    connection.wait(&Asked::of(ticket, sql))
+/// An answer that has come: rows of so many columns.
+///
+/// # Errors
+/// The question failed, or what came is no answer to it.
+fn answer(
+    connection: &Connection,
+    ticket: Ticket,
+    sql: &CStr,
+    columns: usize,
+) -> Result<Rc<PgResult>> {
+    let answer = connection.wait(&Asked::of(ticket, sql))?;
+    if answer.is_rows_of(columns) {
+        return Ok(answer);
+    }
+    Err(report::unexpected_answer(&connection.server_name))
 }

@@ -158,7 +158,7 @@ fn read_locks(said: &mut Said, own: SessionLock, rows: &PgResult) {
             mode: text(2).to_owned(),
             transaction: text(3).to_owned(),
             // In the first instants of a wait there is none.
-            since: text(4).parse::<i64>().map_or(0, |since| since - EPOCH),
+            since: text(4).parse::<i64>().map_or(0, |since| since.saturating_sub(EPOCH)),
         };
         match pid {
             Some(pid) => _ = said.waits.insert(pid, lock),
