@@ -39,11 +39,15 @@ impl fmt::Display for Suite {
     }
 }
 
-/// Numbers of tests so far.
+/// Results of tests so far.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Tally {
-    passed: u64,
-    failed: u64,
+pub struct Tally {
+    /// How many passed.
+    pub passed: u64,
+    /// How many failed.
+    pub failed: u64,
+    /// The names of those that failed.
+    pub failures: Vec<String>,
 }
 
 /// What to run.
@@ -115,16 +119,40 @@ pub fn run(setup: &Setup, selection: &Selection) -> Result<()> {
             suites.join(", ")
         );
     }
-    let filter = selection.filter();
     let mut tally = Tally::default();
-    let outcome = selection.suites.iter().try_for_each(|suite| match suite {
+    let outcome = selection
+        .suites
+        .iter()
+        .try_for_each(|suite| run_suite(setup, selection, *suite, &mut tally));
+    finish(&tally, outcome.and_then(|()| selection.has_run(&tally)))
+}
+
+/// Runs the whole of one suite. An error says that no test could be run.
+pub fn run_whole(setup: &Setup, suite: Suite) -> Result<Tally> {
+    let selection = Selection { suites: vec![suite], filter: None, tests: Vec::new() };
+    let mut tally = Tally::default();
+    let outcome = run_suite(setup, &selection, suite, &mut tally);
+    tally.of_tests(outcome)
+}
+
+/// Runs some tests of the scenarios, one after another.
+pub fn run_alone(setup: &Setup, names: &[String]) -> Result<Tally> {
+    let clients = Clients::provide(&setup.workspace)?;
+    let arguments: Vec<&str> =
+        ["--exact", "--test-threads=1"].into_iter().chain(names.iter().map(|n| &**n)).collect();
+    let mut tally = Tally::default();
+    let outcome = clusters(setup, "scenarios", &[], Some(&clients), &arguments, &mut tally);
+    tally.of_tests(outcome)
+}
+
+fn run_suite(setup: &Setup, selection: &Selection, suite: Suite, tally: &mut Tally) -> Result<()> {
+    let filter = selection.filter();
+    match suite {
         Suite::Checks => checks(setup),
-        Suite::Unit => unit(setup, filter, &mut tally),
-        Suite::Extension if selection.any(Test::is_in_server) => {
-            extension(setup, filter, &mut tally)
-        }
-        Suite::Extension => extension_units(setup, filter, &mut tally),
-        Suite::Inject => clusters(setup, "inject", &["inject"], None, filter, &mut tally),
+        Suite::Unit => unit(setup, filter, tally),
+        Suite::Extension if selection.any(Test::is_in_server) => extension(setup, filter, tally),
+        Suite::Extension => extension_units(setup, filter, tally),
+        Suite::Inject => clusters(setup, "inject", &["inject"], None, filter.as_slice(), tally),
         Suite::Scenarios => {
             let clients = if selection.any(Clients::are_used_by) {
                 heading("the clients of the scenarios");
@@ -132,10 +160,9 @@ pub fn run(setup: &Setup, selection: &Selection) -> Result<()> {
             } else {
                 None
             };
-            clusters(setup, "scenarios", &[], clients.as_ref(), filter, &mut tally)
+            clusters(setup, "scenarios", &[], clients.as_ref(), filter.as_slice(), tally)
         }
-    });
-    finish(&tally, outcome.and_then(|()| selection.has_run(&tally)))
+    }
 }
 
 /// `cargo xtask check`: what can be told without a server.
@@ -241,13 +268,14 @@ fn extension(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<(
 }
 
 /// Runs the tests on real clusters in `pg_test/tests/<name>`, with the extension built with
-/// `features`, and with other people's `clients` where there are tests of them.
+/// `features`, and with other people's `clients` where there are tests of them. `arguments` are
+/// those of the test program.
 fn clusters(
     setup: &Setup,
     name: &str,
     features: &[&str],
     clients: Option<&Clients>,
-    filter: Option<&str>,
+    arguments: &[&str],
     tally: &mut Tally,
 ) -> Result<()> {
     heading(&format!("installing the extension for {name}"));
@@ -259,7 +287,7 @@ fn clusters(
         .env(DIRECTORY_VARIABLE, setup.server_files.join("pg_test"))
         .envs(clients.into_iter().flat_map(Clients::variables))
         .args(["test", "-p", "pg_test", "--test", name, "--"])
-        .args(filter);
+        .args(arguments);
     test(&mut command, tally)
 }
 
@@ -321,8 +349,18 @@ fn succeeded(command: &Command, status: ExitStatus) -> Result<()> {
 }
 
 impl Tally {
-    /// Adds "test result: ok. 3 passed; 1 failed; …"; any other line counts nothing.
+    /// The results of tests that ended with `outcome`: an error is not what tests that failed are.
+    fn of_tests(self, outcome: Result<()>) -> Result<Self> {
+        if self.failed == 0 { outcome.map(|()| self) } else { Ok(self) }
+    }
+
+    /// Adds "test result: ok. 3 passed; 1 failed; …", and the name in "test a::b ... FAILED"; any
+    /// other line counts nothing.
     fn add(&mut self, line: &str) {
+        let result = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... "));
+        if let Some((name, "FAILED")) = result {
+            self.failures.push(name.trim_end_matches(" - should panic").to_owned());
+        }
         let Some((_, counts)) = line.split_once("test result: ") else {
             return;
         };
@@ -345,6 +383,8 @@ mod tests {
         tally.add("test result: ok. 9 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out");
         tally.add("test result: FAILED. 5 passed; 6 failed; 0 ignored; 0 measured");
         tally.add("test harness::x ... ok");
-        assert_eq!(tally, Tally { passed: 14, failed: 6 });
+        tally.add("test harness::y ... FAILED");
+        let failures = vec!["harness::y".to_owned()];
+        assert_eq!(tally, Tally { passed: 14, failed: 6, failures });
     }
 }
