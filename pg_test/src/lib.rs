@@ -19,6 +19,7 @@
 //! | [`wire`] | PostgreSQL's message framing and which answer belongs to which statement |
 //! | [`pooler`] | PgBouncer in front of a server |
 //! | [`proxy`] | the fault proxy: cut, hold, refuse, at exactly one statement |
+//! | [`valgrind`] | the coordinator under valgrind |
 
 pub mod bank;
 pub mod client;
@@ -34,6 +35,7 @@ pub mod pooler;
 mod port;
 mod process;
 pub mod proxy;
+pub mod valgrind;
 mod wait;
 pub mod wire;
 

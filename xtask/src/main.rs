@@ -104,6 +104,15 @@ enum Command {
         #[arg(long, value_name = "PATH", requires = "major")]
         source: Option<PathBuf>,
     },
+    /// Run scenarios with the coordinator under valgrind: a short list, or those with NAME in
+    /// their names
+    Valgrind {
+        /// The version of PostgreSQL, one that `matrix` builds from source
+        #[arg(long, default_value_t = 15)]
+        major: u32,
+        /// Part of the names of the scenarios
+        names: Vec<String>,
+    },
     /// Run the bank: concurrent transfers under random faults, and check that none is lost or
     /// halved
     Torture {
@@ -202,6 +211,7 @@ fn run(command: Command) -> Result<()> {
             let source = source.map(std::path::absolute).transpose()?;
             matrix::run(&workspace, &matrix::Choice { majors: major, suites: only, again, source })
         }
+        Command::Valgrind { major, names } => matrix::valgrind(workspace, major, &names),
         Command::Torture { server, seconds, seed, inconsistent } => {
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
             suites::torture(&setup, seconds, seed, inconsistent)

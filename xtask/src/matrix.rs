@@ -12,6 +12,7 @@ use clap::ValueEnum;
 use pg_test::install::finish;
 use serde::{Deserialize, Serialize};
 
+use crate::packages;
 use crate::setup::Setup;
 use crate::suites::{self, heading};
 use crate::upstream;
@@ -108,6 +109,33 @@ fn run_version(major: u32, choice: &Choice, commit: &str, failed: &mut Vec<Strin
         page.write(&setup.workspace.root)?;
     }
     Ok(())
+}
+
+/// What valgrind has looked at: each way a transaction ends, the errors among them, and rows of
+/// all kinds.
+const UNDER_VALGRIND: [&str; 8] = [
+    "commit::phases::",
+    "commit::explicit::",
+    "cut::statements::",
+    "exec::query::",
+    "fault::prepare::",
+    "fdw::cursors::",
+    "fdw::subtransactions::",
+    "fdw::values::",
+];
+
+/// Runs scenarios with these in their names, or a short list of them, with the coordinator under
+/// valgrind.
+pub fn valgrind(workspace: Workspace, major: u32, names: &[String]) -> Result<()> {
+    packages::install(&["valgrind".to_owned()])?;
+    let server = Server::provide(&workspace, major)?;
+    let Some(source) = &server.source else {
+        bail!("valgrind does not understand a server that was not built for it; take 15, 17 or 18");
+    };
+    let suppressions = source.join("src/tools/valgrind.supp");
+    let setup = Setup::prepare(workspace, Some(&server.pg_config))?;
+    let short = UNDER_VALGRIND.map(str::to_owned);
+    suites::valgrind(&setup, &suppressions, if names.is_empty() { &short } else { names })
 }
 
 fn whole(setup: &Setup, suite: suites::Suite) -> Result<Outcome> {

@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use pg_test::install::{DIRECTORY_VARIABLE, PG_CONFIG_VARIABLE, ServerUser};
+use pg_test::valgrind::SUPPRESSIONS_VARIABLE;
 
 use crate::clients::Clients;
 use crate::names::{self, Test};
@@ -141,7 +142,7 @@ pub fn run_alone(setup: &Setup, names: &[String]) -> Result<Tally> {
     let arguments: Vec<&str> =
         ["--exact", "--test-threads=1"].into_iter().chain(names.iter().map(|n| &**n)).collect();
     let mut tally = Tally::default();
-    let outcome = clusters(setup, "scenarios", &[], Some(&clients), &arguments, &mut tally);
+    let outcome = clusters(setup, "scenarios", &[], &clients.variables(), &arguments, &mut tally);
     tally.of_tests(outcome)
 }
 
@@ -152,7 +153,7 @@ fn run_suite(setup: &Setup, selection: &Selection, suite: Suite, tally: &mut Tal
         Suite::Unit => unit(setup, filter, tally),
         Suite::Extension if selection.any(Test::is_in_server) => extension(setup, filter, tally),
         Suite::Extension => extension_units(setup, filter, tally),
-        Suite::Inject => clusters(setup, "inject", &["inject"], None, filter.as_slice(), tally),
+        Suite::Inject => clusters(setup, "inject", &["inject"], &[], filter.as_slice(), tally),
         Suite::Scenarios => {
             let clients = if selection.any(Clients::are_used_by) {
                 heading("the clients of the scenarios");
@@ -160,7 +161,9 @@ fn run_suite(setup: &Setup, selection: &Selection, suite: Suite, tally: &mut Tal
             } else {
                 None
             };
-            clusters(setup, "scenarios", &[], clients.as_ref(), filter.as_slice(), tally)
+            let variables = clients.as_ref().map(Clients::variables);
+            let variables = variables.as_ref().map_or(&[][..], |variables| variables);
+            clusters(setup, "scenarios", &[], variables, filter.as_slice(), tally)
         }
     }
 }
@@ -268,13 +271,12 @@ fn extension(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<(
 }
 
 /// Runs the tests on real clusters in `pg_test/tests/<name>`, with the extension built with
-/// `features`, and with other people's `clients` where there are tests of them. `arguments` are
-/// those of the test program.
+/// `features`. `variables` and `arguments` are the test program's.
 fn clusters(
     setup: &Setup,
     name: &str,
     features: &[&str],
-    clients: Option<&Clients>,
+    variables: &[(&str, &Path)],
     arguments: &[&str],
     tally: &mut Tally,
 ) -> Result<()> {
@@ -285,10 +287,21 @@ fn clusters(
     command
         .env(PG_CONFIG_VARIABLE, setup.installation.pg_config())
         .env(DIRECTORY_VARIABLE, setup.server_files.join("pg_test"))
-        .envs(clients.into_iter().flat_map(Clients::variables))
+        .envs(variables.iter().copied())
         .args(["test", "-p", "pg_test", "--test", name, "--"])
         .args(arguments);
     test(&mut command, tally)
+}
+
+/// Runs the scenarios with these in their names, one after another, with the coordinator under
+/// valgrind.
+pub fn valgrind(setup: &Setup, suppressions: &Path, names: &[String]) -> Result<()> {
+    let variables = [(SUPPRESSIONS_VARIABLE, suppressions)];
+    let arguments: Vec<&str> =
+        std::iter::once("--test-threads=1").chain(names.iter().map(|name| &**name)).collect();
+    let mut tally = Tally::default();
+    let outcome = clusters(setup, "scenarios", &[], &variables, &arguments, &mut tally);
+    finish(&tally, outcome)
 }
 
 /// Runs the bank for `seconds`.
