@@ -88,7 +88,8 @@ enum Command {
     ///
     /// The servers are made under target/matrix, from Debian's sources with assertions where there
     /// are any. Each suite's result goes into the page when it has ended; what the page has already
-    /// of this commit, without failures, is not run again.
+    /// of this commit, without failures, is not run again, nor are scenarios that have passed in a
+    /// run that was interrupted.
     Matrix {
         /// Only this version (may be given several times)
         #[arg(long, value_parser = clap::value_parser!(u32).range(15..=18))]

@@ -4,6 +4,7 @@
 mod page;
 mod server;
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -12,6 +13,7 @@ use clap::ValueEnum;
 use pg_test::install::finish;
 use serde::{Deserialize, Serialize};
 
+use crate::names;
 use crate::packages;
 use crate::setup::Setup;
 use crate::suites::{self, heading};
@@ -94,7 +96,7 @@ fn run_version(major: u32, choice: &Choice, commit: &str, failed: &mut Vec<Strin
         let outcome = match suite {
             Suite::Extension => whole(&setup, suites::Suite::Extension)?,
             Suite::Inject => whole(&setup, suites::Suite::Inject)?,
-            Suite::Scenarios => scenarios(&setup)?,
+            Suite::Scenarios => scenarios(&setup, &server, commit)?,
             Suite::Upstream => match choice.source.as_ref().or(server.source.as_ref()) {
                 Some(tree) => compare(&setup, tree)?,
                 None => Outcome::not_run("its source is not to be had"),
@@ -143,18 +145,36 @@ fn whole(setup: &Setup, suite: suites::Suite) -> Result<Outcome> {
     Ok(Outcome::of_tests(tally.passed, tally.failures))
 }
 
+/// All scenarios but those that have passed in an earlier run at this commit, which was interrupted.
+///
 /// A scenario that fails beside others is run once more alone, since a busy machine may have
 /// exceeded its deadline; the page names it either way.
-fn scenarios(setup: &Setup) -> Result<Outcome> {
-    let mut tally = suites::run_whole(setup, suites::Suite::Scenarios)?;
+fn scenarios(setup: &Setup, server: &Server, commit: &str) -> Result<Outcome> {
+    let journal = server.home.join(format!("passed-at-{commit}"));
+    let open = || File::options().create(true).append(true).open(&journal);
+    open()?;
+    let passed = || -> Result<Vec<String>> {
+        Ok(std::fs::read_to_string(&journal)?.lines().map(str::to_owned).collect())
+    };
+    let before = passed()?;
+    let all: Vec<String> = names::all(&setup.workspace.root)?
+        .into_iter()
+        .filter(|test| test.suite == suites::Suite::Scenarios && !before.contains(&test.name))
+        .map(|test| test.name)
+        .collect();
+    println!("{} have passed, {} are left", before.len(), all.len());
+    let mut failed = match all.as_slice() {
+        [] => Vec::new(),
+        all => suites::run_scenarios(setup, &[], all, open()?)?.failures,
+    };
     let mut alone = Vec::new();
-    if !tally.failures.is_empty() {
-        let again = suites::run_alone(setup, &tally.failures)?;
-        (tally.failures, alone) =
-            tally.failures.into_iter().partition(|name| again.failures.contains(name));
+    if !failed.is_empty() {
+        let again = suites::run_scenarios(setup, &["--test-threads=1"], &failed, open()?)?;
+        (failed, alone) = failed.into_iter().partition(|name| again.failures.contains(name));
     }
-    let mut outcome = Outcome::of_tests(tally.passed + alone.len() as u64, tally.failures);
+    let mut outcome = Outcome::of_tests(passed()?.len() as u64, failed);
     outcome.alone = alone;
+    std::fs::remove_file(journal)?;
     Ok(outcome)
 }
 

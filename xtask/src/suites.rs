@@ -2,7 +2,8 @@
 //! `cargo xtask check`, the part of it that needs no server.
 
 use std::fmt;
-use std::io::{BufRead, BufReader};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Instant;
@@ -41,7 +42,7 @@ impl fmt::Display for Suite {
 }
 
 /// Results of tests so far.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Tally {
     /// How many passed.
     pub passed: u64,
@@ -49,6 +50,8 @@ pub struct Tally {
     pub failed: u64,
     /// The names of those that failed.
     pub failures: Vec<String>,
+    /// Where the names of those that pass are written.
+    journal: Option<File>,
 }
 
 /// What to run.
@@ -136,12 +139,18 @@ pub fn run_whole(setup: &Setup, suite: Suite) -> Result<Tally> {
     tally.of_tests(outcome)
 }
 
-/// Runs some tests of the scenarios, one after another.
-pub fn run_alone(setup: &Setup, names: &[String]) -> Result<Tally> {
+/// Runs some tests of the scenarios: `arguments` are the test program's, before the names. The name
+/// of each that passes is added to `journal` at once.
+pub fn run_scenarios(
+    setup: &Setup,
+    arguments: &[&str],
+    names: &[String],
+    journal: File,
+) -> Result<Tally> {
     let clients = Clients::provide(&setup.workspace)?;
-    let arguments: Vec<&str> =
-        ["--exact", "--test-threads=1"].into_iter().chain(names.iter().map(|n| &**n)).collect();
-    let mut tally = Tally::default();
+    let names = names.iter().map(|name| &**name);
+    let arguments: Vec<&str> = arguments.iter().copied().chain(["--exact"]).chain(names).collect();
+    let mut tally = Tally { journal: Some(journal), ..Tally::default() };
     let outcome = clusters(setup, "scenarios", &[], &clients.variables(), &arguments, &mut tally);
     tally.of_tests(outcome)
 }
@@ -371,8 +380,13 @@ impl Tally {
     /// other line counts nothing.
     fn add(&mut self, line: &str) {
         let result = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... "));
-        if let Some((name, "FAILED")) = result {
-            self.failures.push(name.trim_end_matches(" - should panic").to_owned());
+        match (result, &mut self.journal) {
+            (Some((name, "FAILED")), _) => self.failures.push(name.to_owned()),
+            (Some((name, "ok")), Some(journal)) => {
+                // Without its line it is run again.
+                let _ = writeln!(journal, "{name}");
+            }
+            _ => {}
         }
         let Some((_, counts)) = line.split_once("test result: ") else {
             return;
@@ -397,7 +411,7 @@ mod tests {
         tally.add("test result: FAILED. 5 passed; 6 failed; 0 ignored; 0 measured");
         tally.add("test harness::x ... ok");
         tally.add("test harness::y ... FAILED");
-        let failures = vec!["harness::y".to_owned()];
-        assert_eq!(tally, Tally { passed: 14, failed: 6, failures });
+        assert_eq!((tally.passed, tally.failed), (14, 6));
+        assert_eq!(tally.failures, ["harness::y"]);
     }
 }

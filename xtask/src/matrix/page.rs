@@ -210,6 +210,7 @@ mod tests {
     fn page() -> Page {
         let server = Server {
             major: 18,
+            home: PathBuf::new(),
             pg_config: PathBuf::new(),
             origin: "a package",
             assertions: true,

