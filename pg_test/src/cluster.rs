@@ -19,7 +19,7 @@ use crate::install::{Installation, finish};
 use crate::log::{LINE_PREFIX, Log};
 use crate::port::PortLease;
 use crate::process::Frozen;
-use crate::{place, process, wait_until};
+use crate::{place, process, valgrind, wait_until};
 
 mod archive;
 mod standby;
@@ -200,7 +200,7 @@ impl Cluster {
             bail!("{} runs already", self.name);
         }
         let log = File::options().create(true).append(true).open(self.log().path())?;
-        let mut command = self.installation.command("postgres");
+        let mut command = valgrind::server(&self.installation, &self.name);
         command
             .arg("-D")
             .arg(self.data())

@@ -21,6 +21,7 @@
 //! | [`pooler`] | PgBouncer in front of a server |
 //! | [`proxy`] | the fault proxy: cut, hold, refuse, at exactly one statement |
 //! | [`hostile`] | a shard whose answers are spoiled, and rounds of transactions with it |
+//! | [`valgrind`] | the coordinator under valgrind |
 
 pub mod bank;
 pub mod client;
@@ -38,6 +39,7 @@ pub mod pooler;
 mod port;
 mod process;
 pub mod proxy;
+pub mod valgrind;
 mod wait;
 pub mod wire;
 

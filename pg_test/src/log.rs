@@ -55,8 +55,8 @@ impl Log {
     }
 
     /// What no test provokes: failed assertions, processes that aborted or read memory that is not
-    /// theirs, resources that PostgreSQL found left behind, and failures of the extension where
-    /// nothing may fail, unless the test has injected them.
+    /// theirs, resources that PostgreSQL found left behind, failures of the extension where nothing
+    /// may fail, unless the test has injected them, and all that valgrind finds.
     pub(crate) fn faults(&self) -> Result<Vec<String>> {
         Ok(faults(&String::from_utf8_lossy(&self.read()?)))
     }
@@ -112,7 +112,10 @@ fn faults(log: &str) -> Vec<String> {
     ];
     let shielded = if log.contains("SET pg_fdw_xacts.inject") { &[] } else { SHIELDED };
     log.lines()
-        .filter(|line| SIGNS.iter().chain(shielded).any(|sign| line.contains(sign)))
+        .filter(|line| {
+            // What valgrind finds begins with the process id between these.
+            line.starts_with("==") || SIGNS.iter().chain(shielded).any(|sign| line.contains(sign))
+        })
         .map(str::to_owned)
         .collect()
 }
@@ -144,6 +147,11 @@ mod tests {
                    UTC [1] : LOG:  server process (PID 8) was terminated by signal 9: Killed\n\
                    UTC [9] app: WARNING:  Snapshot reference leak: Snapshot 0x1 still referenced\n";
         assert_eq!(faults(log).len(), 3);
+    }
+
+    #[test]
+    fn what_valgrind_finds_is_a_fault() {
+        assert_eq!(faults("==7== Invalid read of size 8\nUTC [7] app: LOG:  1 == 1\n").len(), 1);
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use crate::valgrind;
+
 /// How long a test waits for something that should happen soon. Generous, because the machine may
 /// be busy: only a failing test ever waits this long.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -15,6 +17,7 @@ pub fn wait_until(
     deadline: Duration,
     mut condition: impl FnMut() -> Result<bool>,
 ) -> Result<()> {
+    let deadline = valgrind::deadline(deadline);
     let start = Instant::now();
     loop {
         if condition()? {

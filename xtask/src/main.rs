@@ -10,6 +10,7 @@ mod deb;
 mod demo;
 mod docs;
 mod fuzz;
+mod matrix;
 mod names;
 mod package;
 mod packages;
@@ -83,6 +84,36 @@ enum Command {
         /// Where the source cannot be fetched, say so and end well
         #[arg(long, conflicts_with = "source")]
         if_available: bool,
+    },
+    /// Run the suites under each version of PostgreSQL that is supported: docs/src/versions.md
+    ///
+    /// The servers are made under target/matrix, from Debian's sources with assertions where there
+    /// are any. Each suite's result goes into the page when it has ended; what the page has already
+    /// of this commit, without failures, is not run again, nor are scenarios that have passed in a
+    /// run that was interrupted.
+    Matrix {
+        /// Only this version (may be given several times)
+        #[arg(long, value_parser = clap::value_parser!(u32).range(15..=18))]
+        major: Vec<u32>,
+        /// Only this suite (may be given several times)
+        #[arg(long, value_enum, value_name = "SUITE")]
+        only: Vec<matrix::Suite>,
+        /// Also what the page has
+        #[arg(long)]
+        again: bool,
+        /// The source tree of the one version chosen, for postgres_fdw's tests, where its server
+        /// was not built from source
+        #[arg(long, value_name = "PATH", requires = "major")]
+        source: Option<PathBuf>,
+    },
+    /// Run scenarios with the coordinator under valgrind: a short list, or those with NAME in
+    /// their names
+    Valgrind {
+        /// The version of PostgreSQL, one that `matrix` builds from source
+        #[arg(long, default_value_t = 15)]
+        major: u32,
+        /// Part of the names of the scenarios
+        names: Vec<String>,
     },
     /// Run the bank: concurrent transfers under random faults, and check that none is lost or
     /// halved
@@ -207,6 +238,11 @@ fn run(command: Command) -> Result<()> {
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
             upstream::run(&setup, source.as_deref(), if_available)
         }
+        Command::Matrix { major, only, again, source } => {
+            let source = source.map(std::path::absolute).transpose()?;
+            matrix::run(&workspace, &matrix::Choice { majors: major, suites: only, again, source })
+        }
+        Command::Valgrind { major, names } => matrix::valgrind(workspace, major, &names),
         Command::Torture { server, seconds, seed, history, inconsistent } => {
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
             suites::torture(&setup, seconds, seed, history, inconsistent)

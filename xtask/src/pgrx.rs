@@ -67,15 +67,21 @@ impl CargoPgrx {
     pub fn configure(&self, workspace: &Workspace, installation: &Installation) -> Result<()> {
         let home = workspace.pgrx_home();
         let text = std::fs::read_to_string(home.join("config.toml")).unwrap_or_default();
-        let mut configured = configured(&text);
-        let label = format!("pg{}", installation.major());
+        let before = configured(&text);
+        let mut configured = before.clone();
         let path = installation.pg_config().to_string_lossy().into_owned();
+        configured.insert(format!("pg{}", installation.major()), path);
+        // pgrx fails on any that has gone, whichever it is asked for.
+        configured.retain(|_, path| Path::new(path).exists());
         // Cargo rebuilds pgrx when this file is written, so it is only written if it changes.
-        if configured.insert(label, path.clone()).as_ref() == Some(&path) {
+        if configured == before {
             return Ok(());
         }
-        configured.retain(|_, path| Path::new(path).exists());
         std::fs::create_dir_all(&home)?;
+        if !before.is_empty() {
+            // `init` only adds to what is there.
+            std::fs::remove_file(home.join("config.toml"))?;
+        }
         let mut init = self.command(workspace);
         init.args(["init", "--no-run"]);
         init.args(configured.iter().map(|(label, path)| format!("--{label}={path}")));

@@ -2,7 +2,8 @@
 //! `cargo xtask check`, the part of it that needs no server.
 
 use std::fmt;
-use std::io::{BufRead, BufReader};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread::available_parallelism;
@@ -11,6 +12,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use pg_test::install::{DIRECTORY_VARIABLE, PG_CONFIG_VARIABLE, ServerUser};
+use pg_test::valgrind::SUPPRESSIONS_VARIABLE;
 
 use crate::clients::Clients;
 use crate::names::{self, Test};
@@ -40,11 +42,17 @@ impl fmt::Display for Suite {
     }
 }
 
-/// Numbers of tests so far.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Tally {
-    passed: u64,
-    failed: u64,
+/// Results of tests so far.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// How many passed.
+    pub passed: u64,
+    /// How many failed.
+    pub failed: u64,
+    /// The names of those that failed.
+    pub failures: Vec<String>,
+    /// Where the names of those that pass are written.
+    journal: Option<File>,
 }
 
 /// What to run.
@@ -116,16 +124,46 @@ pub fn run(setup: &Setup, selection: &Selection) -> Result<()> {
             suites.join(", ")
         );
     }
-    let filter = selection.filter();
     let mut tally = Tally::default();
-    let outcome = selection.suites.iter().try_for_each(|suite| match suite {
+    let outcome = selection
+        .suites
+        .iter()
+        .try_for_each(|suite| run_suite(setup, selection, *suite, &mut tally));
+    finish(&tally, outcome.and_then(|()| selection.has_run(&tally)))
+}
+
+/// Runs the whole of one suite. An error says that no test could be run.
+pub fn run_whole(setup: &Setup, suite: Suite) -> Result<Tally> {
+    let selection = Selection { suites: vec![suite], filter: None, tests: Vec::new() };
+    let mut tally = Tally::default();
+    let outcome = run_suite(setup, &selection, suite, &mut tally);
+    tally.of_tests(outcome)
+}
+
+/// Runs some tests of the scenarios: `arguments` are the test program's, before the names. The name
+/// of each that passes is added to `journal` at once.
+pub fn run_scenarios(
+    setup: &Setup,
+    arguments: &[&str],
+    names: &[String],
+    journal: File,
+) -> Result<Tally> {
+    let clients = Clients::provide(&setup.workspace)?;
+    let names = names.iter().map(|name| &**name);
+    let arguments: Vec<&str> = arguments.iter().copied().chain(["--exact"]).chain(names).collect();
+    let mut tally = Tally { journal: Some(journal), ..Tally::default() };
+    let outcome = clusters(setup, "scenarios", &[], &clients.variables(), &arguments, &mut tally);
+    tally.of_tests(outcome)
+}
+
+fn run_suite(setup: &Setup, selection: &Selection, suite: Suite, tally: &mut Tally) -> Result<()> {
+    let filter = selection.filter();
+    match suite {
         Suite::Checks => checks(setup),
-        Suite::Unit => unit(setup, filter, &mut tally),
-        Suite::Extension if selection.any(Test::is_in_server) => {
-            extension(setup, filter, &mut tally)
-        }
-        Suite::Extension => extension_units(setup, filter, &mut tally),
-        Suite::Inject => clusters(setup, "inject", &["inject"], None, filter, &mut tally),
+        Suite::Unit => unit(setup, filter, tally),
+        Suite::Extension if selection.any(Test::is_in_server) => extension(setup, filter, tally),
+        Suite::Extension => extension_units(setup, filter, tally),
+        Suite::Inject => clusters(setup, "inject", &["inject"], &[], filter.as_slice(), tally),
         Suite::Scenarios => {
             let clients = if selection.any(Clients::are_used_by) {
                 heading("the clients of the scenarios");
@@ -133,10 +171,11 @@ pub fn run(setup: &Setup, selection: &Selection) -> Result<()> {
             } else {
                 None
             };
-            clusters(setup, "scenarios", &[], clients.as_ref(), filter, &mut tally)
+            let variables = clients.as_ref().map(Clients::variables);
+            let variables = variables.as_ref().map_or(&[][..], |variables| variables);
+            clusters(setup, "scenarios", &[], variables, filter.as_slice(), tally)
         }
-    });
-    finish(&tally, outcome.and_then(|()| selection.has_run(&tally)))
+    }
 }
 
 /// `cargo xtask check`: what can be told without a server.
@@ -246,13 +285,13 @@ fn extension(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<(
 }
 
 /// Runs the tests on real clusters in `pg_test/tests/<name>`, with the extension built with
-/// `features`, and with other people's `clients` where there are tests of them.
+/// `features`. `variables` and `arguments` are the test program's.
 fn clusters(
     setup: &Setup,
     name: &str,
     features: &[&str],
-    clients: Option<&Clients>,
-    filter: Option<&str>,
+    variables: &[(&str, &Path)],
+    arguments: &[&str],
     tally: &mut Tally,
 ) -> Result<()> {
     heading(&format!("installing the extension for {name}"));
@@ -262,12 +301,23 @@ fn clusters(
     command
         .env(PG_CONFIG_VARIABLE, setup.installation.pg_config())
         .env(DIRECTORY_VARIABLE, setup.server_files.join("pg_test"))
-        .envs(clients.into_iter().flat_map(Clients::variables))
-        .args(["test", "-p", "pg_test", "--test", name, "--"])
+        .envs(variables.iter().copied())
         // Much of the time a test only waits for its servers.
-        .arg(format!("--test-threads={}", available_parallelism()?.get() + 1))
-        .args(filter);
+        .env("RUST_TEST_THREADS", (available_parallelism()?.get() + 1).to_string())
+        .args(["test", "-p", "pg_test", "--test", name, "--"])
+        .args(arguments);
     test(&mut command, tally)
+}
+
+/// Runs the scenarios with these in their names, one after another, with the coordinator under
+/// valgrind.
+pub fn valgrind(setup: &Setup, suppressions: &Path, names: &[String]) -> Result<()> {
+    let variables = [(SUPPRESSIONS_VARIABLE, suppressions)];
+    let arguments: Vec<&str> =
+        std::iter::once("--test-threads=1").chain(names.iter().map(|name| &**name)).collect();
+    let mut tally = Tally::default();
+    let outcome = clusters(setup, "scenarios", &[], &variables, &arguments, &mut tally);
+    finish(&tally, outcome)
 }
 
 /// Runs the bank for `seconds`.
@@ -335,8 +385,23 @@ fn succeeded(command: &Command, status: ExitStatus) -> Result<()> {
 }
 
 impl Tally {
-    /// Adds "test result: ok. 3 passed; 1 failed; …"; any other line counts nothing.
+    /// The results of tests that ended with `outcome`: an error is not what tests that failed are.
+    fn of_tests(self, outcome: Result<()>) -> Result<Self> {
+        if self.failed == 0 { outcome.map(|()| self) } else { Ok(self) }
+    }
+
+    /// Adds "test result: ok. 3 passed; 1 failed; …", and the name in "test a::b ... FAILED"; any
+    /// other line counts nothing.
     fn add(&mut self, line: &str) {
+        let result = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... "));
+        match (result, &mut self.journal) {
+            (Some((name, "FAILED")), _) => self.failures.push(name.to_owned()),
+            (Some((name, "ok")), Some(journal)) => {
+                // Without its line it is run again.
+                let _ = writeln!(journal, "{name}");
+            }
+            _ => {}
+        }
         let Some((_, counts)) = line.split_once("test result: ") else {
             return;
         };
@@ -359,6 +424,8 @@ mod tests {
         tally.add("test result: ok. 9 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out");
         tally.add("test result: FAILED. 5 passed; 6 failed; 0 ignored; 0 measured");
         tally.add("test harness::x ... ok");
-        assert_eq!(tally, Tally { passed: 14, failed: 6 });
+        tally.add("test harness::y ... FAILED");
+        assert_eq!((tally.passed, tally.failed), (14, 6));
+        assert_eq!(tally.failures, ["harness::y"]);
     }
 }

@@ -7,9 +7,10 @@
 //! that they do not count as differences.
 
 mod differences;
-mod source;
+pub mod source;
 mod switch;
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -19,6 +20,7 @@ use pg_test::install::as_server_user;
 
 use crate::setup::Setup;
 use differences::Differences;
+use source::Part;
 
 /// Which handler the tests run with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,26 +40,59 @@ enum Driver {
     Isolation,
 }
 
+/// How the result of one test differs from what is expected.
+pub struct Comparison {
+    /// The test.
+    pub test: String,
+    /// Whether it ran with this extension.
+    pub switched: bool,
+    /// The lines expected.
+    pub lines: usize,
+    /// How many of them differ.
+    pub differing: usize,
+    /// How many of those differ for each known reason.
+    pub reasons: BTreeMap<&'static str, usize>,
+}
+
+impl Comparison {
+    /// How many lines differ without a known reason.
+    pub fn unexplained(&self) -> usize {
+        self.differing - self.reasons.values().sum::<usize>()
+    }
+}
+
 /// Runs the tests of the source tree `source`, or of Debian's source package of the server, and
 /// prints the lines that differ. A number of unexplained lines other than 0 is an error.
 pub fn run(setup: &Setup, source: Option<&Path>, if_available: bool) -> Result<()> {
-    let home = setup.server_files.join("upstream");
-    recreate(&home)?;
-    let tests = match source {
-        Some(tree) => tree.join("contrib/postgres_fdw").canonicalize()?,
+    let fetched;
+    let tree = match source {
+        Some(tree) => tree,
         None => {
             let directory = setup.workspace.target.join("upstream-source");
-            match source::fetch(&directory, setup.installation.major()) {
+            let major = setup.installation.major();
+            match source::fetch(&directory, major, None, Part::PostgresFdw) {
                 Err(error) if if_available => {
                     println!("postgres_fdw's own tests are not run: {error:#}");
                     return Ok(());
                 }
-                fetched => fetched?,
+                tree => fetched = tree?,
             }
+            &fetched
         }
     };
+    let unexplained: usize = compare(setup, tree)?.iter().map(Comparison::unexplained).sum();
+    ensure!(unexplained == 0, "{unexplained} lines differ without a known reason");
+    Ok(())
+}
+
+/// Runs the tests of the source tree `source`, without and with this extension, and prints the
+/// lines that differ.
+pub fn compare(setup: &Setup, source: &Path) -> Result<Vec<Comparison>> {
+    let tests = source.join("contrib/postgres_fdw").canonicalize()?;
+    let home = setup.server_files.join("upstream");
+    recreate(&home)?;
     setup.install_extension(&[])?;
-    let mut unexplained = 0;
+    let mut comparisons = Vec::new();
     for mode in [Mode::Upstream, Mode::Switched] {
         for (driver, names) in [
             (Driver::Regression, names(&tests, "sql", "sql")?),
@@ -65,12 +100,11 @@ pub fn run(setup: &Setup, source: Option<&Path>, if_available: bool) -> Result<(
         ] {
             let results = run_driver(setup, &home, &tests, mode, driver, &names)?;
             for name in &names {
-                unexplained += report(&tests, &results, mode, name)?;
+                comparisons.push(report(&tests, &results, mode, name)?);
             }
         }
     }
-    ensure!(unexplained == 0, "{unexplained} lines differ without a known reason");
-    Ok(())
+    Ok(comparisons)
 }
 
 /// The names of the tests in `directory`, without their extension.
@@ -152,9 +186,8 @@ fn run_driver(
     Ok(directory.join("results"))
 }
 
-/// Compares a result with the expected output closest to it, and returns the number of differing
-/// lines without a known reason.
-fn report(tests: &Path, results: &Path, mode: Mode, name: &str) -> Result<usize> {
+/// Compares a result with the expected output closest to it.
+fn report(tests: &Path, results: &Path, mode: Mode, name: &str) -> Result<Comparison> {
     let result = results.join(format!("{name}.out"));
     let result = std::fs::read_to_string(&result).with_context(|| {
         format!("the driver made no {}; see its log beside it", result.display())
@@ -172,12 +205,16 @@ fn report(tests: &Path, results: &Path, mode: Mode, name: &str) -> Result<usize>
     }
     let Some((lines, found)) = best else { bail!("there is no expected output of {name}") };
     found.print();
-    let explained = if mode == Mode::Switched { found.explained() } else { 0 };
+    let switched = mode == Mode::Switched;
+    let reasons = if switched { found.reasons() } else { BTreeMap::new() };
+    let comparison =
+        Comparison { test: name.to_owned(), switched, lines, differing: found.count(), reasons };
     println!(
-        "{name}, {mode:?}: {} of {lines} lines differ, {explained} with a known reason",
-        found.count()
+        "{name}, {mode:?}: {} of {lines} lines differ, {} with a known reason",
+        comparison.differing,
+        comparison.differing - comparison.unexplained()
     );
-    Ok(found.count() - explained)
+    Ok(comparison)
 }
 
 /// Where the server's package keeps the test drivers.

@@ -6,6 +6,7 @@ mod costs;
 mod decisions;
 mod explicit;
 mod follow_one_gid;
+mod leaks;
 mod limits;
 mod modes;
 mod nested;

@@ -1,5 +1,7 @@
 //! Which lines of an output differ from what is expected, and which of them must.
 
+use std::collections::BTreeMap;
+
 use similar::{ChangeTag, TextDiff};
 
 /// Lines that must differ, each with its reason. A line is one of these if it contains the text.
@@ -42,9 +44,13 @@ impl Differences {
         count('-').max(count('+'))
     }
 
-    /// How many of them are known to have to.
-    pub fn explained(&self) -> usize {
-        self.lines.iter().filter(|(.., line)| reason(line).is_some()).count()
+    /// How many of them are known to have to, by reason.
+    pub fn reasons(&self) -> BTreeMap<&'static str, usize> {
+        let mut reasons = BTreeMap::new();
+        for reason in self.lines.iter().filter_map(|(.., line)| reason(line)) {
+            *reasons.entry(reason).or_default() += 1;
+        }
+        reasons
     }
 
     /// Prints them, each known one with its reason.
@@ -70,7 +76,7 @@ mod tests {
     fn changed_lines_count_once_and_known_ones_are_explained() {
         let expected = "a\nERROR:  cannot PREPARE a transaction that has operated on postgres_fdw foreign tables\nb\nc\n";
         let found = Differences::between(expected, "a\nb\nx\n");
-        assert_eq!((found.count(), found.explained()), (2, 1));
+        assert_eq!((found.count(), found.reasons().values().sum::<usize>()), (2, 1));
         assert_eq!(Differences::between("a\n", "a\n").count(), 0);
     }
 }

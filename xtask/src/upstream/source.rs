@@ -1,4 +1,4 @@
-//! postgres_fdw's tests out of Debian's source package of the server.
+//! PostgreSQL's source, out of Debian's source package of the server.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,17 +6,27 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use pg_test::install::finish;
 
-/// Fetches the source package of PostgreSQL `major` and returns the directory of postgres_fdw in
-/// it. A version that was fetched before is taken as it is.
+/// What of a source package is unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The directory of postgres_fdw, with its tests.
+    PostgresFdw,
+    /// Everything.
+    All,
+}
+
+/// Fetches the source package of PostgreSQL `major` from the release of Debian called `release`, or
+/// from this machine's own, and returns the source tree. A version that was fetched before is taken
+/// as it is.
 ///
 /// The archive keeps the source of the newest versions only, and a machine may be ahead of it or
 /// behind: of the versions it lists, the first that can be had is taken.
-pub fn fetch(directory: &Path, major: u32) -> Result<PathBuf> {
+pub fn fetch(directory: &Path, major: u32, release: Option<&str>, part: Part) -> Result<PathBuf> {
     if let Some(found) = find(directory)? {
         return Ok(found);
     }
     std::fs::create_dir_all(directory)?;
-    let apt = Apt::prepare(directory)?;
+    let apt = Apt::prepare(directory, release)?;
     // An archive of others' that has no sources fails it; what matters is what can be listed then.
     if let Err(error) = finish(apt.command("apt-get").arg("update")) {
         println!("{error:#}");
@@ -31,7 +41,7 @@ pub fn fetch(directory: &Path, major: u32) -> Result<PathBuf> {
             println!("not to be had: {error:#}");
             continue;
         }
-        unpack(directory)?;
+        unpack(directory, part)?;
         return find(directory)?.context("the package has no contrib/postgres_fdw");
     }
     bail!(
@@ -51,20 +61,31 @@ fn find(directory: &Path) -> Result<Option<PathBuf>> {
         return Ok(None);
     }
     for entry in std::fs::read_dir(directory)? {
-        let tests = entry?.path().join("contrib/postgres_fdw");
-        if tests.is_dir() {
-            return Ok(Some(tests));
+        let tree = entry?.path();
+        if tree.join("contrib/postgres_fdw").is_dir() {
+            return Ok(Some(tree));
         }
     }
     Ok(None)
 }
 
-fn unpack(directory: &Path) -> Result<()> {
+fn unpack(directory: &Path, part: Part) -> Result<()> {
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
         if path.file_name().is_some_and(|name| name.to_string_lossy().contains(".orig.tar")) {
-            let what = ["--wildcards", "*/contrib/postgres_fdw/*"];
-            finish(Command::new("tar").arg("-C").arg(directory).arg("-xf").arg(&path).args(what))?;
+            // Unpacked beside it and then renamed, so that an interruption leaves nothing
+            // incomplete.
+            let partial = tempfile::Builder::new().prefix("partial-").tempdir_in(directory)?;
+            let mut tar = Command::new("tar");
+            tar.arg("-C").arg(partial.path()).arg("-xf").arg(&path);
+            if part == Part::PostgresFdw {
+                tar.args(["--wildcards", "*/contrib/postgres_fdw/*"]);
+            }
+            finish(&mut tar)?;
+            for tree in std::fs::read_dir(partial.path())? {
+                let tree = tree?;
+                std::fs::rename(tree.path(), directory.join(tree.file_name()))?;
+            }
         }
     }
     Ok(())
@@ -76,7 +97,10 @@ struct Apt {
 }
 
 impl Apt {
-    fn prepare(directory: &Path) -> Result<Self> {
+    fn prepare(directory: &Path, release: Option<&str>) -> Result<Self> {
+        let own = std::fs::read_to_string("/etc/os-release")?;
+        let own = own.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+        let change = own.zip(release).filter(|(own, release)| own != release);
         let parts = directory.join("sources.d");
         for sub in ["lists/partial", "cache/archives/partial", "sources.d"] {
             std::fs::create_dir_all(directory.join(sub))?;
@@ -90,7 +114,7 @@ impl Apt {
             let (Ok(text), Some(name)) = (std::fs::read_to_string(&file), file.file_name()) else {
                 continue;
             };
-            std::fs::write(parts.join(name), with_sources(&text))?;
+            std::fs::write(parts.join(name), with_sources(&text, change))?;
         }
         Ok(Self { directory: directory.to_owned() })
     }
@@ -111,15 +135,31 @@ impl Apt {
     }
 }
 
-/// A list of package archives, in either of apt's formats, as one of source archives.
-fn with_sources(text: &str) -> String {
+/// A list of package archives, in either of apt's formats, as one of source archives; of another
+/// release, where `change` is the name of the one listed and of the one wanted.
+fn with_sources(text: &str, change: Option<(&str, &str)>) -> String {
     text.lines()
         .map(|line| match line.strip_prefix("deb ") {
-            Some(rest) => format!("deb-src {rest}\n"),
+            Some(rest) => format!("deb-src {}\n", of_release(rest, change)),
             None if line.starts_with("Types:") => "Types: deb-src\n".to_owned(),
+            None if line.starts_with("Suites:") => format!("{}\n", of_release(line, change)),
             None => format!("{line}\n"),
         })
         .collect()
+}
+
+/// The words of a line, with the suite of the one release replaced by that of the other. Suites of
+/// updates go: not every release has them, and the main one is enough for a test.
+fn of_release(line: &str, change: Option<(&str, &str)>) -> String {
+    let Some((from, to)) = change else { return line.to_owned() };
+    let more = format!("{from}-");
+    let words = line.split_whitespace().filter(|word| *word != format!("{from}-updates"));
+    let words = words.map(|word| match word.strip_prefix(&more) {
+        Some(kind) => format!("{to}-{kind}"),
+        None if word == from => to.to_owned(),
+        None => word.to_owned(),
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -131,7 +171,15 @@ mod tests {
         let text = "deb [a=b] address suite main\n# deb old\nTypes: deb deb-src\nURIs: address\n";
         let expected =
             "deb-src [a=b] address suite main\n# deb old\nTypes: deb-src\nURIs: address\n";
-        assert_eq!(with_sources(text), expected);
+        assert_eq!(with_sources(text, None), expected);
+    }
+
+    #[test]
+    fn lists_become_those_of_another_release() {
+        let text = "deb [a=b] address one main\nTypes: deb\nSuites: one one-updates\nSuites: one-security\n";
+        let expected =
+            "deb-src [a=b] address two main\nTypes: deb-src\nSuites: two\nSuites: two-security\n";
+        assert_eq!(with_sources(text, Some(("one", "two"))), expected);
     }
 
     #[test]

@@ -38,7 +38,9 @@ fn a_worker_reads_as_a_session_does() -> Outcome {
     reader.batch_execute(
         "CREATE FUNCTION both_servers() RETURNS bigint LANGUAGE plpgsql PARALLEL SAFE AS $$ BEGIN
              RETURN (SELECT count(*) FROM ft1) + (SELECT count(*) FROM ft2); END $$;
-         SET force_parallel_mode = on",
+         -- Its name since 16, and before.
+         SELECT set_config(name, 'on', false) FROM pg_settings
+             WHERE name IN ('debug_parallel_query', 'force_parallel_mode')",
     )?;
     for _ in 0..2 {
         assert_eq!(one::<i64>(&mut reader, "SELECT both_servers() FROM lt")?, 2);

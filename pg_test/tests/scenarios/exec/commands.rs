@@ -165,7 +165,7 @@ fn what_the_transaction_does_not_bear_is_refused_at_once() -> Outcome {
          CREATE FUNCTION hidden() RETURNS text LANGUAGE sql AS $$ SELECT set_config('timezone', 'UTC', true) $$",
     )?;
     // To newer grammars a vertical tab is white space: then the coordinator can read what stands
-    // behind it.
+    // beside it, and names the command as it names others.
     let reads_vertical_tab = session.batch_execute("\x0BSELECT 1").is_ok();
     session.batch_execute("BEGIN; INSERT INTO ft1 VALUES (1); INSERT INTO ft2 VALUES (1)")?;
     for (command, code, message) in REFUSED {
@@ -173,6 +173,7 @@ fn what_the_transaction_does_not_bear_is_refused_at_once() -> Outcome {
         let error = expect_error(exec(&mut session, command), code);
         let message = match *command {
             "\x0BSET lock_timeout = 77" if reads_vertical_tab => "set \"lock_timeout\"",
+            ";ROLLBACK TO s2\x0B" if reads_vertical_tab => "run ROLLBACK",
             _ => *message,
         };
         assert_eq!(error.message(), format!("cannot {message} on server \"shard1\""), "{command}");

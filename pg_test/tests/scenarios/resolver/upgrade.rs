@@ -28,8 +28,18 @@ fn install_previous_version() -> Result<()> {
     let directory = Path::new(share.trim()).join("extension");
     // Renamed, so that a test beside this one never reads half a file.
     let copy = directory.join(format!("{name}.{}", std::process::id()));
-    std::fs::copy(root().join("sql/previous").join(&name), &copy)?;
+    let objects = std::fs::read_to_string(root().join("sql/previous").join(&name))?;
+    std::fs::write(&copy, for_version(&objects, installation.major()))?;
     std::fs::rename(copy, directory.join(name)).context("cannot install the previous version")
+}
+
+/// The objects as the previous version made them under this major version of PostgreSQL.
+fn for_version(objects: &str, major: u32) -> String {
+    let before_18 = "pg_fdw_xacts_get_connections(OUT server_name text, OUT valid boolean)";
+    let since_18 = "pg_fdw_xacts_get_connections(check_conn boolean DEFAULT false, \
+         OUT server_name text, OUT user_name text, OUT valid boolean, OUT used_in_xact boolean, \
+         OUT closed boolean, OUT remote_backend_pid int4)";
+    if major < 18 { objects.to_owned() } else { objects.replace(before_18, since_18) }
 }
 
 /// Gives a fleet the extension as it was in the previous version.

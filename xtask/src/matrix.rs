@@ -1,0 +1,225 @@
+//! `cargo xtask matrix`: the suites under every version of PostgreSQL that is supported, and
+//! postgres_fdw's own tests; the results go into a page of the book.
+
+mod page;
+mod server;
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
+use pg_test::install::finish;
+use serde::{Deserialize, Serialize};
+
+use crate::names;
+use crate::packages;
+use crate::setup::Setup;
+use crate::suites::{self, heading};
+use crate::upstream;
+use crate::workspace::Workspace;
+use page::{Difference, Outcome, Page};
+use server::Server;
+
+/// The versions that the extension supports.
+const MAJORS: [u32; 4] = [15, 16, 17, 18];
+
+/// What decides the results: the last commit of it is the one tested.
+const TESTED: [&str; 6] = ["src", "sql", "pg_test", "build.rs", "Cargo.toml", "Cargo.lock"];
+
+/// What is run under each version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Suite {
+    /// Unit tests of the extension, and its #[pg_test]s in one server
+    Extension,
+    /// Faults inside the extension
+    Inject,
+    /// postgres_fdw's own tests
+    Upstream,
+    /// Scenarios on real clusters
+    Scenarios,
+}
+
+/// What to run.
+pub struct Choice {
+    /// Only these versions, or all.
+    pub majors: Vec<u32>,
+    /// Only these suites, or all.
+    pub suites: Vec<Suite>,
+    /// Also what has been run.
+    pub again: bool,
+    /// A source tree.
+    pub source: Option<PathBuf>,
+}
+
+/// Runs what was chosen. Failures are an error when all has been run.
+pub fn run(workspace: &Workspace, choice: &Choice) -> Result<()> {
+    ensure!(
+        choice.source.is_none() || choice.majors.len() == 1,
+        "--source is the tree of one version: choose it with --major"
+    );
+    let commit = commit(workspace)?;
+    let chosen = |major: &u32| choice.majors.is_empty() || choice.majors.contains(major);
+    let mut failed = Vec::new();
+    for major in MAJORS.into_iter().filter(chosen) {
+        if let Err(error) = run_version(major, choice, &commit, &mut failed) {
+            println!("PostgreSQL {major}: {error:#}");
+            failed.push(format!("PostgreSQL {major}"));
+        }
+    }
+    ensure!(failed.is_empty(), "not everything passed: {}", failed.join(", "));
+    Ok(())
+}
+
+fn run_version(major: u32, choice: &Choice, commit: &str, failed: &mut Vec<String>) -> Result<()> {
+    let wanted: Vec<Suite> = Suite::value_variants()
+        .iter()
+        .copied()
+        .filter(|suite| choice.suites.is_empty() || choice.suites.contains(suite))
+        .collect();
+    let workspace = Workspace::find()?;
+    let page = Page::read(&workspace.root)?;
+    let to_run: Vec<Suite> = wanted
+        .into_iter()
+        .filter(|suite| choice.again || !page.has_passed(major, *suite, commit))
+        .collect();
+    if to_run.is_empty() {
+        println!("PostgreSQL {major}: everything has passed at {commit}");
+        return Ok(());
+    }
+    let server = Server::provide(&workspace, major)?;
+    let setup = Setup::prepare(workspace, Some(&server.pg_config))?;
+    for suite in to_run {
+        heading(&format!("PostgreSQL {major}: {suite:?}"));
+        let outcome = match suite {
+            Suite::Extension => whole(&setup, suites::Suite::Extension)?,
+            Suite::Inject => whole(&setup, suites::Suite::Inject)?,
+            Suite::Scenarios => scenarios(&setup, &server, commit)?,
+            Suite::Upstream => match choice.source.as_ref().or(server.source.as_ref()) {
+                Some(tree) => compare(&setup, tree)?,
+                None => Outcome::not_run("its source is not to be had"),
+            },
+        };
+        if outcome.has_failed() {
+            failed.push(format!("{suite:?} under PostgreSQL {major}"));
+        }
+        // Read again: another command may have written it meanwhile.
+        let mut page = Page::read(&setup.workspace.root)?;
+        page.record(&server, setup.installation.version(), suite, outcome.at(&today()?, commit));
+        page.write(&setup.workspace.root)?;
+    }
+    Ok(())
+}
+
+/// What valgrind has looked at: each way a transaction ends, the errors among them, and rows of
+/// all kinds.
+const UNDER_VALGRIND: [&str; 8] = [
+    "commit::phases::",
+    "commit::explicit::",
+    "cut::statements::",
+    "exec::query::",
+    "fault::prepare::",
+    "fdw::cursors::",
+    "fdw::subtransactions::",
+    "fdw::values::",
+];
+
+/// Runs scenarios with these in their names, or a short list of them, with the coordinator under
+/// valgrind.
+pub fn valgrind(workspace: Workspace, major: u32, names: &[String]) -> Result<()> {
+    packages::install(&["valgrind".to_owned()])?;
+    let server = Server::provide(&workspace, major)?;
+    let Some(source) = &server.source else {
+        bail!("valgrind does not understand a server that was not built for it; take 15, 17 or 18");
+    };
+    let suppressions = source.join("src/tools/valgrind.supp");
+    let setup = Setup::prepare(workspace, Some(&server.pg_config))?;
+    let short = UNDER_VALGRIND.map(str::to_owned);
+    suites::valgrind(&setup, &suppressions, if names.is_empty() { &short } else { names })
+}
+
+fn whole(setup: &Setup, suite: suites::Suite) -> Result<Outcome> {
+    let tally = suites::run_whole(setup, suite)?;
+    Ok(Outcome::of_tests(tally.passed, tally.failures))
+}
+
+/// All scenarios but those that have passed in an earlier run at this commit, which was interrupted.
+///
+/// A scenario that fails beside others is run once more alone, since a busy machine may have
+/// exceeded its deadline; the page names it either way.
+fn scenarios(setup: &Setup, server: &Server, commit: &str) -> Result<Outcome> {
+    let journal = server.home.join(format!("passed-at-{commit}"));
+    let open = || File::options().create(true).append(true).open(&journal);
+    open()?;
+    let passed = || -> Result<Vec<String>> {
+        Ok(std::fs::read_to_string(&journal)?.lines().map(str::to_owned).collect())
+    };
+    let before = passed()?;
+    let all: Vec<String> = names::all(&setup.workspace.root)?
+        .into_iter()
+        .filter(|test| test.suite == suites::Suite::Scenarios && !before.contains(&test.name))
+        .map(|test| test.name)
+        .collect();
+    println!("{} have passed, {} are left", before.len(), all.len());
+    let mut failed = match all.as_slice() {
+        [] => Vec::new(),
+        all => suites::run_scenarios(setup, &[], all, open()?)?.failures,
+    };
+    let mut alone = Vec::new();
+    if !failed.is_empty() {
+        let again = suites::run_scenarios(setup, &["--test-threads=1"], &failed, open()?)?;
+        (failed, alone) = failed.into_iter().partition(|name| again.failures.contains(name));
+    }
+    let mut outcome = Outcome::of_tests(passed()?.len() as u64, failed);
+    outcome.alone = alone;
+    std::fs::remove_file(journal)?;
+    Ok(outcome)
+}
+
+/// postgres_fdw's tests as results: one passes if no line differs without a known reason.
+fn compare(setup: &Setup, source: &std::path::Path) -> Result<Outcome> {
+    let comparisons = upstream::compare(setup, source)?;
+    let name = |switched| if switched { "with pg_fdw_xacts" } else { "with postgres_fdw alone" };
+    let (passed, failed): (Vec<_>, Vec<_>) =
+        comparisons.iter().partition(|comparison| comparison.unexplained() == 0);
+    let failures = failed
+        .iter()
+        .map(|test| format!("{} {}: {} lines", test.test, name(test.switched), test.unexplained()));
+    let mut outcome = Outcome::of_tests(passed.len() as u64, failures.collect());
+    outcome.differences = comparisons
+        .iter()
+        .filter(|comparison| comparison.switched)
+        .map(|comparison| Difference {
+            test: comparison.test.clone(),
+            lines: comparison.lines,
+            differing: comparison.differing,
+            reasons: comparison
+                .reasons
+                .iter()
+                .map(|(reason, lines)| ((*reason).to_owned(), *lines))
+                .collect(),
+        })
+        .collect();
+    Ok(outcome)
+}
+
+/// The last commit that could change a result; with a plus sign where there are changes on top.
+fn commit(workspace: &Workspace) -> Result<String> {
+    let git = |arguments: &[&str]| {
+        let mut command = Command::new("git");
+        finish(command.current_dir(&workspace.root).args(arguments).arg("--").args(TESTED))
+    };
+    let commit = git(&["log", "-1", "--format=%h"])?.trim().to_owned();
+    if commit.is_empty() {
+        bail!("{} is no clone with a history", workspace.root.display());
+    }
+    let changed = !git(&["status", "--porcelain"])?.is_empty();
+    Ok(if changed { format!("{commit}+") } else { commit })
+}
+
+fn today() -> Result<String> {
+    let date = finish(Command::new("date").args(["-u", "+%F"])).context("the date")?;
+    Ok(date.trim().to_owned())
+}
