@@ -10,8 +10,8 @@ use crate::setup::Setup;
 use crate::suites::{check, heading};
 use crate::workspace::Workspace;
 
-/// Has the compiler count which branches are taken and note what is compared, as libFuzzer wants it.
-/// These options need no nightly toolchain.
+/// Has the compiler count which branches are taken and note what is compared, as libFuzzer wants
+/// it. These options need no nightly toolchain.
 const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
     -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares \

@@ -147,7 +147,7 @@ enum Command {
     },
     /// Look for inputs that break something, and for answers of a shard that do
     ///
-    ///   cargo xtask fuzz                          every target of the crate `fuzz`, one after the other
+    ///   cargo xtask fuzz                          every target of the crate `fuzz`
     ///   cargo xtask fuzz gid --seconds 600        one of them
     ///   cargo xtask fuzz shard --seed 7 --one     rounds with a hostile shard; one repeats a round
     #[command(verbatim_doc_comment)]

@@ -7,7 +7,7 @@ use crate::exec::lexer::{first_words, words};
 use crate::exec::rules::Forbidden;
 use crate::exec::unparsed::forbidden;
 use crate::fdw::plan::decode::{Direct, Item, Modify, Scan};
-use crate::remote::quoting::{conninfo_pair, expand, literal};
+use crate::remote::quoting::{expand, literal};
 
 pub(super) fn plan(data: &[u8]) {
     let mut data = Data(data);
@@ -93,6 +93,9 @@ fn read_literal(text: &[u8]) -> Option<Vec<u8>> {
 #[cfg(not(miri))]
 fn reads_as_libpq_does(text: &[u8]) {
     use std::ffi::CStr;
+
+    use crate::remote::quoting::conninfo_pair;
+
     let (host, service) = text.split_at(text.len() / 2);
     let pairs = [conninfo_pair(b"host", host), conninfo_pair(b"application_name", service)];
     let info = CString::new(pairs.join(&b' ')).expect("no zero");
