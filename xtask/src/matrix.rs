@@ -145,7 +145,8 @@ fn whole(setup: &Setup, suite: suites::Suite) -> Result<Outcome> {
     Ok(Outcome::of_tests(tally.passed, tally.failures))
 }
 
-/// All scenarios but those that have passed in an earlier run at this commit, which was interrupted.
+/// All scenarios but those that have passed in an earlier run at this commit, which was
+/// interrupted.
 ///
 /// A scenario that fails beside others is run once more alone, since a busy machine may have
 /// exceeded its deadline; the page names it either way.
