@@ -3,7 +3,7 @@
 //! While it runs:
 //! * [`attachment`]: what execution uses: attach to a participant, run statements there;
 //! * [`participants`]: the list of this transaction's participants;
-//! * [`unit`]: what one query does on its servers; [`start`]: the hook that sees it begin;
+//! * [`mod@unit`]: what one query does on its servers; [`start`]: the hook that sees it begin;
 //! * [`renewal`]: what a READ COMMITTED transaction sees there;
 //! * [`cut`]: consistent reads over several servers;
 //! * [`branch`]: a participant's gid and state, and the one function that moves it;

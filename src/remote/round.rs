@@ -35,6 +35,8 @@ impl Reply {
         match self {
             Self::Done => Heard::Done,
             Self::OtherTag(_) => Heard::OtherTag,
+            // Whatever its code: it says that the session ends.
+            Self::Refused(failure) if failure.is_fatal() => Heard::Lost,
             Self::Refused(_) if connection.has_skipped_prepare() => Heard::Skipped,
             Self::Refused(failure) => match failure.error_field(b'C') {
                 code @ Some(_) if SqlState::parse(code) == SqlState::UNDEFINED_OBJECT => {

@@ -50,8 +50,11 @@ pub fn commit(p: &Participant) -> Result<()> {
                 format!("server \"{}\" had already rolled back the transaction", p.server()),
             )
             .detail(format!("It answered with \"{}\".", result.command_tag().to_string_lossy())))),
-            // What the server says as it goes away is no answer to COMMIT.
-            Reply::Refused(failure) if !p.connection.is_doomed() => {
+            // What the server says as it goes away is no answer to COMMIT, nor is an error without
+            // a code, which libpq gives for what it cannot read.
+            Reply::Refused(failure)
+                if !p.connection.is_doomed() && failure.error_field(b'C').is_some() =>
+            {
                 Some(Err(p.connection.error_of(failure, Some(c"COMMIT"))))
             }
             Reply::Refused(_) | Reply::Lost => None,
