@@ -112,7 +112,7 @@ fn is_torn(seen: &Seen) -> bool {
 }
 
 fn has_read_enough(seen: &Seen) -> bool {
-    is_torn(seen) || seen.reads.load(Ordering::Relaxed) >= 300
+    is_torn(seen) || seen.reads.load(Ordering::Relaxed) >= 150
 }
 
 #[test]

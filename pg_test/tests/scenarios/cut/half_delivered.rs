@@ -93,6 +93,8 @@ fn what_was_acknowledged_is_seen() -> Outcome {
     wait_until_query_waits(&mut observer, "DO")?;
     hit.release();
     consistent.join().1?;
+    // An idle session does not note that it was confirmed.
+    drop(writer);
     assert_settled(&fleet);
     Ok(())
 }

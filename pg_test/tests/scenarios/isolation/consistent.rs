@@ -238,6 +238,8 @@ fn what_was_acknowledged_is_seen_after_writing() -> Outcome {
     let (mut reader, seen) = reader.join();
     seen?;
     reader.batch_execute("COMMIT")?;
+    // An idle session does not note that it was confirmed.
+    drop(writer);
     assert_settled(&fleet);
     Ok(())
 }
