@@ -39,15 +39,21 @@ fn a_shard_that_lies_harms_no_other() -> Outcome {
     rounds(Manner::Lying)
 }
 
-/// Red on 0.2.0: any tag but its own counted as that of ROLLBACK, and what shard 2 had prepared
-/// stayed there for ever.
+/// The end of the session, with the code of what is not there.
+fn fatal() -> Message {
+    Message::new(b'E', b"SFATAL\0VFATAL\0C42704\0Mthe session ends\0\0")
+}
+
+/// Red: any tag but its own counted as that of ROLLBACK, a FATAL as a refusal, and what shard 2 had
+/// prepared stayed there for ever.
 #[test]
 fn a_tag_of_another_command_says_nothing_of_prepare() -> Outcome {
     let fleet = Fleet::start_proxied()?;
     let mut session = fleet.session()?;
-    for (id, tag) in [(1, "PREPARED"), (2, "SELECT 1"), (3, "")] {
+    let answers = [done("PREPARED"), done("SELECT 1"), done(""), fatal()];
+    for (id, answer) in (1..).zip(&answers) {
         begin_everywhere(&mut session, id)?;
-        let hit = fleet.proxy(2).inject(Fault::answer("PREPARE TRANSACTION", &done(tag)));
+        let hit = fleet.proxy(2).inject(Fault::answer("PREPARE TRANSACTION", answer));
         expect_error(session.batch_execute("COMMIT"), "40000");
         hit.wait()?;
         assert_recovered(&fleet, id, false)?;
@@ -88,8 +94,7 @@ fn more_rows_than_were_sent_are_an_error() -> Outcome {
     assert_recovered(&fleet, 1, false)
 }
 
-/// Red on 0.2.0: a gid that could not be read counted as none, and what was prepared stayed there
-/// for ever.
+/// A gid that could not be read counted as none, and what was prepared stayed there for ever.
 #[test]
 fn the_resolver_concludes_nothing_from_a_list_that_it_cannot_read() -> Outcome {
     let fleet = Fleet::start_proxied()?;
