@@ -56,6 +56,7 @@ use postgres::{Client, Config};
 use serde::Serialize;
 
 use crate::history::Time;
+use crate::oracle::one;
 use crate::{Cluster, DEADLINE, wait_until};
 use audit::audit;
 use bystanders::SLEEPER;
@@ -295,6 +296,24 @@ impl Shared {
     /// A session of a coordinator, as soon as it gives one; `None` when the bank closes meanwhile.
     fn session(&self, coordinator: usize) -> Result<Option<Client>> {
         self.session_that_tells(coordinator, |_| ())
+    }
+
+    /// A session with these settings, and its process; what warns is noted. `None` once the bank
+    /// closes.
+    fn session_with(
+        &self,
+        coordinator: usize,
+        is_warned: &Arc<AtomicBool>,
+        settings: &str,
+    ) -> Result<Option<(Client, i32)>> {
+        let is_warned = Arc::clone(is_warned);
+        let told = move |_| is_warned.store(true, Ordering::Relaxed);
+        let session = self.session_that_tells(coordinator, told)?;
+        let Some(mut session) = session else { return Ok(None) };
+        let _ = session.batch_execute(settings);
+        // One that has ended already is found out by its next use.
+        let pid = one(&mut session, "SELECT pg_backend_pid()").unwrap_or_default();
+        Ok(Some((session, pid)))
     }
 
     /// The same with somebody who is told of notices and warnings.

@@ -247,10 +247,6 @@ impl<'a> Customer<'a> {
     }
 
     fn connect(&self) -> Result<Option<(Client, i32)>> {
-        let is_warned = Arc::clone(&self.is_warned);
-        let told = move |_| is_warned.store(true, Ordering::Relaxed);
-        let session = self.shared.session_that_tells(self.coordinator, told)?;
-        let Some(mut session) = session else { return Ok(None) };
         let mut settings = String::new();
         if self.plan.consistent_customers {
             settings += "SET pg_fdw_xacts.consistent_reads = on;";
@@ -263,10 +259,7 @@ impl<'a> Customer<'a> {
         if self.plan.has_blind_deadlocks() {
             settings += "SET statement_timeout = '3s';";
         }
-        let _ = session.batch_execute(&settings);
-        // One that has ended already is found out by its next use.
-        let pid = one(&mut session, "SELECT pg_backend_pid()").unwrap_or_default();
-        Ok(Some((session, pid)))
+        self.shared.session_with(self.coordinator, &self.is_warned, &settings)
     }
 
     /// From now on readers have to see this transfer.

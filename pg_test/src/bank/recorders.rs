@@ -14,7 +14,6 @@ use super::plan::Plan;
 use super::random::Random;
 use super::scripts::{Scope, Script};
 use crate::history::{Outcome, Transaction};
-use crate::oracle::one;
 
 /// One of the concurrent sessions.
 pub(super) struct Recorder<'a> {
@@ -69,19 +68,13 @@ impl<'a> Recorder<'a> {
     }
 
     fn connect(&self) -> Result<Option<(Client, i32)>> {
-        let is_warned = Arc::clone(&self.is_warned);
-        let told = move |_| is_warned.store(true, Ordering::Relaxed);
-        let session = self.shared.session_that_tells(self.coordinator, told)?;
-        let Some(mut session) = session else { return Ok(None) };
         let wait = if self.plan.is_patient(self.number) { "on" } else { "off" };
-        let _ = session.batch_execute(&format!(
+        let settings = format!(
             "SET pg_fdw_xacts.commit_wait = {wait}; SET pg_fdw_xacts.remote_isolation = '{}';
              SET statement_timeout = '3s'",
             self.plan.remote_isolation
-        ));
-        // One that has ended already is found out by its next use.
-        let pid = one(&mut session, "SELECT pg_backend_pid()").unwrap_or_default();
-        Ok(Some((session, pid)))
+        );
+        self.shared.session_with(self.coordinator, &self.is_warned, &settings)
     }
 
     fn transact(&mut self, session: &mut Client, pid: i32) {
