@@ -153,7 +153,7 @@ impl Attachment {
     /// The statements are a scan. `is_reopened`: it may be opened again while the query runs.
     pub fn is_scan(&self, is_reopened: impl FnOnce() -> bool) {
         if let Some(unit) = &self.unit {
-            unit.add_scan(&self.connection, is_reopened());
+            unit.add_scan(&self.connection, is_reopened);
         }
     }
 

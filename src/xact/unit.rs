@@ -25,8 +25,9 @@ pub struct Member {
 #[derive(Default)]
 pub struct Unit {
     pub(super) members: RefCell<Vec<Member>>,
-    /// Connections with scans of the query, each with whether all are opened at its beginning.
-    scans: RefCell<Vec<Scans>>,
+    /// Connections with scans of the query, each with whether cursors are opened there at different
+    /// times.
+    scans: RefCell<Vec<(Rc<Cached>, bool)>>,
     /// Cursors that show what is there when the query begins.
     to_open: RefCell<Vec<(Member, Weak<Opening>)>>,
     /// Connections on which a statement of the query was sent, whose snapshots it needs from then
@@ -48,14 +49,6 @@ pub struct Unit {
     is_eager: Cell<bool>,
     /// What its servers have shown, where a server may show more to a cursor that is opened later.
     pub(super) shown: RefCell<Vec<Shown>>,
-}
-
-/// The scans of a query on one connection.
-struct Scans {
-    connection: Rc<Cached>,
-    count: usize,
-    /// Some are opened more than once, or later than others: their parameters change.
-    are_reopened: bool,
 }
 
 /// The units of the queries that run, each with the address of its executor state.
@@ -104,19 +97,13 @@ impl Unit {
         add_to(&mut self.members.borrow_mut(), &member);
     }
 
-    /// The query has a scan on this connection; `is_reopened`: its parameters change.
-    pub fn add_scan(&self, connection: &Rc<Cached>, is_reopened: bool) {
+    /// The query has a scan on this connection. `is_reopened`: it may be opened again while the
+    /// query runs; asked only where it is the first there.
+    pub fn add_scan(&self, connection: &Rc<Cached>, is_reopened: impl FnOnce() -> bool) {
         let mut scans = self.scans.borrow_mut();
-        match scans.iter_mut().find(|known| Rc::ptr_eq(&known.connection, connection)) {
-            Some(known) => {
-                known.count += 1;
-                known.are_reopened |= is_reopened;
-            }
-            None => scans.push(Scans {
-                connection: Rc::clone(connection),
-                count: 1,
-                are_reopened: is_reopened,
-            }),
+        match scans.iter_mut().find(|(known, _)| Rc::ptr_eq(known, connection)) {
+            Some((_, opens_several)) => *opens_several = true,
+            None => scans.push((Rc::clone(connection), is_reopened())),
         }
     }
 
@@ -134,8 +121,7 @@ impl Unit {
     /// `None` where it has no scan.
     fn opens_several_on(&self, connection: &Rc<Cached>) -> Option<bool> {
         let scans = self.scans.borrow();
-        let known = scans.iter().find(|known| Rc::ptr_eq(&known.connection, connection))?;
-        Some(known.count > 1 || known.are_reopened)
+        scans.iter().find(|(known, _)| Rc::ptr_eq(known, connection)).map(|(_, several)| *several)
     }
 
     /// The query does more than scan: nothing of it runs before the cut is known.
@@ -178,16 +164,12 @@ impl Unit {
         self.waits.set(self.waits.get() + waits);
     }
 
-    /// Whether nothing of the query was sent on a connection before. From now on its transaction
-    /// there stays as it is, as long as the query runs.
-    pub(super) fn begins_on(&self, connection: &Rc<Cached>) -> bool {
-        let mut pinned = self.pinned.borrow_mut();
-        let is_first = !pinned.iter().any(|known| Rc::ptr_eq(known, connection));
-        if is_first {
+    /// From now on the transaction on a connection stays as it is, as long as the query runs.
+    pub(super) fn begins_on(&self, connection: &Rc<Cached>) {
+        if !self.has_begun_on(connection) {
             connection.pin();
-            pinned.push(Rc::clone(connection));
+            self.pinned.borrow_mut().push(Rc::clone(connection));
         }
-        is_first
     }
 
     /// Whether something of the query was sent on a connection, or its snapshot there is known.
