@@ -1,7 +1,7 @@
 //! Consistent reads: what is read on several servers together shows the same transactions.
 
 mod after_a_restart;
-mod bank;
+pub mod bank;
 mod ends;
 mod faults;
 mod half_delivered;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use pg_test::oracle::{assert_settled, one};
 use pg_test::{Fleet, FleetOptions};
+use postgres::Client;
 use postgres::error::SqlState;
 
 use crate::support::{Busy, Outcome, run_until};
@@ -55,9 +56,19 @@ fn open_accounts(fleet: &Fleet) -> Outcome {
 fn write(fleet: &Fleet, number: usize, run: Run, stop: &AtomicBool) -> Outcome {
     let mut session = fleet.session()?;
     session.batch_execute(&format!("SET pg_fdw_xacts.commit_wait = {}", run.commit_wait))?;
+    move_money(&mut session, run.tables, number, stop)
+}
+
+/// The same in a session: from each table to the next.
+pub fn move_money(
+    session: &mut Client,
+    tables: RangeInclusive<usize>,
+    number: usize,
+    stop: &AtomicBool,
+) -> Outcome {
+    let tables: Vec<usize> = tables.collect();
     let mut turn = number;
     while !stop.load(Ordering::Relaxed) {
-        let tables: Vec<usize> = run.tables.clone().collect();
         let (from, to) = (tables[turn % tables.len()], tables[(turn + 1) % tables.len()]);
         session.batch_execute(&format!(
             "BEGIN; UPDATE account{from} SET money = money - 1 WHERE id = {number};

@@ -8,6 +8,7 @@ use pg_test::{DEADLINE, Fault, Fleet, FleetOptions, Point, wait_until};
 use postgres::Client;
 use postgres::error::SqlState;
 
+use crate::cut::bank::move_money;
 use crate::cut::held::wait_until_query_waits;
 use crate::support::{Busy, Outcome, begin_everywhere, in_background, run_until};
 
@@ -51,16 +52,7 @@ pub fn session(fleet: &Fleet, consistent: &str) -> anyhow::Result<Client> {
 /// Moves money between two shards until told to stop, on accounts of its own.
 fn write(fleet: &Fleet, number: usize, stop: &AtomicBool) -> Outcome {
     let mut session = session(fleet, "off")?;
-    let mut turn = number;
-    while !stop.load(Ordering::Relaxed) {
-        let (from, to) = (turn % SHARDS + 1, (turn + 1) % SHARDS + 1);
-        session.batch_execute(&format!(
-            "BEGIN; UPDATE account{from} SET money = money - 1 WHERE id = {number};
-             UPDATE account{to} SET money = money + 1 WHERE id = {number}; COMMIT"
-        ))?;
-        turn += 1;
-    }
-    Ok(())
+    move_money(&mut session, 1..=SHARDS, number, stop)
 }
 
 #[derive(Debug, Default)]
