@@ -27,8 +27,9 @@ pub fn settled_within(fleet: &Fleet, deadline: Duration) -> Result<()> {
                 left += &format!("{} has prepared '{gid}'\n", cluster.name());
             }
         }
-        for row in fleet.coordinator.client()?.query("SELECT * FROM pg_fdw_xacts", &[])? {
-            left += &format!("pg_fdw_xacts shows {row:?}\n");
+        let shown = "SELECT row_to_json(x)::text FROM pg_fdw_xacts x";
+        for row in fleet.coordinator.client()?.query(shown, &[])? {
+            left += &format!("pg_fdw_xacts shows {}\n", row.get::<_, String>(0));
         }
         Ok(left.is_empty())
     });

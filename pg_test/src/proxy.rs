@@ -349,9 +349,13 @@ impl Shared {
         Some((*id, armed.fault.clone()))
     }
 
-    /// Tells the test that fault `id` struck, and for a hold waits for its release.
-    fn strike(&self, id: u64, statement: &str, effect: Effect) {
+    /// Tells the test that fault `id` struck, and for a hold waits for its release. `cut` ends the
+    /// connection: under the lock, so that whoever has noticed it finds that the fault struck.
+    fn strike(&self, id: u64, statement: &str, effect: Effect, cut: impl FnOnce()) {
         let mut state = self.lock();
+        if effect == Effect::Cut {
+            cut();
+        }
         if let Some(armed) = state.faults.get_mut(&id) {
             armed.struck = Some(statement.to_owned());
         }

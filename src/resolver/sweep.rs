@@ -103,6 +103,8 @@ pub struct Decided {
     pub decision: Decision,
     /// Its xid.
     pub xid: pg_sys::TransactionId,
+    /// The number of the participant where it is prepared; 0 where that is not known.
+    pub participant: i32,
     /// The xid of the prepared transaction there; 0 where it is not known.
     pub remote_xid: u64,
 }

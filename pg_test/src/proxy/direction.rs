@@ -23,6 +23,11 @@ impl Direction {
         self.conversation.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    /// What fault `id` does to this connection, before the test knows that it struck.
+    fn strike(&self, id: u64, statement: &str, effect: Effect) {
+        self.shared.strike(id, statement, effect, || cut(&self.client, &self.server));
+    }
+
     /// Client to server, until either is gone or a fault cuts.
     pub(super) fn pass_requests(&self) -> Result<()> {
         let mut framer = Framer::of_client();
@@ -46,11 +51,10 @@ impl Direction {
                     match fault.point {
                         Point::Answer => self.conversation().watch_last(id),
                         Point::Statement if fault.effect == Effect::Cut => {
-                            cut(&self.client, &self.server);
-                            self.shared.strike(id, &statement, fault.effect);
+                            self.strike(id, &statement, fault.effect);
                             return Ok(());
                         }
-                        Point::Statement => self.shared.strike(id, &statement, fault.effect),
+                        Point::Statement => self.strike(id, &statement, fault.effect),
                     }
                 }
                 let reworded = self.shared.lock().reworded;
@@ -79,10 +83,7 @@ impl Direction {
                 if let Some(id) = watcher {
                     let fault = self.shared.lock().faults.get(&id).map(|armed| armed.fault.clone());
                     if let Some(fault) = fault {
-                        if fault.effect == Effect::Cut {
-                            cut(&self.client, &self.server);
-                        }
-                        self.shared.strike(id, &fault.prefix, fault.effect);
+                        self.strike(id, &fault.prefix, fault.effect);
                         match fault.effect {
                             Effect::Cut => return Ok(()),
                             Effect::Hold => {}

@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString};
 use std::rc::Rc;
 
 use super::failure::{self, Failure};
-use super::{Fenced, Subject, moving};
+use super::{Fenced, Subject};
 use crate::libpq::PgResult;
 use crate::pg::debug::debug;
 use crate::pg::error::{Result, c_string};
@@ -113,9 +113,7 @@ impl Observation {
             let server = &connection.server_name;
             debug(|| format!("'{gid}' on server \"{}\": found prepared", text::carried(server)));
         }
-        let moved = moving::follow(fenced, subject, &listed)?;
-        let place = if moved.is_some() { Place::Recorded } else { place };
-        Ok(Self { place, moved, listed, other_incarnations, alive })
+        Ok(Self { place, moved: None, listed, other_incarnations, alive })
     }
 }
 

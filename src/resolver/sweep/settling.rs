@@ -9,7 +9,7 @@ use pgrx::{PgLogLevel, pg_sys};
 
 use super::failure::{self, Failure};
 use super::observation::{self, Observation};
-use super::{Decided, Decisions, Fenced, Subject, Swept};
+use super::{Decided, Decisions, Fenced, Subject, Swept, moving};
 use crate::pg::debug::debug;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::pg::{syncrep, text};
@@ -72,19 +72,8 @@ impl Settling {
     /// Asks what became of the committed transactions that are not listed. [`judge`](Self::judge)
     /// comes next.
     pub(super) fn begin(subject: Subject, fenced: Fenced, seen: Observation) -> Result<Self> {
-        let unlisted: Vec<u64> = subject
-            .committed
-            .iter()
-            .filter(|open| open.remote_xid != 0 && !seen.listed.contains(&open.gid))
-            .map(|open| open.remote_xid)
-            .collect();
-        let status = if seen.place == Place::Recorded && !unlisted.is_empty() {
-            Some(observation::ask_status(fenced.connection(), &unlisted)?)
-        } else {
-            None
-        };
         let xids = subject.committed.iter().map(|open| (open.gid, open.remote_xid)).collect();
-        Ok(Self {
+        let mut settling = Self {
             xids,
             subject,
             fenced,
@@ -92,13 +81,27 @@ impl Settling {
             commits: Vec::new(),
             decided: 0,
             sent: Vec::new(),
-            status,
+            status: None,
             left: HashMap::new(),
             refusal: None,
             resolved: 0,
             delivered: Vec::new(),
             heuristic: Vec::new(),
-        })
+        };
+        settling.ask_status()?;
+        Ok(settling)
+    }
+
+    fn ask_status(&mut self) -> Result<()> {
+        let committed = self.subject.committed.iter();
+        let unlisted: Vec<u64> = committed
+            .filter(|open| open.remote_xid != 0 && !self.seen.listed.contains(&open.gid))
+            .map(|open| open.remote_xid)
+            .collect();
+        if self.seen.place == Place::Recorded && !unlisted.is_empty() {
+            self.status = Some(observation::ask_status(self.connection(), &unlisted)?);
+        }
+        Ok(())
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -122,15 +125,22 @@ impl Settling {
         self.left.insert(gid, Left { gid, place, remote_xid, status, xid, reason, listed });
     }
 
-    /// Finds the verdict on each gid that is listed, and sends the rollbacks. The commits are for
+    /// Follows a server that has moved, finds the verdict on each gid that is listed, and sends the
+    /// rollbacks. The commits are for
     /// [`deliver_commits`](Self::deliver_commits).
     pub(super) fn judge(&mut self, decisions: &Decisions) -> Result<()> {
+        let Self { fenced, subject, seen, .. } = &mut *self;
+        seen.moved = moving::follow(fenced, subject, &seen.listed, decisions)?;
+        if seen.moved.is_some() {
+            seen.place = Place::Recorded;
+            self.ask_status()?;
+        }
         self.decided = syncrep::written_so_far();
         let owned: HashSet<Gid> = entries::owned().iter().filter_map(Entry::gid).collect();
         for gid in self.seen.listed.iter().copied().collect::<Vec<Gid>>() {
             let xid = pg_sys::InvalidTransactionId;
-            let absent = Decided { decision: Decision::Absent, xid, remote_xid: 0 };
-            let Decided { decision, xid, remote_xid } =
+            let absent = Decided { decision: Decision::Absent, xid, participant: 0, remote_xid: 0 };
+            let Decided { decision, xid, remote_xid, .. } =
                 decisions.get(&gid).copied().unwrap_or(absent);
             self.xids.insert(gid, remote_xid);
             let others = Others {

@@ -343,17 +343,17 @@ impl Worker {
         for gid in listed {
             if let Some(xid) = self.ledger.xid(gid.nonce) {
                 let mut ids = self.named(gid).into_iter();
-                let remote_xid =
-                    ids.find_map(|id| self.ledger.remote_xid(gid.nonce, id)).unwrap_or(0);
+                let open = ids.find_map(|id| Some((id, self.ledger.remote_xid(gid.nonce, id)?)));
+                let (participant, remote_xid) = open.unwrap_or_default();
                 let (decision, xid) = (Decision::Committed, TransactionId::from(xid));
-                found.insert(*gid, Decided { decision, xid, remote_xid });
+                found.insert(*gid, Decided { decision, xid, participant, remote_xid });
                 continue;
             }
             let pending = entries::of(gid).filter(|e| e.status == Status::Prepared);
             match pending.map(|entry| (decisions::of(entry.xid), entry)) {
                 Some((Decision::Absent, _)) | None => wanted.push(*gid),
-                Some((decision, Entry { xid, remote_xid, .. })) => {
-                    found.insert(*gid, Decided { decision, xid, remote_xid });
+                Some((decision, Entry { xid, participant, remote_xid, .. })) => {
+                    found.insert(*gid, Decided { decision, xid, participant, remote_xid });
                 }
             }
         }
@@ -363,10 +363,10 @@ impl Worker {
             for gid in wanted {
                 let Some(row) = rows.get(&gid.nonce) else { continue };
                 let ids = self.named(&gid);
-                let participant = row.participants.iter().find(|(id, _)| ids.contains(id));
-                let remote_xid = participant.map_or(0, |(_, remote_xid)| *remote_xid);
+                let member = row.participants.iter().find(|(id, _)| ids.contains(id)).copied();
+                let (participant, remote_xid) = member.unwrap_or_default();
                 let Row { decision, xid, .. } = *row;
-                found.insert(gid, Decided { decision, xid, remote_xid });
+                found.insert(gid, Decided { decision, xid, participant, remote_xid });
             }
         }
         Ok(found)

@@ -3,6 +3,7 @@
 use pg_test::oracle::{assert_settled, one};
 use pg_test::proxy::NewConnections;
 use pg_test::{DEADLINE, Fleet, Point, wait_until};
+use postgres::Client;
 
 use crate::support::{
     Outcome, assert_commits, assert_everywhere, begin_everywhere, commit_held_at,
@@ -13,6 +14,16 @@ use crate::support::{
 /// until the servers are given up.
 #[test]
 fn what_was_confirmed_is_shown_until_the_server_is_given_up() -> Outcome {
+    shown_until_given_up(false)
+}
+
+/// The same when the resolver comes to the new addresses before it has read its decisions.
+#[test]
+fn a_server_that_moves_during_a_restart_is_followed() -> Outcome {
+    shown_until_given_up(true)
+}
+
+fn shown_until_given_up(moves_before_the_start: bool) -> Outcome {
     let mut fleet = Fleet::start_proxied()?;
     let mut session = fleet.session()?;
     begin_everywhere(&mut session, 1)?;
@@ -25,6 +36,9 @@ fn what_was_confirmed_is_shown_until_the_server_is_given_up() -> Outcome {
     for number in [1, 2] {
         fleet.proxy(number).set_new_connections(NewConnections::Refused);
     }
+    if moves_before_the_start {
+        lead_past_the_proxies(&fleet, &mut fleet.session()?)?;
+    }
     fleet.coordinator.kill9()?;
     let _ = commit.join();
     for number in [1, 2] {
@@ -34,11 +48,8 @@ fn what_was_confirmed_is_shown_until_the_server_is_given_up() -> Outcome {
     fleet.coordinator.start()?;
 
     let mut session = fleet.session()?;
-    for number in [1, 2] {
-        session.batch_execute(&format!(
-            "ALTER SERVER shard{number} OPTIONS (SET port '{}')",
-            fleet.shard(number).port()
-        ))?;
+    if !moves_before_the_start {
+        lead_past_the_proxies(&fleet, &mut session)?;
     }
     wait_until("what is prepared is committed", DEADLINE, || {
         session.batch_execute("SELECT * FROM pg_fdw_xacts_resolve()")?;
@@ -51,4 +62,14 @@ fn what_was_confirmed_is_shown_until_the_server_is_given_up() -> Outcome {
     session.batch_execute("SELECT pg_fdw_xacts_forget('shard1')")?;
     assert_settled(&fleet);
     assert_commits(&fleet, &mut session, 3)
+}
+
+fn lead_past_the_proxies(fleet: &Fleet, session: &mut Client) -> Outcome {
+    for number in [1, 2] {
+        session.batch_execute(&format!(
+            "ALTER SERVER shard{number} OPTIONS (SET port '{}')",
+            fleet.shard(number).port()
+        ))?;
+    }
+    Ok(())
 }
