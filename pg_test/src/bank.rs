@@ -57,6 +57,7 @@ use serde::Serialize;
 
 use crate::history::Time;
 use crate::oracle::one;
+use crate::wait::lengthened_by_load;
 use crate::{Cluster, DEADLINE, wait_until};
 use audit::audit;
 use bystanders::SLEEPER;
@@ -223,7 +224,8 @@ impl Run<'_> {
         self.shared.pause.store(true, Ordering::Relaxed);
         bank.wait_for_servers()?;
         let start = Instant::now();
-        wait_until("all sessions have come to the end of what they do", LIVELY, || {
+        let lively = lengthened_by_load(LIVELY);
+        wait_until("all sessions have come to the end of what they do", lively, || {
             for coordinator in bank.coordinators() {
                 let _ = coordinator.client()?.batch_execute(&format!(
                     "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
@@ -232,7 +234,7 @@ impl Run<'_> {
             }
             Ok(resting.load(Ordering::Relaxed) == self.threads)
         })?;
-        bank.settled_until(start + LIVELY)?;
+        bank.settled_until(start + lively)?;
         let settling = start.elapsed();
         let transfers: Vec<Transfer> = self
             .transfers

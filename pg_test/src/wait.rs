@@ -29,3 +29,14 @@ pub fn wait_until(
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+/// `usual`; longer where more than four processes want each processor, in proportion. For promises
+/// of how soon something happens: they cannot be judged on a machine that is busy with other work.
+pub fn lengthened_by_load(usual: Duration) -> Duration {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from) as f64;
+    let load = std::fs::read_to_string("/proc/loadavg")
+        .ok()
+        .and_then(|text| text.split(' ').next()?.parse::<f64>().ok())
+        .unwrap_or(0.0);
+    usual.mul_f64((load / (4.0 * processors)).max(1.0))
+}
