@@ -140,7 +140,7 @@ pub fn by_shards(stand: &Stand, effort: Effort, report: &mut Report) -> Result<(
 const IN_MEMORY: &str = "`fsync = off` on all servers, which share one disk here";
 
 /// Measures without waits for disks.
-fn without_disks<T>(stand: &Stand, measure: impl FnOnce() -> Result<T>) -> Result<T> {
+pub fn without_disks<T>(stand: &Stand, measure: impl FnOnce() -> Result<T>) -> Result<T> {
     stand.set_fsync(false)?;
     let measured = measure();
     stand.set_fsync(true)?;
