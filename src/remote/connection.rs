@@ -217,11 +217,12 @@ impl Connection {
     /// outstanding.
     pub fn is_reusable(&self) -> bool {
         self.broken.get().is_none() && !self.conn.is_bad() && {
-            let fifo = &self.inner.borrow().fifo;
-            match fifo.is_idle() {
+            let inner = self.inner.borrow();
+            let ends = match inner.fifo.is_idle() {
                 true => matches!(self.conn.transaction(), Transaction::Idle),
-                false => fifo.is_ending(),
-            }
+                false => inner.fifo.is_ending(),
+            };
+            ends && !inner.session.is_incomplete
         }
     }
 

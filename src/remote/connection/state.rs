@@ -62,6 +62,8 @@ pub(super) struct Session {
     pub server_pid: Option<i32>,
     /// The advisory lock that shows others that this session is alive.
     pub lock: Lock,
+    /// A statement of the connection's own is not prepared there any more.
+    pub is_incomplete: bool,
     /// The question for the snapshot is prepared.
     pub can_tell_snapshot: bool,
     /// The lock for which [`SessionLock::check`] is prepared.
