@@ -107,17 +107,17 @@ const KINDS: [(&str, bool, &str); 13] = [
         "CREATE TABLE k (id int, v varchar(12), d numeric(6, 2)) PARTITION BY RANGE (id);
          CREATE TABLE k1 PARTITION OF k FOR VALUES FROM (0) TO (400);
          CREATE TABLE k2 PARTITION OF k FOR VALUES FROM (400) TO (5000);
-         CREATE FUNCTION some() RETURNS trigger LANGUAGE plpgsql AS
+         CREATE FUNCTION drops() RETURNS trigger LANGUAGE plpgsql AS
              'BEGIN IF NEW.id % 7 = 0 THEN RETURN NULL; END IF; RETURN NEW; END';
-         CREATE TRIGGER some BEFORE INSERT ON k2 FOR EACH ROW EXECUTE FUNCTION some()",
+         CREATE TRIGGER drops BEFORE INSERT ON k2 FOR EACH ROW EXECUTE FUNCTION drops()",
     ),
     (
         "a trigger that changes and drops rows",
         false,
         "CREATE TABLE k (id int, v varchar(12), d numeric(6, 2));
-         CREATE FUNCTION some() RETURNS trigger LANGUAGE plpgsql AS
+         CREATE FUNCTION drops() RETURNS trigger LANGUAGE plpgsql AS
              'BEGIN NEW.v := NEW.id; IF NEW.id % 7 = 0 THEN RETURN NULL; END IF; RETURN NEW; END';
-         CREATE TRIGGER some BEFORE INSERT ON k FOR EACH ROW EXECUTE FUNCTION some()",
+         CREATE TRIGGER drops BEFORE INSERT ON k FOR EACH ROW EXECUTE FUNCTION drops()",
     ),
     (
         "a rule",
@@ -324,10 +324,10 @@ fn rows_are_routed_to_several_servers() -> Outcome {
         "CREATE TABLE counted (n bigint);
          CREATE FUNCTION count_them() RETURNS trigger LANGUAGE plpgsql AS
              'BEGIN INSERT INTO counted SELECT count(*) FROM r1 WHERE v = ''x''; RETURN NULL; END';
-         CREATE TRIGGER count_them AFTER INSERT ON r3 FOR EACH ROW WHEN (NEW.id = 2)
+         CREATE TRIGGER count_them AFTER INSERT ON r3 FOR EACH ROW WHEN (NEW.id = 20000)
              EXECUTE FUNCTION count_them()",
     )?;
-    let text: String = (0..1500).map(|i| format!("{i}\tx\n")).collect();
+    let text: String = (20_000..21_500).map(|i| format!("{i}\tx\n")).collect();
     copy(&mut session, "COPY r FROM STDIN", &text)?;
     assert_eq!(one::<i64>(&mut session, "SELECT sum(n)::bigint FROM counted")?, 500);
     Ok(())
