@@ -4,6 +4,7 @@
 //!   with;
 //! * [`sending`]: statements with all that travels with them; [`cursors`], [`savepoints`],
 //!   [`session_lock`], [`lock_timeout`]: some of it;
+//! * [`copying`]: COPY, for which the connection leaves the pipeline;
 //! * [`snapshot`]: what the transaction sees there, for consistent reads;
 //! * [`answers`]: reading answers and asking for them; [`fitting`]: whether one can be that;
 //!   [`waiting`]: until there is nothing more to
@@ -37,6 +38,7 @@ use crate::remote::{pooler, report};
 
 mod anew;
 mod answers;
+mod copying;
 mod cursors;
 mod failures;
 mod fitting;
@@ -267,6 +269,7 @@ impl Connection {
     /// Asks the server to stop what it is doing; waits for the request to be taken, not for its
     /// effect. The transaction is doomed if the server does not take it.
     pub fn cancel(&self) {
+        self.withhold_copy();
         // A cancel for this transaction must not hit the previous one's COMMIT.
         if !self.pass_endings(Instant::now() + ENDING_TIMEOUT) {
             self.doom();
@@ -276,6 +279,7 @@ impl Connection {
         if !self.start_cancel().is_some_and(|sending| sending.wait_until(deadline)) {
             self.doom();
         }
+        self.end_cancelled_copy();
     }
 
     /// Starts to ask the server to stop what it is doing, whatever that is; `None` if that is not

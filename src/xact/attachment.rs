@@ -23,6 +23,7 @@ use crate::xact::cut::{self, Statement};
 use crate::xact::unit::Unit;
 use crate::xact::{callbacks, deliveries, endings, long_waits, participants, renewal};
 
+mod copying;
 mod openings;
 
 pub(super) use openings::open_all_of;
@@ -265,6 +266,24 @@ impl Attachment {
         query: &Rc<CStr>,
         opening: Option<&Rc<Opening>>,
     ) -> Result<Ticket> {
+        let manner = self.manner(query, opening)?;
+        let submit = || self.connection.submit(manner, messages, if_lost);
+        let first = match submit() {
+            Err(_) if self.begin_anew()? => submit()?,
+            sent => sent?,
+        };
+        if !messages.is_empty() {
+            self.sent.set(first + messages.len() as Ticket - 1);
+        }
+        Ok(first)
+    }
+
+    /// How a statement is sent now.
+    fn manner<'a>(
+        &self,
+        query: &'a Rc<CStr>,
+        opening: Option<&'a Rc<Opening>>,
+    ) -> Result<Manner<'a>> {
         let (connection, userid, unit) = (&self.connection, self.userid, self.unit.as_ref());
         let scan = opening.filter(|_| self.access == Access::Reads);
         let opened = cut::before_statement(&Statement { connection, userid, unit, scan })?;
@@ -275,16 +294,7 @@ impl Attachment {
         let (owner, access) = (self.level.get(), self.access);
         self.connection.set_lock_timeout(lock_timeout());
         let query = Some(query);
-        let manner = Manner { isolation, opened, owner, level, access, opening, query };
-        let submit = || self.connection.submit(manner, messages, if_lost);
-        let first = match submit() {
-            Err(_) if self.begin_anew()? => submit()?,
-            sent => sent?,
-        };
-        if !messages.is_empty() {
-            self.sent.set(first + messages.len() as Ticket - 1);
-        }
-        Ok(first)
+        Ok(Manner { isolation, opened, owner, level, access, opening, query })
     }
 
     /// A statement's answer if it has been read.

@@ -4,6 +4,7 @@ mod analyze;
 mod async_faults;
 mod async_scan;
 mod batch;
+mod bulk;
 mod command_log;
 mod connections;
 mod credentials;

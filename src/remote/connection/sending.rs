@@ -78,8 +78,26 @@ impl Connection {
     /// consecutive; the first is returned. `sql` is named as CONTEXT if the connection is lost.
     ///
     /// # Errors
-    /// The connection is lost or doomed, or the local transaction is ending.
+    /// The connection is lost or doomed, or the local transaction is ending; a cancel while a COPY
+    /// is waited for.
     pub fn submit(&self, manner: Manner, messages: &[Message], sql: &CStr) -> Result<Ticket> {
+        self.pass_copy()?;
+        self.check_open(sql)?;
+        if manner.access == Access::Modifies && self.is_beginning() {
+            self.pump();
+        }
+        match self.queue_segment(manner, messages) {
+            Some(ticket) => {
+                self.inner.borrow_mut().note_sent(manner, messages);
+                self.flush();
+                Ok(ticket)
+            }
+            None => Err(report::with_sql(self.lose(), Some(sql))),
+        }
+    }
+
+    /// Whether statements may be sent.
+    pub(super) fn check_open(&self, sql: &CStr) -> Result<()> {
         if self.is_doomed() {
             return Err(self.refusal(sql));
         }
@@ -94,17 +112,7 @@ impl Connection {
                 .concat(),
             ));
         }
-        if manner.access == Access::Modifies && self.is_beginning() {
-            self.pump();
-        }
-        match self.queue_segment(manner, messages) {
-            Some(ticket) => {
-                self.inner.borrow_mut().note_sent(manner, messages);
-                self.flush();
-                Ok(ticket)
-            }
-            None => Err(report::with_sql(self.lose(), Some(sql))),
-        }
+        Ok(())
     }
 
     /// Whether START TRANSACTION was sent and has not been answered.
@@ -270,7 +278,7 @@ impl Connection {
             let is_unknown = transaction.written.state() == Xid::Unknown;
             (transaction.depth > 0 && is_unknown, transaction.depth)
         };
-        if !is_unknown || self.is_doomed() {
+        if !is_unknown || self.is_doomed() || self.is_copying() {
             return;
         }
         // The transaction has begun, so its isolation level is not sent.

@@ -7,6 +7,7 @@ use std::ffi::CString;
 use std::rc::{Rc, Weak};
 
 use super::anew::Unanswered;
+use super::copying::Copying;
 use super::cursors::Opening;
 use super::lock_timeout::LockTimeout;
 use super::sending::Isolation;
@@ -41,6 +42,8 @@ pub(super) struct State {
     pub fifo: Fifo<PgResult>,
     pub session: Session,
     pub transaction: RemoteTransaction,
+    /// The COPY that the server has not ended yet.
+    pub copying: Option<Copying>,
     /// Whether a `COMMIT PREPARED` that nobody waits for was done, once it has been answered.
     pub delivered: Option<bool>,
     /// The failure of the last transaction's `COMMIT`, for which nobody waited.
@@ -160,6 +163,7 @@ impl State {
     /// Statements get tickets from `next` on again.
     pub fn change_session(&mut self, next: Option<Ticket>) {
         self.fifo.begin_anew(next);
+        self.copying = None;
         let (lock_timeout, command) = self.session.lock_timeout.of_new_session();
         self.session = Session {
             lock: self.session.lock.of_new_session(),

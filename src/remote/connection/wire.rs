@@ -78,6 +78,13 @@ impl Wire {
         self.conn.send_query(sql, params)
     }
 
+    /// Sends a command by the simple protocol, outside of pipeline mode.
+    pub fn send_simple(&self, sql: &CStr) -> bool {
+        self.note(&[sql]);
+        self.parsed.set(self.parsed.get() + 1);
+        self.conn.send_simple(sql)
+    }
+
     /// Queues the preparation of a statement under a name.
     pub fn send_prepare(&self, name: &CStr, sql: &CStr) -> bool {
         self.note(&[c"PREPARE ", name, c" AS ", sql]);
