@@ -10,7 +10,7 @@
 use anyhow::{Context, Result, anyhow};
 use postgres::Client;
 
-use crate::network::{Cable, Host};
+use crate::network::{Cable, Host, Loss};
 use crate::{Cluster, Installation, Proxy};
 
 /// How a fleet is to be set up; start from [`FleetOptions::default`].
@@ -177,6 +177,21 @@ impl Fleet {
     /// The cable between the coordinator and shard `number` of a fleet of hosts.
     pub fn cable(&self, number: usize) -> &Cable {
         &self.cables[number - 1]
+    }
+
+    /// The coordinator's host dies: nothing of it is heard any more. Its data, not started yet, are
+    /// on a new host with the same addresses.
+    pub fn coordinator_host_dies(&mut self) -> Result<()> {
+        for cable in &self.cables {
+            cable.lose(Loss::Both)?;
+        }
+        self.coordinator.kill9()?;
+        let host = Host::new()?;
+        for cable in &mut self.cables {
+            cable.replug(&host)?;
+            cable.mend()?;
+        }
+        self.coordinator.move_to(&host)
     }
 
     /// The port by which the coordinator reaches shard `number`.

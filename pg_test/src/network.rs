@@ -115,6 +115,13 @@ impl Cable {
         Ok(cable)
     }
 
+    /// Takes it out, and connects the shard with another host that has the coordinator's address.
+    pub(crate) fn replug(&mut self, coordinator: &Host) -> Result<()> {
+        self.shard.run("ip", &["link", "delete", UPLINK])?;
+        self.coordinator = coordinator.clone();
+        self.plug_in()
+    }
+
     fn plug_in(&self) -> Result<()> {
         let (device, there) = (self.device(), self.shard.path());
         let link = ["link", "add", &device, "type", "veth", "peer", "name", UPLINK];

@@ -4,7 +4,9 @@ use pg_test::network::Loss;
 use pg_test::oracle::{assert_usable, expect_error, one};
 
 use super::{at_work, ended, hosts, notice_soon};
-use crate::support::{Outcome, assert_commits, assert_recovered, in_background, signal};
+use crate::support::{
+    Outcome, assert_commits, assert_recovered, begin_everywhere, in_background, signal,
+};
 
 /// The shard has taken the statement, and nothing is on its way: only probes tell that it is gone.
 #[test]
@@ -17,6 +19,21 @@ fn keepalives_end_a_statement_whose_shard_has_vanished() -> Outcome {
     expect_error(result, "08006");
     fleet.cable(2).mend()?;
     assert_commits(&fleet, &mut session, 1)
+}
+
+/// What is on its way when the shard vanishes is sent again and again; keepalives do not count then.
+#[test]
+fn tcp_user_timeout_ends_a_statement_that_does_not_arrive() -> Outcome {
+    let Some(fleet) = hosts(false)? else { return Ok(()) };
+    fleet.session()?.batch_execute("ALTER SERVER shard2 OPTIONS (ADD tcp_user_timeout '2000')")?;
+    let mut session = fleet.session()?;
+    begin_everywhere(&mut session, 1)?;
+    fleet.cable(2).lose(Loss::Both)?;
+    let (mut session, result) = ended(in_background(session, "INSERT INTO ft2 VALUES (2, 'x')"))?;
+    expect_error(result, "08006");
+    session.batch_execute("ROLLBACK")?;
+    fleet.cable(2).mend()?;
+    assert_recovered(&fleet, 1, false)
 }
 
 /// Red on 0.2.0: the kernel's own setting, two hours.
