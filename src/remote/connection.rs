@@ -3,7 +3,7 @@
 //! * [`wire`]: what is handed to libpq, and the log of it; [`setup`]: what each session begins
 //!   with;
 //! * [`sending`]: statements with all that travels with them; [`cursors`], [`savepoints`],
-//!   [`session_lock`], [`lock_timeout`]: some of it;
+//!   [`session_lock`], [`lock_timeout`], [`idle_timeout`]: some of it;
 //! * [`copying`]: COPY, for which the connection leaves the pipeline;
 //! * [`snapshot`]: what the transaction sees there, for consistent reads;
 //! * [`answers`]: reading answers and asking for them; [`fitting`]: whether one can be that;
@@ -42,6 +42,7 @@ mod copying;
 mod cursors;
 mod failures;
 mod fitting;
+mod idle_timeout;
 mod lock_timeout;
 mod savepoints;
 mod sending;

@@ -71,6 +71,8 @@ pub(super) struct Session {
     pub can_tell_snapshot: bool,
     /// The lock for which [`SessionLock::check`] is prepared.
     pub prepared_check: Option<SessionLock>,
+    /// How long it may be idle, in milliseconds; 0: as the server says.
+    pub idle_timeout: i32,
     /// How long it waits for locks.
     pub lock_timeout: LockTimeout,
     /// Commands to send outside of any transaction, where their failure does no harm, or with the
@@ -164,6 +166,7 @@ impl State {
     pub fn change_session(&mut self, next: Option<Ticket>) {
         self.fifo.begin_anew(next);
         self.copying = None;
+        let idle_timeout = self.session.idle_timeout;
         let (lock_timeout, command) = self.session.lock_timeout.of_new_session();
         self.session = Session {
             lock: self.session.lock.of_new_session(),
@@ -171,6 +174,7 @@ impl State {
             after_transaction: command.into_iter().collect(),
             ..Session::default()
         };
+        self.set_idle_timeout(idle_timeout);
         let transaction = &mut self.transaction;
         transaction.depth = 0;
         transaction.modifies = false;
