@@ -190,7 +190,7 @@ fn it_does_what_insert_does_on_every_kind_of_table() -> Outcome {
                 let rows: String = one(
                     &mut shard,
                     "SELECT coalesce(string_agg(k::text, ' ' ORDER BY k::text), '')
-                     FROM (SELECT id, v, d FROM k) k",
+                     FROM (SELECT id, v, d FROM k WHERE id < 5000) k",
                 )?;
                 let copied = fleet.shard(1).log().statements_since(mark)?;
                 let copied = copied.iter().any(|s| s.starts_with("COPY public.k(id, v, d)"));
@@ -199,7 +199,7 @@ fn it_does_what_insert_does_on_every_kind_of_table() -> Outcome {
                     assert_eq!(copied, copies && size == "0", "{kind}: {source}");
                 }
                 given.push((inserted, rows));
-                shard.batch_execute("DELETE FROM k")?;
+                shard.batch_execute("DELETE FROM k WHERE id < 5000")?;
             }
             assert_eq!(given[0], given[1], "{kind}: {source}");
         }
@@ -376,6 +376,21 @@ fn savepoints_hold() -> Outcome {
     assert_eq!(one::<i64>(&mut fleet.shard(1).client()?, there)?, 4000);
     assert_eq!(one::<i64>(&mut fleet.shard(1).client()?, "SELECT count(*) FROM t")?, 4000);
     assert_usable(&mut session);
+    Ok(())
+}
+
+/// The source fails while the shard works on what it has got.
+#[test]
+fn a_source_that_fails_leaves_the_connection_usable() -> Outcome {
+    let (fleet, mut session) = start()?;
+    let fails =
+        "INSERT INTO ft1 SELECT i, (1 / (20000 - i))::text FROM generate_series(1, 30000) i";
+    session.batch_execute("BEGIN; INSERT INTO ft1 VALUES (0, 'x'); SAVEPOINT a")?;
+    expect_error(session.batch_execute(fails), "22012");
+    session.batch_execute(&format!("ROLLBACK TO a; {}; COMMIT", insert_of(1000)))?;
+    expect_error(session.batch_execute(&fails.replace("SELECT i", "SELECT 2000 + i")), "22012");
+    assert_eq!(fleet.ids_on_shard(1)?.len(), 1001);
+    session.batch_execute("DELETE FROM ft1")?;
     Ok(())
 }
 
