@@ -137,7 +137,7 @@ pub fn valgrind(workspace: Workspace, major: u32, names: &[String]) -> Result<()
     packages::install(&["valgrind".to_owned()])?;
     let server = Server::provide(&workspace, major)?;
     let Some(source) = &server.source else {
-        bail!("valgrind does not understand a server that was not built for it; take 15, 17 or 18");
+        bail!("valgrind does not understand a server that was not built for it; take 15 or 18");
     };
     let suppressions = source.join("src/tools/valgrind.supp");
     let setup = setup(workspace, &server)?;
