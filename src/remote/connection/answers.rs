@@ -274,6 +274,7 @@ impl Connection {
                     self.note_end(inner);
                 }
                 inner.transaction.fetch_run = None;
+                inner.transaction.parsed = None;
                 inner.session.is_incomplete |= setup::is_unknown_statement(&result);
             }
             match inner.fifo.answer(kind, result) {

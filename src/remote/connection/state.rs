@@ -103,6 +103,8 @@ pub(super) struct RemoteTransaction {
     pub unanswered: Option<Unanswered>,
     /// It has been sent a second time.
     pub began_anew: bool,
+    /// The last statement with parameters, if nothing else was parsed since.
+    pub parsed: Option<Parsed>,
     /// The `FETCH` commands that nothing else has come between.
     pub fetch_run: Option<FetchRun>,
     /// Commands to send before the next statement. If there is none, the end of the transaction
@@ -127,6 +129,13 @@ pub(super) enum SkippedPrepare {
     Failure,
     /// The session does not hold its advisory lock any more.
     LockLost,
+}
+
+/// A statement that was sent without a name.
+pub(super) struct Parsed {
+    pub sql: CString,
+    /// What [`super::wire::Wire::parsed`] was then.
+    pub number: u64,
 }
 
 /// `FETCH` commands in a row.
@@ -180,6 +189,7 @@ impl State {
         transaction.modifies = false;
         transaction.written = Written::No;
         transaction.fetch_run = None;
+        transaction.parsed = None;
         transaction.opened.clear();
         transaction.began_anew = true;
     }

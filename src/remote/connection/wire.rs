@@ -98,9 +98,9 @@ impl Wire {
     }
 
     /// Queues the last statement without a name, whose text this is, once more.
-    pub fn send_again(&self, sql: &CStr) -> bool {
+    pub fn send_again(&self, sql: &CStr, params: &[Option<&CStr>]) -> bool {
         self.note(&[sql]);
-        self.conn.send_prepared(self.prepared_name(sql).unwrap_or(c""), &[])
+        self.conn.send_prepared(self.prepared_name(sql).unwrap_or(c""), params)
     }
 
     /// From now on the log names this transaction by the gid in its PREPARE TRANSACTION.
