@@ -21,6 +21,7 @@
 mod analyze;
 mod async_scan;
 mod batch;
+mod behind;
 mod direct;
 pub mod estimates;
 mod explain;

@@ -58,7 +58,7 @@ mod unit;
 pub mod utility;
 mod write_down;
 
-pub use attachment::{Attachment, attach, attach_to_write};
+pub use attachment::{Attachment, attach, attach_to_write, settle_all_owed};
 pub use callbacks::collect_deliveries;
 pub use cut::{fix as fix_snapshot, is_on as reads_consistently};
 pub use long_waits::{HOOKS as LONG_WAITS, on_long_wait};

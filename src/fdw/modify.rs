@@ -12,10 +12,11 @@ use crate::fdw::batch::{Slot, Template};
 use crate::fdw::params::{Modes, Outputs, Values};
 use crate::fdw::rows::RowReader;
 use crate::fdw::statement::Statement;
-use crate::fdw::{plan, state, volatility};
+use crate::fdw::{behind, plan, state, volatility};
 use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState, boundary, catch};
 use crate::pg::{node, raw};
+use crate::remote::connection::Message;
 use crate::remote::report;
 use crate::xact::{Attachment, attach_to_write};
 
@@ -39,6 +40,8 @@ pub struct Modification {
     ctid: Option<i16>,
     /// The other parameters, as columns of the new row.
     columns: Vec<i16>,
+    /// Nobody waits for the answers.
+    is_behind: bool,
     outputs: Outputs,
     values: Values,
     reader: Option<RowReader>,
@@ -68,7 +71,8 @@ pub unsafe extern "C-unwind" fn begin(
         let estate = (*mtstate).ps.state;
         let entry = node::range_table_entry(estate, (*target).ri_RangeTableIndex);
         let source = (*(*mtstate).ps.lefttree).plan;
-        Modification::start(estate, entry, target, operation, source, plan)
+        let is_behind = behind::needs_no_answer(mtstate, target);
+        Modification::start(estate, entry, target, source, operation, is_behind, plan)
     })
 }
 
@@ -169,7 +173,8 @@ impl Modification {
     }
 
     /// Makes the state of a target and puts it there. `entry` stands for the target in the range
-    /// table, `source` is the plan that the rows come from, NULL in COPY.
+    /// table, `source` is the plan that the rows come from, NULL in COPY. `is_behind`: nobody waits
+    /// for the answers.
     ///
     /// # Safety
     /// Valid nodes of a running executor.
@@ -180,8 +185,9 @@ impl Modification {
         estate: *mut EState,
         entry: *const RangeTblEntry,
         target: *mut ResultRelInfo,
-        operation: CmdType::Type,
         source: *const Plan,
+        operation: CmdType::Type,
+        is_behind: bool,
         plan: plan::Modify,
     ) -> Result<()> {
         // SAFETY: by contract; what is made here lives in the query's context.
@@ -202,6 +208,7 @@ impl Modification {
                 targets.iter().filter(|(_, _, slot)| *slot == Slot::Parameter).collect();
             let types = ctid.map(|_| pg_sys::TIDOID).into_iter();
             let types = types.chain(parameters.iter().map(|(_, oid, _)| *oid));
+            let is_behind = is_behind && plan.returning.is_none();
             let scratch = node::memory_context(context, c"pg_fdw_xacts temporary data");
             let this = Self {
                 outputs: Outputs::new(types, context),
@@ -220,6 +227,7 @@ impl Modification {
                 volatile_source: operation == CmdType::CMD_INSERT
                     && volatility::is_volatile(estate, source),
                 ctid,
+                is_behind,
                 values: Values::new(),
                 scratch,
                 session,
@@ -266,6 +274,10 @@ impl Modification {
     /// # Safety
     /// As for [`Self::execute`].
     unsafe fn execute_evaluated(&mut self, slots: &[*mut TupleTableSlot]) -> Result<usize> {
+        if self.is_behind {
+            self.leave_behind(slots.len())?;
+            return Ok(slots.len());
+        }
         let result = self.run(slots.len())?;
         let affected = match self.reader {
             Some(_) => result.rows(),
@@ -304,6 +316,17 @@ impl Modification {
             self.rows = rows;
         }
         self.statement.run(&self.session, &self.values)
+    }
+
+    /// Sends the statement for this many rows, and goes on. It is not prepared: one that has failed
+    /// unnoticed could not be deallocated.
+    fn leave_behind(&self, rows: usize) -> Result<()> {
+        let sql = match &self.template {
+            Some(template) if rows != self.rows => template.text(rows).into(),
+            _ => self.statement.sql(),
+        };
+        let asked = self.session.submit(Message::Query(&sql, &self.values), &sql)?;
+        self.session.leave_behind(asked, rows, &self.values)
     }
 
     /// Fills `values` with the parameters of as many of the first rows as fit into a message, and

@@ -8,6 +8,7 @@
 //! * [`answers`]: reading answers and asking for them; [`fitting`]: whether one can be that;
 //!   [`waiting`]: until there is nothing more to
 //!   come;
+//! * [`behind`]: statements whose answers are taken later than by their owners;
 //! * [`state`]: what is known of the session and its transaction; [`written`]: whether that has an
 //!   xid;
 //! * [`failures`]: how a broken connection is reported; [`anew`]: how its transaction begins on
@@ -37,6 +38,7 @@ use crate::remote::{pooler, report};
 
 mod anew;
 mod answers;
+mod behind;
 mod cursors;
 mod failures;
 mod fitting;

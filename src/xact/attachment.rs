@@ -23,8 +23,11 @@ use crate::xact::cut::{self, Statement};
 use crate::xact::unit::Unit;
 use crate::xact::{callbacks, deliveries, endings, long_waits, participants, renewal};
 
+mod behind;
 mod openings;
 
+pub(super) use behind::settle as settle_owed;
+pub use behind::settle_all as settle_all_owed;
 pub(super) use openings::open_all_of;
 
 /// A participant's session as one scan or modification sees it. It remembers the nesting level at
@@ -266,12 +269,20 @@ impl Attachment {
         opening: Option<&Rc<Opening>>,
     ) -> Result<Ticket> {
         let (connection, userid, unit) = (&self.connection, self.userid, self.unit.as_ref());
+        // What is owed to an outer level has to be known before a savepoint follows it: the
+        // savepoint could not be gone back to.
+        let level = self.level.get().max(nest_level());
+        if connection.owes_from(0) {
+            connection.pump();
+            if connection.needs_savepoint(level) {
+                behind::settle(connection, userid, None)?;
+            }
+        }
         let scan = opening.filter(|_| self.access == Access::Reads);
         let opened = cut::before_statement(&Statement { connection, userid, unit, scan })?;
         let isolation = renewal::isolation(connection, unit);
         // A cursor may be fetched inside a later savepoint than its own: then a failure is rolled
         // back to that one.
-        let level = self.level.get().max(nest_level());
         let (owner, access) = (self.level.get(), self.access);
         self.connection.set_lock_timeout(lock_timeout());
         let query = Some(query);

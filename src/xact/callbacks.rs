@@ -8,6 +8,7 @@ use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{attempt, boundary, shielded};
 use crate::pg::globals::nest_level;
 use crate::remote::long_wait;
+use crate::xact::attachment::settle_all_owed;
 use crate::xact::{
     abort, cut, deliveries, endings, gxid, participants, phase_one, phase_two, replayed,
 };
@@ -116,6 +117,7 @@ unsafe extern "C-unwind" fn on_subtransaction(
     long_wait::executor_wakes();
     match event {
         E::SUBXACT_EVENT_PRE_COMMIT_SUB => boundary(|| {
+            settle_all_owed(level)?;
             for p in participants::all() {
                 p.connection.release(level)?;
             }

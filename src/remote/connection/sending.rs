@@ -80,6 +80,7 @@ impl Connection {
     /// # Errors
     /// The connection is lost or doomed, or the local transaction is ending.
     pub fn submit(&self, manner: Manner, messages: &[Message], sql: &CStr) -> Result<Ticket> {
+        self.judge_owed()?;
         if self.is_doomed() {
             return Err(self.refusal(sql));
         }
