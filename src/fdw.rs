@@ -19,9 +19,9 @@
 //! * [`state`]: execution state that is freed after an ERROR, too.
 
 mod analyze;
+mod answer;
 mod async_scan;
 mod batch;
-mod behind;
 mod direct;
 pub mod estimates;
 mod explain;

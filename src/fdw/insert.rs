@@ -12,8 +12,9 @@ use pgrx::pg_sys::{
     RangeTblEntry, ResultRelInfo,
 };
 
+use crate::fdw::answer::Answer;
 use crate::fdw::modify::{self, Modification};
-use crate::fdw::{behind, plan};
+use crate::fdw::plan;
 use crate::pg::error::{Error, Result, SqlState, boundary, catch};
 use crate::pg::node;
 
@@ -32,9 +33,9 @@ pub unsafe extern "C-unwind" fn begin(mtstate: *mut ModifyTableState, target: *m
         let list = plan_insert(plan, target, index, entry)?;
         let insert = plan::modify(list, true)?;
         let source = plan.as_ref().map_or(std::ptr::null(), |plan| plan.plan.lefttree.cast_const());
-        let is_behind = behind::needs_no_answer(mtstate, target);
         let operation = CmdType::CMD_INSERT;
-        Modification::start(estate, entry, target, source, operation, is_behind, insert)
+        let answer = Answer::needed_by(mtstate, target);
+        Modification::start(estate, entry, target, source, operation, answer, insert)
     })
 }
 

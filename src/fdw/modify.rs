@@ -8,11 +8,12 @@ use pgrx::pg_sys::{
     ResultRelInfo, TupleTableSlot,
 };
 
+use crate::fdw::answer::Answer;
 use crate::fdw::batch::{Slot, Template};
 use crate::fdw::params::{Modes, Outputs, Values};
 use crate::fdw::rows::RowReader;
 use crate::fdw::statement::Statement;
-use crate::fdw::{behind, plan, state, volatility};
+use crate::fdw::{plan, state, volatility};
 use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState, boundary, catch};
 use crate::pg::{node, raw};
@@ -40,8 +41,8 @@ pub struct Modification {
     ctid: Option<i16>,
     /// The other parameters, as columns of the new row.
     columns: Vec<i16>,
-    /// Nobody waits for the answers.
-    is_behind: bool,
+    /// Who needs the server's answers.
+    answer: Answer,
     outputs: Outputs,
     values: Values,
     reader: Option<RowReader>,
@@ -71,8 +72,8 @@ pub unsafe extern "C-unwind" fn begin(
         let estate = (*mtstate).ps.state;
         let entry = node::range_table_entry(estate, (*target).ri_RangeTableIndex);
         let source = (*(*mtstate).ps.lefttree).plan;
-        let is_behind = behind::needs_no_answer(mtstate, target);
-        Modification::start(estate, entry, target, source, operation, is_behind, plan)
+        let answer = Answer::needed_by(mtstate, target);
+        Modification::start(estate, entry, target, source, operation, answer, plan)
     })
 }
 
@@ -173,8 +174,7 @@ impl Modification {
     }
 
     /// Makes the state of a target and puts it there. `entry` stands for the target in the range
-    /// table, `source` is the plan that the rows come from, NULL in COPY. `is_behind`: nobody waits
-    /// for the answers.
+    /// table, `source` is the plan that the rows come from, NULL in COPY.
     ///
     /// # Safety
     /// Valid nodes of a running executor.
@@ -187,7 +187,7 @@ impl Modification {
         target: *mut ResultRelInfo,
         source: *const Plan,
         operation: CmdType::Type,
-        is_behind: bool,
+        answer: Answer,
         plan: plan::Modify,
     ) -> Result<()> {
         // SAFETY: by contract; what is made here lives in the query's context.
@@ -208,7 +208,7 @@ impl Modification {
                 targets.iter().filter(|(_, _, slot)| *slot == Slot::Parameter).collect();
             let types = ctid.map(|_| pg_sys::TIDOID).into_iter();
             let types = types.chain(parameters.iter().map(|(_, oid, _)| *oid));
-            let is_behind = is_behind && plan.returning.is_none();
+            let answer = if plan.returning.is_some() { Answer::Statement } else { answer };
             let scratch = node::memory_context(context, c"pg_fdw_xacts temporary data");
             let this = Self {
                 outputs: Outputs::new(types, context),
@@ -227,7 +227,7 @@ impl Modification {
                 volatile_source: operation == CmdType::CMD_INSERT
                     && volatility::is_volatile(estate, source),
                 ctid,
-                is_behind,
+                answer,
                 values: Values::new(),
                 scratch,
                 session,
@@ -274,11 +274,18 @@ impl Modification {
     /// # Safety
     /// As for [`Self::execute`].
     unsafe fn execute_evaluated(&mut self, slots: &[*mut TupleTableSlot]) -> Result<usize> {
-        if self.is_behind {
-            self.leave_behind(slots.len())?;
-            return Ok(slots.len());
-        }
-        let result = self.run(slots.len())?;
+        let result = match self.answer {
+            Answer::Nobody => {
+                self.leave_behind(slots.len())?;
+                return Ok(slots.len());
+            }
+            Answer::Transaction => self.session.run_whole(&self.statement.sql(), &self.values)?,
+            Answer::Statement => None,
+        };
+        let result = match result {
+            Some(result) => result,
+            None => self.run(slots.len())?,
+        };
         let affected = match self.reader {
             Some(_) => result.rows(),
             None => result.rows_affected() as usize,

@@ -96,6 +96,8 @@ pub struct Connection {
     is_to_modify: Cell<bool>,
     /// A user's own commands have run in the session (see [`Connection::taint`]).
     tainted: Cell<bool>,
+    /// When an answer has come last.
+    heard: Cell<Option<Instant>>,
     /// Its pooler is known to leave the server process to it.
     owns_process: Cell<bool>,
 }
@@ -125,6 +127,7 @@ impl Connection {
             watched: Cell::new(false),
             is_to_modify: Cell::new(false),
             tainted: Cell::new(false),
+            heard: Cell::new(None),
             owns_process: Cell::new(false),
         })
     }
@@ -171,6 +174,11 @@ impl Connection {
     /// Whether the process that was announced when we connected may be the server's.
     pub fn may_be_direct(&self) -> bool {
         pooler::may_be_a_process(self.conn.backend_pid())
+    }
+
+    /// Whether the server has answered something within this time.
+    pub fn has_spoken_within(&self, time: Duration) -> bool {
+        self.heard.get().is_some_and(|heard| heard.elapsed() < time)
     }
 
     /// The server process stays with this connection, whatever is in between.

@@ -206,33 +206,6 @@ impl Attachment {
         Ok(tickets.map(|(ticket, (_, sql))| Asked::about(ticket, sql, sql)).collect())
     }
 
-    /// A cursor for `query` that this session will open.
-    pub fn opening(
-        &self,
-        cursor: u32,
-        declare: &Rc<CStr>,
-        params: &[Option<&CStr>],
-        query: &Rc<CStr>,
-    ) -> Opening {
-        Opening {
-            cursor,
-            declare: Rc::clone(declare),
-            params: params.iter().map(|param| param.map(CStr::to_owned)).collect(),
-            query: Rc::clone(query),
-            level: Rc::clone(&self.level),
-            access: self.access,
-            sent: Cell::new(None),
-        }
-    }
-
-    /// Opens a cursor now, unless that was done.
-    ///
-    /// # Errors
-    /// Those of [`Attachment::submit`].
-    pub fn open(&self, opening: &Rc<Opening>) -> Result<()> {
-        self.send(&[], &opening.declare, &opening.query, Some(opening)).map(drop)
-    }
-
     /// Sends the first FETCH from a cursor, behind its DECLARE if that was not sent. Other
     /// statements may be sent before the answer is taken: what fails because of this one is
     /// reported as a failure of the cursor's query.
@@ -268,6 +241,24 @@ impl Attachment {
         query: &Rc<CStr>,
         opening: Option<&Rc<Opening>>,
     ) -> Result<Ticket> {
+        let manner = self.manner(query, opening)?;
+        let submit = || self.connection.submit(manner, messages, if_lost);
+        let first = match submit() {
+            Err(_) if self.begin_anew()? => submit()?,
+            sent => sent?,
+        };
+        if !messages.is_empty() {
+            self.sent.set(first + messages.len() as Ticket - 1);
+        }
+        Ok(first)
+    }
+
+    /// How statements are sent now, after what has to come before them.
+    pub(super) fn manner<'a>(
+        &self,
+        query: &'a Rc<CStr>,
+        opening: Option<&'a Rc<Opening>>,
+    ) -> Result<Manner<'a>> {
         let (connection, userid, unit) = (&self.connection, self.userid, self.unit.as_ref());
         // What is owed to an outer level has to be known before a savepoint follows it: the
         // savepoint could not be gone back to.
@@ -286,16 +277,12 @@ impl Attachment {
         let (owner, access) = (self.level.get(), self.access);
         self.connection.set_lock_timeout(lock_timeout());
         let query = Some(query);
-        let manner = Manner { isolation, opened, owner, level, access, opening, query };
-        let submit = || self.connection.submit(manner, messages, if_lost);
-        let first = match submit() {
-            Err(_) if self.begin_anew()? => submit()?,
-            sent => sent?,
-        };
-        if !messages.is_empty() {
-            self.sent.set(first + messages.len() as Ticket - 1);
-        }
-        Ok(first)
+        Ok(Manner { isolation, opened, owner, level, access, opening, query })
+    }
+
+    /// Whether it is a session on this connection.
+    pub(super) fn uses(&self, connection: &Rc<Cached>) -> bool {
+        Rc::ptr_eq(&self.connection, connection)
     }
 
     /// A statement's answer if it has been read.

@@ -10,7 +10,7 @@ use crate::pg::globals::nest_level;
 use crate::remote::long_wait;
 use crate::xact::attachment::settle_all_owed;
 use crate::xact::{
-    abort, cut, deliveries, endings, gxid, participants, phase_one, phase_two, replayed,
+    abort, at_once, cut, deliveries, endings, gxid, participants, phase_one, phase_two, replayed,
 };
 
 static SUBTRANSACTIONS: BackendLocal<Cell<bool>> = BackendLocal::new(Cell::new(false));
@@ -77,6 +77,9 @@ unsafe extern "C-unwind" fn on_transaction(
     );
     if has_ended {
         cut::end();
+    }
+    if has_ended {
+        at_once::end(event);
     }
     if participants::is_empty() {
         if event == E::XACT_EVENT_COMMIT {

@@ -121,7 +121,7 @@ fn hear_of_writes(
 
 /// Whether the local transaction has changed something. A pending NOTIFY has no xid yet, and can
 /// still fail.
-fn wrote_locally() -> bool {
+pub(super) fn wrote_locally() -> bool {
     has_written() || notifies()
 }
 

@@ -286,6 +286,7 @@ impl Connection {
             self.note_end(inner);
         }
         if woken {
+            self.heard.set(Some(Instant::now()));
             self.wake_watcher();
         }
     }

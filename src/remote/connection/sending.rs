@@ -80,6 +80,32 @@ impl Connection {
     /// # Errors
     /// The connection is lost or doomed, or the local transaction is ending.
     pub fn submit(&self, manner: Manner, messages: &[Message], sql: &CStr) -> Result<Ticket> {
+        let ticket = self.queue(manner, messages, sql)?;
+        self.inner.borrow_mut().note_sent(manner, messages);
+        self.flush();
+        Ok(ticket)
+    }
+
+    /// Sends the only statement of a transaction, and what ends that behind it, as a segment of its
+    /// own: the server tells the outcome of the statement, and the xid, before it ends the
+    /// transaction. The ticket of the end is `None` if the connection is lost.
+    ///
+    /// # Errors
+    /// Those of [`Connection::submit`]: then the end was not sent.
+    pub fn submit_with_end(
+        &self,
+        manner: Manner,
+        statement: Message,
+        sql: &CStr,
+        end: &CStr,
+    ) -> Result<(Ticket, Option<Ticket>)> {
+        let ticket = self.queue(manner, &[statement], sql)?;
+        // If the connection ends, the transaction may have been committed: it is not begun anew.
+        self.inner.borrow_mut().transaction.unanswered = None;
+        Ok((ticket, self.send_alone(end)))
+    }
+
+    fn queue(&self, manner: Manner, messages: &[Message], sql: &CStr) -> Result<Ticket> {
         self.judge_owed()?;
         if self.is_doomed() {
             return Err(self.refusal(sql));
@@ -98,14 +124,7 @@ impl Connection {
         if manner.access == Access::Modifies && self.is_beginning() {
             self.pump();
         }
-        match self.queue_segment(manner, messages) {
-            Some(ticket) => {
-                self.inner.borrow_mut().note_sent(manner, messages);
-                self.flush();
-                Ok(ticket)
-            }
-            None => Err(report::with_sql(self.lose(), Some(sql))),
-        }
+        self.queue_segment(manner, messages).ok_or_else(|| report::with_sql(self.lose(), Some(sql)))
     }
 
     /// Whether START TRANSACTION was sent and has not been answered.

@@ -95,13 +95,32 @@ fn without_waiting_for_the_commit_of_the_shards_they_take_three() -> Outcome {
 }
 
 #[test]
-fn single_statements_take_a_wait_and_one_for_their_commit() -> Outcome {
+fn a_statement_that_is_the_whole_transaction_takes_one_wait() -> Outcome {
     let mut network = Network::start(2)?;
-    network.assert_waits("INSERT INTO ft1 VALUES ({}, 'x')", 2)?;
-    network.assert_waits("UPDATE ft1 SET v = 'y' WHERE id = 0", 2)?;
+    network.assert_waits("INSERT INTO ft1 VALUES ({}, 'x')", 1)?;
+    network.assert_waits("UPDATE ft1 SET v = 'y' WHERE id = 0", 1)?;
+    network.assert_waits("DELETE FROM ft1 WHERE id = -5", 1)?;
+    // Something could still fail behind these.
+    network.assert_waits("INSERT INTO ft1 VALUES ({}, 'x') RETURNING id", 2)?;
+    network.assert_waits("INSERT INTO ft1 VALUES ({}, 'x'); SELECT 1", 2)?;
+    network.assert_waits("DO $$ BEGIN INSERT INTO ft1 VALUES ({}, 'x'); END $$", 2)?;
     // A transaction that has only read need not wait for its end.
     network.assert_waits("SELECT * FROM ft1", 1)?;
     Ok(())
+}
+
+#[test]
+fn writes_behind_are_waited_for_at_the_end() -> Outcome {
+    let mut network = Network::start(2)?;
+    network.session.batch_execute("SET pg_fdw_xacts.write_behind = on")?;
+    let hundred: String =
+        (0..100).map(|n| format!("INSERT INTO ft1 VALUES ({{}} + {n}, 'x');")).collect();
+    network.assert_waits(&format!("BEGIN; {hundred} COMMIT"), 2)?;
+    network.assert_waits("INSERT INTO ft1 VALUES ({}, 'x')", 1)?;
+    let two = "BEGIN; INSERT INTO ft1 VALUES ({}, 'x'); INSERT INTO ft2 VALUES ({}, 'x'); COMMIT";
+    network.assert_waits(two, 3)?;
+    network.session.batch_execute("SET pg_fdw_xacts.commit_wait = off")?;
+    network.assert_waits(two, 2)
 }
 
 #[test]
