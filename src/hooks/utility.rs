@@ -53,7 +53,8 @@ pub unsafe fn before(statement: *mut pg_sys::Node) -> Result<()> {
 }
 
 /// PREPARE TRANSACTION needs the planner's own transactions ended; in a failed transaction it is a
-/// ROLLBACK, which needs nothing. What has failed before a savepoint is reported before it is made.
+/// ROLLBACK, which needs nothing. What has failed unnoticed is reported before a savepoint is
+/// made or released, while the transaction can still go back to the one before.
 fn before_transaction_command(transaction: &pg_sys::TransactionStmt) -> Result<()> {
     use pg_sys::TransactionStmtKind as Kind;
     // SAFETY: reads the transaction's state.
@@ -62,7 +63,7 @@ fn before_transaction_command(transaction: &pg_sys::TransactionStmt) -> Result<(
     }
     match transaction.kind {
         Kind::TRANS_STMT_PREPARE => estimates::end_planner_transactions(Before::Prepare),
-        Kind::TRANS_STMT_SAVEPOINT => xact::settle_all_owed(0),
+        Kind::TRANS_STMT_SAVEPOINT | Kind::TRANS_STMT_RELEASE => xact::settle_all_owed(0),
         _ => Ok(()),
     }
 }

@@ -270,3 +270,90 @@ fn what_is_owed_is_limited() -> Outcome {
     assert_eq!(fleet.ids_on_shard(2)?.len(), 103);
     Ok(())
 }
+
+/// Numbers that a seed repeats.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (self.0 >> 33) % limit
+    }
+}
+
+/// The statements of a transaction, some of which fail.
+fn script(random: &mut Random) -> Vec<String> {
+    let mut script = Vec::new();
+    if random.below(10) > 0 {
+        script.push("BEGIN".to_owned());
+    }
+    for id in 10..12 + random.below(7) {
+        let (table, id) = (format!("ft{}", 1 + random.below(2)), 10 * id);
+        script.push(match random.below(16) {
+            0..5 => format!("INSERT INTO {table} VALUES ({id}, 'x')"),
+            5 => format!("INSERT INTO {table} VALUES ({id}, 'x'), ({id} + 1, 'x')"),
+            6 => format!("INSERT INTO {table} VALUES (1, 'again')"),
+            7 => format!("SELECT count(*) FROM {table}"),
+            8 => format!("UPDATE {table} SET v = 'y' WHERE id >= 10"),
+            9 | 10 => "SAVEPOINT s".to_owned(),
+            11 => "ROLLBACK TO s".to_owned(),
+            12 => "RELEASE s".to_owned(),
+            13 => format!("INSERT INTO lt VALUES ({id})"),
+            kind => format!(
+                "DO $$ BEGIN
+                     INSERT INTO {table} VALUES ({id});
+                     BEGIN
+                         INSERT INTO ft1 VALUES ({id} + 1);
+                         INSERT INTO {table} VALUES ({id} + {});
+                     EXCEPTION WHEN unique_violation THEN
+                         INSERT INTO lt VALUES ({id});
+                     END;
+                 END $$",
+                // Sometimes what is there already.
+                if kind == 14 { 2 } else { 0 }
+            ),
+        });
+    }
+    let ends: &[&str] = match random.below(10) {
+        0 | 1 => &["ROLLBACK"],
+        2 => &["PREPARE TRANSACTION 'g'", "COMMIT PREPARED 'g'"],
+        3 => &["PREPARE TRANSACTION 'g'", "ROLLBACK PREPARED 'g'"],
+        _ => &["COMMIT"],
+    };
+    script.extend(ends.iter().map(|end| (*end).to_owned()));
+    script
+}
+
+/// Whatever transactions do, they leave the same behind with the setting and without it, and fail
+/// with the same error, unless that is rolled back before anybody has asked for it.
+#[test]
+fn transactions_end_as_they_do_without_it() -> Outcome {
+    let (fleet, _session) = start_with_rows()?;
+    let mut shards = [fleet.shard(1).client()?, fleet.shard(2).client()?];
+    let mut session = fleet.session()?;
+    let mut random = Random(16);
+    for number in 0..80 {
+        let script = script(&mut random);
+        let mut ends = Vec::new();
+        for setting in ["off", "on"] {
+            session.batch_execute(&format!("SET pg_fdw_xacts.write_behind = {setting}"))?;
+            let mut first = None;
+            for statement in &script {
+                if let Err(error) = session.batch_execute(statement) {
+                    let code = error.code().map(|code| code.code().to_owned());
+                    first = first.or(code.filter(|code| code != "25P02"));
+                }
+            }
+            let is_asked = script.iter().all(|statement| !statement.starts_with("ROLLBACK"));
+            let left = (fleet.ids_in_lt()?, fleet.ids_on_shard(1)?, fleet.ids_on_shard(2)?);
+            ends.push((left, first.filter(|_| is_asked)));
+            session.batch_execute("DELETE FROM lt")?;
+            for shard in &mut shards {
+                shard.batch_execute("DELETE FROM t WHERE id > 3")?;
+            }
+        }
+        assert_eq!(ends[0], ends[1], "script {number}: {script:#?}");
+    }
+    assert_settled(&fleet);
+    Ok(())
+}
