@@ -12,28 +12,29 @@
 use std::cell::Cell;
 use std::ffi::CStr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 
 use crate::guc;
 use crate::libpq::PgResult;
 use crate::pg::backend_local::BackendLocal;
-use crate::pg::error::{Error, Result, SqlState};
+use crate::pg::error::{Error, Result, SqlState, check_for_interrupts};
 use crate::pg::globals::{
-    clear_cancel, hold_interrupts, is_serializable, nest_level, resume_interrupts,
+    clear_cancel, deadlock_timeout, hold_interrupts, is_serializable, nest_level, resume_interrupts,
 };
 use crate::protocol::gid::Command;
 use crate::protocol::participant::{Event, State};
 use crate::protocol::plan::{Access, Local, Step, Work, Xid, plan};
-use crate::remote::cache;
+use crate::remote::cache::{self, Cached};
 use crate::remote::connection::{Asked, Message};
 use crate::remote::round::Round;
+use crate::remote::wait::WaitEnd;
 use crate::shared::order::UnderWay;
 use crate::xact::attachment::Attachment;
 use crate::xact::branch::Member;
 use crate::xact::participants::{self, Participant};
-use crate::xact::{cut, one_phase, phase_one};
+use crate::xact::{cut, long_waits, one_phase, phase_one};
 
 /// A connection that has been silent for longer may have been cut without a word.
 const RECENTLY: Duration = Duration::from_secs(1);
@@ -65,32 +66,48 @@ impl Attachment {
         let asked = Asked::about(statement, sql, sql);
         p.apply(Event::SendCommit)?;
         round.was_sent((), connection, Command::COMMIT.tag, commit);
-        let answer = match self.outcome(&asked) {
-            Ok(Ok(result)) => Ok(result),
-            Ok(Err(failure)) => {
-                if connection.is_doomed() {
-                    p.apply(Event::Confirmed)?;
-                } else {
-                    // It answers that it has rolled back.
-                    let _ = one_phase::conclude(&p, round, under_way, false);
-                }
-                return Err(failure);
-            }
-            Err(interruption) => Err(interruption),
-        };
-        let is_cancelled = answer.is_err() && !connection.is_doomed();
+        let answer = self.wait_for_statement(connection, &asked);
+        if answer.is_err() && connection.was_ended_by_server() {
+            // It has not come to COMMIT.
+            p.apply(Event::Confirmed)?;
+            return answer.map(Some);
+        }
+        let is_cancelled = connection.is_due(asked.ticket()) && !connection.is_doomed();
         match (one_phase::conclude(&p, round, under_way, is_cancelled), answer) {
             (Ok(()), answer) => {
-                // It had committed before it heard of the cancel.
+                // It may have committed before it heard of the cancel.
                 let late = || connection.take(asked.ticket()).and_then(|a| a.ok()?.ok());
                 let result = answer.or_else(|error| late().ok_or(error))?;
                 has_committed(&p);
                 Ok(Some(result))
             }
-            // It has rolled back because of the cancel, or with the connection.
-            (Err(error), Err(interruption)) if !is_unknown(&error) => Err(interruption),
+            // It has rolled back, because of that.
+            (Err(error), Err(failure)) if !is_unknown(&error) => {
+                check_for_interrupts()?;
+                Err(failure)
+            }
             (Err(error), _) => Err(error),
         }
+    }
+
+    /// The statement's answer, or why it is not waited for any longer.
+    fn wait_for_statement(&self, connection: &Cached, asked: &Asked) -> Result<Rc<PgResult>> {
+        self.note_wait(asked);
+        let begin = Instant::now();
+        let soon = begin + deadlock_timeout();
+        let end = match connection.wait_or_be_terminated(asked, Some(soon), begin)? {
+            WaitEnd::Deadline => {
+                long_waits::act()?;
+                connection.wait_or_be_terminated(asked, None, begin)?
+            }
+            end => end,
+        };
+        if end == WaitEnd::Ready
+            && let Some(result) = connection.poll(asked)?
+        {
+            return Ok(result);
+        }
+        Err(if connection.is_doomed() { connection.doom_error() } else { terminated() })
     }
 
     /// The participant, if it is the only one and nothing but a single statement's COMMIT in one
@@ -121,6 +138,11 @@ impl Attachment {
             !local.wrote && !local.serializable && steps == Ok(vec![Step::CommitLast]);
         is_one_phase.then(|| Rc::clone(p))
     }
+}
+
+/// What the client is told where the end of the process does not say it.
+fn terminated() -> Error {
+    Error::new(SqlState::new(b"57P01"), "terminating connection due to administrator command")
 }
 
 fn is_unknown(error: &Error) -> bool {
