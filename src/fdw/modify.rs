@@ -13,7 +13,7 @@ use crate::fdw::batch::{Slot, Template};
 use crate::fdw::params::{Modes, Outputs, Values};
 use crate::fdw::rows::RowReader;
 use crate::fdw::statement::Statement;
-use crate::fdw::{plan, state, volatility};
+use crate::fdw::{plan, state, targets, volatility};
 use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState, boundary, catch};
 use crate::pg::{node, raw};
@@ -201,9 +201,9 @@ impl Modification {
 
             let ctid = match operation {
                 CmdType::CMD_INSERT => None,
-                _ => Some(row_identifier(source)?),
+                _ => Some(targets::row_identifier(source)?),
             };
-            let targets = targets(relation, &plan.targets)?;
+            let targets = targets::columns(relation, &plan.targets)?;
             let parameters: Vec<&(i16, Oid, Slot)> =
                 targets.iter().filter(|(_, _, slot)| *slot == Slot::Parameter).collect();
             let types = ctid.map(|_| pg_sys::TIDOID).into_iter();
@@ -384,40 +384,4 @@ impl Drop for Modification {
     fn drop(&mut self) {
         self.statement.deallocate(self.session.connection());
     }
-}
-
-/// The column of the plan's rows that is `ctid`.
-unsafe fn row_identifier(source: *const Plan) -> Result<i16> {
-    // SAFETY: a valid plan.
-    let found = unsafe {
-        pg_sys::ExecFindJunkAttributeInTlist((*source).targetlist, c"ctid".as_ptr().cast_mut())
-    };
-    if found > 0 {
-        Ok(found)
-    } else {
-        Err(Error::new(SqlState::INTERNAL_ERROR, "could not find junk ctid column"))
-    }
-}
-
-/// The target columns with their types, and what stands for them in VALUES.
-unsafe fn targets(relation: pg_sys::Relation, numbers: &[c_int]) -> Result<Vec<(i16, Oid, Slot)>> {
-    // SAFETY: an open relation.
-    let descriptor = unsafe { (*relation).rd_att };
-    numbers
-        .iter()
-        .map(|&number| {
-            // SAFETY: as above; the number is inside the descriptor.
-            let attribute = unsafe {
-                if number < 1 || number > (*descriptor).natts {
-                    return Err(Error::new(
-                        SqlState::FDW_ERROR,
-                        "the plan of a foreign modification sets a column that the table does not have",
-                    ));
-                }
-                &*node::attribute(descriptor, number as usize - 1)
-            };
-            let slot = if attribute.attgenerated == 0 { Slot::Parameter } else { Slot::Default };
-            Ok((number as i16, attribute.atttypid, slot))
-        })
-        .collect()
 }

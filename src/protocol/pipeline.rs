@@ -222,10 +222,10 @@ impl<R> Fifo<R> {
         self.statements().any(|statement| statement.ticket == ticket)
     }
 
-    /// Whether an answer to an owner at this nesting level or deeper is still to come, apart from
-    /// those with `other` tickets.
-    pub fn expects_from(&self, level: u32, other: impl Fn(Ticket) -> bool) -> bool {
-        self.statements().any(|statement| statement.level >= level && !other(statement.ticket))
+    /// Whether an answer to an owner at this nesting level or deeper is still to come, of those
+    /// that `counts` picks.
+    pub fn expects_from(&self, level: u32, counts: impl Fn(Ticket) -> bool) -> bool {
+        self.statements().any(|statement| statement.level >= level && counts(statement.ticket))
     }
 
     /// Whether the answer to any statement is still to come, wanted or not.

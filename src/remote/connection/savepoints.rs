@@ -82,7 +82,7 @@ impl Connection {
             // What is owed is not cancelled: with it a cancel might hit the savepoint, which may not
             // have been made yet.
             let behind = &inner.transaction.behind;
-            let is_running = inner.fifo.expects_from(level, |ticket| behind.owes(ticket));
+            let is_running = inner.fifo.expects_from(level, |ticket| !behind.owes(ticket));
             inner.fifo.abandon_from(level);
             inner.transaction.behind.abandon_from(level);
             inner.transaction.cursors.retain(|_, depth| *depth < level);
