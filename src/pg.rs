@@ -2,7 +2,8 @@
 //!
 //! * [`error`]: PostgreSQL's ERROR as a `Result`, and back; [`debug`]: messages at DEBUG1;
 //! * [`frames`], [`function`]: C functions of ours that PostgreSQL calls;
-//! * [`globals`]: its variables; [`portal`]: the client's command; [`catalog`]: look-ups in its catalog;
+//! * [`globals`]: its variables; [`catalog`]: look-ups in its catalog;
+//! * [`portal`]: the command that the client has sent;
 //! * [`raw`]: its functions and variables that pgrx does not bind, or guards;
 //! * [`layout`]: layouts and numbers copied from its sources;
 //! * [`node`]: its nodes and lists; [`text`]: texts in the server's encoding;

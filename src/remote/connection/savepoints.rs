@@ -79,8 +79,7 @@ impl Connection {
         }
         let (depth, is_running) = {
             let mut inner = self.inner.borrow_mut();
-            // What is owed is not cancelled: with it a cancel might hit the savepoint, which may not
-            // have been made yet.
+            // What is owed is not cancelled: a cancel might hit the savepoint before it.
             let behind = &inner.transaction.behind;
             let is_running = inner.fifo.expects_from(level, |ticket| !behind.owes(ticket));
             inner.fifo.abandon_from(level);
