@@ -1,5 +1,7 @@
-//! What decides in which transaction there, and in which savepoint, statements run.
+//! Cursors, and what decides in which transaction there, and in which savepoint, statements run.
 
+use std::cell::Cell;
+use std::ffi::CStr;
 use std::rc::Rc;
 
 use pgrx::pg_sys::EState;
@@ -13,6 +15,33 @@ use crate::xact::unit::{Member, Unit};
 use crate::xact::{cut, renewal};
 
 impl Attachment {
+    /// A cursor for `query` that this session will open.
+    pub fn opening(
+        &self,
+        cursor: u32,
+        declare: &Rc<CStr>,
+        params: &[Option<&CStr>],
+        query: &Rc<CStr>,
+    ) -> Opening {
+        Opening {
+            cursor,
+            declare: Rc::clone(declare),
+            params: params.iter().map(|param| param.map(CStr::to_owned)).collect(),
+            query: Rc::clone(query),
+            level: Rc::clone(&self.level),
+            access: self.access,
+            sent: Cell::new(None),
+        }
+    }
+
+    /// Opens a cursor now, unless that was done.
+    ///
+    /// # Errors
+    /// Those of [`Attachment::submit`].
+    pub fn open(&self, opening: &Rc<Opening>) -> Result<()> {
+        self.send(&[], &opening.declare, &opening.query, Some(opening)).map(drop)
+    }
+
     /// Opens a cursor when all nodes of its query have begun, because it depends on all of them in
     /// which transaction.
     ///
