@@ -5,31 +5,82 @@ use std::fmt::Write;
 use super::{Report, Row, Table, Target, Unit};
 use crate::statistics::Spread;
 
-/// The whole text.
+/// The figures of the first page: the measure, and what it means.
+const HEADLINES: [(&str, &str); 6] = [
+    (
+        "latency of the 2-shard transaction at 1 ms: pg_fdw_xacts, against postgres_fdw, parallel_commit",
+        "time of a transaction on two shards that are 1 ms away, against `postgres_fdw`, which is not atomic",
+    ),
+    (
+        "throughput, 16 clients: pg_fdw_xacts, against postgres_fdw, parallel_commit",
+        "such transactions per second with 16 clients and no delay, against the same: the price of atomic commit",
+    ),
+    (
+        "consistent reads, a sum over 2 servers at 1 ms: time with on against off",
+        "time of a sum over two shards with one snapshot for both, against without",
+    ),
+    (
+        "INSERT … SELECT, 100000 rows: time against COPY straight into the shard",
+        "time of `INSERT … SELECT` into a shard, against `COPY` of the same rows straight into it",
+    ),
+    (
+        "processor time, SELECT by key: pg_fdw_xacts, against postgres_fdw",
+        "processor time of a SELECT by key, all servers together, against `postgres_fdw`",
+    ),
+    (
+        "local transactions: instructions of the server with the library loaded, against without",
+        "instructions of a transaction that uses no foreign table, with the extension loaded, against without",
+    ),
+];
+
+/// What follows for a user; the same in every report.
+const CHOOSING: &str = include_str!("choosing.md");
+
+/// The whole text: what a user wants to know first, then the tables, then every measure.
 pub fn render(report: &Report) -> String {
     let mut text = String::from("# Benchmark of pg_fdw_xacts\n\n");
-    text += "Made by `cargo xtask bench`, which measures everything again. Ratios are taken round by round between \
-             contenders that alternate on the same servers; a figure is the median of the rounds, with the smallest \
-             and the largest in brackets.\n\n";
-    text += "The transaction, where nothing else is said, is `BEGIN`, a single-row `INSERT` on each shard, `COMMIT`, each \
+    text += "Made by `cargo xtask bench`, which measures everything again. Figures are ratios between contenders that \
+             alternate on the same servers: the median of the rounds, with the smallest and the largest in brackets.\n\n";
+    if report.quick {
+        text += "**A quick run** (`--quick`): short slices, few rounds.\n\n";
+    }
+    text += &headlines(report);
+    let mut plots = report.tables.iter().filter(|table| table.plot.is_some());
+    text.extend(plots.by_ref().take(2).map(plot));
+    text += CHOOSING;
+    text += "\n## How it was measured\n\n\
+             The transaction, where nothing else is said, is `BEGIN`, a single-row `INSERT` on each shard, `COMMIT`, each \
              sent when the one before is answered. Servers are durable (`fsync`, `synchronous_commit`). Without a \
              delay the contenders reach the shards directly. The application sends `BEGIN` and `INSERT` in one message, \
              and each of its two phases to all shards at once; it keeps no record of its decision, so a crash between \
              the phases leaves what nobody can settle.\n\n";
-    if report.quick {
-        text += "**A quick run** (`--quick`): short slices, few rounds.\n\n";
-    }
     for (name, value) in report.machine.lines() {
         let _ = writeln!(text, "* {name}: {value}");
-    }
-    text += "\n| measure | figure | target | reached | remark |\n|---|---|---|---|---|\n";
-    for row in &report.rows {
-        text += &line(row);
     }
     for table in &report.tables {
         text += &figures(table);
     }
+    text.extend(plots.map(plot));
+    text += "\n## Appendix: all measures, with the project's own targets\n\n\
+             | measure | figure | target | reached | remark |\n|---|---|---|---|---|\n";
+    for row in &report.rows {
+        text += &line(row);
+    }
     text
+}
+
+fn headlines(report: &Report) -> String {
+    let found = HEADLINES.iter().filter_map(|(measure, meaning)| {
+        let row = report.rows.iter().find(|row| row.measure == *measure)?;
+        let figure = spread(&row.figure, |value| number(value, row.unit));
+        Some(format!("| **{figure}** | {meaning} |\n"))
+    });
+    let lines: String = found.collect();
+    if lines.is_empty() { lines } else { format!("| | |\n|---|---|\n{lines}\n") }
+}
+
+fn plot(table: &Table) -> String {
+    table.plot.iter().map(|file| format!("![{}]({file})\n\n", table.title)).collect()
 }
 
 fn line(row: &Row) -> String {
@@ -50,9 +101,6 @@ fn line(row: &Row) -> String {
 
 fn figures(table: &Table) -> String {
     let mut text = format!("\n## {}\n\n", table.title);
-    if let Some(plot) = &table.plot {
-        let _ = write!(text, "![{}]({plot})\n\n", table.title);
-    }
     let _ = writeln!(text, "| {} | {} |", table.condition, table.columns.join(" | "));
     let _ = writeln!(text, "|---|{}", "---|".repeat(table.columns.len()));
     for (name, values) in &table.lines {
@@ -127,7 +175,7 @@ mod tests {
         });
         assert_eq!(
             text,
-            "\n## Time in ms\n\n![Time in ms](a.svg)\n\n| shards | 1 | 2 |\n|---|---|---|\n| a | 12.3 | – |\n"
+            "\n## Time in ms\n\n| shards | 1 | 2 |\n|---|---|---|\n| a | 12.3 | – |\n"
         );
     }
 
