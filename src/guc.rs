@@ -62,6 +62,7 @@ static TRACK_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(10_000_000);
 static TRACK_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(86_400);
 static LOG_REMOTE_COMMANDS: GucSetting<bool> = GucSetting::<bool>::new(false);
 static DETECT_DEADLOCKS: GucSetting<bool> = GucSetting::<bool>::new(true);
+static IDLE_CONNECTION_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(0);
 static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(0);
 static RESOLVER_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
 static RESOLVER_RETRY_MIN: GucSetting<i32> = GucSetting::<i32>::new(200);
@@ -78,7 +79,7 @@ struct Int {
 }
 
 /// The settings that are whole numbers.
-fn integers() -> [Int; 11] {
+fn integers() -> [Int; 12] {
     [
     Int {
         name: c"pg_fdw_xacts.prepare_timeout",
@@ -124,6 +125,15 @@ fn integers() -> [Int; 11] {
         range: (0, i32::MAX),
         context: GucContext::Sighup,
         unit: GucFlags::default(),
+    },
+    Int {
+        name: c"pg_fdw_xacts.idle_connection_timeout",
+        short: c"How long a connection to a foreign server may be idle outside of a transaction before it is closed.",
+        long: c"0 keeps it as long as the session. The foreign server ends it, from PostgreSQL 14 on; the next transaction makes another.",
+        setting: &IDLE_CONNECTION_TIMEOUT,
+        range: (0, i32::MAX),
+        context: GucContext::Userset,
+        unit: GucFlags::UNIT_MS,
     },
     Int {
         name: c"pg_fdw_xacts.batch_size",
@@ -315,6 +325,11 @@ pub fn track_limit() -> Option<u64> {
 /// How long labels are kept.
 pub fn track_retention() -> Duration {
     Duration::from_secs(TRACK_RETENTION.get().max(1) as u64)
+}
+
+/// How long a connection may be idle, in milliseconds; 0: as long as it likes.
+pub fn idle_connection_timeout() -> i32 {
+    IDLE_CONNECTION_TIMEOUT.get()
 }
 
 /// Rows in one INSERT, where no option says.

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 use crate::install::{Installation, finish};
 use crate::log::{LINE_PREFIX, Log};
+use crate::network::Host;
 use crate::port::PortLease;
 use crate::process::Frozen;
 use crate::{place, process, valgrind, wait_until};
@@ -53,6 +54,8 @@ pub struct Cluster {
     home: Home,
     port: PortLease,
     postmaster: Option<Child>,
+    /// Where it runs; `None`: where this process does.
+    host: Option<Host>,
 }
 
 /// Settings of every cluster. The log shows all statements. Dynamic shared memory as files in the
@@ -136,6 +139,7 @@ impl Cluster {
             home: Home::Kept(home.to_owned()),
             port: PortLease::take()?,
             postmaster: None,
+            host: None,
         };
         place::initdb(installation, &cluster.data())?;
         cluster.write_settings(&[("port", &cluster.port().to_string())])?;
@@ -150,7 +154,18 @@ impl Cluster {
             home: Home::Temporary(place::temporary_home(name)?),
             port: PortLease::take()?,
             postmaster: None,
+            host: None,
         })
+    }
+
+    /// From its next start on it runs on `host`, where every host can reach it.
+    pub fn move_to(&mut self, host: &Host) -> Result<()> {
+        self.write_settings(&[("listen_addresses", "*")])?;
+        let rules = self.data().join("pg_hba.conf");
+        let mut rules = OpenOptions::new().append(true).open(rules)?;
+        writeln!(rules, "host all all all trust")?;
+        self.host = Some(host.clone());
+        Ok(())
     }
 
     /// The name given at its creation.
@@ -208,7 +223,7 @@ impl Cluster {
             .stdout(log.try_clone()?)
             .stderr(log);
         let child = match self.home {
-            Home::Temporary(_) => process::spawn_tied(command)?,
+            Home::Temporary(_) => process::spawn_tied(command, self.host.clone())?,
             Home::Kept(_) => process::spawn_detached(command)?,
         };
         let child = self.postmaster.insert(child);
@@ -307,11 +322,16 @@ impl Cluster {
 
     /// A connection to `database` as `user`.
     pub fn client_for(&self, database: &str, user: &str) -> Result<Client> {
-        self.config()
-            .dbname(database)
-            .user(user)
-            .connect(NoTls)
+        self.connect(self.config().dbname(database).user(user))
             .with_context(|| format!("cannot connect to {} as {user}", self.name))
+    }
+
+    /// Connects from the server's own host.
+    pub fn connect(&self, config: &Config) -> Result<Client> {
+        match &self.host {
+            Some(host) => host.inside(|| Ok(config.connect(NoTls)?)),
+            None => Ok(config.connect(NoTls)?),
+        }
     }
 
     /// How to connect, for a test that wants more than [`client`](Self::client).

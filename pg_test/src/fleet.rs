@@ -10,6 +10,7 @@
 use anyhow::{Context, Result, anyhow};
 use postgres::Client;
 
+use crate::network::{Cable, Host, Loss};
 use crate::{Cluster, Installation, Proxy};
 
 /// How a fleet is to be set up; start from [`FleetOptions::default`].
@@ -19,6 +20,9 @@ pub struct FleetOptions {
     pub shards: usize,
     /// Whether the coordinator reaches each shard through a [`Proxy`].
     pub proxied: bool,
+    /// Whether each server is a host of its own, with a [`Cable`] between the coordinator and each
+    /// shard; a proxy is on the shard's host.
+    pub hosts: bool,
     /// Settings of the coordinator, beside those of every fleet.
     pub coordinator: Vec<(&'static str, &'static str)>,
     /// Settings of all shards.
@@ -27,7 +31,7 @@ pub struct FleetOptions {
 
 impl Default for FleetOptions {
     fn default() -> Self {
-        Self { shards: 2, proxied: false, coordinator: Vec::new(), shard: Vec::new() }
+        Self { shards: 2, proxied: false, hosts: false, coordinator: Vec::new(), shard: Vec::new() }
     }
 }
 
@@ -38,6 +42,7 @@ pub struct Fleet {
     pub coordinator: Cluster,
     shards: Vec<Cluster>,
     proxies: Vec<Proxy>,
+    cables: Vec<Cable>,
 }
 
 /// Settings of every coordinator. The resolver looks often, so that tests need not wait for its
@@ -63,24 +68,45 @@ impl Fleet {
     /// Makes and starts all servers and sets up what the module's table lists.
     pub fn start_with(options: &FleetOptions) -> Result<Self> {
         let installation = Installation::from_env()?;
-        let coordinator = Cluster::create(&installation, "coordinator")?;
+        let mut coordinator = Cluster::create(&installation, "coordinator")?;
         coordinator.configure(COORDINATOR_SETTINGS)?;
         coordinator.configure(&options.coordinator)?;
+        let mut cables = Vec::new();
+        if options.hosts {
+            let host = Host::new()?;
+            coordinator.move_to(&host)?;
+            for number in 1..=options.shards {
+                cables.push(Cable::lay(&host, number)?);
+            }
+        }
         let mut servers = vec![coordinator];
         for number in 1..=options.shards {
-            let shard = Cluster::create(&installation, &format!("shard{number}"))?;
+            let mut shard = Cluster::create(&installation, &format!("shard{number}"))?;
             shard.configure(&options.shard)?;
+            if let Some(cable) = cables.get(number - 1) {
+                shard.move_to(cable.shard())?;
+            }
             servers.push(shard);
         }
         start_all(&mut servers)?;
         let coordinator = servers.remove(0);
+        let proxy = |(index, shard): (usize, &Cluster)| match cables.get(index) {
+            Some(cable) => Proxy::start_on(cable.shard(), shard.port()),
+            None => Proxy::start(shard.port()),
+        };
         let proxies = if options.proxied {
-            servers.iter().map(|shard| Proxy::start(shard.port())).collect::<Result<_>>()?
+            servers.iter().enumerate().map(proxy).collect::<Result<_>>()?
         } else {
             Vec::new()
         };
-        let fleet = Self { coordinator, shards: servers, proxies };
+        let fleet = Self { coordinator, shards: servers, proxies, cables };
         set_up(&fleet.coordinator, &fleet.shards, |index| fleet.port_of_shard(index + 1))?;
+        for (number, cable) in (1..).zip(&fleet.cables) {
+            let address = cable.shard_address();
+            fleet.session()?.batch_execute(&format!(
+                "ALTER SERVER shard{number} OPTIONS (SET host '{address}')"
+            ))?;
+        }
         Ok(fleet)
     }
 
@@ -146,6 +172,26 @@ impl Fleet {
     /// The proxy in front of shard `number` of a proxied fleet.
     pub fn proxy(&self, number: usize) -> &Proxy {
         &self.proxies[number - 1]
+    }
+
+    /// The cable between the coordinator and shard `number` of a fleet of hosts.
+    pub fn cable(&self, number: usize) -> &Cable {
+        &self.cables[number - 1]
+    }
+
+    /// The coordinator's host dies: nothing of it is heard any more. Its data, not started yet, are
+    /// on a new host with the same addresses.
+    pub fn coordinator_host_dies(&mut self) -> Result<()> {
+        for cable in &self.cables {
+            cable.lose(Loss::Both)?;
+        }
+        self.coordinator.kill9()?;
+        let host = Host::new()?;
+        for cable in &mut self.cables {
+            cable.replug(&host)?;
+            cable.mend()?;
+        }
+        self.coordinator.move_to(&host)
     }
 
     /// The port by which the coordinator reaches shard `number`.

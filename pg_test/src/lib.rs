@@ -14,6 +14,7 @@
 //! | [`fleet`] | a coordinator with shards behind foreign tables |
 //! | [`in_doubt`] | a transaction that is decided and that one shard does not hear of |
 //! | [`link`] | a network link with a given delay between client and server |
+//! | [`network`] | hosts of their own, and cables between them that lose packets |
 //! | [`oracle`] | what must hold after every scenario; expected errors |
 //! | [`history`] | what transactions did and saw, and whether the promised isolation explains it |
 //! | [`bank`] | concurrent transfers under random faults, and what must be true afterwards |
@@ -33,6 +34,7 @@ pub mod in_doubt;
 pub mod install;
 pub mod link;
 pub mod log;
+pub mod network;
 pub mod oracle;
 mod place;
 pub mod pooler;

@@ -45,7 +45,7 @@ impl Pooler {
         let log = std::fs::File::create(home.path().join("log"))?;
         let mut command = as_server_user(Installation::from_env()?.user(), &program);
         command.arg(settings).stdout(log.try_clone()?).stderr(log);
-        let child = process::spawn_tied(command)
+        let child = process::spawn_tied(command, None)
             .with_context(|| format!("cannot run {}", program.display()))?;
         let pooler = Self { port, home, child };
         let ready = wait_until("the pooler accepts connections", DEADLINE, || {

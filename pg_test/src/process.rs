@@ -14,12 +14,13 @@ use anyhow::{Context, Result, anyhow};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::network::Host;
 use crate::wait_until;
 
-type Order = (Command, Sender<std::io::Result<Child>>);
+type Order = (Command, Option<Host>, Sender<Result<Child>>);
 
-/// Starts `command` so that it gets SIGQUIT when this process ends.
-pub(crate) fn spawn_tied(mut command: Command) -> Result<Child> {
+/// Starts `command` so that it gets SIGQUIT when this process ends; on a `host` if there is one.
+pub(crate) fn spawn_tied(mut command: Command, host: Option<Host>) -> Result<Child> {
     // SAFETY: the closure runs between fork and exec; prctl and setpgid are plain system calls that
     // neither allocate nor lock. It runs after the change of user, which would clear the setting.
     unsafe {
@@ -34,8 +35,8 @@ pub(crate) fn spawn_tied(mut command: Command) -> Result<Child> {
     let starter = STARTER.get_or_init(|| {
         let (sender, orders) = channel::<Order>();
         std::thread::spawn(move || {
-            for (mut command, answer) in orders {
-                let _ = answer.send(command.spawn());
+            for (command, host, answer) in orders {
+                let _ = answer.send(spawn_on(command, host.as_ref()));
             }
         });
         Mutex::new(sender)
@@ -44,9 +45,19 @@ pub(crate) fn spawn_tied(mut command: Command) -> Result<Child> {
     starter
         .lock()
         .map_err(|_| anyhow!("the starter thread is gone"))?
-        .send((command, answer))
+        .send((command, host, answer))
         .context("the starter thread is gone")?;
-    Ok(child.recv()??)
+    child.recv()?
+}
+
+/// A process is on the host of the thread that starts it.
+fn spawn_on(mut command: Command, host: Option<&Host>) -> Result<Child> {
+    let Some(host) = host else { return Ok(command.spawn()?) };
+    let home = Host::current()?;
+    host.enter()?;
+    let child = command.spawn();
+    home.enter()?;
+    Ok(child?)
 }
 
 /// Starts `command` in a session of its own, to live on when this process ends.

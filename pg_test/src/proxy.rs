@@ -20,6 +20,7 @@ use anyhow::{Result, bail};
 
 use crate::DEADLINE;
 use crate::hostile::Plan;
+use crate::network::Host;
 use crate::port::PortLease;
 use crate::wire::{Conversation, Message};
 use direction::{Direction, cut};
@@ -86,6 +87,8 @@ pub enum NewConnections {
 #[derive(Debug)]
 pub struct Proxy {
     port: PortLease,
+    /// Where it runs, if not where this process does.
+    host: Option<Host>,
     shared: Arc<Shared>,
     acceptor: Option<JoinHandle<()>>,
 }
@@ -130,8 +133,20 @@ struct Armed {
 impl Proxy {
     /// Starts a proxy for the server at `port` of this machine.
     pub fn start(port: u16) -> Result<Self> {
+        Self::listen(Ipv4Addr::LOCALHOST, port)
+    }
+
+    /// Starts a proxy for the server at `port` of a host, on that host: what the cable loses, it
+    /// loses between proxy and client.
+    pub fn start_on(host: &Host, port: u16) -> Result<Self> {
+        let mut proxy = host.inside(|| Self::listen(Ipv4Addr::UNSPECIFIED, port))?;
+        proxy.host = Some(host.clone());
+        Ok(proxy)
+    }
+
+    fn listen(address: Ipv4Addr, port: u16) -> Result<Self> {
         let lease = PortLease::take()?;
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, lease.number()))?;
+        let listener = TcpListener::bind((address, lease.number()))?;
         let shared = Arc::new(Shared {
             target: (Ipv4Addr::LOCALHOST, port).into(),
             state: Mutex::new(State {
@@ -150,7 +165,7 @@ impl Proxy {
             let shared = Arc::clone(&shared);
             move || shared.accept(&listener)
         });
-        Ok(Self { port: lease, shared, acceptor: Some(acceptor) })
+        Ok(Self { port: lease, host: None, shared, acceptor: Some(acceptor) })
     }
 
     /// The port that clients connect to.
@@ -223,7 +238,11 @@ impl Drop for Proxy {
         self.shared.changed.notify_all();
         self.cut_all();
         // Wakes the acceptor, which then sees that it is over.
-        let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port()));
+        let wake = || Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, self.port()))?);
+        let _ = match &self.host {
+            Some(host) => host.inside(wake),
+            None => wake(),
+        };
         if let Some(acceptor) = self.acceptor.take() {
             let _ = acceptor.join();
         }

@@ -3,7 +3,7 @@
 //! * [`wire`]: what is handed to libpq, and the log of it; [`setup`]: what each session begins
 //!   with;
 //! * [`sending`]: statements with all that travels with them; [`cursors`], [`savepoints`],
-//!   [`session_lock`], [`lock_timeout`]: some of it;
+//!   [`session_lock`], [`lock_timeout`], [`idle_timeout`]: some of it;
 //! * [`copying`]: COPY, for which the connection leaves the pipeline;
 //! * [`snapshot`]: what the transaction sees there, for consistent reads;
 //! * [`answers`]: reading answers and asking for them; [`fitting`]: whether one can be that;
@@ -42,6 +42,7 @@ mod copying;
 mod cursors;
 mod failures;
 mod fitting;
+mod idle_timeout;
 mod lock_timeout;
 mod savepoints;
 mod sending;
@@ -219,11 +220,12 @@ impl Connection {
     /// outstanding.
     pub fn is_reusable(&self) -> bool {
         self.broken.get().is_none() && !self.conn.is_bad() && {
-            let fifo = &self.inner.borrow().fifo;
-            match fifo.is_idle() {
+            let inner = self.inner.borrow();
+            let ends = match inner.fifo.is_idle() {
                 true => matches!(self.conn.transaction(), Transaction::Idle),
-                false => fifo.is_ending(),
-            }
+                false => inner.fifo.is_ending(),
+            };
+            ends && !inner.session.is_incomplete
         }
     }
 

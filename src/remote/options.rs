@@ -218,6 +218,13 @@ pub enum Purpose {
     Resolver,
 }
 
+/// How soon the kernel notices that a participant's host has vanished, where neither server nor
+/// mapping says so: as soon as the participant notices that the coordinator has. The kernel's own
+/// defaults are two hours. `tcp_user_timeout` is not among them: it would also end a connection to
+/// a participant that is there and does not read, because it waits for a lock.
+const KEEPALIVES: [(&CStr, &CStr); 3] =
+    [(c"keepalives_idle", c"10"), (c"keepalives_interval", c"5"), (c"keepalives_count", c"3")];
+
 /// The options to connect with: libpq's options of the server and, after them, of the mapping; and
 /// those that are always the same.
 ///
@@ -237,6 +244,14 @@ pub fn conninfo(server: &Server, mapping: &Mapping, purpose: Purpose) -> Result<
         Purpose::Resolver => Some(app_name::RESOLVER.to_owned()),
     };
     info.extend(name.map(|name| (APPLICATION_NAME.to_owned(), name)));
+    // A service has its own, which an option would override.
+    if option(&info, c"service").is_none() {
+        for (name, value) in KEEPALIVES {
+            if option(&info, name).is_none() {
+                info.push((name.to_owned(), value.to_owned()));
+            }
+        }
+    }
     // SAFETY: a static string of the server.
     let encoding = unsafe { CStr::from_ptr(pg_sys::GetDatabaseEncodingName()) };
     info.push((c"fallback_application_name".to_owned(), app_name::FALLBACK.to_owned()));

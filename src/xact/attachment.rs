@@ -293,6 +293,7 @@ impl Attachment {
         let level = self.level.get().max(nest_level());
         let (owner, access) = (self.level.get(), self.access);
         self.connection.set_lock_timeout(lock_timeout());
+        self.connection.set_idle_timeout();
         let query = Some(query);
         Ok(Manner { isolation, opened, owner, level, access, opening, query })
     }

@@ -23,8 +23,18 @@ const LONGEST: usize = 160;
 /// Of a corpus so many characters are kept, the shortest inputs first.
 const KEPT: usize = 8000;
 
-/// Runs one target, or all of them, each for so long, and keeps what adds to its corpus.
-pub fn run(workspace: &Workspace, target: Option<&str>, seconds: u64) -> Result<()> {
+/// Runs one target, or all of them, each for so long or for so many inputs, and keeps what adds to
+/// its corpus.
+pub fn run(
+    workspace: &Workspace,
+    target: Option<&str>,
+    seconds: u64,
+    inputs: Option<u64>,
+) -> Result<()> {
+    let limit = match inputs {
+        Some(inputs) => format!("-runs={inputs}"),
+        None => format!("-max_total_time={seconds}"),
+    };
     let corpora = Corpora(workspace.root.join("fuzz/corpora"));
     let all = corpora.targets()?;
     let chosen: Vec<&String> =
@@ -40,7 +50,7 @@ pub fn run(workspace: &Workspace, target: Option<&str>, seconds: u64) -> Result<
             .env("FUZZ_TARGET", name)
             .current_dir(&workspace.target)
             .arg(&directory)
-            .arg(format!("-max_total_time={seconds}"))
+            .arg(&limit)
             .arg(format!("-max_len={LONGEST}"))
             .args(["-print_final_stats=1", "-use_value_profile=1", "-verbosity=1"])
             .arg(format!("-artifact_prefix=fuzz/{name}-"));

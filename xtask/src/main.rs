@@ -159,6 +159,9 @@ enum Command {
         /// For how long, each
         #[arg(long, default_value_t = 60)]
         seconds: u64,
+        /// How many inputs each target gets, however long that takes
+        #[arg(long, conflicts_with = "seconds")]
+        inputs: Option<u64>,
         /// The seed of the first round with a hostile shard
         #[arg(long, default_value_t = 1)]
         seed: u64,
@@ -247,9 +250,9 @@ fn run(command: Command) -> Result<()> {
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
             suites::torture(&setup, seconds, seed, history, inconsistent)
         }
-        Command::Fuzz { server, target, seconds, seed, one, lying } => {
+        Command::Fuzz { server, target, seconds, inputs, seed, one, lying } => {
             if target.as_deref() != Some("shard") {
-                return fuzz::run(&workspace, target.as_deref(), seconds);
+                return fuzz::run(&workspace, target.as_deref(), seconds, inputs);
             }
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
             fuzz::shard(&setup, seconds, seed, one, lying)

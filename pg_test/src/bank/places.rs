@@ -96,6 +96,7 @@ impl Bank {
         let fleet = Fleet::start_with(&FleetOptions {
             shards: SHARDS,
             proxied: true,
+            hosts: false,
             coordinator: coordinator.clone(),
             shard,
         })?;

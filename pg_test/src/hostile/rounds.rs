@@ -147,6 +147,8 @@ const KINDS: &[Kind] = &[
         end: &["COMMIT"],
         commits: true,
     },
+    // Not `use_remote_estimate`: that is postgres_fdw's planner on a connection of its own, which
+    // waits for the end of a COPY for ever.
     Kind {
         name: "questions",
         before: &[
@@ -154,7 +156,6 @@ const KINDS: &[Kind] = &[
             "ANALYZE ft2",
             "CREATE SCHEMA imported",
             "IMPORT FOREIGN SCHEMA public FROM SERVER shard2 INTO imported",
-            "EXPLAIN SELECT * FROM ft2e WHERE v LIKE 'x%'",
             "SELECT * FROM pg_fdw_xacts_query('shard2', 'SELECT id, v FROM t') AS q(id int, v text)",
             "SELECT pg_fdw_xacts_exec('shard2', 'CREATE TABLE made (a int)')",
         ],
@@ -241,8 +242,6 @@ fn open() -> Result<Fleet> {
          INSERT INTO ft2 SELECT n, 'x' FROM generate_series(1, 40) n;
          ALTER SERVER shard2 OPTIONS (ADD fetch_size '10', ADD async_capable 'true');
          ALTER SERVER shard1 OPTIONS (ADD async_capable 'true');
-         CREATE FOREIGN TABLE ft2e (id int, v text) SERVER shard2
-             OPTIONS (table_name 't', use_remote_estimate 'true');
          CREATE TABLE parted (id int, v text) PARTITION BY HASH (id);
          CREATE FOREIGN TABLE parted1 PARTITION OF parted FOR VALUES WITH (MODULUS 2, REMAINDER 0)
              SERVER shard1 OPTIONS (table_name 't');

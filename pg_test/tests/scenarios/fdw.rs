@@ -17,6 +17,7 @@ mod long_scans;
 mod lost_connections;
 mod memory;
 mod modify;
+mod parsed;
 mod scan;
 mod security;
 mod side_by_side;

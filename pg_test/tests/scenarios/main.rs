@@ -56,6 +56,7 @@ mod fault;
 mod fdw;
 mod harness;
 mod isolation;
+mod network;
 mod resolver;
 mod restore;
 mod support;

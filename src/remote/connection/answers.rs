@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::Connection;
 use super::fitting::fits;
+use super::setup;
 use super::state::Broken;
 use crate::libpq::{Flush, PgResult, Status};
 use crate::pg::error::{Error, Result, SqlState};
@@ -273,6 +274,8 @@ impl Connection {
                     self.note_end(inner);
                 }
                 inner.transaction.fetch_run = None;
+                inner.transaction.parsed = None;
+                inner.session.is_incomplete |= setup::is_unknown_statement(&result);
             }
             match inner.fifo.answer(kind, result) {
                 Ok(effect) => inner.note(effect, &self.broken),

@@ -65,10 +65,14 @@ pub(super) struct Session {
     pub server_pid: Option<i32>,
     /// The advisory lock that shows others that this session is alive.
     pub lock: Lock,
+    /// A statement of the connection's own is not prepared there any more.
+    pub is_incomplete: bool,
     /// The question for the snapshot is prepared.
     pub can_tell_snapshot: bool,
     /// The lock for which [`SessionLock::check`] is prepared.
     pub prepared_check: Option<SessionLock>,
+    /// How long it may be idle, in milliseconds; 0: as the server says.
+    pub idle_timeout: i32,
     /// How long it waits for locks.
     pub lock_timeout: LockTimeout,
     /// Commands to send outside of any transaction, where their failure does no harm, or with the
@@ -99,6 +103,8 @@ pub(super) struct RemoteTransaction {
     pub unanswered: Option<Unanswered>,
     /// It has been sent a second time.
     pub began_anew: bool,
+    /// The last statement with parameters, if nothing else was parsed since.
+    pub parsed: Option<Parsed>,
     /// The `FETCH` commands that nothing else has come between.
     pub fetch_run: Option<FetchRun>,
     /// Commands to send before the next statement. If there is none, the end of the transaction
@@ -123,6 +129,13 @@ pub(super) enum SkippedPrepare {
     Failure,
     /// The session does not hold its advisory lock any more.
     LockLost,
+}
+
+/// A statement that was sent without a name.
+pub(super) struct Parsed {
+    pub sql: CString,
+    /// What [`super::wire::Wire::parsed`] was then.
+    pub number: u64,
 }
 
 /// `FETCH` commands in a row.
@@ -162,6 +175,7 @@ impl State {
     pub fn change_session(&mut self, next: Option<Ticket>) {
         self.fifo.begin_anew(next);
         self.copying = None;
+        let idle_timeout = self.session.idle_timeout;
         let (lock_timeout, command) = self.session.lock_timeout.of_new_session();
         self.session = Session {
             lock: self.session.lock.of_new_session(),
@@ -169,11 +183,13 @@ impl State {
             after_transaction: command.into_iter().collect(),
             ..Session::default()
         };
+        self.set_idle_timeout(idle_timeout);
         let transaction = &mut self.transaction;
         transaction.depth = 0;
         transaction.modifies = false;
         transaction.written = Written::No;
         transaction.fetch_run = None;
+        transaction.parsed = None;
         transaction.opened.clear();
         transaction.began_anew = true;
     }

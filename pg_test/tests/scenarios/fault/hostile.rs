@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use pg_test::hostile::{Manner, Options, run};
-use pg_test::oracle::{assert_usable, expect_error};
+use pg_test::oracle::{assert_usable, expect_error, one};
 use pg_test::proxy::NewConnections;
 use pg_test::wire::Message;
-use pg_test::{Fault, Fleet, Point};
+use pg_test::{DEADLINE, Fault, Fleet, FleetOptions, Point, wait_until};
 
 use crate::support::*;
 
@@ -15,9 +15,22 @@ fn done(tag: &str) -> Message {
     Message::new(b'C', format!("{tag}\0").as_bytes())
 }
 
-/// A row of one column, which is NULL.
-fn null_row() -> Message {
-    Message::new(b'D', &[0, 1, 0xff, 0xff, 0xff, 0xff])
+/// A row of these values.
+fn row<'a>(values: impl IntoIterator<Item = Option<&'a str>>) -> Message {
+    let columns: Vec<Vec<u8>> = values
+        .into_iter()
+        .map(|value| match value {
+            Some(text) => [&(text.len() as u32).to_be_bytes()[..], text.as_bytes()].concat(),
+            None => vec![0xff; 4],
+        })
+        .collect();
+    let count = (columns.len() as u16).to_be_bytes();
+    Message::new(b'D', &[&count[..], &columns.concat()].concat())
+}
+
+/// What is no answer at all.
+fn notice() -> Message {
+    Message::new(b'N', b"SNOTICE\0VNOTICE\0C00000\0Mnothing\0\0")
 }
 
 /// Rounds of transactions, with answers spoiled by fixed seeds; more: `cargo xtask fuzz shard`.
@@ -94,7 +107,64 @@ fn more_rows_than_were_sent_are_an_error() -> Outcome {
     assert_recovered(&fleet, 1, false)
 }
 
-/// A gid that could not be read counted as none, and what was prepared stayed there for ever.
+/// Red without the check: what is not answered counted as "it has not written", and the shard was
+/// left out of two phases.
+#[test]
+fn a_missing_answer_does_not_say_that_nothing_was_written() -> Outcome {
+    let fleet = Fleet::start_proxied()?;
+    let mut session = fleet.session()?;
+    let asked_after_a_query = "SELECT pg_catalog.pg_current_xact_id_if_assigned";
+    let asked_after_others = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery";
+    for (id, sql, question) in [
+        (1, "SELECT count(*) FROM ft2", asked_after_a_query),
+        (2, "INSERT INTO ft2 VALUES (2, 'x')", asked_after_others),
+    ] {
+        session.batch_execute(&format!(
+            "BEGIN; INSERT INTO lt VALUES ({id}, 'x'); INSERT INTO ft1 VALUES ({id}, 'x')"
+        ))?;
+        // Stands in the place of the only row.
+        let hit = fleet.proxy(2).inject(Fault::answer(question, &notice()));
+        let result = session.batch_execute(sql).and_then(|()| session.batch_execute("COMMIT"));
+        hit.wait()?;
+        // The statement has it, or, if it has not read so far, COMMIT.
+        let error = result.expect_err("the question was not answered");
+        let code = error.code().map(|code| code.code());
+        assert!(matches!(code, Some("08P01" | "40000")), "{error:?}");
+        session.batch_execute("ROLLBACK")?;
+        assert_recovered(&fleet, id, false)?;
+    }
+    Ok(())
+}
+
+/// Red without the mend: an overflow, which ended the look for deadlocks, or the resolver.
+#[test]
+fn a_wait_since_before_all_time_is_a_wait() -> Outcome {
+    let fleet = Fleet::start_with(&FleetOptions {
+        proxied: true,
+        coordinator: vec![("deadlock_timeout", "100ms")],
+        ..FleetOptions::default()
+    })?;
+    let mut session = fleet.session()?;
+    session.batch_execute("INSERT INTO ft2 VALUES (1, 'x')")?;
+    session.batch_execute("BEGIN; UPDATE ft2 SET v = 'y'")?;
+    let values = ["1", "f", "ShareLock", "3/4", "-9223372036854775808", "transactionid"];
+    let values = values.map(Some).into_iter().chain([None; 9]);
+    let hit = fleet.proxy(2).inject(Fault::answer("SELECT pid, granted, mode", &row(values)));
+    let waiting = in_background(fleet.session()?, "UPDATE ft2 SET v = 'z'");
+    hit.wait()?;
+    let mut operator = fleet.session()?;
+    wait_until("the wait is shown after another look", DEADLINE, || {
+        one(&mut operator, "SELECT count(*) > 0 FROM pg_fdw_xacts_waits")
+    })?;
+    session.batch_execute("ROLLBACK")?;
+    waiting.join().1?;
+    let log = fleet.coordinator.log().tail(1000)?;
+    assert!(!log.contains("overflow"), "{log}");
+    Ok(())
+}
+
+/// Red without the mend: a gid that could not be read counted as none, and what was prepared stayed
+/// there for ever.
 #[test]
 fn the_resolver_concludes_nothing_from_a_list_that_it_cannot_read() -> Outcome {
     let fleet = Fleet::start_proxied()?;
@@ -105,7 +175,7 @@ fn the_resolver_concludes_nothing_from_a_list_that_it_cannot_read() -> Outcome {
     expect_error(session.batch_execute("COMMIT"), "40000");
     cut.wait()?;
     let list = "SELECT gid FROM pg_catalog.pg_prepared_xacts";
-    let hit = fleet.proxy(2).inject(Fault::answer(list, &null_row()));
+    let hit = fleet.proxy(2).inject(Fault::answer(list, &row([None])));
     fleet.reconnect(2);
     hit.wait()?;
     assert_recovered(&fleet, 1, false)
