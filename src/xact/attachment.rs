@@ -10,16 +10,16 @@ use pgrx::pg_sys::{EState, Oid};
 use crate::guc;
 use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState};
-use crate::pg::globals::{deadlock_timeout, lock_timeout, nest_level};
+use crate::pg::globals::{deadlock_timeout, nest_level};
 use crate::protocol::pipeline::Ticket;
 use crate::protocol::plan::{Access, Mode};
 use crate::remote::cache::{self, Cached};
-use crate::remote::connection::{Asked, Connection, Manner, Message, Opening, if_lost};
+use crate::remote::connection::{Asked, Connection, Message, Opening, if_lost};
 use crate::remote::credentials;
 use crate::remote::options::Mapping;
 use crate::shared::incarnation::session_lock;
 use crate::shared::resolvers;
-use crate::xact::cut::{self, Statement};
+use crate::xact::cut;
 use crate::xact::unit::Unit;
 use crate::xact::{callbacks, deliveries, endings, long_waits, participants, renewal};
 
@@ -276,26 +276,6 @@ impl Attachment {
             self.sent.set(first + messages.len() as Ticket - 1);
         }
         Ok(first)
-    }
-
-    /// How a statement is sent now.
-    fn manner<'a>(
-        &self,
-        query: &'a Rc<CStr>,
-        opening: Option<&'a Rc<Opening>>,
-    ) -> Result<Manner<'a>> {
-        let (connection, userid, unit) = (&self.connection, self.userid, self.unit.as_ref());
-        let scan = opening.filter(|_| self.access == Access::Reads);
-        let opened = cut::before_statement(&Statement { connection, userid, unit, scan })?;
-        let isolation = renewal::isolation(connection, unit);
-        // A cursor may be fetched inside a later savepoint than its own: then a failure is rolled
-        // back to that one.
-        let level = self.level.get().max(nest_level());
-        let (owner, access) = (self.level.get(), self.access);
-        self.connection.set_lock_timeout(lock_timeout());
-        self.connection.set_idle_timeout();
-        let query = Some(query);
-        Ok(Manner { isolation, opened, owner, level, access, opening, query })
     }
 
     /// A statement's answer if it has been read.

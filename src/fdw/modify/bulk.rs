@@ -106,8 +106,8 @@ enum Stage {
 /// Has the rows of an INSERT or COPY collected, where nobody notices.
 ///
 /// # Safety
-/// A target whose modification has just been made, of a valid node, which is of COPY's own making if
-/// it has no plan.
+/// A target whose modification has just been made, of a valid node, which is of COPY's own making
+/// if it has no plan.
 ///
 /// # Errors
 /// PostgreSQL's own, when an entry of the catalog is missing.

@@ -40,8 +40,8 @@ pub unsafe fn may_collect(
     }
 }
 
-/// In COPY triggers fire before the end of the modification, and nothing tells when the last row has
-/// come.
+/// In COPY triggers fire before the end of the modification, and nothing tells when the last row
+/// has come.
 unsafe fn may_collect_in_copy(target: *const ResultRelInfo) -> Result<bool> {
     // SAFETY: by contract of `may_collect`.
     unsafe {
@@ -104,7 +104,8 @@ unsafe fn is_copied_without_condition(relation: Relation) -> bool {
     }
 }
 
-/// Whether a column's default has a volatile function other than `nextval`, which may look for rows.
+/// Whether a column's default has a volatile function other than `nextval`, which may look for
+/// rows.
 unsafe fn has_volatile_default(relation: Relation) -> Result<bool> {
     // SAFETY: an open relation, whose defaults are trees in text form.
     unsafe {

@@ -108,8 +108,8 @@ impl Connection {
         }
     }
 
-    /// Waits for the end of a COPY that the server was asked to cancel: before, it cannot be told to
-    /// roll back. If that does not come, the transaction is doomed.
+    /// Waits for the end of a COPY that the server was asked to cancel: before, it cannot be told
+    /// to roll back. If that does not come, the transaction is doomed.
     pub(super) fn end_cancelled_copy(&self) {
         if self.is_copying() && !self.is_doomed() {
             let deadline = Instant::now() + CLEANUP_TIMEOUT;

@@ -1,16 +1,18 @@
 //! What decides in which transaction there, and in which savepoint, statements run.
 
+use std::ffi::CStr;
 use std::rc::Rc;
 
 use pgrx::pg_sys::EState;
 
 use super::Attachment;
 use crate::pg::error::Result;
-use crate::pg::globals::nest_level;
+use crate::pg::globals::{lock_timeout, nest_level};
 use crate::protocol::plan::Access;
-use crate::remote::connection::Opening;
+use crate::remote::connection::{Manner, Opening};
+use crate::xact::cut::{self, Statement};
+use crate::xact::renewal;
 use crate::xact::unit::{Member, Unit};
-use crate::xact::{cut, renewal};
 
 impl Attachment {
     /// Opens a cursor when all nodes of its query have begun, because it depends on all of them in
@@ -37,6 +39,26 @@ impl Attachment {
         renewal::renew(&self.connection, self.unit.as_ref(), false)?;
         self.connection.taint();
         Ok(())
+    }
+
+    /// How a statement is sent now.
+    pub(super) fn manner<'a>(
+        &self,
+        query: &'a Rc<CStr>,
+        opening: Option<&'a Rc<Opening>>,
+    ) -> Result<Manner<'a>> {
+        let (connection, userid, unit) = (&self.connection, self.userid, self.unit.as_ref());
+        let scan = opening.filter(|_| self.access == Access::Reads);
+        let opened = cut::before_statement(&Statement { connection, userid, unit, scan })?;
+        let isolation = renewal::isolation(connection, unit);
+        // A cursor may be fetched inside a later savepoint than its own: then a failure is rolled
+        // back to that one.
+        let level = self.level.get().max(nest_level());
+        let (owner, access) = (self.level.get(), self.access);
+        self.connection.set_lock_timeout(lock_timeout());
+        self.connection.set_idle_timeout();
+        let query = Some(query);
+        Ok(Manner { isolation, opened, owner, level, access, opening, query })
     }
 
     /// Whether rows that are locked now may be given up before their owner ends: with a later
