@@ -13,6 +13,7 @@
 //! * [`explain`]: what EXPLAIN prints of them;
 //! * [`truncate`], [`analyze`], [`import`]: the callbacks of utility commands, with SQL of our own;
 //! * [`names`]: the remote names of tables and columns, and quoting;
+//! * [`targets`]: what a modification sets; [`answer`]: who needs the server's answer to it;
 //! * [`statement`]: the remote statement of a modification, and when it is prepared;
 //! * [`batch`]: how many rows an INSERT carries, and its text; [`volatility`]: whether they may go
 //!   together;
@@ -20,6 +21,7 @@
 //! * [`state`]: execution state that is freed after an ERROR, too.
 
 mod analyze;
+mod answer;
 mod async_scan;
 mod batch;
 mod direct;
@@ -40,6 +42,7 @@ mod scan;
 mod state;
 mod statement;
 mod stock;
+mod targets;
 mod truncate;
 mod validator;
 mod volatility;

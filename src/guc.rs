@@ -53,6 +53,7 @@ static CONSISTENT_READS: GucSetting<ConsistentReads> =
 static TWO_PHASE_COMMIT: GucSetting<TwoPhaseCommit> =
     GucSetting::<TwoPhaseCommit>::new(TwoPhaseCommit::Auto);
 static COMMIT_WAIT: GucSetting<bool> = GucSetting::<bool>::new(true);
+static WRITE_BEHIND: GucSetting<bool> = GucSetting::<bool>::new(false);
 static PREPARE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(0);
 static COMMIT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static FORGET_DELAY: GucSetting<i32> = GucSetting::<i32>::new(300);
@@ -227,6 +228,14 @@ pub fn define() {
         GucFlags::default(),
     );
     GucRegistry::define_bool_guc(
+        c"pg_fdw_xacts.write_behind",
+        c"Whether INSERT ... VALUES into a foreign table goes on without waiting for the server's answer.",
+        c"A failure is reported by a later statement that needs an answer of that server, at the latest by COMMIT or PREPARE TRANSACTION.",
+        &WRITE_BEHIND,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
         c"pg_fdw_xacts.log_remote_commands",
         c"Whether each command that is sent to a foreign server is logged.",
         c"With the server's name and, once it is known, the gid of the transaction; without the values of parameters. New connections and cancel requests are logged too.",
@@ -287,6 +296,11 @@ pub fn remote_isolation() -> RemoteIsolation {
 /// Whether COMMIT waits for the participants' confirmation.
 pub fn commit_wait() -> bool {
     COMMIT_WAIT.get()
+}
+
+/// Whether INSERTs whose answer nobody needs are not waited for.
+pub fn write_behind() -> bool {
+    WRITE_BEHIND.get()
 }
 
 /// Whether commands to participants are logged.

@@ -3,6 +3,7 @@
 //! * [`error`]: PostgreSQL's ERROR as a `Result`, and back; [`debug`]: messages at DEBUG1;
 //! * [`frames`], [`function`]: C functions of ours that PostgreSQL calls;
 //! * [`globals`]: its variables; [`catalog`]: look-ups in its catalog;
+//! * [`portal`]: the command that the client has sent;
 //! * [`raw`]: its functions and variables that pgrx does not bind, or guards;
 //! * [`layout`]: layouts and numbers copied from its sources;
 //! * [`node`]: its nodes and lists; [`text`]: texts in the server's encoding;
@@ -26,6 +27,7 @@ pub mod heavy_locks;
 pub mod latch;
 pub mod layout;
 pub mod node;
+pub mod portal;
 pub mod preload;
 pub mod random;
 pub mod raw;

@@ -16,7 +16,8 @@
 //! * [`reach`]: that the resolver will be able to reach those who prepare;
 //! * [`numbers`]: the participants' numbers on the durable list, asked of the resolver;
 //! * [`refusals`]: the errors of phase one;
-//! * [`one_phase`]: the commit of a participant that does not prepare;
+//! * [`one_phase`]: the commit of a participant that does not prepare; [`at_once`]: together with
+//!   the only statement;
 //! * [`phase_two`]: after the decision;
 //! * [`settle`]: delivering the outcome, whoever has decided it;
 //! * [`abort`]: the abort of a transaction;
@@ -33,6 +34,7 @@
 //! [`inject`]: faults for tests.
 
 mod abort;
+mod at_once;
 mod attachment;
 mod branch;
 pub mod callbacks;
@@ -58,7 +60,7 @@ mod unit;
 pub mod utility;
 mod write_down;
 
-pub use attachment::{Attachment, attach, attach_to_write};
+pub use attachment::{Attachment, attach, attach_to_write, settle_all_owed};
 pub use callbacks::collect_deliveries;
 pub use cut::{fix as fix_snapshot, is_on as reads_consistently};
 pub use long_waits::{HOOKS as LONG_WAITS, on_long_wait};

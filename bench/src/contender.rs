@@ -16,6 +16,8 @@ pub enum Contender {
     Ours,
     /// This extension, not waiting for the second phase.
     OursWithoutWait,
+    /// This extension, not waiting for INSERTs.
+    OursBehind,
     /// `postgres_fdw` as it is by default; not atomic.
     Stock,
     /// `postgres_fdw` with `parallel_commit`; not atomic.
@@ -26,14 +28,21 @@ pub enum Contender {
 
 impl Contender {
     /// All contenders, in the order of tables.
-    pub const ALL: [Self; 5] =
-        [Self::Ours, Self::OursWithoutWait, Self::Stock, Self::StockParallel, Self::Application];
+    pub const ALL: [Self; 6] = [
+        Self::Ours,
+        Self::OursWithoutWait,
+        Self::OursBehind,
+        Self::Stock,
+        Self::StockParallel,
+        Self::Application,
+    ];
 
     /// The name in tables and plots.
     pub fn label(self) -> &'static str {
         match self {
             Self::Ours => "pg_fdw_xacts",
             Self::OursWithoutWait => "pg_fdw_xacts, commit_wait off",
+            Self::OursBehind => "pg_fdw_xacts, write_behind",
             Self::Stock => "postgres_fdw",
             Self::StockParallel => "postgres_fdw, parallel_commit",
             Self::Application => "application, two phases itself",
@@ -43,7 +52,7 @@ impl Contender {
     /// The first letter of its foreign servers' names; the application has none.
     pub fn letter(self) -> Option<char> {
         match self {
-            Self::Ours | Self::OursWithoutWait => Some('x'),
+            Self::Ours | Self::OursWithoutWait | Self::OursBehind => Some('x'),
             Self::Stock => Some('s'),
             Self::StockParallel => Some('p'),
             Self::Application => None,
@@ -54,6 +63,7 @@ impl Contender {
     pub fn settings(self) -> &'static str {
         match self {
             Self::OursWithoutWait => "SET pg_fdw_xacts.commit_wait = off",
+            Self::OursBehind => "SET pg_fdw_xacts.write_behind = on",
             _ => "",
         }
     }

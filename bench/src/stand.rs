@@ -40,6 +40,8 @@ pub struct Stand {
     pub plain: Cluster,
     /// Whether the extension can commit without waiting for the second phase.
     commit_wait: bool,
+    /// Whether it can go on without waiting for INSERTs.
+    write_behind: bool,
     ids: Ids,
 }
 
@@ -96,11 +98,14 @@ impl Stand {
             .map(|shard| Link::start(shard.port(), Duration::ZERO))
             .collect::<Result<_>>()?;
         let mut session = fleet.session()?;
-        let commit_wait: Option<String> = session
-            .query_one("SELECT current_setting('pg_fdw_xacts.commit_wait', true)", &[])?
-            .get(0);
-        let stand =
-            Self { links, fleet, plain, commit_wait: commit_wait.is_some(), ids: Ids::default() };
+        let settings = session.query_one(
+            "SELECT current_setting('pg_fdw_xacts.commit_wait', true),
+                 current_setting('pg_fdw_xacts.write_behind', true)",
+            &[],
+        )?;
+        let has = |setting| settings.get::<_, Option<String>>(setting).is_some();
+        let (commit_wait, write_behind) = (has(0), has(1));
+        let stand = Self { links, fleet, plain, commit_wait, write_behind, ids: Ids::default() };
         stand.create_servers(&mut session)?;
         Ok(stand)
     }
@@ -174,8 +179,10 @@ impl Stand {
 
     /// The contenders that this build of the extension can run.
     pub fn contenders(&self) -> Vec<Contender> {
-        let runs = |contender: &Contender| {
-            self.commit_wait || !matches!(contender, Contender::OursWithoutWait)
+        let runs = |contender: &Contender| match contender {
+            Contender::OursWithoutWait => self.commit_wait,
+            Contender::OursBehind => self.write_behind,
+            _ => true,
         };
         Contender::ALL.into_iter().filter(runs).collect()
     }

@@ -7,6 +7,7 @@ use pgrx::pg_sys::{
     self, EState, ForeignScanState, HeapTuple, MemoryContext, Relation, TupleTableSlot,
 };
 
+use crate::fdw::answer::Answer;
 use crate::fdw::params::Params;
 use crate::fdw::rows::{self, RowReader};
 use crate::fdw::{plan, state};
@@ -21,6 +22,7 @@ pub struct Direct {
     sql: Rc<CStr>,
     params: Params,
     counts: bool,
+    answer: Answer,
     returning: Option<RowReader>,
     /// For RETURNING of a join: how to get the target's row from the joined one.
     target: Option<Target>,
@@ -95,6 +97,7 @@ impl Direct {
             let session =
                 attach_to_write(userid, pg_sys::GetForeignServerIdByRelId((*entry).relid))?
                     .of_query(estate, true);
+            let answer = Answer::needed_by_direct(estate, (*node).ss.ps.plan, target);
             let is_join = (*foreign).scan.scanrelid == 0;
             let (target, returning) = match plan.returning {
                 None => (None, None),
@@ -112,6 +115,7 @@ impl Direct {
                 sql: plan.sql.into(),
                 params: Params::new((*foreign).fdw_exprs, node.cast()),
                 counts: plan.counts,
+                answer,
                 returning,
                 target,
                 result: None,
@@ -179,7 +183,14 @@ impl Direct {
     unsafe fn run(&mut self, context: *mut pg_sys::ExprContext) -> Result<Rc<PgResult>> {
         // SAFETY: the node's expression context.
         let params = unsafe { self.params.evaluate(context)? };
-        let result = self.session.run(Rc::clone(&self.sql), params)?;
+        let whole = match self.answer {
+            Answer::Transaction => self.session.run_whole(&self.sql, params)?,
+            _ => None,
+        };
+        let result = match whole {
+            Some(result) => result,
+            None => self.session.run(Rc::clone(&self.sql), params)?,
+        };
         self.result = Some(Rc::clone(&result));
         Ok(result)
     }

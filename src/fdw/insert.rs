@@ -12,6 +12,7 @@ use pgrx::pg_sys::{
     RangeTblEntry, ResultRelInfo,
 };
 
+use crate::fdw::answer::Answer;
 use crate::fdw::modify::{self, Modification};
 use crate::fdw::plan;
 use crate::pg::error::{Error, Result, SqlState, boundary, catch};
@@ -32,7 +33,9 @@ pub unsafe extern "C-unwind" fn begin(mtstate: *mut ModifyTableState, target: *m
         let list = plan_insert(plan, target, index, entry)?;
         let insert = plan::modify(list, true)?;
         let source = plan.as_ref().map_or(std::ptr::null(), |plan| plan.plan.lefttree.cast_const());
-        Modification::start(estate, entry, target, CmdType::CMD_INSERT, source, insert)?;
+        let operation = CmdType::CMD_INSERT;
+        let answer = Answer::needed_by(mtstate, target);
+        Modification::start(estate, entry, target, source, operation, answer, insert)?;
         modify::consider(mtstate, target)
     })
 }

@@ -1,32 +1,30 @@
 //! Modifications row by row: INSERT, and UPDATE and DELETE of the row with a given `ctid`.
 
 use std::ffi::{CStr, c_int};
-use std::rc::Rc;
 
 use pgrx::pg_sys::{
     self, CmdType, EState, List, MemoryContext, ModifyTableState, Oid, Plan, RangeTblEntry,
     ResultRelInfo, TupleTableSlot,
 };
 
+use crate::fdw::answer::Answer;
 use crate::fdw::batch::{Slot, Template};
 use crate::fdw::params::{Modes, Outputs, Values};
 use crate::fdw::rows::RowReader;
 use crate::fdw::statement::Statement;
-use crate::fdw::{plan, state, volatility};
-use crate::libpq::PgResult;
+use crate::fdw::{plan, state, targets, volatility};
 use crate::pg::error::{Error, Result, SqlState, boundary, catch};
 use crate::pg::{node, raw};
 use crate::remote::report;
 use crate::xact::{Attachment, attach_to_write};
 
 mod bulk;
-mod columns;
 mod eligible;
+mod sending;
 
 pub use bulk::{consider, install};
 
 use bulk::Bulk;
-use columns::{row_identifier, targets};
 
 /// When the values of some rows have this many bytes, the rest of a batch is sent with another
 /// message: a message of 1 GB is refused, and long before that larger ones gain nothing.
@@ -48,6 +46,8 @@ pub struct Modification {
     ctid: Option<i16>,
     /// The other parameters, as columns of the new row.
     columns: Vec<i16>,
+    /// Who needs the server's answers.
+    answer: Answer,
     outputs: Outputs,
     values: Values,
     reader: Option<RowReader>,
@@ -79,7 +79,8 @@ pub unsafe extern "C-unwind" fn begin(
         let estate = (*mtstate).ps.state;
         let entry = node::range_table_entry(estate, (*target).ri_RangeTableIndex);
         let source = (*(*mtstate).ps.lefttree).plan;
-        Modification::start(estate, entry, target, operation, source, plan)?;
+        let answer = Answer::needed_by(mtstate, target);
+        Modification::start(estate, entry, target, source, operation, answer, plan)?;
         bulk::consider(mtstate, target)
     })
 }
@@ -197,8 +198,9 @@ impl Modification {
         estate: *mut EState,
         entry: *const RangeTblEntry,
         target: *mut ResultRelInfo,
-        operation: CmdType::Type,
         source: *const Plan,
+        operation: CmdType::Type,
+        answer: Answer,
         plan: plan::Modify,
     ) -> Result<()> {
         // SAFETY: by contract; what is made here lives in the query's context.
@@ -212,13 +214,14 @@ impl Modification {
 
             let ctid = match operation {
                 CmdType::CMD_INSERT => None,
-                _ => Some(row_identifier(source)?),
+                _ => Some(targets::row_identifier(source)?),
             };
-            let targets = targets(relation, &plan.targets)?;
+            let targets = targets::columns(relation, &plan.targets)?;
             let parameters: Vec<&(i16, Oid, Slot)> =
                 targets.iter().filter(|(_, _, slot)| *slot == Slot::Parameter).collect();
             let types = ctid.map(|_| pg_sys::TIDOID).into_iter();
             let types = types.chain(parameters.iter().map(|(_, oid, _)| *oid));
+            let answer = if plan.returning.is_some() { Answer::Statement } else { answer };
             let scratch = node::memory_context(context, c"pg_fdw_xacts temporary data");
             let this = Self {
                 outputs: Outputs::new(types, context),
@@ -238,6 +241,7 @@ impl Modification {
                 volatile_source: operation == CmdType::CMD_INSERT
                     && volatility::is_volatile(estate, source),
                 ctid,
+                answer,
                 values: Values::new(),
                 scratch,
                 session,
@@ -293,9 +297,18 @@ impl Modification {
         slots: &[*mut TupleTableSlot],
         batch: usize,
     ) -> Result<usize> {
-        let result = match self.asks_with(batch) {
-            true => self.run_and_ask(slots.len())?,
-            false => self.run(slots.len())?,
+        let result = match self.answer {
+            Answer::Nobody => {
+                self.leave_behind(slots.len())?;
+                return Ok(slots.len());
+            }
+            Answer::Transaction => self.session.run_whole(&self.statement.sql(), &self.values)?,
+            Answer::Statement => None,
+        };
+        let result = match result {
+            Some(result) => result,
+            None if self.asks_with(batch) => self.run_and_ask(slots.len())?,
+            None => self.run(slots.len())?,
         };
         let affected = match self.reader {
             Some(_) => result.rows(),
@@ -316,24 +329,6 @@ impl Modification {
             }
         }
         Ok(affected)
-    }
-
-    /// Executes the statement for this many rows. Row counts alternate when wide rows split a
-    /// batch; only a count seen twice in a row is worth preparing.
-    fn run(&mut self, rows: usize) -> Result<Rc<PgResult>> {
-        let comes_again = std::mem::replace(&mut self.last_rows, rows) == rows;
-        if rows != self.rows
-            && let Some(template) = &self.template
-        {
-            let mut other = Statement::new(template.text(rows));
-            if !comes_again {
-                return other.run(&self.session, &self.values);
-            }
-            self.statement.deallocate(self.session.connection());
-            self.statement = other.executed_once();
-            self.rows = rows;
-        }
-        self.statement.run(&self.session, &self.values)
     }
 
     /// Fills `values` with the parameters of as many of the first rows as fit into a message, and

@@ -33,6 +33,11 @@ impl Statement {
         Self { stage: Stage::Once, ..self }
     }
 
+    /// Its text.
+    pub fn sql(&self) -> Rc<CStr> {
+        Rc::clone(&self.sql)
+    }
+
     /// Executes it and waits for the result.
     ///
     /// # Errors

@@ -45,7 +45,7 @@ pub unsafe fn before(statement: *mut pg_sys::Node) -> Result<()> {
                 alter::before_wrapper(&*statement.cast::<pg_sys::AlterFdwStmt>())
             }
             pg_sys::NodeTag::T_TransactionStmt => {
-                before_transaction_end(&*statement.cast::<pg_sys::TransactionStmt>())
+                before_transaction_command(&*statement.cast::<pg_sys::TransactionStmt>())
             }
             _ => databases::before(statement),
         }
@@ -53,14 +53,19 @@ pub unsafe fn before(statement: *mut pg_sys::Node) -> Result<()> {
 }
 
 /// PREPARE TRANSACTION needs the planner's own transactions ended; in a failed transaction it is a
-/// ROLLBACK, which needs nothing.
-fn before_transaction_end(transaction: &pg_sys::TransactionStmt) -> Result<()> {
-    let prepares = transaction.kind == pg_sys::TransactionStmtKind::TRANS_STMT_PREPARE;
+/// ROLLBACK, which needs nothing. What has failed unnoticed is reported before a savepoint is
+/// made or released, while the transaction can still go back to the one before.
+fn before_transaction_command(transaction: &pg_sys::TransactionStmt) -> Result<()> {
+    use pg_sys::TransactionStmtKind as Kind;
     // SAFETY: reads the transaction's state.
-    if prepares && !unsafe { pg_sys::IsAbortedTransactionBlockState() } {
-        estimates::end_planner_transactions(Before::Prepare)?;
+    if unsafe { pg_sys::IsAbortedTransactionBlockState() } {
+        return Ok(());
     }
-    Ok(())
+    match transaction.kind {
+        Kind::TRANS_STMT_PREPARE => estimates::end_planner_transactions(Before::Prepare),
+        Kind::TRANS_STMT_SAVEPOINT | Kind::TRANS_STMT_RELEASE => xact::settle_all_owed(0),
+        _ => Ok(()),
+    }
 }
 
 /// The text of a node that is a string.

@@ -192,6 +192,19 @@ pub fn clear_cancel() {
     unsafe { pg_sys::QueryCancelPending = 0 };
 }
 
+/// From now on, until [`resume_interrupts`] or an ERROR, requests to cancel or terminate stay
+/// pending.
+pub fn hold_interrupts() {
+    // SAFETY: a counter that only this process changes.
+    unsafe { pg_sys::InterruptHoldoffCount += 1 };
+}
+
+/// The end of [`hold_interrupts`].
+pub fn resume_interrupts() {
+    // SAFETY: as above.
+    unsafe { pg_sys::InterruptHoldoffCount = pg_sys::InterruptHoldoffCount.saturating_sub(1) };
+}
+
 /// Whether a request to terminate this process is pending.
 pub fn is_termination_pending() -> bool {
     read!(pg_sys::ProcDiePending) != 0

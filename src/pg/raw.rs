@@ -16,6 +16,15 @@ use crate::pg::layout;
 /// What [`raw_expression_tree_walker`] calls for each node.
 pub type TreeWalker = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> bool;
 
+// The buffer of what the client has sent. They raise nothing where the buffer holds something.
+#[allow(missing_docs, reason = "documented where PostgreSQL declares them")]
+unsafe extern "C-unwind" {
+    pub fn pq_buffer_has_data() -> bool;
+    pub fn pq_startmsgread();
+    pub fn pq_peekbyte() -> c_int;
+    pub fn pq_endmsgread();
+}
+
 // Values and tuples. Inside `catch`.
 #[allow(missing_docs, reason = "documented where PostgreSQL declares them")]
 unsafe extern "C-unwind" {

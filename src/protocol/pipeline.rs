@@ -235,9 +235,10 @@ impl<R> Fifo<R> {
         self.statements().any(|statement| statement.ticket == ticket)
     }
 
-    /// Whether an answer to an owner at this nesting level or deeper is still to come.
-    pub fn expects_from(&self, level: u32) -> bool {
-        self.statements().any(|statement| statement.level >= level)
+    /// Whether an answer to an owner at this nesting level or deeper is still to come, of those
+    /// that `counts` picks.
+    pub fn expects_from(&self, level: u32, counts: impl Fn(Ticket) -> bool) -> bool {
+        self.statements().any(|statement| statement.level >= level && counts(statement.ticket))
     }
 
     /// Whether the answer to any statement is still to come, wanted or not.

@@ -9,6 +9,7 @@
 //! * [`answers`]: reading answers and asking for them; [`fitting`]: whether one can be that;
 //!   [`waiting`]: until there is nothing more to
 //!   come;
+//! * [`behind`]: statements whose answers are taken later than by their owners;
 //! * [`state`]: what is known of the session and its transaction; [`written`]: whether that has an
 //!   xid;
 //! * [`failures`]: how a broken connection is reported; [`anew`]: how its transaction begins on
@@ -38,6 +39,7 @@ use crate::remote::{pooler, report};
 
 mod anew;
 mod answers;
+mod behind;
 mod copying;
 mod cursors;
 mod failures;
@@ -97,6 +99,8 @@ pub struct Connection {
     is_to_modify: Cell<bool>,
     /// A user's own commands have run in the session (see [`Connection::taint`]).
     tainted: Cell<bool>,
+    /// When an answer has come last.
+    heard: Cell<Option<Instant>>,
     /// Its pooler is known to leave the server process to it.
     owns_process: Cell<bool>,
 }
@@ -126,6 +130,7 @@ impl Connection {
             watched: Cell::new(false),
             is_to_modify: Cell::new(false),
             tainted: Cell::new(false),
+            heard: Cell::new(None),
             owns_process: Cell::new(false),
         })
     }
@@ -172,6 +177,11 @@ impl Connection {
     /// Whether the process that was announced when we connected may be the server's.
     pub fn may_be_direct(&self) -> bool {
         pooler::may_be_a_process(self.conn.backend_pid())
+    }
+
+    /// Whether the server has answered something within this time.
+    pub fn has_spoken_within(&self, time: Duration) -> bool {
+        self.heard.get().is_some_and(|heard| heard.elapsed() < time)
     }
 
     /// The server process stays with this connection, whatever is in between.

@@ -91,7 +91,7 @@ impl<'a, M: Copy> Round<'a, M> {
 
     /// Sends a command for a member; `false` if the connection is lost. No reply comes then.
     pub fn send(&mut self, member: M, connection: &'a Connection, command: &Command) -> bool {
-        self.sent(member, connection, command.tag, connection.send_alone(&command.sql))
+        self.was_sent(member, connection, command.tag, connection.send_alone(&command.sql))
     }
 
     /// Sends PREPARE TRANSACTION for a member, which the server skips if the session has lost its
@@ -102,10 +102,11 @@ impl<'a, M: Copy> Round<'a, M> {
         connection: &'a Connection,
         prepare: &Command,
     ) -> bool {
-        self.sent(member, connection, prepare.tag, connection.send_prepare(&prepare.sql))
+        self.was_sent(member, connection, prepare.tag, connection.send_prepare(&prepare.sql))
     }
 
-    fn sent(
+    /// A command for a member was sent with this ticket, which is `None` if the connection is lost.
+    pub fn was_sent(
         &mut self,
         member: M,
         connection: &'a Connection,

@@ -213,6 +213,17 @@ impl UnderWay {
         Self { place, xid, sent }
     }
 
+    /// The same where nobody reads, before the xid is known; `None` if somebody does.
+    pub fn begin_unread(place: Place) -> Option<Self> {
+        let under_way = Self::begin(place, 0);
+        under_way.sent.is_none().then_some(under_way)
+    }
+
+    /// It turns out to be the transaction with this xid.
+    pub fn is_of(&mut self, xid: u64) {
+        self.xid = xid;
+    }
+
     /// It was committed there: whoever begins to read now has to see it.
     pub fn committed(self) {
         if self.xid != 0 && (self.sent.is_some() || shmem::is_read()) {

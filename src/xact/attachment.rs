@@ -10,22 +10,25 @@ use pgrx::pg_sys::{EState, Oid};
 use crate::guc;
 use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState};
-use crate::pg::globals::{deadlock_timeout, nest_level};
+use crate::pg::globals::{deadlock_timeout, lock_timeout, nest_level};
 use crate::protocol::pipeline::Ticket;
 use crate::protocol::plan::{Access, Mode};
 use crate::remote::cache::{self, Cached};
-use crate::remote::connection::{Asked, Connection, Message, Opening, if_lost};
+use crate::remote::connection::{Asked, Connection, Manner, Message, Opening, if_lost};
 use crate::remote::credentials;
 use crate::remote::options::Mapping;
 use crate::shared::incarnation::session_lock;
 use crate::shared::resolvers;
-use crate::xact::cut;
+use crate::xact::cut::{self, Statement};
 use crate::xact::unit::Unit;
 use crate::xact::{callbacks, deliveries, endings, long_waits, participants, renewal};
 
+mod behind;
 mod copying;
 mod openings;
 
+pub(super) use behind::settle as settle_owed;
+pub use behind::settle_all as settle_all_owed;
 pub(super) use openings::open_all_of;
 
 /// A participant's session as one scan or modification sees it. It remembers the nesting level at
@@ -204,33 +207,6 @@ impl Attachment {
         Ok(tickets.map(|(ticket, (_, sql))| Asked::about(ticket, sql, sql)).collect())
     }
 
-    /// A cursor for `query` that this session will open.
-    pub fn opening(
-        &self,
-        cursor: u32,
-        declare: &Rc<CStr>,
-        params: &[Option<&CStr>],
-        query: &Rc<CStr>,
-    ) -> Opening {
-        Opening {
-            cursor,
-            declare: Rc::clone(declare),
-            params: params.iter().map(|param| param.map(CStr::to_owned)).collect(),
-            query: Rc::clone(query),
-            level: Rc::clone(&self.level),
-            access: self.access,
-            sent: Cell::new(None),
-        }
-    }
-
-    /// Opens a cursor now, unless that was done.
-    ///
-    /// # Errors
-    /// Those of [`Attachment::submit`].
-    pub fn open(&self, opening: &Rc<Opening>) -> Result<()> {
-        self.send(&[], &opening.declare, &opening.query, Some(opening)).map(drop)
-    }
-
     /// Sends the first FETCH from a cursor, behind its DECLARE if that was not sent. Other
     /// statements may be sent before the answer is taken: what fails because of this one is
     /// reported as a failure of the cursor's query.
@@ -276,6 +252,39 @@ impl Attachment {
             self.sent.set(first + messages.len() as Ticket - 1);
         }
         Ok(first)
+    }
+
+    /// How statements are sent now, after what has to come before them.
+    pub(super) fn manner<'a>(
+        &self,
+        query: &'a Rc<CStr>,
+        opening: Option<&'a Rc<Opening>>,
+    ) -> Result<Manner<'a>> {
+        let (connection, userid, unit) = (&self.connection, self.userid, self.unit.as_ref());
+        // What is owed to an outer level has to be known before a savepoint follows it: the
+        // savepoint could not be gone back to.
+        let level = self.level.get().max(nest_level());
+        if connection.owes_from(0) {
+            connection.pump();
+            if connection.needs_savepoint(level) {
+                behind::settle(connection, userid, None)?;
+            }
+        }
+        let scan = opening.filter(|_| self.access == Access::Reads);
+        let opened = cut::before_statement(&Statement { connection, userid, unit, scan })?;
+        let isolation = renewal::isolation(connection, unit);
+        // A cursor may be fetched inside a later savepoint than its own: then a failure is rolled
+        // back to that one.
+        let (owner, access) = (self.level.get(), self.access);
+        self.connection.set_lock_timeout(lock_timeout());
+        self.connection.set_idle_timeout();
+        let query = Some(query);
+        Ok(Manner { isolation, opened, owner, level, access, opening, query })
+    }
+
+    /// Whether it is a session on this connection.
+    pub(super) fn uses(&self, connection: &Rc<Cached>) -> bool {
+        Rc::ptr_eq(&self.connection, connection)
     }
 
     /// A statement's answer if it has been read.

@@ -8,8 +8,9 @@ use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{attempt, boundary, shielded};
 use crate::pg::globals::nest_level;
 use crate::remote::long_wait;
+use crate::xact::attachment::settle_all_owed;
 use crate::xact::{
-    abort, cut, deliveries, endings, gxid, participants, phase_one, phase_two, replayed,
+    abort, at_once, cut, deliveries, endings, gxid, participants, phase_one, phase_two, replayed,
 };
 
 static SUBTRANSACTIONS: BackendLocal<Cell<bool>> = BackendLocal::new(Cell::new(false));
@@ -77,6 +78,9 @@ unsafe extern "C-unwind" fn on_transaction(
     if has_ended {
         cut::end();
     }
+    if has_ended {
+        at_once::end(event);
+    }
     if participants::is_empty() {
         if event == E::XACT_EVENT_COMMIT {
             shielded("after a replayed transaction", replayed::hand_over);
@@ -116,6 +120,7 @@ unsafe extern "C-unwind" fn on_subtransaction(
     long_wait::executor_wakes();
     match event {
         E::SUBXACT_EVENT_PRE_COMMIT_SUB => boundary(|| {
+            settle_all_owed(level)?;
             for p in participants::all() {
                 p.connection.release(level)?;
             }

@@ -40,6 +40,20 @@ pub fn commit(p: &Participant) -> Result<()> {
     let under_way = UnderWay::begin(place, p.connection.xid().unwrap_or(0));
     p.apply(Event::SendCommit)?;
     round.send((), &p.connection, &Command::COMMIT);
+    conclude(p, round, under_way, false)
+}
+
+/// Waits for the answer to COMMIT, which was sent with this round. `is_cancelled`: a cancel is to
+/// be passed on at once.
+///
+/// # Errors
+/// Those of [`commit`].
+pub fn conclude(
+    p: &Participant,
+    mut round: Round<'_, ()>,
+    mut under_way: UnderWay,
+    is_cancelled: bool,
+) -> Result<()> {
     let mut answered = None;
     let begin = Instant::now();
     let mut note = |(): (), reply: &Reply| {
@@ -64,7 +78,10 @@ pub fn commit(p: &Participant) -> Result<()> {
     let limit = begin + guc::prepare_timeout().min(guc::commit_timeout());
     let waited = attempt(|| {
         inject::point("one phase");
-        if round.wait(limit, Interrupts::Return, WaitEvent::Commit, &mut note)? == WaitEnd::Ready {
+        if !is_cancelled
+            && round.wait(limit, Interrupts::Return, WaitEvent::Commit, &mut note)?
+                == WaitEnd::Ready
+        {
             return Ok(());
         }
         let soon = Instant::now() + CANCEL_EFFECT;
@@ -85,6 +102,7 @@ pub fn commit(p: &Participant) -> Result<()> {
     }
     let outcome = answered.unwrap_or_else(|| ask(p));
     if outcome.is_ok() {
+        under_way.is_of(p.connection.xid().unwrap_or(0));
         under_way.committed();
     }
     p.apply(Event::Confirmed)?;
@@ -108,7 +126,10 @@ fn ask(p: &Participant) -> Result<()> {
 }
 
 fn unknown(p: &Participant, detail: String) -> Error {
-    let xid = p.connection.xid().map_or_else(|| "unknown".to_owned(), |xid| xid.to_string());
+    let hint = match p.connection.xid() {
+        Some(xid) => format!("Ask the server itself: SELECT pg_xact_status('{xid}')."),
+        None => "See on the server itself whether what the statement does is there.".to_owned(),
+    };
     Error::new(
         SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
         format!(
@@ -117,7 +138,7 @@ fn unknown(p: &Participant, detail: String) -> Error {
         ),
     )
     .detail(detail)
-    .hint(format!("Ask the server itself: SELECT pg_xact_status('{xid}')."))
+    .hint(hint)
 }
 
 /// `pg_xact_status` of the participant's transaction, on a new connection to the same server.

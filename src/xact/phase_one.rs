@@ -25,7 +25,7 @@ use crate::xact::branch::Member;
 use crate::xact::participants::{self, Participant};
 use crate::xact::refusals::{late, lost_its_lock, lost_its_work, refused, rolled_back};
 use crate::xact::write_down::write_down;
-use crate::xact::{endings, one_phase};
+use crate::xact::{attachment, endings, one_phase};
 
 /// Brings every participant as far as it goes without the decision. `explicit`: the transaction
 /// ends with the application's PREPARE TRANSACTION.
@@ -36,6 +36,7 @@ pub fn phase_one(explicit: bool) -> Result<()> {
     let all = participants::all();
     let timeout = guc::prepare_timeout();
     let deadline = Instant::now() + timeout;
+    settle_owed(&all, deadline, timeout)?;
     let active = hear_of_writes(&all, deadline, timeout)?;
     let works: Vec<Work> = active.iter().map(|p| p.connection.work()).collect();
     let local = Local { wrote: wrote_locally(), serializable: is_serializable(), explicit };
@@ -65,6 +66,19 @@ pub fn phase_one(explicit: bool) -> Result<()> {
     first_round(&awaited, &writers, deadline, timeout)?;
     for p in of(Step::CommitLast) {
         one_phase::commit(p)?;
+    }
+    Ok(())
+}
+
+/// Waits for the answers to statements that were not waited for.
+fn settle_owed(all: &[Rc<Participant>], deadline: Instant, timeout: Duration) -> Result<()> {
+    for p in all {
+        match attachment::settle_owed(&p.connection, p.userid, Some(deadline)) {
+            Ok(true) => {}
+            Ok(false) => return Err(late(p, timeout)),
+            Err(error) if p.connection.is_doomed() => return Err(rolled_back(p, error)),
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }
@@ -107,7 +121,7 @@ fn hear_of_writes(
 
 /// Whether the local transaction has changed something. A pending NOTIFY has no xid yet, and can
 /// still fail.
-fn wrote_locally() -> bool {
+pub(super) fn wrote_locally() -> bool {
     has_written() || notifies()
 }
 

@@ -44,6 +44,7 @@ pub fn by_round_trip(stand: &Stand, effort: Effort, report: &mut Report) -> Resu
     for (ours, theirs, target) in [
         (Contender::Ours, Contender::StockParallel, Some(Target::AtMost(0.5))),
         (Contender::OursWithoutWait, Contender::StockParallel, None),
+        (Contender::OursBehind, Contender::StockParallel, Some(Target::AtMost(0.35))),
         (Contender::Ours, Contender::Application, None),
     ] {
         report.row(

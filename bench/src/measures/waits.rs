@@ -24,6 +24,8 @@ struct Probe {
     target: u32,
     /// The same with `commit_wait = off`, where that is another number.
     without_wait: Option<u32>,
+    /// The same with `write_behind`.
+    behind: Option<u32>,
     /// Whether `parallel_commit` makes a difference.
     writes_on_many: bool,
     /// Run before, not timed.
@@ -40,6 +42,7 @@ fn probe(measure: &str, target: u32, timed: &str) -> Probe {
         measure: format!("waits: {measure}"),
         target,
         without_wait: None,
+        behind: None,
         writes_on_many: false,
         before: String::new(),
         timed: timed.to_owned(),
@@ -60,11 +63,12 @@ fn probes() -> Vec<Probe> {
     vec![
         Probe {
             without_wait: Some(3),
+            behind: Some(3),
             writes_on_many: true,
             ..probe("2 single-row inserts on 2 shards + commit", 4, &transaction(2))
         },
-        probe("autocommit single-row INSERT", 2, "INSERT INTO {1} VALUES ({id}, 'value')"),
-        probe("autocommit direct UPDATE", 2, "UPDATE {1} SET v = 'value' WHERE id = 0"),
+        probe("autocommit single-row INSERT", 1, "INSERT INTO {1} VALUES ({id}, 'value')"),
+        probe("autocommit direct UPDATE", 1, "UPDATE {1} SET v = 'value' WHERE id = 0"),
         Probe {
             without_wait: Some(1),
             ..probe(
@@ -88,6 +92,7 @@ fn probes() -> Vec<Probe> {
             )
         },
         Probe {
+            behind: Some(3),
             writes_on_many: true,
             ..probe("one insert on each of 8 shards + commit", 10, &transaction(SHARDS))
         },
@@ -115,11 +120,17 @@ pub fn measure(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()>
             remark += &format!(", with parallel_commit {parallel}");
         }
         add(report, &probe.measure, probe.target, ours, remark.clone());
-        if let Some(target) = probe.without_wait
-            && stand.contenders().contains(&Contender::OursWithoutWait)
-        {
-            let ours = waits(stand, Contender::OursWithoutWait, &probe, attempts)?;
-            add(report, &format!("{}, `commit_wait = off`", probe.measure), target, ours, remark);
+        for (contender, target, setting) in [
+            (Contender::OursWithoutWait, probe.without_wait, "commit_wait = off"),
+            (Contender::OursBehind, probe.behind, "write_behind = on"),
+        ] {
+            if let Some(target) = target
+                && stand.contenders().contains(&contender)
+            {
+                let ours = waits(stand, contender, &probe, attempts)?;
+                let measure = format!("{}, `{setting}`", probe.measure);
+                add(report, &measure, target, ours, remark.clone());
+            }
         }
     }
     let [ours, stock] = [turns(stand, Contender::Ours)?, turns(stand, Contender::Stock)?];
@@ -144,6 +155,7 @@ fn waits(stand: &Stand, contender: Contender, probe: &Probe, attempts: usize) ->
     let limit = match contender {
         Contender::Ours => probe.target,
         Contender::OursWithoutWait => probe.without_wait.unwrap_or(probe.target),
+        Contender::OursBehind => probe.behind.unwrap_or(probe.target),
         _ => u32::MAX - 1,
     };
     say(&format!("{}: {}", probe.measure, contender.label()));

@@ -137,8 +137,8 @@ fn in_order(data: &mut Data) {
         assert_eq!(fifo.failure().map(|failure| *failure), failure);
         let due = owed.values().filter(|owed| owed.answer.is_none());
         let deepest = due.map(|owed| owed.level).max().unwrap_or(0);
-        assert!(!fifo.expects_from(deepest + 1));
-        assert!(deepest == 0 || fifo.expects_from(deepest));
+        assert!(!fifo.expects_from(deepest + 1, |_| true));
+        assert!(deepest == 0 || fifo.expects_from(deepest, |_| true));
     }
 }
 

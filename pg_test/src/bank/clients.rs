@@ -254,6 +254,9 @@ impl<'a> Customer<'a> {
         if !self.plan.is_patient(self.number) {
             settings += "SET pg_fdw_xacts.commit_wait = off;";
         }
+        if self.plan.writes_behind(self.number) {
+            settings += "SET pg_fdw_xacts.write_behind = on;";
+        }
         settings +=
             &format!("SET pg_fdw_xacts.remote_isolation = '{}';", self.plan.remote_isolation);
         if self.plan.has_blind_deadlocks() {

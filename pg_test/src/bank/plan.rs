@@ -39,6 +39,8 @@ pub struct Plan {
     pub disorder: bool,
     /// Who waits for the shards.
     pub commit_wait: CommitWait,
+    /// How many sessions of a hundred do not wait for INSERTs (`pg_fdw_xacts.write_behind`).
+    pub write_behind: u64,
     /// The transfers' isolation level.
     pub isolation: &'static str,
     /// How many transfers of a hundred are by PREPARE TRANSACTION and COMMIT PREPARED.
@@ -93,6 +95,8 @@ impl Plan {
             lock_timeout: random.chance(25),
             disorder: random.chance(30),
             commit_wait: random.choose(&[CommitWait::On, CommitWait::Off, CommitWait::Mixed]),
+            // Of a sequence of its own: what else a seed draws stays as it was.
+            write_behind: Random::new(seed, 610).choose(&[0, 50, 100]),
             isolation: random.choose(&["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]),
             explicit: random.choose(&[0, 12, 50]),
             dawdling: random.choose(&[0, 20, 200]),
@@ -129,6 +133,11 @@ impl Plan {
             CommitWait::Off => false,
             CommitWait::Mixed => (session / 2).is_multiple_of(2),
         }
+    }
+
+    /// Whether this one of the sessions does not wait for INSERTs.
+    pub(super) fn writes_behind(&self, session: u64) -> bool {
+        Random::new(self.seed, 620 + session).chance(self.write_behind)
     }
 
     /// Where the servers' logs, and a history, are kept if the run fails.
@@ -174,7 +183,7 @@ mod tests {
 
     #[test]
     fn whatever_can_be_drawn_is_drawn_with_and_without_the_rest() {
-        let features: [fn(&Plan) -> bool; 9] = [
+        let features: [fn(&Plan) -> bool; 10] = [
             |plan| plan.consistent_customers,
             |plan| plan.disorder,
             |plan| plan.sleepers > 0,
@@ -184,6 +193,7 @@ mod tests {
             |plan| plan.standby,
             |plan| plan.explicit > 0,
             |plan| plan.commit_wait == CommitWait::Off,
+            |plan| plan.write_behind > 0,
         ];
         for (number, feature) in features.iter().enumerate() {
             for other in &features[..number] {

@@ -69,8 +69,10 @@ impl<'a> Recorder<'a> {
 
     fn connect(&self) -> Result<Option<(Client, i32)>> {
         let wait = if self.plan.is_patient(self.number) { "on" } else { "off" };
+        let behind = if self.plan.writes_behind(self.number) { "on" } else { "off" };
         let settings = format!(
-            "SET pg_fdw_xacts.commit_wait = {wait}; SET pg_fdw_xacts.remote_isolation = '{}';
+            "SET pg_fdw_xacts.commit_wait = {wait}; SET pg_fdw_xacts.write_behind = {behind};
+             SET pg_fdw_xacts.remote_isolation = '{}';
              SET statement_timeout = '3s'",
             self.plan.remote_isolation
         );

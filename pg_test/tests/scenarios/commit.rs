@@ -14,3 +14,4 @@ mod phases;
 mod session_lock;
 mod tracking;
 mod waits;
+mod write_behind;

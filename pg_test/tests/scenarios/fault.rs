@@ -23,4 +23,6 @@ mod replication;
 mod resolver;
 mod schema;
 mod slow_prepare;
+mod whole_statement;
 mod workers;
+mod write_behind;

@@ -27,6 +27,8 @@
 //! | hung or unreachable servers beside healthy ones | `fault::commit::the_resolver_settles_healthy_servers…` |
 //! | wrong password, changed address | `fault::resolver` |
 //! | connection lost inside a savepoint; readers under SERIALIZABLE | `fault::prepare` |
+//! | a statement whose COMMIT travels behind it: cuts, cancels, what fails behind it | `fault::whole_statement` |
+//! | what was not waited for when something goes away | `fault::write_behind` |
 //! | a connection cut in the moment in which it is used again | `fault::idle_connection` |
 //! | a connection pooler between coordinator and shard | `fault::poolers` |
 //! | permission that is taken away while a connection is open | `fault::permissions` |

@@ -277,6 +277,13 @@ pub fn signal(fleet: &Fleet, function: &str, pid: i32) -> Outcome {
     Ok(())
 }
 
+/// Waits until somebody on shard `number` waits for a lock.
+pub fn wait_for_lock(fleet: &Fleet, number: usize) -> Outcome {
+    let mut shard = fleet.shard(number).client()?;
+    let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock')";
+    wait_until("somebody waits for a lock", DEADLINE, || one(&mut shard, waits))
+}
+
 /// The backend can be cancelled and terminated; a hold-off count gone wrong would prevent both for
 /// ever.
 pub fn assert_interruptible(fleet: &Fleet, mut session: Client) -> Outcome {

@@ -25,7 +25,7 @@ pub struct Asked {
     /// What was sent, which may be about a cursor for `query`.
     command: Rc<CStr>,
     /// What its failure is reported for.
-    query: Rc<CStr>,
+    pub(super) query: Rc<CStr>,
 }
 
 impl Asked {
@@ -57,11 +57,12 @@ pub fn if_lost<'a>(command: &'a CStr, query: &'a CStr) -> &'a CStr {
 
 impl Connection {
     /// A statement's answer if [`Connection::pump`] has read it. It waits only for the rest of what
-    /// a server says that ends the session.
+    /// a server says that ends the session. What was owed before is judged first.
     ///
     /// # Errors
     /// The remote's error, the lost connection, or a cancel.
     pub fn poll(&self, asked: &Asked) -> Result<Option<Rc<PgResult>>> {
+        self.judge_owed()?;
         match self.take(asked.ticket) {
             None => Ok(None),
             Some(Ok(Ok(result))) => Ok(Some(result)),
@@ -293,6 +294,7 @@ impl Connection {
             self.note_end(inner);
         }
         if woken {
+            self.heard.set(Some(Instant::now()));
             self.wake_watcher();
         }
     }

@@ -48,6 +48,16 @@ impl Connection {
         }
     }
 
+    /// Whether the server itself has said that it ends the session, instead of doing what it was
+    /// asked next. What a pooler says of a connection that it has lost is no such thing.
+    pub fn was_ended_by_server(&self) -> bool {
+        let failure = self.inner.borrow().fifo.failure();
+        failure.filter(|failure| failure.is_fatal()).is_some_and(|failure| {
+            let state = SqlState::parse(failure.error_field(b'C'));
+            state.class() != SqlState::CONNECTION_FAILURE.class()
+        })
+    }
+
     /// The error of using a doomed connection.
     pub fn doom_error(&self) -> Error {
         match self.broken.get() {

@@ -1,6 +1,6 @@
-//! `pg_fdw_xacts.idle_connection_timeout`: the server ends a session that has been idle for so long,
-//! outside of any transaction. The connection is then found to be gone when it is used next, and
-//! another takes its place, as after any other end.
+//! `pg_fdw_xacts.idle_connection_timeout`: the server ends a session that has been idle for so
+//! long, outside of any transaction. The connection is then found to be gone when it is used next,
+//! and another takes its place, as after any other end.
 //!
 //! It is the server's `idle_session_timeout`, which 14 has brought; before that nothing happens.
 

@@ -29,6 +29,7 @@ impl Connection {
     fn hand_up(&self, level: u32) {
         let mut inner = self.inner.borrow_mut();
         inner.fifo.hand_up(level);
+        inner.transaction.behind.hand_up(level);
         for owner in inner.transaction.levels.iter().filter_map(Weak::upgrade) {
             owner.set(owner.get().min(level - 1));
         }
@@ -78,8 +79,11 @@ impl Connection {
         }
         let (depth, is_running) = {
             let mut inner = self.inner.borrow_mut();
-            let is_running = inner.fifo.expects_from(level);
+            // What is owed is not cancelled: a cancel might hit the savepoint before it.
+            let behind = &inner.transaction.behind;
+            let is_running = inner.fifo.expects_from(level, |ticket| !behind.owes(ticket));
             inner.fifo.abandon_from(level);
+            inner.transaction.behind.abandon_from(level);
             inner.transaction.cursors.retain(|_, depth| *depth < level);
             let is_outer = |opening: Rc<Opening>| opening.level.get() < level;
             inner.transaction.openings.retain(|opening| opening.upgrade().is_some_and(is_outer));

@@ -8,7 +8,7 @@ use std::ffi::CStr;
 use std::rc::Rc;
 
 use super::setup::{CONSTRAINTS, probe_name};
-use super::state::{FetchRun, Parsed, SkippedPrepare, State};
+use super::state::{FetchRun, Parsed, State};
 use super::wire::Wire;
 use super::{Connection, Opening};
 use crate::libpq::{Flush, PgResult};
@@ -81,23 +81,43 @@ impl Connection {
     /// The connection is lost or doomed, or the local transaction is ending; a cancel while a COPY
     /// is waited for.
     pub fn submit(&self, manner: Manner, messages: &[Message], sql: &CStr) -> Result<Ticket> {
+        let ticket = self.queue(manner, messages, sql)?;
+        self.inner.borrow_mut().note_sent(manner, messages);
+        self.flush();
+        Ok(ticket)
+    }
+
+    /// Sends the only statement of a transaction, and what ends that behind it, as a segment of its
+    /// own: the server tells the outcome of the statement, and the xid, before it ends the
+    /// transaction. The ticket of the end is `None` if the connection is lost.
+    ///
+    /// # Errors
+    /// Those of [`Connection::submit`]: then the end was not sent.
+    pub fn submit_with_end(
+        &self,
+        manner: Manner,
+        statement: Message,
+        sql: &CStr,
+        end: &CStr,
+    ) -> Result<(Ticket, Option<Ticket>)> {
+        let ticket = self.queue(manner, &[statement], sql)?;
+        // If the connection ends, the transaction may have been committed: it is not begun anew.
+        self.inner.borrow_mut().transaction.unanswered = None;
+        Ok((ticket, self.send_alone(end)))
+    }
+
+    fn queue(&self, manner: Manner, messages: &[Message], sql: &CStr) -> Result<Ticket> {
         self.pass_copy()?;
         self.check_open(sql)?;
         if manner.access == Access::Modifies && self.is_beginning() {
             self.pump();
         }
-        match self.queue_segment(manner, messages) {
-            Some(ticket) => {
-                self.inner.borrow_mut().note_sent(manner, messages);
-                self.flush();
-                Ok(ticket)
-            }
-            None => Err(report::with_sql(self.lose(), Some(sql))),
-        }
+        self.queue_segment(manner, messages).ok_or_else(|| report::with_sql(self.lose(), Some(sql)))
     }
 
     /// Whether statements may be sent.
     pub(super) fn check_open(&self, sql: &CStr) -> Result<()> {
+        self.judge_owed()?;
         if self.is_doomed() {
             return Err(self.refusal(sql));
         }
@@ -252,8 +272,8 @@ impl Connection {
         Some(())
     }
 
-    /// The server still has the statement that it parsed last, unless it was given a name. If this is
-    /// the same, it is not parsed again: because it was executed in this transaction, its tables
+    /// The server still has the statement that it parsed last, unless it was given a name. If this
+    /// is the same, it is not parsed again: because it was executed in this transaction, its tables
     /// are locked, and its parameters have still the types that were found then. Without parameters
     /// it may be a user's own, which may have changed what it reads.
     fn queue_query(&self, inner: &mut State, sql: &CStr, params: &[Option<&CStr>]) -> bool {
@@ -317,17 +337,6 @@ impl Connection {
             prepare,
             |fifo| fifo.statement(0, None),
         )
-    }
-
-    /// Whether the server has skipped the transaction's `PREPARE TRANSACTION`, because something
-    /// before it failed.
-    pub fn has_skipped_prepare(&self) -> bool {
-        self.inner.borrow().transaction.skipped.is_some()
-    }
-
-    /// Whether that was because the session does not hold its advisory lock any more.
-    pub fn has_lost_its_lock(&self) -> bool {
-        self.inner.borrow().transaction.skipped == Some(SkippedPrepare::LockLost)
     }
 
     /// Sends one command outside of any statement's segment, as the protocol needs: COMMIT, COMMIT

@@ -4,6 +4,7 @@
 use std::ffi::{CStr, CString};
 
 use super::Connection;
+use super::state::SkippedPrepare;
 use crate::libpq::PgResult;
 use crate::pg::error::c_string;
 use crate::protocol::session_lock::SessionLock;
@@ -113,6 +114,17 @@ impl Lock {
 }
 
 impl Connection {
+    /// Whether the server has skipped the transaction's `PREPARE TRANSACTION`, because something
+    /// before it failed.
+    pub fn has_skipped_prepare(&self) -> bool {
+        self.inner.borrow().transaction.skipped.is_some()
+    }
+
+    /// Whether that was because the session does not hold its advisory lock any more.
+    pub fn has_lost_its_lock(&self) -> bool {
+        self.inner.borrow().transaction.skipped == Some(SkippedPrepare::LockLost)
+    }
+
     /// The session is to hold this advisory lock. Unless it does, it is asked for with the next
     /// statement; call it outside of a remote transaction or before its PREPARE is sent. A user's
     /// commands may have released it (`pg_advisory_unlock_all()`): then it is taken again.

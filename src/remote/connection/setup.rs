@@ -53,9 +53,9 @@ pub(super) const PROBES: [(&CStr, &CStr); 2] = [
 pub(super) const CONSTRAINTS: (&CStr, &CStr) =
     (c"px_constraints", c"SET CONSTRAINTS ALL IMMEDIATE");
 
-/// What nearly every transaction consists of beside its statements, as it is sent, each under the name
-/// under which it is prepared in each session: to parse one takes the server as long as a third of a
-/// statement. They depend on no table, so that they never get out of date.
+/// What nearly every transaction consists of beside its statements, as it is sent, each under the
+/// name under which it is prepared in each session: to parse one takes the server as long as a
+/// third of a statement. They depend on no table, so that they never get out of date.
 const USUAL: [(&CStr, &CStr); 4] = [
     (c"px_begin", c"START TRANSACTION ISOLATION LEVEL READ COMMITTED"),
     (c"px_begin_repeatable", c"START TRANSACTION ISOLATION LEVEL REPEATABLE READ"),

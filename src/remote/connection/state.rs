@@ -7,6 +7,7 @@ use std::ffi::CString;
 use std::rc::{Rc, Weak};
 
 use super::anew::Unanswered;
+use super::behind::Behind;
 use super::copying::Copying;
 use super::cursors::Opening;
 use super::lock_timeout::LockTimeout;
@@ -99,6 +100,8 @@ pub(super) struct RemoteTransaction {
     pub snapshot: SnapshotOf,
     /// How many units that are being read need that as it is.
     pub pins: u32,
+    /// The statements whose owners have gone on without their answers.
+    pub behind: Behind,
     /// What was sent, as long as nothing has been answered.
     pub unanswered: Option<Unanswered>,
     /// It has been sent a second time.

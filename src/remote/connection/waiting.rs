@@ -3,8 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::Connection;
-use crate::pg::error::Result;
+use super::{Asked, Connection};
+use crate::pg::error::{Result, check_for_interrupts};
+use crate::pg::globals::is_termination_pending;
 use crate::pg::latch;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::pipeline::Control;
@@ -33,6 +34,33 @@ impl Connection {
                 return Ok(false);
             }
         }
+    }
+
+    /// Waits until a statement is answered, or cannot be, in a wait that began at `begin`. A
+    /// termination ends the wait, and not the process from inside of it.
+    ///
+    /// # Errors
+    /// A cancel, a verdict.
+    pub fn wait_or_be_terminated(
+        &self,
+        asked: &Asked,
+        deadline: Option<Instant>,
+        begin: Instant,
+    ) -> Result<WaitEnd> {
+        let mut long = LongWait::since(begin, Interrupts::Raise);
+        self.take_note();
+        while self.is_due(asked.ticket()) && !self.is_doomed() {
+            if is_termination_pending() {
+                return Ok(WaitEnd::Interrupted);
+            }
+            check_for_interrupts()?;
+            let sleep = |until| self.wait_once(until, Interrupts::Ignore, WaitEvent::Result);
+            match long.sleep(deadline, sleep, || vec![self])? {
+                WaitEnd::Ready => self.pump(),
+                end => return Ok(end),
+            }
+        }
+        Ok(WaitEnd::Ready)
     }
 
     /// Whether everything asked has been answered, as far as it has been read.

@@ -1,5 +1,6 @@
-//! What decides in which transaction there, and in which savepoint, statements run.
+//! Cursors, and what decides in which transaction there, and in which savepoint, statements run.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::rc::Rc;
 
@@ -7,14 +8,40 @@ use pgrx::pg_sys::EState;
 
 use super::Attachment;
 use crate::pg::error::Result;
-use crate::pg::globals::{lock_timeout, nest_level};
+use crate::pg::globals::nest_level;
 use crate::protocol::plan::Access;
-use crate::remote::connection::{Manner, Opening};
-use crate::xact::cut::{self, Statement};
-use crate::xact::renewal;
+use crate::remote::connection::Opening;
 use crate::xact::unit::{Member, Unit};
+use crate::xact::{cut, renewal};
 
 impl Attachment {
+    /// A cursor for `query` that this session will open.
+    pub fn opening(
+        &self,
+        cursor: u32,
+        declare: &Rc<CStr>,
+        params: &[Option<&CStr>],
+        query: &Rc<CStr>,
+    ) -> Opening {
+        Opening {
+            cursor,
+            declare: Rc::clone(declare),
+            params: params.iter().map(|param| param.map(CStr::to_owned)).collect(),
+            query: Rc::clone(query),
+            level: Rc::clone(&self.level),
+            access: self.access,
+            sent: Cell::new(None),
+        }
+    }
+
+    /// Opens a cursor now, unless that was done.
+    ///
+    /// # Errors
+    /// Those of [`Attachment::submit`].
+    pub fn open(&self, opening: &Rc<Opening>) -> Result<()> {
+        self.send(&[], &opening.declare, &opening.query, Some(opening)).map(drop)
+    }
+
     /// Opens a cursor when all nodes of its query have begun, because it depends on all of them in
     /// which transaction.
     ///
@@ -39,26 +66,6 @@ impl Attachment {
         renewal::renew(&self.connection, self.unit.as_ref(), false)?;
         self.connection.taint();
         Ok(())
-    }
-
-    /// How a statement is sent now.
-    pub(super) fn manner<'a>(
-        &self,
-        query: &'a Rc<CStr>,
-        opening: Option<&'a Rc<Opening>>,
-    ) -> Result<Manner<'a>> {
-        let (connection, userid, unit) = (&self.connection, self.userid, self.unit.as_ref());
-        let scan = opening.filter(|_| self.access == Access::Reads);
-        let opened = cut::before_statement(&Statement { connection, userid, unit, scan })?;
-        let isolation = renewal::isolation(connection, unit);
-        // A cursor may be fetched inside a later savepoint than its own: then a failure is rolled
-        // back to that one.
-        let level = self.level.get().max(nest_level());
-        let (owner, access) = (self.level.get(), self.access);
-        self.connection.set_lock_timeout(lock_timeout());
-        self.connection.set_idle_timeout();
-        let query = Some(query);
-        Ok(Manner { isolation, opened, owner, level, access, opening, query })
     }
 
     /// Whether rows that are locked now may be given up before their owner ends: with a later

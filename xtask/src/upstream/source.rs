@@ -1,5 +1,5 @@
-//! PostgreSQL's source, out of Debian's source package of the server; packages of another release of
-//! Debian.
+//! PostgreSQL's source, out of Debian's source package of the server; packages of another release
+//! of Debian.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -46,8 +46,8 @@ pub fn fetch(directory: &Path, major: u32, release: Option<&str>, part: Part) ->
     )
 }
 
-/// Fetches the package `name` of the release of Debian called `release` into `directory`, and unpacks
-/// it there, below the path that is returned.
+/// Fetches the package `name` of the release of Debian called `release` into `directory`, and
+/// unpacks it there, below the path that is returned.
 pub fn unpacked_package(directory: &Path, name: &str, release: &str) -> Result<PathBuf> {
     std::fs::create_dir_all(directory)?;
     let apt = Apt::prepare(directory, Some(release), Kind::Package)?;
@@ -171,7 +171,8 @@ impl Apt {
     }
 }
 
-/// A list of package archives, in either of apt's formats, as one of `kind`; of another release, where `change` is the name of the one listed and of the one wanted.
+/// A list of package archives, in either of apt's formats, as one of `kind`; of another release,
+/// where `change` is the name of the one listed and of the one wanted.
 fn listing(kind: Kind, text: &str, change: Option<(&str, &str)>) -> String {
     let word = kind.word();
     text.lines()

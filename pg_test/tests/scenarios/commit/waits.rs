@@ -41,27 +41,40 @@ impl Network {
     /// A transaction waits so many times when everything is warm. `sql` is run often, with `{}`
     /// another number each time: what the machine does besides only ever adds to its time.
     fn assert_waits(&mut self, sql: &str, expected: u32) -> Outcome {
+        let run = |session: &mut Client, number: i32| {
+            session.batch_execute(&sql.replace("{}", &number.to_string()))
+        };
+        self.assert_waits_of(sql, run, expected)
+    }
+
+    /// The same of what `run` does with a session and a number.
+    fn assert_waits_of(
+        &mut self,
+        name: &str,
+        run: impl Fn(&mut Client, i32) -> Result<(), postgres::Error>,
+        expected: u32,
+    ) -> Outcome {
         let mut best = Duration::MAX;
         for attempt in 0..30 {
             let slow = attempt >= 3;
             for link in &self.links {
                 link.set_round_trip(if slow { ROUND_TRIP } else { Duration::ZERO });
             }
-            let statements = sql.replace("{}", &(100 + 1000 * attempt).to_string());
             let start = Instant::now();
-            self.session.batch_execute(&statements)?;
+            run(&mut self.session, 100 + 1000 * attempt)?;
             if slow {
                 best = best.min(start.elapsed());
             }
             if best < ROUND_TRIP * (expected + 1) {
                 break;
             }
-            self.session.batch_execute("DELETE FROM ft1 WHERE id > 0")?;
+            let clean = "DELETE FROM ft1 WHERE id > 0; DELETE FROM ft2 WHERE id > 0";
+            self.session.batch_execute(clean)?;
         }
         assert_eq!(
             (best.as_nanos() / ROUND_TRIP.as_nanos()) as u32,
             expected,
-            "{best:?} for {sql}"
+            "{best:?} for {name}"
         );
         Ok(())
     }
@@ -95,13 +108,37 @@ fn without_waiting_for_the_commit_of_the_shards_they_take_three() -> Outcome {
 }
 
 #[test]
-fn single_statements_take_a_wait_and_one_for_their_commit() -> Outcome {
+fn a_statement_that_is_the_whole_transaction_takes_one_wait() -> Outcome {
     let mut network = Network::start(2)?;
-    network.assert_waits("INSERT INTO ft1 VALUES ({}, 'x')", 2)?;
-    network.assert_waits("UPDATE ft1 SET v = 'y' WHERE id = 0", 2)?;
+    network.assert_waits("INSERT INTO ft1 VALUES ({}, 'x')", 1)?;
+    network.assert_waits("UPDATE ft1 SET v = 'y' WHERE id = 0", 1)?;
+    network.assert_waits("DELETE FROM ft1 WHERE id = -5", 1)?;
+    // A prepared statement comes together with its Sync.
+    let insert = network.session.prepare("INSERT INTO ft1 VALUES ($1, 'x')")?;
+    let execute =
+        |session: &mut Client, number: i32| session.execute(&insert, &[&number]).map(drop);
+    network.assert_waits_of("a prepared INSERT", execute, 1)?;
+    // Something could still fail behind these.
+    network.assert_waits("INSERT INTO ft1 VALUES ({}, 'x') RETURNING id", 2)?;
+    network.assert_waits("INSERT INTO ft1 VALUES ({}, 'x'); SELECT 1", 2)?;
+    network.assert_waits("DO $$ BEGIN INSERT INTO ft1 VALUES ({}, 'x'); END $$", 2)?;
     // A transaction that has only read need not wait for its end.
     network.assert_waits("SELECT * FROM ft1", 1)?;
     Ok(())
+}
+
+#[test]
+fn writes_behind_are_waited_for_at_the_end() -> Outcome {
+    let mut network = Network::start(2)?;
+    network.session.batch_execute("SET pg_fdw_xacts.write_behind = on")?;
+    let many: String =
+        (0..20).map(|n| format!("INSERT INTO ft1 VALUES ({{}} + {n}, 'x');")).collect();
+    network.assert_waits(&format!("BEGIN; {many} COMMIT"), 2)?;
+    network.assert_waits("INSERT INTO ft1 VALUES ({}, 'x')", 1)?;
+    let two = "BEGIN; INSERT INTO ft1 VALUES ({}, 'x'); INSERT INTO ft2 VALUES ({}, 'x'); COMMIT";
+    network.assert_waits(two, 3)?;
+    network.session.batch_execute("SET pg_fdw_xacts.commit_wait = off")?;
+    network.assert_waits(two, 2)
 }
 
 #[test]

@@ -38,6 +38,25 @@ fn two_shards() -> Outcome {
     commit_all(&fleet, sessions)
 }
 
+/// Of INSERTs that nobody has waited for until the next answer is taken.
+#[test]
+fn writes_behind() -> Outcome {
+    let fleet = start()?;
+    let older = session_that(&fleet, "INSERT INTO ft1 VALUES (50)")?;
+    let younger = session_that(&fleet, "INSERT INTO ft2 VALUES (50)")?;
+    let behind = |table| {
+        format!(
+            "SET pg_fdw_xacts.write_behind = on; INSERT INTO {table} VALUES (50); SELECT FROM {table}"
+        )
+    };
+    let older = waits_on(&fleet, 2, older, &behind("ft2"))?;
+    let begin = Instant::now();
+    let younger = waits_on(&fleet, 1, younger, &behind("ft1"))?;
+    let (error, victim, sessions) = one_gives_way(begin, vec![older, younger])?;
+    assert_eq!((victim, detail(&error).lines().count()), (1, 2));
+    commit_all(&fleet, sessions)
+}
+
 /// Each waits for the next. The youngest gives way, although it has waited longest.
 #[test]
 fn three_sessions_in_a_ring() -> Outcome {

@@ -1,4 +1,4 @@
-//! The columns of a modification.
+//! What a modification sets on the foreign table, and how it finds its row.
 
 use std::ffi::c_int;
 
@@ -9,7 +9,13 @@ use crate::pg::error::{Error, Result, SqlState};
 use crate::pg::node;
 
 /// The column of the plan's rows that is `ctid`.
-pub(super) unsafe fn row_identifier(source: *const Plan) -> Result<i16> {
+///
+/// # Safety
+/// A valid plan.
+///
+/// # Errors
+/// There is none.
+pub unsafe fn row_identifier(source: *const Plan) -> Result<i16> {
     // SAFETY: a valid plan.
     let found = unsafe {
         pg_sys::ExecFindJunkAttributeInTlist((*source).targetlist, c"ctid".as_ptr().cast_mut())
@@ -22,7 +28,13 @@ pub(super) unsafe fn row_identifier(source: *const Plan) -> Result<i16> {
 }
 
 /// The target columns with their types, and what stands for them in VALUES.
-pub(super) unsafe fn targets(
+///
+/// # Safety
+/// An open relation.
+///
+/// # Errors
+/// The table does not have such a column.
+pub unsafe fn columns(
     relation: pg_sys::Relation,
     numbers: &[c_int],
 ) -> Result<Vec<(i16, Oid, Slot)>> {
