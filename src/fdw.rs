@@ -5,7 +5,8 @@
 //! * [`plan`]: the plans of postgres_fdw's planner, checked;
 //! * [`estimates`]: how the planner's own connections are kept from blocking ours;
 //! * [`scan`], [`modify`], [`direct`], [`insert`]: the execution callbacks, a file per kind of
-//!   plan;
+//!   plan; many rows of an INSERT go by COPY (`modify/bulk.rs`), where nobody notices
+//!   (`modify/eligible.rs`);
 //! * [`fetch_size`]: how many rows a scan asks for at once;
 //! * [`rescans`]: whether it may begin again;
 //! * [`async_scan`]: the same scans below an Append that runs many at once;

@@ -77,7 +77,10 @@ unsafe fn has_triggers_below(root: Oid) -> Result<bool> {
     unsafe {
         let all =
             catch(|| raw::find_all_inheritors(root, pg_sys::NoLock as i32, std::ptr::null_mut()))?;
-        Ok(node::oids(all).iter().any(|oid| catalog::may_have_triggers(*oid)))
+        let may_have = node::oids(all).into_iter().any(catalog::may_have_triggers);
+        // Every partition that rows are routed to asks, in memory of the query.
+        pg_sys::list_free(all);
+        Ok(may_have)
     }
 }
 

@@ -167,3 +167,17 @@ fn a_failure_that_nobody_took_explains_the_later_ones() {
     assert_eq!(fifo.failure_before(late), Some((Rc::new("the reason"), Some(sql))));
     assert_eq!(fifo.failure_before(unwanted), None);
 }
+
+#[test]
+fn what_was_sent_outside_of_a_pipeline_ends_when_it_has_been_answered() {
+    let mut fifo = Fifo::default();
+    let copy = fifo.statement(1, None);
+    fifo.sync();
+    fifo.answer(Kind::Failed, "no").unwrap();
+    assert_eq!(fifo.segment_ended(), Ok(()));
+    assert!(fifo.is_idle() && fifo.failure().is_none());
+    assert_eq!(fifo.take(copy), failed("no"));
+    fifo.statement(1, None);
+    fifo.sync();
+    assert_eq!(fifo.segment_ended(), Err(OutOfStep));
+}
