@@ -44,3 +44,4 @@ mod validator;
 mod volatility;
 
 pub use handler::is_ours;
+pub use modify::install;

@@ -62,7 +62,8 @@ static TRACK_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(10_000_000);
 static TRACK_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(86_400);
 static LOG_REMOTE_COMMANDS: GucSetting<bool> = GucSetting::<bool>::new(false);
 static DETECT_DEADLOCKS: GucSetting<bool> = GucSetting::<bool>::new(true);
-static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(200);
+static IDLE_CONNECTION_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(0);
+static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(0);
 static RESOLVER_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
 static RESOLVER_RETRY_MIN: GucSetting<i32> = GucSetting::<i32>::new(200);
 static RESOLVER_RETRY_MAX: GucSetting<i32> = GucSetting::<i32>::new(10_000);
@@ -78,7 +79,7 @@ struct Int {
 }
 
 /// The settings that are whole numbers.
-fn integers() -> [Int; 11] {
+fn integers() -> [Int; 12] {
     [
     Int {
         name: c"pg_fdw_xacts.prepare_timeout",
@@ -126,11 +127,20 @@ fn integers() -> [Int; 11] {
         unit: GucFlags::default(),
     },
     Int {
+        name: c"pg_fdw_xacts.idle_connection_timeout",
+        short: c"How long a connection to a foreign server may be idle outside of a transaction before it is closed.",
+        long: c"0 keeps it as long as the session. The foreign server ends it, from PostgreSQL 14 on; the next transaction makes another.",
+        setting: &IDLE_CONNECTION_TIMEOUT,
+        range: (0, i32::MAX),
+        context: GucContext::Userset,
+        unit: GucFlags::UNIT_MS,
+    },
+    Int {
         name: c"pg_fdw_xacts.batch_size",
         short: c"How many rows one INSERT sends to a foreign server, where neither the table nor the server has the option batch_size.",
-        long: c"Rows go one by one where their result may depend on it: with RETURNING, row triggers, WITH CHECK OPTION, or a volatile function in the source.",
+        long: c"0 is 200, and COPY for more where that does the same. Rows go one by one where their result may depend on it: with RETURNING, row triggers, WITH CHECK OPTION, or a volatile function in the source.",
         setting: &BATCH_SIZE,
-        range: (1, i32::MAX),
+        range: (0, i32::MAX),
         context: GucContext::Userset,
         unit: GucFlags::default(),
     },
@@ -317,9 +327,22 @@ pub fn track_retention() -> Duration {
     Duration::from_secs(TRACK_RETENTION.get().max(1) as u64)
 }
 
+/// How long a connection may be idle, in milliseconds; 0: as long as it likes.
+pub fn idle_connection_timeout() -> i32 {
+    IDLE_CONNECTION_TIMEOUT.get()
+}
+
 /// Rows in one INSERT, where no option says.
 pub fn batch_size() -> usize {
-    BATCH_SIZE.get().max(1) as usize
+    match BATCH_SIZE.get() {
+        0 => 200,
+        size => size.max(1) as usize,
+    }
+}
+
+/// Whether that is for a user to say, who has not.
+pub fn chooses_batch_size() -> bool {
+    BATCH_SIZE.get() == 0
 }
 
 /// Slots in shared memory.

@@ -36,6 +36,7 @@ pub extern "C-unwind" fn _PG_init() {
             xact::callbacks::install();
             hooks::install();
             fdw::estimates::watch_handlers();
+            fdw::install();
             xact::on_long_wait(fdw::estimates::on_long_wait);
             remote::long_wait::install(xact::LONG_WAITS);
             resolver::launcher::register();

@@ -2,6 +2,7 @@
 //!
 //! * [`answers`]: what an answer says of a participant's transaction;
 //! * [`conclusion`]: what a sweep concludes about what is not listed;
+//! * [`copy_text`]: rows in the text format of COPY;
 //! * [`cut`]: whether the snapshots of several servers are one cut through the order of decisions;
 //! * [`fingerprint`]: which server and database a connection has reached;
 //! * [`gid`]: the identifiers given to `PREPARE TRANSACTION`;
@@ -24,6 +25,7 @@
 
 pub mod answers;
 pub mod conclusion;
+pub mod copy_text;
 pub mod cut;
 pub mod fingerprint;
 pub mod gid;

@@ -7,6 +7,7 @@ mod hot;
 mod instructions;
 mod latency;
 mod local;
+mod processor;
 mod reads;
 mod throughput;
 mod waits;
@@ -27,6 +28,7 @@ pub const ALL: &[(&str, Measure)] = &[
     ("latency", latency::by_round_trip),
     ("shards", latency::by_shards),
     ("throughput", throughput::measure),
+    ("processor", processor::measure),
     ("reads", reads::latency),
     ("beside", beside::measure),
     ("hot", hot::measure),

@@ -17,6 +17,10 @@ pub const PG_CONFIG_VARIABLE: &str = "PG_TEST_PG_CONFIG";
 /// temporary directory.
 pub const DIRECTORY_VARIABLE: &str = "PG_TEST_DIR";
 
+/// The environment variable that names another directory for data directories that are removed when
+/// their test ends; what is kept between runs stays in that of [`DIRECTORY_VARIABLE`].
+pub const HOMES_VARIABLE: &str = "PG_TEST_HOMES";
+
 /// The unprivileged user that server processes run as when this process is root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerUser {

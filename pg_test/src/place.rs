@@ -10,12 +10,13 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::Installation;
-use crate::install::DIRECTORY_VARIABLE;
+use crate::install::{DIRECTORY_VARIABLE, HOMES_VARIABLE};
 use crate::process;
 
-/// The directory that holds the clusters of tests.
-fn base_directory() -> Result<PathBuf> {
-    let Some(path) = std::env::var_os(DIRECTORY_VARIABLE) else {
+/// The directory that one of `variables` names, the first that is set; else the system's temporary
+/// directory.
+fn directory(variables: &[&str]) -> Result<PathBuf> {
+    let Some(path) = variables.iter().find_map(std::env::var_os) else {
         return Ok(std::env::temp_dir());
     };
     let path = PathBuf::from(path);
@@ -27,7 +28,7 @@ fn base_directory() -> Result<PathBuf> {
 /// belongs to, so that what a killed process left is found and removed by a later one.
 pub(crate) fn temporary_home(name: &str) -> Result<TempDir> {
     static SWEEP: Once = Once::new();
-    let base = base_directory()?;
+    let base = directory(&[HOMES_VARIABLE, DIRECTORY_VARIABLE])?;
     SWEEP.call_once(|| remove_abandoned(&base));
     let home = tempfile::Builder::new()
         .prefix(&format!("{HOME_PREFIX}{}-{name}-", std::process::id()))
@@ -67,7 +68,7 @@ pub(crate) fn template(installation: &Installation, name: &str) -> Result<PathBu
     let _guard = ONE_AT_A_TIME.lock().map_err(|_| anyhow!("initdb failed before"))?;
     let version: String =
         installation.version().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '.').collect();
-    let templates = base_directory()?.join("pg_test-templates");
+    let templates = directory(&[DIRECTORY_VARIABLE])?.join("pg_test-templates");
     make_directory(&templates)?;
     let path = templates.join(format!("{name}-{version}"));
     if !path.exists() {

@@ -10,6 +10,10 @@ use crate::valgrind;
 /// be busy: only a failing test ever waits this long.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
+/// How long to wait before asking again, at first and in the end.
+const FIRST_POLL: Duration = Duration::from_millis(5);
+const LAST_POLL: Duration = Duration::from_millis(60);
+
 /// Polls `condition` every few milliseconds until it is true; `what` names it in the error when
 /// `deadline` has passed first.
 pub fn wait_until(
@@ -26,7 +30,8 @@ pub fn wait_until(
         if start.elapsed() >= deadline {
             bail!("waited {deadline:?} in vain: {what}");
         }
-        std::thread::sleep(Duration::from_millis(5));
+        // What is waited for longer is asked for less often: asking takes processor time.
+        std::thread::sleep((start.elapsed() / 8).clamp(FIRST_POLL, LAST_POLL));
     }
 }
 

@@ -12,7 +12,7 @@ use crate::pg::error::{boundary, c_string};
 use crate::pg::node;
 
 /// The protocol counts a message's parameters in 16 bits.
-const MAX_PARAMETERS: usize = 65535;
+pub(super) const MAX_PARAMETERS: usize = 65535;
 
 /// `GetForeignModifyBatchSize`: at least 1. Plain EXPLAIN calls it too, without a state.
 ///
@@ -50,7 +50,7 @@ pub unsafe extern "C-unwind" fn size(target: *mut ResultRelInfo) -> c_int {
 }
 
 /// The option `batch_size` of the table, or else of the server.
-unsafe fn asked_for(relation: Relation) -> Option<usize> {
+pub(super) unsafe fn asked_for(relation: Relation) -> Option<usize> {
     // SAFETY: an open foreign table; parse_int gets a C string and room for the answer.
     unsafe {
         let table = Table::read(relation);
@@ -81,6 +81,11 @@ impl Template {
     /// `values_end` lies inside of `sql`.
     pub fn new(sql: CString, values_end: usize, columns: Vec<Slot>) -> Self {
         Self { sql, values_end, columns }
+    }
+
+    /// Whether something follows the rows: ON CONFLICT or RETURNING.
+    pub fn has_tail(&self) -> bool {
+        self.sql.as_bytes().len() > self.values_end
     }
 
     /// The INSERT for `rows` rows.

@@ -32,7 +32,8 @@ pub unsafe extern "C-unwind" fn begin(mtstate: *mut ModifyTableState, target: *m
         let list = plan_insert(plan, target, index, entry)?;
         let insert = plan::modify(list, true)?;
         let source = plan.as_ref().map_or(std::ptr::null(), |plan| plan.plan.lefttree.cast_const());
-        Modification::start(estate, entry, target, CmdType::CMD_INSERT, source, insert)
+        Modification::start(estate, entry, target, CmdType::CMD_INSERT, source, insert)?;
+        modify::consider(mtstate, target)
     })
 }
 

@@ -19,6 +19,15 @@ use crate::pg::{node, raw};
 use crate::remote::report;
 use crate::xact::{Attachment, attach_to_write};
 
+mod bulk;
+mod columns;
+mod eligible;
+
+pub use bulk::{consider, install};
+
+use bulk::Bulk;
+use columns::{row_identifier, targets};
+
 /// When the values of some rows have this many bytes, the rest of a batch is sent with another
 /// message: a message of 1 GB is refused, and long before that larger ones gain nothing.
 const MESSAGE_BYTES: usize = 1 << 20;
@@ -42,6 +51,8 @@ pub struct Modification {
     outputs: Outputs,
     values: Values,
     reader: Option<RowReader>,
+    /// Where many rows of an INSERT may be sent by COPY.
+    bulk: Option<Bulk>,
     /// Texts of parameters, and memory that converting them leaves behind; reset for each
     /// execution.
     scratch: MemoryContext,
@@ -68,7 +79,8 @@ pub unsafe extern "C-unwind" fn begin(
         let estate = (*mtstate).ps.state;
         let entry = node::range_table_entry(estate, (*target).ri_RangeTableIndex);
         let source = (*(*mtstate).ps.lefttree).plan;
-        Modification::start(estate, entry, target, operation, source, plan)
+        Modification::start(estate, entry, target, operation, source, plan)?;
+        bulk::consider(mtstate, target)
     })
 }
 
@@ -79,7 +91,12 @@ pub unsafe extern "C-unwind" fn begin(
 pub unsafe extern "C-unwind" fn end(_: *mut EState, target: *mut ResultRelInfo) {
     boundary(|| {
         // SAFETY: our state, or NULL in EXPLAIN; dropping deallocates the statement.
-        drop(unsafe { state::take::<Modification>((*target).ri_FdwState) });
+        unsafe {
+            if let Some(modification) = state::get::<Modification>((*target).ri_FdwState) {
+                modification.send_collected()?;
+            }
+            drop(state::take::<Modification>((*target).ri_FdwState));
+        }
         Ok(())
     })
 }
@@ -205,6 +222,7 @@ impl Modification {
             let scratch = node::memory_context(context, c"pg_fdw_xacts temporary data");
             let this = Self {
                 outputs: Outputs::new(types, context),
+                bulk: None,
                 columns: parameters.iter().map(|(column, _, _)| *column).collect(),
                 reader: match plan.returning {
                     Some(retrieved) => Some(RowReader::of_relation(relation, retrieved, scratch)?),
@@ -252,21 +270,33 @@ impl Modification {
         let mut affected = 0;
         let mut rest = slots;
         while !rest.is_empty() {
+            self.collect_held()?;
             // SAFETY: by contract.
             let (rows, later) = rest.split_at(unsafe { self.evaluate(rest, plan_slot)? });
-            // SAFETY: by contract.
-            affected += unsafe { self.execute_evaluated(rows)? };
+            affected += match self.hold(rows.len()) {
+                true => rows.len(),
+                // SAFETY: by contract.
+                false => unsafe { self.execute_evaluated(rows, slots.len())? },
+            };
             rest = later;
         }
         Ok(affected)
     }
 
-    /// Executes the statement for the rows whose parameters are in `values`.
+    /// Executes the statement for the rows whose parameters are in `values`, which are all or some
+    /// of those in a `batch` of the executor's.
     ///
     /// # Safety
     /// As for [`Self::execute`].
-    unsafe fn execute_evaluated(&mut self, slots: &[*mut TupleTableSlot]) -> Result<usize> {
-        let result = self.run(slots.len())?;
+    unsafe fn execute_evaluated(
+        &mut self,
+        slots: &[*mut TupleTableSlot],
+        batch: usize,
+    ) -> Result<usize> {
+        let result = match self.asks_with(batch) {
+            true => self.run_and_ask(slots.len())?,
+            false => self.run(slots.len())?,
+        };
         let affected = match self.reader {
             Some(_) => result.rows(),
             None => result.rows_affected() as usize,
@@ -354,40 +384,4 @@ impl Drop for Modification {
     fn drop(&mut self) {
         self.statement.deallocate(self.session.connection());
     }
-}
-
-/// The column of the plan's rows that is `ctid`.
-unsafe fn row_identifier(source: *const Plan) -> Result<i16> {
-    // SAFETY: a valid plan.
-    let found = unsafe {
-        pg_sys::ExecFindJunkAttributeInTlist((*source).targetlist, c"ctid".as_ptr().cast_mut())
-    };
-    if found > 0 {
-        Ok(found)
-    } else {
-        Err(Error::new(SqlState::INTERNAL_ERROR, "could not find junk ctid column"))
-    }
-}
-
-/// The target columns with their types, and what stands for them in VALUES.
-unsafe fn targets(relation: pg_sys::Relation, numbers: &[c_int]) -> Result<Vec<(i16, Oid, Slot)>> {
-    // SAFETY: an open relation.
-    let descriptor = unsafe { (*relation).rd_att };
-    numbers
-        .iter()
-        .map(|&number| {
-            // SAFETY: as above; the number is inside the descriptor.
-            let attribute = unsafe {
-                if number < 1 || number > (*descriptor).natts {
-                    return Err(Error::new(
-                        SqlState::FDW_ERROR,
-                        "the plan of a foreign modification sets a column that the table does not have",
-                    ));
-                }
-                &*node::attribute(descriptor, number as usize - 1)
-            };
-            let slot = if attribute.attgenerated == 0 { Slot::Parameter } else { Slot::Default };
-            Ok((number as i16, attribute.atttypid, slot))
-        })
-        .collect()
 }

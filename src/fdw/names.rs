@@ -56,6 +56,24 @@ impl Table {
         [&identifier(schema), &b"."[..], &identifier(name)].concat()
     }
 
+    /// The remote name of a column, quoted for SQL.
+    ///
+    /// # Safety
+    /// A column of the table.
+    pub unsafe fn column(
+        &self,
+        number: i16,
+        attribute: *const pg_sys::FormData_pg_attribute,
+    ) -> Vec<u8> {
+        // SAFETY: by contract; the catalog's entries live in this call's memory.
+        unsafe {
+            let of_column =
+                options::read_list(pg_sys::GetForeignColumnOptions((*self.relation).rd_id, number));
+            let local = CStr::from_ptr((*attribute).attname.data.as_ptr());
+            identifier(options::option(&of_column, c"column_name").unwrap_or(local))
+        }
+    }
+
     /// The columns as a SELECT list, and the number of each column in it. For a table without
     /// columns these are `NULL` and no number.
     pub fn select_list(&self) -> (Vec<u8>, Vec<c_int>) {
@@ -64,13 +82,7 @@ impl Table {
         // SAFETY: the relation is open, so its descriptor and the names in it are valid.
         unsafe {
             for (number, attribute) in node::live_columns((*self.relation).rd_att) {
-                let of_column = options::read_list(pg_sys::GetForeignColumnOptions(
-                    (*self.relation).rd_id,
-                    number,
-                ));
-                let local = CStr::from_ptr((*attribute).attname.data.as_ptr());
-                let name = options::option(&of_column, c"column_name").unwrap_or(local);
-                names.push(identifier(name));
+                names.push(self.column(number, attribute));
                 columns.push(number.into());
             }
         }

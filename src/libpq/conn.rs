@@ -1,4 +1,5 @@
 //! A connection of libpq that closes itself, in non-blocking pipeline mode once it is established.
+//! Only a COPY leaves that mode: libpq has none in a pipeline.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -170,6 +171,36 @@ impl Conn {
             pq_sys::PQsetnonblocking(self.raw(), 1) == 0
                 && pq_sys::PQenterPipelineMode(self.raw()) == 1
         }
+    }
+
+    /// Leaves pipeline mode; `false` if something is still to be answered.
+    pub fn exit_pipeline(&self) -> bool {
+        // SAFETY: the connection is alive.
+        unsafe { pq_sys::PQexitPipelineMode(self.raw()) == 1 }
+    }
+
+    /// Sends a command by the simple protocol, outside of pipeline mode.
+    pub fn send_simple(&self, sql: &CStr) -> bool {
+        // SAFETY: libpq copies before it returns.
+        unsafe { pq_sys::PQsendQuery(self.raw(), sql.as_ptr()) == 1 }
+    }
+
+    /// Queues data for the COPY that the server has begun to take, and its end.
+    pub fn put_copy(&self, data: &[u8]) -> bool {
+        // The server works on a message when it has all of it.
+        const MESSAGE: usize = 1 << 16;
+        // SAFETY: pointer and length of each part; libpq copies before it returns.
+        unsafe {
+            data.chunks(MESSAGE).all(|part| {
+                pq_sys::PQputCopyData(self.raw(), part.as_ptr().cast(), part.len() as c_int) == 1
+            }) && pq_sys::PQputCopyEnd(self.raw(), null()) == 1
+        }
+    }
+
+    /// Lets the COPY that the server has begun to take fail.
+    pub fn fail_copy(&self, reason: &CStr) -> bool {
+        // SAFETY: libpq copies before it returns.
+        unsafe { pq_sys::PQputCopyEnd(self.raw(), reason.as_ptr()) == 1 }
     }
 
     /// Queues a statement with text parameters, parsed anew.

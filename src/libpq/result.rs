@@ -20,7 +20,10 @@ pub enum Status {
     PipelineAborted,
     /// The answer to a `Sync`.
     PipelineSync,
-    /// The server started the COPY protocol, which ruins a connection in pipeline mode.
+    /// The server is ready to take the data of a COPY. In pipeline mode that ruins the connection,
+    /// as [`Status::Copy`] does.
+    CopyIn,
+    /// The server started the COPY protocol otherwise.
     Copy,
     /// Anything else: an empty query, an unexpected kind.
     Other,
@@ -46,7 +49,8 @@ impl PgResult {
             S::PGRES_FATAL_ERROR | S::PGRES_BAD_RESPONSE => Status::Error,
             S::PGRES_PIPELINE_ABORTED => Status::PipelineAborted,
             S::PGRES_PIPELINE_SYNC => Status::PipelineSync,
-            S::PGRES_COPY_IN | S::PGRES_COPY_OUT | S::PGRES_COPY_BOTH => Status::Copy,
+            S::PGRES_COPY_IN => Status::CopyIn,
+            S::PGRES_COPY_OUT | S::PGRES_COPY_BOTH => Status::Copy,
             _ => Status::Other,
         }
     }

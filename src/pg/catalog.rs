@@ -53,6 +53,14 @@ pub fn user_mapping(mapping: Oid) -> Option<(Oid, Oid)> {
     }
 }
 
+/// Whether a table has triggers, or has had some lately; `true` if it is not there.
+pub fn may_have_triggers(table: Oid) -> bool {
+    let cache = pg_sys::SysCacheIdentifier::RELOID;
+    // SAFETY: the row of that cache.
+    unsafe { row(cache, table, |row: &pg_sys::FormData_pg_class| row.relhastriggers) }
+        .unwrap_or(true)
+}
+
 /// What `read` takes of the row with this OID, if there is one.
 ///
 /// # Safety

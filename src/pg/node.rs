@@ -48,6 +48,15 @@ pub unsafe fn integers(list: *const pg_sys::List) -> Vec<c_int> {
     (0..unsafe { length(list) }).map(|n| unsafe { (*(*list).elements.add(n)).int_value }).collect()
 }
 
+/// The OIDs of a `T_OidList`.
+///
+/// # Safety
+/// NIL or a valid list of OIDs.
+pub unsafe fn oids(list: *const pg_sys::List) -> Vec<Oid> {
+    // SAFETY: by contract.
+    (0..unsafe { length(list) }).map(|n| unsafe { (*(*list).elements.add(n)).oid_value }).collect()
+}
+
 /// The option of a statement that has this name.
 ///
 /// # Safety

@@ -61,6 +61,11 @@ unsafe extern "C-unwind" {
 // Parser, catalog and options. Inside `catch`.
 #[allow(missing_docs, reason = "documented where PostgreSQL declares them")]
 unsafe extern "C-unwind" {
+    pub fn find_all_inheritors(
+        parent: Oid,
+        lock: pg_sys::LOCKMODE,
+        parents: *mut *mut pg_sys::List,
+    ) -> *mut pg_sys::List;
     pub fn raw_parser(text: *const c_char, mode: pg_sys::RawParseMode::Type) -> *mut pg_sys::List;
     #[cfg_attr(not(feature = "pg15"), link_name = "raw_expression_tree_walker_impl")]
     pub fn raw_expression_tree_walker(
@@ -157,6 +162,7 @@ unsafe extern "C-unwind" {
         completion: *mut pg_sys::QueryCompletion,
     );
     pub fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, eflags: c_int);
+    pub fn standard_ExecutorFinish(query: *mut pg_sys::QueryDesc);
 }
 
 // Raises nothing with HASH_FIND, HASH_REMOVE and HASH_ENTER_NULL (`hash_search_with_hash_value`).

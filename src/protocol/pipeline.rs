@@ -207,6 +207,19 @@ impl<R> Fifo<R> {
         })
     }
 
+    /// The segment of one command that was sent outside of a pipeline has ended, which no answer of
+    /// its own says.
+    ///
+    /// # Errors
+    /// The command has not been answered.
+    pub fn segment_ended(&mut self) -> Result<(), OutOfStep> {
+        if self.expected.pop_front() != Some(Expected::Sync) {
+            return Err(OutOfStep);
+        }
+        self.failure = None;
+        Ok(())
+    }
+
     /// The failure that skips the rest of the current segment.
     pub fn failure(&self) -> Option<Rc<R>> {
         self.failure.clone()

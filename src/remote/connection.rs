@@ -3,7 +3,8 @@
 //! * [`wire`]: what is handed to libpq, and the log of it; [`setup`]: what each session begins
 //!   with;
 //! * [`sending`]: statements with all that travels with them; [`cursors`], [`savepoints`],
-//!   [`session_lock`], [`lock_timeout`]: some of it;
+//!   [`session_lock`], [`lock_timeout`], [`idle_timeout`]: some of it;
+//! * [`copying`]: COPY, for which the connection leaves the pipeline;
 //! * [`snapshot`]: what the transaction sees there, for consistent reads;
 //! * [`answers`]: reading answers and asking for them; [`fitting`]: whether one can be that;
 //!   [`waiting`]: until there is nothing more to
@@ -37,9 +38,11 @@ use crate::remote::{pooler, report};
 
 mod anew;
 mod answers;
+mod copying;
 mod cursors;
 mod failures;
 mod fitting;
+mod idle_timeout;
 mod lock_timeout;
 mod savepoints;
 mod sending;
@@ -217,11 +220,12 @@ impl Connection {
     /// outstanding.
     pub fn is_reusable(&self) -> bool {
         self.broken.get().is_none() && !self.conn.is_bad() && {
-            let fifo = &self.inner.borrow().fifo;
-            match fifo.is_idle() {
+            let inner = self.inner.borrow();
+            let ends = match inner.fifo.is_idle() {
                 true => matches!(self.conn.transaction(), Transaction::Idle),
-                false => fifo.is_ending(),
-            }
+                false => inner.fifo.is_ending(),
+            };
+            ends && !inner.session.is_incomplete
         }
     }
 
@@ -266,6 +270,7 @@ impl Connection {
     /// Asks the server to stop what it is doing; waits for the request to be taken, not for its
     /// effect. The transaction is doomed if the server does not take it.
     pub fn cancel(&self) {
+        self.withhold_copy();
         // A cancel for this transaction must not hit the previous one's COMMIT.
         if !self.pass_endings(Instant::now() + ENDING_TIMEOUT) {
             self.doom();
@@ -275,6 +280,7 @@ impl Connection {
         if !self.start_cancel().is_some_and(|sending| sending.wait_until(deadline)) {
             self.doom();
         }
+        self.end_cancelled_copy();
     }
 
     /// Starts to ask the server to stop what it is doing, whatever that is; `None` if that is not

@@ -23,6 +23,7 @@ use crate::xact::cut::{self, Statement};
 use crate::xact::unit::Unit;
 use crate::xact::{callbacks, deliveries, endings, long_waits, participants, renewal};
 
+mod copying;
 mod openings;
 
 pub(super) use openings::open_all_of;
@@ -265,17 +266,7 @@ impl Attachment {
         query: &Rc<CStr>,
         opening: Option<&Rc<Opening>>,
     ) -> Result<Ticket> {
-        let (connection, userid, unit) = (&self.connection, self.userid, self.unit.as_ref());
-        let scan = opening.filter(|_| self.access == Access::Reads);
-        let opened = cut::before_statement(&Statement { connection, userid, unit, scan })?;
-        let isolation = renewal::isolation(connection, unit);
-        // A cursor may be fetched inside a later savepoint than its own: then a failure is rolled
-        // back to that one.
-        let level = self.level.get().max(nest_level());
-        let (owner, access) = (self.level.get(), self.access);
-        self.connection.set_lock_timeout(lock_timeout());
-        let query = Some(query);
-        let manner = Manner { isolation, opened, owner, level, access, opening, query };
+        let manner = self.manner(query, opening)?;
         let submit = || self.connection.submit(manner, messages, if_lost);
         let first = match submit() {
             Err(_) if self.begin_anew()? => submit()?,
@@ -285,6 +276,26 @@ impl Attachment {
             self.sent.set(first + messages.len() as Ticket - 1);
         }
         Ok(first)
+    }
+
+    /// How a statement is sent now.
+    fn manner<'a>(
+        &self,
+        query: &'a Rc<CStr>,
+        opening: Option<&'a Rc<Opening>>,
+    ) -> Result<Manner<'a>> {
+        let (connection, userid, unit) = (&self.connection, self.userid, self.unit.as_ref());
+        let scan = opening.filter(|_| self.access == Access::Reads);
+        let opened = cut::before_statement(&Statement { connection, userid, unit, scan })?;
+        let isolation = renewal::isolation(connection, unit);
+        // A cursor may be fetched inside a later savepoint than its own: then a failure is rolled
+        // back to that one.
+        let level = self.level.get().max(nest_level());
+        let (owner, access) = (self.level.get(), self.access);
+        self.connection.set_lock_timeout(lock_timeout());
+        self.connection.set_idle_timeout();
+        let query = Some(query);
+        Ok(Manner { isolation, opened, owner, level, access, opening, query })
     }
 
     /// A statement's answer if it has been read.

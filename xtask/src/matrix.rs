@@ -90,7 +90,7 @@ fn run_version(major: u32, choice: &Choice, commit: &str, failed: &mut Vec<Strin
         return Ok(());
     }
     let server = Server::provide(&workspace, major)?;
-    let setup = Setup::prepare(workspace, Some(&server.pg_config))?;
+    let setup = setup(workspace, &server)?;
     for suite in to_run {
         heading(&format!("PostgreSQL {major}: {suite:?}"));
         let outcome = match suite {
@@ -113,6 +113,11 @@ fn run_version(major: u32, choice: &Choice, commit: &str, failed: &mut Vec<Strin
     Ok(())
 }
 
+/// Each server has a build of its own.
+fn setup(workspace: Workspace, server: &Server) -> Result<Setup> {
+    Setup::prepare(workspace.building_in(server.home.join("build")), Some(&server.pg_config))
+}
+
 /// What valgrind has looked at: each way a transaction ends, the errors among them, and rows of
 /// all kinds.
 const UNDER_VALGRIND: [&str; 8] = [
@@ -132,10 +137,10 @@ pub fn valgrind(workspace: Workspace, major: u32, names: &[String]) -> Result<()
     packages::install(&["valgrind".to_owned()])?;
     let server = Server::provide(&workspace, major)?;
     let Some(source) = &server.source else {
-        bail!("valgrind does not understand a server that was not built for it; take 15, 17 or 18");
+        bail!("valgrind does not understand a server that was not built for it; take 15 or 18");
     };
     let suppressions = source.join("src/tools/valgrind.supp");
-    let setup = Setup::prepare(workspace, Some(&server.pg_config))?;
+    let setup = setup(workspace, &server)?;
     let short = UNDER_VALGRIND.map(str::to_owned);
     suites::valgrind(&setup, &suppressions, if names.is_empty() { &short } else { names })
 }

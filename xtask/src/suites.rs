@@ -3,15 +3,15 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write as _};
-use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use pg_test::install::{DIRECTORY_VARIABLE, PG_CONFIG_VARIABLE, ServerUser};
+use nix::sys::statvfs::statvfs;
+use nix::unistd::Uid;
+use pg_test::install::{DIRECTORY_VARIABLE, HOMES_VARIABLE, PG_CONFIG_VARIABLE, ServerUser};
 use pg_test::valgrind::SUPPRESSIONS_VARIABLE;
 
 use crate::clients::{self, Clients};
@@ -19,6 +19,12 @@ use crate::names::{self, Test};
 use crate::pgrx::sudo_stand_in;
 use crate::setup::Setup;
 use crate::workspace::Workspace;
+
+mod tally;
+
+pub use tally::Tally;
+pub(crate) use tally::{check, heading};
+use tally::{finish, test};
 
 /// A part of the tests that can be run alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -40,19 +46,6 @@ impl fmt::Display for Suite {
         let value = self.to_possible_value();
         f.pad(value.as_ref().map_or("", |value| value.get_name()))
     }
-}
-
-/// Results of tests so far.
-#[derive(Debug, Default)]
-pub struct Tally {
-    /// How many passed.
-    pub passed: u64,
-    /// How many failed.
-    pub failed: u64,
-    /// The names of those that failed.
-    pub failures: Vec<String>,
-    /// Where the names of those that pass are written.
-    journal: Option<File>,
 }
 
 /// What to run.
@@ -194,14 +187,6 @@ pub fn run_check(setup: &Setup) -> Result<()> {
     finish(&tally, outcome)
 }
 
-fn finish(tally: &Tally, outcome: Result<()>) -> Result<()> {
-    if let Err(error) = &outcome {
-        eprintln!("error: {error:#}");
-    }
-    println!("\n{} passed, {} failed", tally.passed, tally.failed);
-    outcome.map_err(|_| anyhow::anyhow!("not everything passed"))
-}
-
 fn checks(setup: &Setup) -> Result<()> {
     formatting(setup)?;
     clippy(setup)?;
@@ -305,12 +290,23 @@ fn clusters(
     command
         .env(PG_CONFIG_VARIABLE, setup.installation.pg_config())
         .env(DIRECTORY_VARIABLE, setup.server_files.join("pg_test"))
+        .envs(in_memory().map(|homes| (HOMES_VARIABLE, homes)))
         .envs(variables.iter().copied())
         // Much of the time a test only waits for its servers.
         .env("RUST_TEST_THREADS", (available_parallelism()?.get() + 1).to_string())
         .args(["test", "-p", "pg_test", "--test", name, "--"])
         .args(arguments);
     test(&mut command, tally)
+}
+
+/// A directory in memory, if there is room for the servers of some tests. A test makes thousands of
+/// files and removes them again, which on a disk takes most of the processor time of all tests.
+fn in_memory() -> Option<PathBuf> {
+    const ROOM: u64 = 4 << 30;
+    let memory = Path::new("/dev/shm");
+    let room = statvfs(memory).ok()?;
+    let enough = room.blocks_available() as u64 * room.fragment_size() as u64 >= ROOM;
+    enough.then(|| memory.join(format!("pg_fdw_xacts-{}", Uid::effective())))
 }
 
 /// Runs the scenarios with these in their names, one after another, with the coordinator under
@@ -354,82 +350,4 @@ pub fn model(workspace: &Workspace, arguments: &[String]) -> Result<()> {
 
 fn tempdir_under_tmp() -> Result<tempfile::TempDir> {
     tempfile::Builder::new().prefix("pgrx-").tempdir_in("/tmp").context("cannot write to /tmp")
-}
-
-pub(crate) fn heading(text: &str) {
-    println!("\n==== {text}");
-}
-
-pub(crate) fn check(command: &mut Command) -> Result<()> {
-    let status = command.stdin(Stdio::null()).status()?;
-    succeeded(command, status)
-}
-
-/// Runs a cargo test, passes its output on and adds its results to `tally`.
-fn test(command: &mut Command, tally: &mut Tally) -> Result<()> {
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-    let output = child.stdout.take().context("stdout is piped")?;
-    for line in BufReader::new(output).split(b'\n') {
-        let line = line?;
-        let line = String::from_utf8_lossy(&line);
-        println!("{line}");
-        tally.add(&line);
-    }
-    let status = child.wait()?;
-    succeeded(command, status)
-}
-
-fn succeeded(command: &Command, status: ExitStatus) -> Result<()> {
-    if !status.success() {
-        let arguments: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
-        let program = std::path::Path::new(command.get_program()).file_name().unwrap_or_default();
-        bail!("{} {}: {status}", program.to_string_lossy(), arguments.join(" "));
-    }
-    Ok(())
-}
-
-impl Tally {
-    /// The results of tests that ended with `outcome`: an error is not what tests that failed are.
-    fn of_tests(self, outcome: Result<()>) -> Result<Self> {
-        if self.failed == 0 { outcome.map(|()| self) } else { Ok(self) }
-    }
-
-    /// Adds "test result: ok. 3 passed; 1 failed; …", and the name in "test a::b ... FAILED"; any
-    /// other line counts nothing.
-    fn add(&mut self, line: &str) {
-        let result = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... "));
-        match (result, &mut self.journal) {
-            (Some((name, "FAILED")), _) => self.failures.push(name.to_owned()),
-            (Some((name, "ok")), Some(journal)) => {
-                // Without its line it is run again.
-                let _ = writeln!(journal, "{name}");
-            }
-            _ => {}
-        }
-        let Some((_, counts)) = line.split_once("test result: ") else {
-            return;
-        };
-        let count = |word: &str| -> u64 {
-            let before = counts.split(word).next().unwrap_or_default();
-            before.split_whitespace().last().and_then(|number| number.parse().ok()).unwrap_or(0)
-        };
-        self.passed += count(" passed");
-        self.failed += count(" failed");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Tally;
-
-    #[test]
-    fn results_of_cargo_test_are_added_up() {
-        let mut tally = Tally::default();
-        tally.add("test result: ok. 9 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out");
-        tally.add("test result: FAILED. 5 passed; 6 failed; 0 ignored; 0 measured");
-        tally.add("test harness::x ... ok");
-        tally.add("test harness::y ... FAILED");
-        assert_eq!((tally.passed, tally.failed), (14, 6));
-        assert_eq!(tally.failures, ["harness::y"]);
-    }
 }

@@ -16,6 +16,8 @@ pub struct Workspace {
     pub root: PathBuf,
     /// Cargo's target directory.
     pub target: PathBuf,
+    /// Where cargo's output goes instead, with pgrx's configuration.
+    build: Option<PathBuf>,
     /// The pgrx version that the extension pins; cargo-pgrx must be the same.
     pub pgrx_version: String,
 }
@@ -44,8 +46,15 @@ impl Workspace {
         Ok(Self {
             root: directory("workspace_root")?,
             target: directory("target_directory")?,
+            build: None,
             pgrx_version,
         })
+    }
+
+    /// The same with another directory for what cargo builds: pgrx is built for one `pg_config`,
+    /// and again for each change of it.
+    pub fn building_in(self, directory: PathBuf) -> Self {
+        Self { build: Some(directory), ..self }
     }
 
     /// A cargo command in this workspace, with the environment that pgrx needs.
@@ -62,6 +71,9 @@ impl Workspace {
             .current_dir(&self.root)
             .env("PGRX_HOME", self.pgrx_home())
             .env_remove("PGRX_PG_CONFIG_PATH");
+        if let Some(build) = &self.build {
+            command.env("CARGO_TARGET_DIR", build);
+        }
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
             if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
@@ -74,7 +86,10 @@ impl Workspace {
     /// clones can be built for different servers. Other cargo commands use `~/.pgrx`, or what
     /// `PGRX_HOME` says.
     pub fn pgrx_home(&self) -> PathBuf {
-        self.root.join("target/pgrx")
+        match &self.build {
+            Some(build) => build.join("pgrx"),
+            None => self.root.join("target/pgrx"),
+        }
     }
 
     /// The directory for files that server processes have to reach: servers, data directories. It

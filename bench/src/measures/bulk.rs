@@ -1,5 +1,6 @@
 //! Many rows at once, to one shard and from it, without a delay in between.
 
+use std::io::Write;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -12,7 +13,18 @@ use crate::report::{Report, Table, Target, Unit};
 use crate::stand::Stand;
 use crate::statistics::{Spread, ratio};
 
-/// INSERT … SELECT from a local table.
+/// How rows come into a table of the shard.
+#[derive(Clone, Copy)]
+enum Way {
+    /// INSERT … SELECT from a local table into this foreign table.
+    Insert(&'static str),
+    /// COPY from the client into this foreign table.
+    Copy(&'static str),
+    /// COPY from the client, connected to the shard.
+    Straight,
+}
+
+/// INSERT … SELECT from a local table, and COPY.
 pub fn insert(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()> {
     let rows = effort.choose(20_000, 100_000);
     let mut shard = stand.fleet.shard(1).client()?;
@@ -26,21 +38,33 @@ pub fn insert(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()> 
          CREATE FOREIGN TABLE s_filled_100 (id int, v text) SERVER s1
              OPTIONS (table_name 'filled', batch_size '100')"
     ))?;
+    let text: String = (1..=rows).map(|i| format!("{i}\tvalue {i}\n")).collect();
     let lines = [
-        (Contender::Ours.label(), "x_filled"),
-        (Contender::Stock.label(), "s_filled"),
-        ("postgres_fdw, batch_size 100", "s_filled_100"),
+        (format!("{}: INSERT … SELECT", Contender::Ours.label()), Way::Insert("x_filled")),
+        (format!("{}: INSERT … SELECT", Contender::Stock.label()), Way::Insert("s_filled")),
+        ("postgres_fdw, batch_size 100: INSERT … SELECT".to_owned(), Way::Insert("s_filled_100")),
+        (format!("{}: COPY", Contender::Ours.label()), Way::Copy("x_filled")),
+        ("COPY straight into the shard".to_owned(), Way::Straight),
     ];
-    for (_, table) in &lines {
-        session.batch_execute(&format!("INSERT INTO {table} SELECT * FROM source LIMIT 100"))?;
+    for (_, way) in &lines {
+        if let Way::Insert(table) = way {
+            session
+                .batch_execute(&format!("INSERT INTO {table} SELECT * FROM source LIMIT 100"))?;
+        }
     }
     let rounds = effort.choose(3, 5);
-    let what = format!("INSERT … SELECT of {rows} rows");
-    let measured = alternate(&what, rounds, &mut lines.clone(), |(_, table)| {
+    let what = format!("INSERT … SELECT and COPY of {rows} rows");
+    let measured = alternate(&what, rounds, &mut lines.clone(), |(_, way)| {
         shard.batch_execute("TRUNCATE filled")?;
         shard.batch_execute("CHECKPOINT")?;
         let start = Instant::now();
-        session.batch_execute(&format!("INSERT INTO {table} SELECT * FROM source"))?;
+        match *way {
+            Way::Insert(table) => {
+                session.batch_execute(&format!("INSERT INTO {table} SELECT * FROM source"))?;
+            }
+            Way::Copy(table) => copy(&mut session, table, &text)?,
+            Way::Straight => copy(&mut shard, "filled", &text)?,
+        }
         Ok(start.elapsed().as_secs_f64() * 1000.0)
     })?;
     for (peer, least) in [(1, 20.0), (2, 1.0)] {
@@ -53,17 +77,34 @@ pub fn insert(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()> 
             "",
         );
     }
+    for (way, name) in [(0, "INSERT … SELECT"), (3, "COPY into a foreign table")] {
+        report.row(
+            format!("{name}, {rows} rows: time against COPY straight into the shard"),
+            ratio(&measured[way], &measured[4]),
+            Unit::Ratio,
+            Some(Target::AtMost(1.5)),
+            "",
+        );
+    }
     report.tables.push(Table {
-        title: format!("INSERT … SELECT of {rows} rows to one shard in ms"),
+        title: format!("{rows} rows into a table of one shard in ms"),
         condition: String::new(),
         columns: vec!["time".to_owned()],
         lines: lines
             .iter()
             .zip(&measured)
-            .map(|((name, _), times)| ((*name).to_owned(), vec![Spread::of(times)]))
+            .map(|((name, _), times)| (name.clone(), vec![Spread::of(times)]))
             .collect(),
         plot: None,
     });
+    Ok(())
+}
+
+/// COPY from the client.
+fn copy(session: &mut Client, table: &str, text: &str) -> Result<()> {
+    let mut writer = session.copy_in(&format!("COPY {table} FROM STDIN"))?;
+    writer.write_all(text.as_bytes())?;
+    writer.finish()?;
     Ok(())
 }
 

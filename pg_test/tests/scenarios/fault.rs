@@ -2,6 +2,7 @@
 //! middle of it.
 
 mod bad_input;
+mod bulk;
 mod commit;
 mod copies;
 mod crash;

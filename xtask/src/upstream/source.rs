@@ -1,4 +1,5 @@
-//! PostgreSQL's source, out of Debian's source package of the server.
+//! PostgreSQL's source, out of Debian's source package of the server; packages of another release of
+//! Debian.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -26,11 +27,7 @@ pub fn fetch(directory: &Path, major: u32, release: Option<&str>, part: Part) ->
         return Ok(found);
     }
     std::fs::create_dir_all(directory)?;
-    let apt = Apt::prepare(directory, release)?;
-    // An archive of others' that has no sources fails it; what matters is what can be listed then.
-    if let Err(error) = finish(apt.command("apt-get").arg("update")) {
-        println!("{error:#}");
-    }
+    let apt = Apt::prepare(directory, release, Kind::Source)?;
     let package = format!("postgresql-{major}");
     let listed = finish(apt.command("apt-cache").args(["madison", &package]))?;
     for version in listed.lines().filter_map(source_version) {
@@ -49,6 +46,22 @@ pub fn fetch(directory: &Path, major: u32, release: Option<&str>, part: Part) ->
     )
 }
 
+/// Fetches the package `name` of the release of Debian called `release` into `directory`, and unpacks
+/// it there, below the path that is returned.
+pub fn unpacked_package(directory: &Path, name: &str, release: &str) -> Result<PathBuf> {
+    std::fs::create_dir_all(directory)?;
+    let apt = Apt::prepare(directory, Some(release), Kind::Package)?;
+    println!("fetching {name} of {release}");
+    finish(apt.command("apt-get").args(["download", name]))?;
+    let archive = std::fs::read_dir(directory)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .with_context(|| format!("apt-get has left no {name} in {}", directory.display()))?;
+    let root = directory.join("root");
+    finish(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&root))?;
+    Ok(root)
+}
+
 /// "postgresql-15 | 15.18-0+deb12u1 | ADDRESS bookworm/main Sources"
 fn source_version(line: &str) -> Option<&str> {
     let mut fields = line.split('|').map(str::trim);
@@ -56,7 +69,8 @@ fn source_version(line: &str) -> Option<&str> {
     fields.next()?.ends_with("Sources").then_some(version)
 }
 
-fn find(directory: &Path) -> Result<Option<PathBuf>> {
+/// The source tree that was fetched into `directory` before.
+pub fn find(directory: &Path) -> Result<Option<PathBuf>> {
     if !directory.exists() {
         return Ok(None);
     }
@@ -91,13 +105,29 @@ fn unpack(directory: &Path, part: Part) -> Result<()> {
     Ok(())
 }
 
-/// apt with lists of its own, which have the sources: the machine's are left alone.
+/// What is listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Source,
+    Package,
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Source => "deb-src",
+            Self::Package => "deb",
+        }
+    }
+}
+
+/// apt with lists of its own: the machine's are left alone.
 struct Apt {
     directory: PathBuf,
 }
 
 impl Apt {
-    fn prepare(directory: &Path, release: Option<&str>) -> Result<Self> {
+    fn prepare(directory: &Path, release: Option<&str>, kind: Kind) -> Result<Self> {
         let own = std::fs::read_to_string("/etc/os-release")?;
         let own = own.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
         let change = own.zip(release).filter(|(own, release)| own != release);
@@ -114,9 +144,15 @@ impl Apt {
             let (Ok(text), Some(name)) = (std::fs::read_to_string(&file), file.file_name()) else {
                 continue;
             };
-            std::fs::write(parts.join(name), with_sources(&text, change))?;
+            std::fs::write(parts.join(name), listing(kind, &text, change))?;
         }
-        Ok(Self { directory: directory.to_owned() })
+        let apt = Self { directory: directory.to_owned() };
+        // An archive of others' that has no sources fails it; what matters is what can be listed
+        // then.
+        if let Err(error) = finish(apt.command("apt-get").arg("update")) {
+            println!("{error:#}");
+        }
+        Ok(apt)
     }
 
     fn command(&self, program: &str) -> Command {
@@ -135,13 +171,13 @@ impl Apt {
     }
 }
 
-/// A list of package archives, in either of apt's formats, as one of source archives; of another
-/// release, where `change` is the name of the one listed and of the one wanted.
-fn with_sources(text: &str, change: Option<(&str, &str)>) -> String {
+/// A list of package archives, in either of apt's formats, as one of `kind`; of another release, where `change` is the name of the one listed and of the one wanted.
+fn listing(kind: Kind, text: &str, change: Option<(&str, &str)>) -> String {
+    let word = kind.word();
     text.lines()
         .map(|line| match line.strip_prefix("deb ") {
-            Some(rest) => format!("deb-src {}\n", of_release(rest, change)),
-            None if line.starts_with("Types:") => "Types: deb-src\n".to_owned(),
+            Some(rest) => format!("{word} {}\n", of_release(rest, change)),
+            None if line.starts_with("Types:") => format!("Types: {word}\n"),
             None if line.starts_with("Suites:") => format!("{}\n", of_release(line, change)),
             None => format!("{line}\n"),
         })
@@ -164,14 +200,14 @@ fn of_release(line: &str, change: Option<(&str, &str)>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{source_version, with_sources};
+    use super::{Kind, listing, source_version};
 
     #[test]
     fn lists_of_both_formats_become_lists_of_sources() {
         let text = "deb [a=b] address suite main\n# deb old\nTypes: deb deb-src\nURIs: address\n";
         let expected =
             "deb-src [a=b] address suite main\n# deb old\nTypes: deb-src\nURIs: address\n";
-        assert_eq!(with_sources(text, None), expected);
+        assert_eq!(listing(Kind::Source, text, None), expected);
     }
 
     #[test]
@@ -179,7 +215,9 @@ mod tests {
         let text = "deb [a=b] address one main\nTypes: deb\nSuites: one one-updates\nSuites: one-security\n";
         let expected =
             "deb-src [a=b] address two main\nTypes: deb-src\nSuites: two\nSuites: two-security\n";
-        assert_eq!(with_sources(text, Some(("one", "two"))), expected);
+        assert_eq!(listing(Kind::Source, text, Some(("one", "two"))), expected);
+        let expected = expected.replace("deb-src", "deb");
+        assert_eq!(listing(Kind::Package, text, Some(("one", "two"))), expected);
     }
 
     #[test]

@@ -223,3 +223,36 @@ fn the_context_of_a_failing_batch_is_short() -> Outcome {
     assert!(context.contains("VALUES ($1, $2), ... (5000 more)"), "{context}");
     Ok(())
 }
+
+/// `pg_fdw_xacts.idle_connection_timeout` closes what is idle outside of transactions, and nobody
+/// notices.
+#[test]
+fn idle_connections_are_closed_when_they_are_to_be() -> Outcome {
+    let fleet = Fleet::start()?;
+    let mut there = fleet.shard(1).client()?;
+    let mut sessions = || {
+        one::<i64>(
+            &mut there,
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'postgres_fdw'",
+        )
+    };
+    let mut session = fleet.session()?;
+    session.batch_execute("SET pg_fdw_xacts.idle_connection_timeout = '200ms'")?;
+    for id in 1..=2 {
+        begin_everywhere(&mut session, id)?;
+        // A transaction is not idle, and what is done in it stays.
+        session.batch_execute("SELECT pg_sleep(0.5)")?;
+        assert_eq!(sessions()?, 1);
+        session.batch_execute("COMMIT")?;
+        assert_everywhere(&fleet, id, true)?;
+        wait_until("the connection is closed", DEADLINE, || Ok(sessions()? == 0))?;
+    }
+    // A statement that is the whole transaction.
+    session.batch_execute("INSERT INTO ft1 VALUES (3, 'x')")?;
+    wait_until("the connection is closed", DEADLINE, || Ok(sessions()? == 0))?;
+    session.batch_execute("SET pg_fdw_xacts.idle_connection_timeout = 0; SELECT * FROM ft1")?;
+    session.batch_execute("SELECT pg_sleep(0.5)")?;
+    assert_eq!(sessions()?, 1);
+    assert_eq!(fleet.ids_on_shard(1)?, [1, 2, 3]);
+    Ok(())
+}

@@ -58,9 +58,10 @@ fn a_batch_of_wide_rows_goes_in_several_messages() -> Outcome {
 fn messages_of_changing_size_do_not_pile_up_prepared_statements() -> Outcome {
     let (_fleet, mut session) = start()?;
     let prepared = "SELECT n FROM pg_fdw_xacts_query('shard1',
-        'SELECT count(*) FROM pg_prepared_statements WHERE name !~ ''^px_(xid|constraints|lock)''') AS (n bigint)";
+        'SELECT count(*) FROM pg_prepared_statements WHERE name !~ ''^px_(xid|constraints|lock|begin|fetch|commit)''') AS (n bigint)";
     session.batch_execute(
-        "BEGIN; INSERT INTO ft1 SELECT i, repeat('x', 16000) FROM generate_series(1, 1000) i",
+        "SET pg_fdw_xacts.batch_size = 200;
+         BEGIN; INSERT INTO ft1 SELECT i, repeat('x', 16000) FROM generate_series(1, 1000) i",
     )?;
     assert_eq!(one::<i64>(&mut session, prepared)?, 1);
     session.batch_execute(

@@ -22,7 +22,9 @@ fn growth(session: &mut Client, sql: &str) -> anyhow::Result<i64> {
     Ok(peak()? - before)
 }
 
-const FEW_MEGABYTES: i64 = 6 << 20;
+/// What is collected for a COPY, up to 1 MB, is there several times on its way; less than half of
+/// what the statements move.
+const FEW_MEGABYTES: i64 = 10 << 20;
 
 #[test]
 fn long_scans_and_inserts_take_no_more_memory_than_short_ones() -> Outcome {

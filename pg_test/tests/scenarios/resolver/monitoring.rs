@@ -177,19 +177,38 @@ fn each_query_of_the_exporter_gives_the_metrics_that_it_declares() -> Outcome {
     Ok(())
 }
 
+/// The words of an expression that name metrics: all but those of the language, and what is in
+/// braces or behind "by". Durations begin with a digit.
+pub fn metrics(expr: &str) -> Vec<String> {
+    const WORDS: [&str; 10] =
+        ["increase", "rate", "sum", "max", "time", "by", "or", "and", "unless", "offset"];
+    let mut words = Vec::new();
+    for part in expr.split('{').flat_map(|part| part.rsplit('}').next()) {
+        let part = match part.split_once(" by (") {
+            Some((before, after)) => {
+                before.to_owned() + after.split_once(')').map_or("", |(_, after)| after)
+            }
+            None => part.to_owned(),
+        };
+        words.extend(
+            part.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '$')
+                .filter(|word| word.starts_with(|c: char| c.is_ascii_alphabetic()))
+                .filter(|word| !WORDS.contains(word))
+                .map(str::to_owned),
+        );
+    }
+    words
+}
+
 #[test]
 fn alert_rules_speak_of_metrics_and_labels_that_exist() -> Outcome {
-    const WORDS: [&str; 5] = ["increase", "or", "and", "unless", "offset"];
     let declared = declared()?;
     let mut names = Vec::new();
     for rule in rules()? {
         let mut of_rule = Vec::new();
-        // Durations begin with a digit.
-        for word in rule.expr.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
-            if word.starts_with(|c: char| c.is_ascii_alphabetic()) && !WORDS.contains(&word) {
-                let labels = declared.get(word);
-                of_rule.push(labels.unwrap_or_else(|| panic!("{}: {word}", rule.alert)));
-            }
+        for word in metrics(&rule.expr) {
+            let labels = declared.get(&word);
+            of_rule.push(labels.unwrap_or_else(|| panic!("{}: {word}", rule.alert)));
         }
         assert!(!of_rule.is_empty(), "{} looks at nothing", rule.alert);
         assert!(["warning", "critical"].contains(&rule.severity.as_str()), "{}", rule.alert);
@@ -207,6 +226,40 @@ fn alert_rules_speak_of_metrics_and_labels_that_exist() -> Outcome {
     for name in ["InDoubt", "ManyInDoubt", "HeuristicOutcome", "ResolverNotRunning"] {
         assert!(names.contains(&format!("PgFdwXacts{name}")), "{names:?}");
     }
+    Ok(())
+}
+
+/// Each panel of the dashboard shows metrics and labels that the exporter has, and each metric is
+/// on a panel.
+#[test]
+fn the_dashboard_shows_what_the_exporter_gives() -> Outcome {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../monitoring/grafana_dashboard.json");
+    let dashboard: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path)?)?;
+    let list = |of: &serde_json::Value| of.as_array().cloned().unwrap_or_default();
+    let text = |of: &serde_json::Value| of.as_str().unwrap_or_default().to_owned();
+    let declared = declared()?;
+    let mut shown = BTreeSet::new();
+    for panel in list(&dashboard["panels"]) {
+        let title = text(&panel["title"]);
+        assert!(!text(&panel["description"]).is_empty(), "{title}");
+        assert!(!list(&panel["targets"]).is_empty(), "{title}");
+        for target in list(&panel["targets"]) {
+            let expr = text(&target["expr"]);
+            let metrics = metrics(&expr);
+            assert!(!metrics.is_empty(), "{title}: {expr}");
+            for metric in metrics {
+                let labels = declared.get(&metric).unwrap_or_else(|| panic!("{title}: {metric}"));
+                let matched = expr.split(['{', ',']).filter_map(|part| part.split_once("=~"));
+                let legend = text(&target["legendFormat"]);
+                let written = legend.split("{{").skip(1).filter_map(|part| part.split_once("}}"));
+                for (label, _) in matched.chain(written) {
+                    assert!(labels.iter().any(|l| l == label), "{title}: {metric}: {label}");
+                }
+                shown.insert(metric);
+            }
+        }
+    }
+    assert_eq!(shown, declared.into_keys().collect());
     Ok(())
 }
 

@@ -1,0 +1,40 @@
+//! `pg_fdw_xacts.idle_connection_timeout`: the server ends a session that has been idle for so long,
+//! outside of any transaction. The connection is then found to be gone when it is used next, and
+//! another takes its place, as after any other end.
+//!
+//! It is the server's `idle_session_timeout`, which 14 has brought; before that nothing happens.
+
+use std::ffi::CString;
+
+use super::Connection;
+use super::state::State;
+use crate::guc;
+use crate::pg::error::c_string;
+
+/// The command that has the server wait so many milliseconds; 0: as long as it does by itself.
+fn command(milliseconds: i32) -> CString {
+    match milliseconds {
+        0 => c"RESET idle_session_timeout".to_owned(),
+        _ => c_string(format!("SET idle_session_timeout = {milliseconds}")),
+    }
+}
+
+impl Connection {
+    /// Has the server know the setting, with the next transaction, if it has changed.
+    pub fn set_idle_timeout(&self) {
+        let inner = &mut *self.inner.borrow_mut();
+        if inner.transaction.depth == 0 {
+            inner.set_idle_timeout(guc::idle_connection_timeout());
+        }
+    }
+}
+
+impl State {
+    /// The same for this many milliseconds.
+    pub(super) fn set_idle_timeout(&mut self, milliseconds: i32) {
+        if self.session.idle_timeout != milliseconds {
+            self.session.idle_timeout = milliseconds;
+            self.session.after_transaction.push(command(milliseconds));
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! COPY into a table of a participant.
+
+use std::ffi::CStr;
+use std::rc::Rc;
+
+use super::Attachment;
+use crate::pg::error::Result;
+use crate::remote::connection::Asked;
+
+impl Attachment {
+    /// Sends a COPY command with its data, in a transaction that has been written in. It waits for
+    /// what was asked before, and not for what becomes of this.
+    ///
+    /// # Errors
+    /// Those of [`Attachment::submit`].
+    pub fn copy(&self, sql: &Rc<CStr>, data: Vec<u8>) -> Result<Asked> {
+        let manner = self.manner(sql, None)?;
+        let ticket = self.connection.copy(manner, sql, data)?;
+        self.sent.set(ticket);
+        Ok(Asked::about(ticket, sql, sql))
+    }
+}
