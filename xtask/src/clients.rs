@@ -37,8 +37,7 @@ pub struct Clients {
 impl Clients {
     /// Whether a test uses any of them.
     pub fn are_used_by(test: &Test) -> bool {
-        let text = std::fs::read_to_string(&test.file).unwrap_or_default();
-        ["pg_test::client", "pg_test::pooler"].iter().any(|module| text.contains(module))
+        mentions(test, "pg_test::client") || mentions(test, "pg_test::pooler")
     }
 
     /// Finds or installs them. The error says what is missing and that the tests were not run.
@@ -83,6 +82,27 @@ impl Clients {
             (PROMTOOL_VARIABLE, &self.promtool),
         ]
     }
+}
+
+/// Whether a test has hosts of its own.
+pub fn has_hosts(test: &Test) -> bool {
+    mentions(test, "pg_test::network")
+}
+
+/// Has `ip`, `tc`, `ss` and `nft`, by which scenarios have hosts of their own. Without them, without
+/// root, or on a kernel that lacks what they ask for, those scenarios say that they are skipped.
+pub fn provide_network() {
+    let there = ["ip", "nft"].iter().all(|&name| packages::succeeds(Command::new(name).arg("-V")));
+    if there || packages::debian_postgresql().is_none() {
+        return;
+    }
+    if let Err(error) = packages::install(&["iproute2", "nftables"].map(str::to_owned)) {
+        println!("the scenarios `network::` are skipped: {error:#}");
+    }
+}
+
+fn mentions(test: &Test, module: &str) -> bool {
+    std::fs::read_to_string(&test.file).unwrap_or_default().contains(module)
 }
 
 /// Prometheus's promtool: the one installed, or the one in Debian's package, which is not installed

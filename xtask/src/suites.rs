@@ -14,7 +14,7 @@ use nix::unistd::Uid;
 use pg_test::install::{DIRECTORY_VARIABLE, HOMES_VARIABLE, PG_CONFIG_VARIABLE, ServerUser};
 use pg_test::valgrind::SUPPRESSIONS_VARIABLE;
 
-use crate::clients::Clients;
+use crate::clients::{self, Clients};
 use crate::names::{self, Test};
 use crate::pgrx::sudo_stand_in;
 use crate::setup::Setup;
@@ -142,6 +142,7 @@ pub fn run_scenarios(
     journal: File,
 ) -> Result<Tally> {
     let clients = Clients::provide(&setup.workspace)?;
+    clients::provide_network();
     let names = names.iter().map(|name| &**name);
     let arguments: Vec<&str> = arguments.iter().copied().chain(["--exact"]).chain(names).collect();
     let mut tally = Tally { journal: Some(journal), ..Tally::default() };
@@ -164,6 +165,9 @@ fn run_suite(setup: &Setup, selection: &Selection, suite: Suite, tally: &mut Tal
             } else {
                 None
             };
+            if selection.any(clients::has_hosts) {
+                clients::provide_network();
+            }
             let variables = clients.as_ref().map(Clients::variables);
             let variables = variables.as_ref().map_or(&[][..], |variables| variables);
             clusters(setup, "scenarios", &[], variables, filter.as_slice(), tally)
