@@ -267,7 +267,7 @@ impl Attachment {
         if connection.owes_from(0) {
             connection.pump();
             if connection.needs_savepoint(level) {
-                behind::settle(connection, userid, None)?;
+                behind::settle(connection, userid)?;
             }
         }
         let scan = opening.filter(|_| self.access == Access::Reads);

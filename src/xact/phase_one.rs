@@ -34,9 +34,9 @@ use crate::xact::{attachment, endings, one_phase};
 /// Anything that keeps a participant from following; the transaction then aborts everywhere.
 pub fn phase_one(explicit: bool) -> Result<()> {
     let all = participants::all();
+    settle_owed(&all)?;
     let timeout = guc::prepare_timeout();
     let deadline = Instant::now() + timeout;
-    settle_owed(&all, deadline, timeout)?;
     let active = hear_of_writes(&all, deadline, timeout)?;
     let works: Vec<Work> = active.iter().map(|p| p.connection.work()).collect();
     let local = Local { wrote: wrote_locally(), serializable: is_serializable(), explicit };
@@ -70,17 +70,13 @@ pub fn phase_one(explicit: bool) -> Result<()> {
     Ok(())
 }
 
-/// Waits for the answers to statements that were not waited for.
-fn settle_owed(all: &[Rc<Participant>], deadline: Instant, timeout: Duration) -> Result<()> {
-    for p in all {
-        match attachment::settle_owed(&p.connection, p.userid, Some(deadline)) {
-            Ok(true) => {}
-            Ok(false) => return Err(late(p, timeout)),
-            Err(error) if p.connection.is_doomed() => return Err(rolled_back(p, error)),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
+/// Waits for the answers to statements that were not waited for, as long as those would have
+/// waited.
+fn settle_owed(all: &[Rc<Participant>]) -> Result<()> {
+    all.iter().try_for_each(|p| {
+        attachment::settle_owed(&p.connection, p.userid)
+            .map_err(|error| if p.connection.is_doomed() { rolled_back(p, error) } else { error })
+    })
 }
 
 /// Waits for the last answers of the transaction, which tell who has written; returns the

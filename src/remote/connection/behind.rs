@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 use std::ffi::CStr;
 use std::rc::Rc;
-use std::time::Instant;
 
 use super::Connection;
 use super::answers::Asked;
@@ -17,7 +16,7 @@ use crate::pg::wait_event::WaitEvent;
 use crate::protocol::pipeline::Ticket;
 use crate::remote::long_wait::LongWait;
 use crate::remote::report;
-use crate::remote::wait::{Interrupts, WaitEnd};
+use crate::remote::wait::Interrupts;
 
 /// With more than this owed, some answers are waited for: both ends would have to keep what the
 /// other does not read.
@@ -178,19 +177,19 @@ impl Connection {
     /// Those of [`Connection::settle_owed`].
     pub fn limit_owed(&self) -> Result<()> {
         let excess = self.inner.borrow().transaction.behind.excess();
-        excess.map_or(Ok(()), |ticket| self.wait_for_owed(ticket, None).map(drop))
+        excess.map_or(Ok(()), |ticket| self.wait_for_owed(ticket))
     }
 
-    /// Waits for everything that is owed. `false` if it has not come by the deadline.
+    /// Waits for everything that is owed.
     ///
     /// # Errors
     /// Those of [`Connection::judge_owed`], a cancel; and the lost connection also where the
     /// transaction may begin anew.
-    pub fn settle_owed(&self, deadline: Option<Instant>) -> Result<bool> {
-        self.wait_for_owed(Ticket::MAX, deadline)
+    pub fn settle_owed(&self) -> Result<()> {
+        self.wait_for_owed(Ticket::MAX)
     }
 
-    fn wait_for_owed(&self, last: Ticket, deadline: Option<Instant>) -> Result<bool> {
+    fn wait_for_owed(&self, last: Ticket) -> Result<()> {
         let is_owed = || {
             let behind = &self.inner.borrow().transaction.behind;
             behind.owed.front().is_some_and(|first| first.ticket <= last)
@@ -200,15 +199,13 @@ impl Connection {
         loop {
             self.judge_owed()?;
             if !is_owed() {
-                return Ok(true);
+                return Ok(());
             }
             if self.may_begin_anew() {
                 return Err(self.doom_error());
             }
             let sleep = |until| self.wait_once(until, Interrupts::Raise, WaitEvent::Result);
-            if long.sleep(deadline, sleep, || vec![self])? == WaitEnd::Deadline {
-                return Ok(false);
-            }
+            long.sleep(None, sleep, || vec![self])?;
             self.pump();
         }
     }

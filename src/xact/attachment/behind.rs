@@ -2,7 +2,6 @@
 
 use std::ffi::CStr;
 use std::rc::Rc;
-use std::time::Instant;
 
 use pgrx::pg_sys::Oid;
 
@@ -28,14 +27,14 @@ impl Attachment {
     }
 }
 
-/// Waits for everything that is owed on a connection. `false` if it has not come by the deadline.
+/// Waits for everything that is owed on a connection.
 ///
 /// # Errors
 /// The first failure of what was owed, a cancel.
-pub fn settle(connection: &Rc<Cached>, userid: Oid, deadline: Option<Instant>) -> Result<bool> {
-    match connection.settle_owed(deadline) {
+pub fn settle(connection: &Rc<Cached>, userid: Oid) -> Result<()> {
+    match connection.settle_owed() {
         Err(_) if userid != Oid::INVALID && cache::begin_anew(connection, userid)? => {
-            connection.settle_owed(deadline)
+            connection.settle_owed()
         }
         settled => settled,
     }
@@ -48,7 +47,7 @@ pub fn settle(connection: &Rc<Cached>, userid: Oid, deadline: Option<Instant>) -
 pub fn settle_all(level: u32) -> Result<()> {
     for p in participants::all() {
         if p.connection.owes_from(level) {
-            settle(&p.connection, p.userid, None)?;
+            settle(&p.connection, p.userid)?;
         }
     }
     Ok(())
