@@ -39,6 +39,10 @@ use crate::xact::{cut, long_waits, one_phase, phase_one};
 /// A connection that has been silent for longer may have been cut without a word.
 const RECENTLY: Duration = Duration::from_secs(1);
 
+/// A larger statement may not have left this host when it is cancelled, because the server does not
+/// read. Without COMMIT behind it, it is known not to be committed.
+const MOST_BYTES: usize = 8 << 10;
+
 /// Interrupts are held until the local transaction has ended.
 static HOLDS: BackendLocal<Cell<bool>> = BackendLocal::new(Cell::new(false));
 
@@ -53,6 +57,10 @@ impl Attachment {
         sql: &Rc<CStr>,
         params: &[Option<&CStr>],
     ) -> Result<Option<Rc<PgResult>>> {
+        let values: usize = params.iter().flatten().map(|value| value.count_bytes()).sum();
+        if sql.count_bytes() + values > MOST_BYTES {
+            return Ok(None);
+        }
         let Some(p) = self.sole_participant() else { return Ok(None) };
         let connection = &p.connection;
         // Readers would have to know the xid before COMMIT is sent.

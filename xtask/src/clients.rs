@@ -89,8 +89,9 @@ pub fn has_hosts(test: &Test) -> bool {
     mentions(test, "pg_test::network")
 }
 
-/// Has `ip`, `tc`, `ss` and `nft`, by which scenarios have hosts of their own. Without them, without
-/// root, or on a kernel that lacks what they ask for, those scenarios say that they are skipped.
+/// Has `ip`, `tc`, `ss` and `nft`, by which scenarios have hosts of their own. Without them,
+/// without root, or on a kernel that lacks what they ask for, those scenarios say that they are
+/// skipped.
 pub fn provide_network() {
     let there = ["ip", "nft"].iter().all(|&name| packages::succeeds(Command::new(name).arg("-V")));
     if there || packages::debian_postgresql().is_none() {
