@@ -34,6 +34,7 @@
 //! | a session's advisory lock released by a trigger | `commit::session_lock` |
 //! | an error in a cursor from before the savepoint; writes before the first FETCH | `fdw::cursors` |
 //! | deadlocks over several servers, in each shape, and what looks like one | `deadlock` |
+//! | hosts that vanish, packets that are lost in one direction or both, slow and full networks | `network` |
 //! | answers that fit nothing, and lies of a shard | `fault::hostile` |
 //! | 10,000 in doubt | `fault::resolver::ten_thousand…` |
 //! | processes that a dead coordinator leaves on a shard | `fault::orphans` |
