@@ -37,6 +37,7 @@
 //! | an error in a cursor from before the savepoint; writes before the first FETCH | `fdw::cursors` |
 //! | deadlocks over several servers, in each shape, and what looks like one | `deadlock` |
 //! | cut, cancel, kill in the middle of a COPY; answers that are none | `fault::bulk` |
+//! | hosts that vanish, packets that are lost in one direction or both, slow and full networks | `network` |
 //! | answers that fit nothing, and lies of a shard | `fault::hostile` |
 //! | 10,000 in doubt | `fault::resolver::ten_thousand…` |
 //! | processes that a dead coordinator leaves on a shard | `fault::orphans` |
