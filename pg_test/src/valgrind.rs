@@ -16,6 +16,9 @@ pub const SUPPRESSIONS_VARIABLE: &str = "PG_TEST_VALGRIND";
 /// By how much everything is slower.
 const SLOWNESS: u32 = 15;
 
+/// The default of `pg_fdw_xacts.commit_timeout`.
+const EXTENSIONS_DEADLINE: Duration = Duration::from_secs(10);
+
 /// The command that starts the server of this name.
 pub(crate) fn server(installation: &Installation, name: &str) -> Command {
     match std::env::var_os(SUPPRESSIONS_VARIABLE) {
@@ -25,6 +28,9 @@ pub(crate) fn server(installation: &Installation, name: &str) -> Command {
             command.args(["--track-origins=yes", "--num-callers=25"]);
             command.arg(format!("--suppressions={}", suppressions.display()));
             command.arg(installation.bindir().join("postgres"));
+            // The extension's own deadlines, where a session does not set them.
+            let limit = deadline(EXTENSIONS_DEADLINE).as_millis();
+            command.args(["-c", &format!("pg_fdw_xacts.commit_timeout={limit}")]);
             command
         }
         _ => installation.command("postgres"),

@@ -98,6 +98,10 @@ enum Command {
         /// Only this suite (may be given several times)
         #[arg(long, value_enum, value_name = "SUITE")]
         only: Vec<matrix::Suite>,
+        /// Of the scenarios only those with this in their names (may be given several times); the
+        /// page says how many are left
+        #[arg(long, value_name = "NAME")]
+        scenarios: Vec<String>,
         /// Also what the page has
         #[arg(long)]
         again: bool,
@@ -241,9 +245,11 @@ fn run(command: Command) -> Result<()> {
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
             upstream::run(&setup, source.as_deref(), if_available)
         }
-        Command::Matrix { major, only, again, source } => {
+        Command::Matrix { major, only, scenarios, again, source } => {
             let source = source.map(std::path::absolute).transpose()?;
-            matrix::run(&workspace, &matrix::Choice { majors: major, suites: only, again, source })
+            let choice =
+                matrix::Choice { majors: major, suites: only, names: scenarios, again, source };
+            matrix::run(&workspace, &choice)
         }
         Command::Valgrind { major, names } => matrix::valgrind(workspace, major, &names),
         Command::Torture { server, seconds, seed, history, inconsistent } => {

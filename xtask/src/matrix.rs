@@ -48,6 +48,8 @@ pub struct Choice {
     pub majors: Vec<u32>,
     /// Only these suites, or all.
     pub suites: Vec<Suite>,
+    /// Of the scenarios only those with one of these in their names, or all.
+    pub names: Vec<String>,
     /// Also what has been run.
     pub again: bool,
     /// A source tree.
@@ -96,7 +98,7 @@ fn run_version(major: u32, choice: &Choice, commit: &str, failed: &mut Vec<Strin
         let outcome = match suite {
             Suite::Extension => whole(&setup, suites::Suite::Extension)?,
             Suite::Inject => whole(&setup, suites::Suite::Inject)?,
-            Suite::Scenarios => scenarios(&setup, &server, commit)?,
+            Suite::Scenarios => scenarios(&setup, &server, commit, &choice.names)?,
             Suite::Upstream => match choice.source.as_ref().or(server.source.as_ref()) {
                 Some(tree) => compare(&setup, tree)?,
                 None => Outcome::not_run("its source is not to be had"),
@@ -150,12 +152,12 @@ fn whole(setup: &Setup, suite: suites::Suite) -> Result<Outcome> {
     Ok(Outcome::of_tests(tally.passed, tally.failures))
 }
 
-/// All scenarios but those that have passed in an earlier run at this commit, which was
-/// interrupted.
+/// The scenarios with one of `chosen` in their names, or all, but those that have passed in an
+/// earlier run at this commit.
 ///
 /// A scenario that fails beside others is run once more alone, since a busy machine may have
 /// exceeded its deadline; the page names it either way.
-fn scenarios(setup: &Setup, server: &Server, commit: &str) -> Result<Outcome> {
+fn scenarios(setup: &Setup, server: &Server, commit: &str, chosen: &[String]) -> Result<Outcome> {
     let journal = server.home.join(format!("passed-at-{commit}"));
     let open = || File::options().create(true).append(true).open(&journal);
     open()?;
@@ -163,24 +165,42 @@ fn scenarios(setup: &Setup, server: &Server, commit: &str) -> Result<Outcome> {
         Ok(std::fs::read_to_string(&journal)?.lines().map(str::to_owned).collect())
     };
     let before = passed()?;
-    let all: Vec<String> = names::all(&setup.workspace.root)?
+    let (to_run, others): (Vec<_>, Vec<_>) = names::all(&setup.workspace.root)?
         .into_iter()
         .filter(|test| test.suite == suites::Suite::Scenarios && !before.contains(&test.name))
         .map(|test| test.name)
-        .collect();
-    println!("{} have passed, {} are left", before.len(), all.len());
-    let mut failed = match all.as_slice() {
+        .partition(|name| chosen.is_empty() || chosen.iter().any(|part| name.contains(part)));
+    println!("{} have passed, {} are run", before.len(), to_run.len());
+    let mut failed = match to_run.as_slice() {
         [] => Vec::new(),
-        all => suites::run_scenarios(setup, &[], all, open()?)?.failures,
+        names => suites::run_scenarios(setup, &[], names, open()?)?.failures,
     };
     let mut alone = Vec::new();
     if !failed.is_empty() {
         let again = suites::run_scenarios(setup, &["--test-threads=1"], &failed, open()?)?;
         (failed, alone) = failed.into_iter().partition(|name| again.failures.contains(name));
     }
-    let mut outcome = Outcome::of_tests(passed()?.len() as u64, failed);
-    outcome.alone = alone;
-    std::fs::remove_file(journal)?;
+    // Of the others, what another run at this commit has found stays.
+    let page = Page::read(&setup.workspace.root)?;
+    let earlier = page.at(server.major, Suite::Scenarios, commit);
+    let kept = |names: &[String]| -> Vec<String> {
+        names
+            .iter()
+            .filter(|name| !failed.contains(name) && !alone.contains(name))
+            .cloned()
+            .collect()
+    };
+    let (failed_before, alone_before) =
+        earlier.map(|outcome| (kept(&outcome.failed), kept(&outcome.alone))).unwrap_or_default();
+    let failed_before: Vec<String> =
+        failed_before.into_iter().filter(|name| others.contains(name)).collect();
+    let left = others.iter().filter(|name| !failed_before.contains(name)).count();
+    let mut outcome = Outcome::of_tests(passed()?.len() as u64, [failed, failed_before].concat());
+    outcome.alone = [alone, alone_before].concat();
+    outcome.left = left;
+    if left == 0 {
+        std::fs::remove_file(journal)?;
+    }
     Ok(outcome)
 }
 

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::Suite;
 use super::server::Server;
 
+/// What is known of the version that is not supported yet.
+const NEWER: &str = include_str!("newer.md");
+
 /// The results by major version.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Page(BTreeMap<u32, Version>);
@@ -34,8 +37,11 @@ pub struct Outcome {
     date: String,
     commit: String,
     passed: u64,
+    /// How many have not been run.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub left: usize,
     /// The tests that failed.
-    failed: Vec<String>,
+    pub failed: Vec<String>,
     /// The tests that passed only when they were run alone.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub alone: Vec<String>,
@@ -84,11 +90,17 @@ impl Outcome {
     }
 
     fn in_short(&self) -> String {
-        match &self.not_run {
-            Some(reason) => format!("not run: {reason}"),
-            None if self.failed.is_empty() => format!("{} passed", self.passed),
-            None => format!("{} passed, **{} failed**", self.passed, self.failed.len()),
+        if let Some(reason) = &self.not_run {
+            return format!("not run: {reason}");
         }
+        let mut text = format!("{} passed", self.passed);
+        if !self.failed.is_empty() {
+            let _ = write!(text, ", **{} failed**", self.failed.len());
+        }
+        if self.left > 0 {
+            let _ = write!(text, ", {} not run", self.left);
+        }
+        text
     }
 }
 
@@ -101,10 +113,16 @@ impl Page {
         }
     }
 
-    /// Whether a suite has passed, at that commit, under that version.
+    /// The result of a suite at that commit under that version.
+    pub fn at(&self, major: u32, suite: Suite, commit: &str) -> Option<&Outcome> {
+        let outcome = self.0.get(&major)?.suites.get(&suite)?;
+        (outcome.commit == commit).then_some(outcome)
+    }
+
+    /// Whether all of a suite has passed, at that commit, under that version.
     pub fn has_passed(&self, major: u32, suite: Suite, commit: &str) -> bool {
-        let outcome = self.0.get(&major).and_then(|version| version.suites.get(&suite));
-        outcome.is_some_and(|outcome| outcome.commit == commit && !outcome.has_failed())
+        let outcome = self.at(major, suite, commit);
+        outcome.is_some_and(|outcome| !outcome.has_failed() && outcome.left == 0)
     }
 
     /// Replaces the result of one suite.
@@ -154,7 +172,7 @@ impl Page {
             let _ = writeln!(text, "| {version} | {suite:?} | {date} | `{commit}` |");
         }
         text += "\nA plus sign stands for changes on top of the commit.\n";
-        text
+        text + NEWER
     }
 
     fn outcomes(&self) -> impl Iterator<Item = (&str, Suite, &Outcome)> {
@@ -199,6 +217,10 @@ impl Page {
     }
 }
 
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
 fn data(root: &Path) -> PathBuf {
     root.join("docs/src/versions.json")
 }
@@ -219,6 +241,7 @@ mod tests {
         let mut page = Page::default();
         let mut outcome = Outcome::of_tests(7, vec!["a::b".to_owned()]).at("2026-01-02", "abc");
         outcome.alone.push("a::c".to_owned());
+        outcome.left = 4;
         page.record(&server, "PostgreSQL 18.6", Suite::Scenarios, outcome);
         let mut outcome = Outcome::of_tests(2, Vec::new()).at("2026-01-02", "abc");
         let reasons = [("it is prepared".to_owned(), 1)].into();
@@ -245,7 +268,7 @@ mod tests {
     fn failures_and_differences_are_named() {
         let text = page().render();
         for line in [
-            "| 18.6, a package | yes | – | – | 7 passed, **1 failed** | 2 passed |",
+            "| 18.6, a package | yes | – | – | 7 passed, **1 failed**, 4 not run | 2 passed |",
             "* 18.6, Scenarios: `a::b`",
             "* 18.6, Scenarios: `a::c`, but not when run alone",
             "| 18.6 | `fdw` | 9 | 3 | 1: it is prepared; **2: not known** |",

@@ -152,9 +152,14 @@ fn many_transactions_in_one_session_hold_no_more_than_a_few() -> Outcome {
     // The least of some looks is what it holds between two rounds.
     let mut idle = before.resolver.descriptors;
     let mut after = before;
+    // A long run goes on to find pages to keep after its short warm-up.
+    let mut first = before;
     for part in 1..=10 {
         run(&mut session, rounds.div_ceil(10));
         after = measure(&mut session)?;
+        if part == 1 {
+            first = after;
+        }
         if part <= 3 {
             idle = idle.min(after.resolver.descriptors);
         }
@@ -162,10 +167,10 @@ fn many_transactions_in_one_session_hold_no_more_than_a_few() -> Outcome {
     }
     assert!(after.contexts <= before.contexts, "memory contexts: {before:?}, {after:?}");
     assert!(after.bytes <= before.bytes, "bytes in contexts: {before:?}, {after:?}");
-    for (who, before, after) in
-        [("session", before.session, after.session), ("resolver", before.resolver, after.resolver)]
+    for (who, first, after) in
+        [("session", first.session, after.session), ("resolver", first.resolver, after.resolver)]
     {
-        let grown = after.anonymous - before.anonymous;
+        let grown = after.anonymous - first.anonymous;
         assert!(grown <= SLACK_KB, "the {who}'s memory has grown by {grown} kB");
     }
     let [before, after] = [before.session, after.session];
