@@ -5,6 +5,7 @@ use pgrx::pg_sys::{
     CmdType, EState, ModifyTable, ModifyTableState, NodeTag, OnConflictAction, Plan, ResultRelInfo,
 };
 
+use crate::fdw::volatility;
 use crate::guc;
 use crate::pg::node;
 use crate::pg::portal::is_whole_command;
@@ -107,6 +108,8 @@ unsafe fn is_whole(
             && !returns(plan)
             && !has_triggers(target)
             && !has_triggers((*target).ri_RootResultRelInfo)
+            // It may do anything, and leave something to be done at the end.
+            && !volatility::is_volatile(estate, plan.plan.lefttree)
             && is_whole_command(planned)
     }
 }

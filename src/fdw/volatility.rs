@@ -4,9 +4,11 @@
 //! it finds the rows before its own there; if they are sent in batches, it does not. Unless batches
 //! were asked for, such rows are sent one by one.
 
-use pgrx::pg_sys::{self, EState, List, NodeTag, Plan};
+use std::ffi::c_void;
 
-use crate::pg::node;
+use pgrx::pg_sys::{self, EState, List, Node, NodeTag, Plan};
+
+use crate::pg::{node, raw};
 
 /// Whether a volatile function other than `nextval` is evaluated below `plan`, or may be: for
 /// unknown kinds of nodes it is assumed.
@@ -95,5 +97,19 @@ unsafe fn any_is_volatile(plans: *const List) -> bool {
 /// Of an expression, or a list of them.
 unsafe fn list_is_volatile(expressions: *mut List) -> bool {
     // SAFETY: NULL or a valid expression tree, which a list is, too.
-    unsafe { pg_sys::contain_volatile_functions_not_nextval(expressions.cast()) }
+    unsafe {
+        pg_sys::contain_volatile_functions_not_nextval(expressions.cast())
+            || coerces_to_domain(expressions.cast(), std::ptr::null_mut())
+    }
+}
+
+/// Whether a value becomes one of a domain, whose conditions may call anything. The frame owns
+/// nothing, because the walker may raise.
+unsafe extern "C-unwind" fn coerces_to_domain(node: *mut Node, context: *mut c_void) -> bool {
+    // SAFETY: NULL or a node of a valid expression tree.
+    unsafe {
+        !node.is_null()
+            && ((*node).type_ == NodeTag::T_CoerceToDomain
+                || raw::expression_tree_walker(node, coerces_to_domain, context))
+    }
 }

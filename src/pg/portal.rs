@@ -1,20 +1,18 @@
 //! The command that the client has sent.
 
-use std::ffi::c_int;
-
 use pgrx::pg_sys::{self, PlannedStmt, PortalStrategy};
 
-use crate::pg::{node, raw};
+use crate::pg::node;
 
-/// Whether this statement is all that the client has sent in its transaction, as far as that can be
-/// told: outside of a transaction block, by itself as a simple query, or by messages of which the
-/// next one is Sync. Statements inside functions, under EXPLAIN and of SQL's EXECUTE are not.
+/// Whether this statement is all that the client has sent in its transaction: a simple query of one
+/// statement, outside of a transaction block, that has begun the transaction. Statements inside
+/// functions, under EXPLAIN and of SQL's EXECUTE are not, nor is what comes by Parse, Bind and
+/// Execute: something may have been executed before it, and something may follow.
 ///
 /// # Safety
 /// A statement that is being executed.
 pub unsafe fn is_whole_command(statement: *const PlannedStmt) -> bool {
-    // SAFETY: NULL, or the portal that runs. The message loop has read the whole of a message, and
-    // what is peeked at is in its buffer.
+    // SAFETY: NULL, or the portal that runs; the rest reads the transaction's state.
     unsafe {
         let Some(portal) = pg_sys::ActivePortal.as_ref() else { return false };
         *portal.name == 0
@@ -24,20 +22,8 @@ pub unsafe fn is_whole_command(statement: *const PlannedStmt) -> bool {
                 == Some(statement)
             // Several statements in a simple query are a block, too.
             && !pg_sys::IsTransactionBlock()
-            && (portal.cplan.is_null() || next_message() == Some(b'S'))
-    }
-}
-
-/// The type of the client's next message, if it has come already.
-unsafe fn next_message() -> Option<u8> {
-    // SAFETY: by contract of the caller; looking at what is there raises nothing.
-    unsafe {
-        if !raw::pq_buffer_has_data() {
-            return None;
-        }
-        raw::pq_startmsgread();
-        let next: c_int = raw::pq_peekbyte();
-        raw::pq_endmsgread();
-        u8::try_from(next).ok()
+            && portal.cplan.is_null()
+            && pg_sys::GetCurrentTransactionStartTimestamp()
+                == pg_sys::GetCurrentStatementStartTimestamp()
     }
 }

@@ -13,17 +13,8 @@ use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::pg::layout;
 
-/// What [`raw_expression_tree_walker`] calls for each node.
+/// What [`raw_expression_tree_walker`] and [`expression_tree_walker`] call for each node.
 pub type TreeWalker = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> bool;
-
-// The buffer of what the client has sent. They raise nothing where the buffer holds something.
-#[allow(missing_docs, reason = "documented where PostgreSQL declares them")]
-unsafe extern "C-unwind" {
-    pub fn pq_buffer_has_data() -> bool;
-    pub fn pq_startmsgread();
-    pub fn pq_peekbyte() -> c_int;
-    pub fn pq_endmsgread();
-}
 
 // Values and tuples. Inside `catch`.
 #[allow(missing_docs, reason = "documented where PostgreSQL declares them")]
@@ -78,6 +69,12 @@ unsafe extern "C-unwind" {
     pub fn raw_parser(text: *const c_char, mode: pg_sys::RawParseMode::Type) -> *mut pg_sys::List;
     #[cfg_attr(not(feature = "pg15"), link_name = "raw_expression_tree_walker_impl")]
     pub fn raw_expression_tree_walker(
+        node: *mut pg_sys::Node,
+        walker: TreeWalker,
+        context: *mut c_void,
+    ) -> bool;
+    #[cfg_attr(not(feature = "pg15"), link_name = "expression_tree_walker_impl")]
+    pub fn expression_tree_walker(
         node: *mut pg_sys::Node,
         walker: TreeWalker,
         context: *mut c_void,

@@ -239,6 +239,12 @@ impl Connection {
         }
     }
 
+    /// Whether something has failed because a statement of the connection's own is not prepared
+    /// there any more. Nothing of that transaction is committed.
+    pub fn is_incomplete(&self) -> bool {
+        self.inner.borrow().session.is_incomplete
+    }
+
     /// Whether the other end has gone while the connection was idle.
     pub fn hung_up(&self) -> bool {
         self.conn.hung_up()

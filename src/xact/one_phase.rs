@@ -100,7 +100,11 @@ pub fn conclude(
         p.connection.doom();
         let _ = error.log(PgLogLevel::LOG);
     }
-    let outcome = answered.unwrap_or_else(|| ask(p));
+    let outcome = match answered {
+        // Then COMMIT or something before it has failed.
+        None if p.connection.is_incomplete() => Err(incomplete(p)),
+        answered => answered.unwrap_or_else(|| ask(p)),
+    };
     if outcome.is_ok() {
         under_way.is_of(p.connection.xid().unwrap_or(0));
         under_way.committed();
@@ -123,6 +127,16 @@ fn ask(p: &Participant) -> Result<()> {
         Ok(status) => Err(unknown(p, format!("The server says that it is {status}."))),
         Err(error) => Err(unknown(p, text::carried(error.message()))),
     }
+}
+
+fn incomplete(p: &Participant) -> Error {
+    let server = p.server();
+    Error::new(
+        SqlState::TRANSACTION_ROLLBACK,
+        format!("server \"{server}\" has rolled back the transaction"),
+    )
+    .detail("The session there does not have its prepared statements any more.")
+    .hint("Something there has removed them, such as DEALLOCATE ALL in a trigger.")
 }
 
 fn unknown(p: &Participant, detail: String) -> Error {

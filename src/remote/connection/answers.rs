@@ -63,6 +63,9 @@ impl Connection {
     /// The remote's error, the lost connection, or a cancel.
     pub fn poll(&self, asked: &Asked) -> Result<Option<Rc<PgResult>>> {
         self.judge_owed()?;
+        if self.is_copied_by(asked.ticket) && !self.is_doomed() {
+            return Ok(None);
+        }
         match self.take(asked.ticket) {
             None => Ok(None),
             Some(Ok(Ok(result))) => Ok(Some(result)),

@@ -55,6 +55,7 @@ impl Connection {
             transaction.written.omit_question();
             let ticket = inner.fifo.statement(manner.owner, manner.query);
             inner.fifo.sync();
+            inner.last_copy = ticket;
             ticket
         };
         self.flush();
@@ -72,6 +73,13 @@ impl Connection {
     /// Whether a COPY has not ended, so that nothing else can be sent.
     pub(super) fn is_copying(&self) -> bool {
         self.inner.borrow().copying.is_some()
+    }
+
+    /// Whether a COPY with this ticket has not ended: its answer may have come, but nothing can be
+    /// sent before the server is ready again.
+    pub(super) fn is_copied_by(&self, ticket: Ticket) -> bool {
+        let inner = self.inner.borrow();
+        inner.copying.is_some() && inner.last_copy == ticket && !self.conn.is_bad()
     }
 
     /// Waits until no COPY is under way. What becomes of it is for its owner.

@@ -105,10 +105,13 @@ impl Connection {
         let stirs = self.is_drained() && self.conn.has_input();
         if is_running {
             self.cancel();
-            if !self.drain(Instant::now() + CLEANUP_TIMEOUT, Interrupts::Ignore)? {
-                self.broken.set(Some(Broken::CleanupFailed));
-                return Ok(());
-            }
+        }
+        // After a COPY nothing can be sent before its end, even if it has failed.
+        if (is_running || self.is_copying())
+            && !self.drain(Instant::now() + CLEANUP_TIMEOUT, Interrupts::Ignore)?
+        {
+            self.broken.set(Some(Broken::CleanupFailed));
+            return Ok(());
         }
         let Some(ticket) = self.queue_undo(level, depth, stirs) else {
             self.broken.set(Some(Broken::CleanupFailed));

@@ -45,6 +45,8 @@ pub(super) struct State {
     pub transaction: RemoteTransaction,
     /// The COPY that the server has not ended yet.
     pub copying: Option<Copying>,
+    /// The ticket of the last COPY.
+    pub last_copy: Ticket,
     /// Whether a `COMMIT PREPARED` that nobody waits for was done, once it has been answered.
     pub delivered: Option<bool>,
     /// The failure of the last transaction's `COMMIT`, for which nobody waited.

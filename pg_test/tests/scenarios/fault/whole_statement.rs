@@ -223,3 +223,52 @@ fn what_comes_behind_the_statement_takes_it_back() -> Outcome {
     assert_settled(&fleet);
     Ok(())
 }
+
+/// A cursor WITH HOLD runs its query when the transaction ends, which a function in the statement, or
+/// what was executed before it in a pipeline, may leave. Red with COMMIT behind such a statement: the
+/// row was there.
+#[test]
+fn what_still_runs_at_the_end_is_not_overtaken() -> Outcome {
+    let fleet = Fleet::start()?;
+    let mut session = session(&fleet)?;
+    session.batch_execute(
+        "INSERT INTO lt VALUES (0);
+         CREATE FUNCTION hold() RETURNS text LANGUAGE plpgsql AS $$BEGIN
+             EXECUTE 'DECLARE hc CURSOR WITH HOLD FOR SELECT 1 / id FROM lt'; RETURN 'x'; END$$;
+         CREATE DOMAIN held AS text CHECK (hold() = 'x');
+         CREATE FOREIGN TABLE fd (id int, v held) SERVER shard1 OPTIONS (table_name 't')",
+    )?;
+    for statement in [
+        "INSERT INTO ft1 VALUES (1, hold())",
+        "INSERT INTO ft1 VALUES (1, 'x'::held)",
+        "INSERT INTO fd VALUES (1, 'x')",
+        "UPDATE ft1 SET v = 'x' WHERE id = 0 AND v = hold()",
+    ] {
+        fleet.shard(1).client()?.batch_execute("INSERT INTO t VALUES (0, 'x')")?;
+        session.batch_execute("SELECT count(*) FROM ft1")?;
+        expect_error(session.batch_execute(statement), "22012");
+        assert_eq!(fleet.ids_on_shard(1)?, [0], "{statement}");
+        session.batch_execute("DELETE FROM ft1")?;
+    }
+    assert_settled(&fleet);
+    Ok(())
+}
+
+/// A trigger there that takes the session's prepared statements away makes the transaction fail, and
+/// that is what is said. Red before: 08007.
+#[test]
+fn a_session_without_its_statements_has_not_committed() -> Outcome {
+    let fleet = Fleet::start()?;
+    fleet.shard(1).client()?.batch_execute(
+        "CREATE FUNCTION forget() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+             IF new.v = 'forget' THEN EXECUTE 'DEALLOCATE ALL'; END IF; RETURN NULL; END$$;
+         CREATE TRIGGER forget AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION forget()",
+    )?;
+    let mut session = session(&fleet)?;
+    expect_error(session.batch_execute("INSERT INTO ft1 VALUES (1, 'forget')"), "40000");
+    assert_eq!(fleet.ids_on_shard(1)?, NONE);
+    session.batch_execute(INSERT)?;
+    assert_eq!(fleet.ids_on_shard(1)?, [1]);
+    assert_settled(&fleet);
+    Ok(())
+}

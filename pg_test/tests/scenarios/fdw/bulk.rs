@@ -450,3 +450,19 @@ fn wide_rows_are_copied() -> Outcome {
     assert_eq!(lengths, 6 * 3_000_000 + 594 * 10);
     Ok(())
 }
+
+/// The condition of a domain may look at the table, too. Red before: it saw the rows of the first
+/// batch only.
+#[test]
+fn a_domain_may_look_at_the_rows_before() -> Outcome {
+    let (_fleet, mut session) = start()?;
+    session.batch_execute(
+        "CREATE TABLE seen (rows bigint);
+         CREATE FUNCTION look() RETURNS bool LANGUAGE sql VOLATILE AS
+             $$INSERT INTO seen SELECT count(*) FROM ft1; SELECT true$$;
+         CREATE DOMAIN looking AS int CHECK (look());
+         INSERT INTO ft1 SELECT i::looking, 'x' FROM generate_series(1, 450) i",
+    )?;
+    assert_eq!(one::<i64>(&mut session, "SELECT max(rows) FROM seen")?, 449);
+    Ok(())
+}
