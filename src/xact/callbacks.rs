@@ -77,8 +77,6 @@ unsafe extern "C-unwind" fn on_transaction(
     );
     if has_ended {
         cut::end();
-    }
-    if has_ended {
         at_once::end(event);
     }
     if participants::is_empty() {

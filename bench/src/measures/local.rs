@@ -3,9 +3,10 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use postgres::Client;
 
+use super::processor::used_by_process;
 use crate::effort::{Effort, alternate};
 use crate::report::{Report, Unit};
 use crate::stand::Stand;
@@ -87,9 +88,6 @@ impl Local {
 
     /// What the server process has used so far, in seconds.
     fn processor_time(&self) -> Result<f64> {
-        let text = std::fs::read_to_string(format!("/proc/{}/schedstat", self.pid))?;
-        let nanoseconds: f64 =
-            text.split_whitespace().next().context("an empty schedstat")?.parse()?;
-        Ok(nanoseconds / 1e9)
+        Ok(used_by_process(&self.pid.to_string())? / 1e9)
     }
 }

@@ -174,9 +174,14 @@ fn used_by(server: &Cluster) -> Result<f64> {
     let children = std::fs::read_to_string(children)?;
     let mut sum = 0.0;
     for pid in children.split_whitespace().chain([postmaster]) {
-        let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/schedstat")) else { continue };
-        let nanoseconds = text.split_whitespace().next().context("an empty schedstat")?;
-        sum += nanoseconds.parse::<f64>()?;
+        // One that has ended meanwhile has no file.
+        sum += used_by_process(pid).unwrap_or_default();
     }
     Ok(sum)
+}
+
+/// What a process has used so far, in nanoseconds.
+pub fn used_by_process(pid: &str) -> Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
+    Ok(text.split_whitespace().next().context("an empty schedstat")?.parse()?)
 }

@@ -287,8 +287,10 @@ impl Connection {
         queued
     }
 
+    /// The same for a FETCH. How many come in a row is counted; what they run may change a table.
     fn queue_fetch(&self, inner: &mut State, fetch: &CStr) -> bool {
         let conn = &self.conn;
+        inner.transaction.parsed = None;
         let run = inner.transaction.fetch_run.take().filter(|run| run.parsed == conn.parsed());
         let (queued, fetch, length) = match run {
             Some(run) if *run.fetch == *fetch => {
