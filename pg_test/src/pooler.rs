@@ -39,7 +39,7 @@ impl Pooler {
                 "[databases]\n* = host=127.0.0.1 port={target} user=postgres\n\
                  [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {own}\nunix_socket_dir =\n\
                  auth_type = any\npool_mode = {mode}\ndefault_pool_size = {size}\n\
-                 max_client_conn = 200\nignore_startup_parameters = extra_float_digits\n"
+                 max_client_conn = 2000\nignore_startup_parameters = extra_float_digits\n"
             ),
         )?;
         let log = std::fs::File::create(home.path().join("log"))?;

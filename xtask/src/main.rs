@@ -28,6 +28,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+use crate::bench::Choice;
 use crate::setup::Setup;
 use crate::suites::Selection;
 use crate::workspace::Workspace;
@@ -184,6 +185,9 @@ enum Command {
         /// Short slices and few rounds: three minutes instead of fifteen
         #[arg(long)]
         quick: bool,
+        /// Measure what grows with what instead: bench/growth.md, twelve minutes, two with --quick
+        #[arg(long)]
+        growth: bool,
         /// Take only these measures
         #[arg(long, value_name = "NAME", num_args = 1..)]
         only: Vec<String>,
@@ -264,10 +268,10 @@ fn run(command: Command) -> Result<()> {
             fuzz::shard(&setup, seconds, seed, one, lying)
         }
         Command::Model { arguments } => suites::model(&workspace, &arguments),
-        Command::Bench { server, quick, only, output } => {
+        Command::Bench { server, quick, growth, only, output } => {
             let output = output.map(std::path::absolute).transpose()?;
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
-            bench::run(&setup, quick, &only, output.as_deref())
+            bench::run(&setup, &Choice { quick, growth, only: &only }, output.as_deref())
         }
         Command::Docs => docs::render(&workspace),
         Command::Package { server } => {
