@@ -98,11 +98,11 @@ pub fn measure(effort: Effort) -> Result<Vec<Curve>> {
             let repeat = (effort.choose(50, 500) / partitions).max(2);
             let measured = alternate(&what, rounds(effort), &mut sessions, |session| {
                 let (client, pid, query) = session;
-                let before = used_by_process(pid)?;
+                let before = used_by_process(*pid)?;
                 for _ in 0..repeat {
                     client.batch_execute(query)?;
                 }
-                let used = (used_by_process(pid)? - before) / 1000.0 / repeat as f64;
+                let used = (used_by_process(*pid)? - before) / 1000.0 / repeat as f64;
                 Ok(if work.per_partition { used / partitions as f64 } else { used })
             })?;
             for (figure, used) in work.figures.iter().zip(&measured) {
@@ -143,13 +143,13 @@ fn make(ground: &Ground, partitions: usize) -> Result<()> {
 }
 
 /// A warm session with its process, and its query.
-fn session(ground: &Ground, contender: Contender, work: &Work) -> Result<(Client, String, String)> {
+fn session(ground: &Ground, contender: Contender, work: &Work) -> Result<(Client, i32, String)> {
     let mut client = ground.fleet.session()?;
     client.batch_execute(work.settings)?;
     let query = work.query.replace("{}", &format!("{}s", name(contender)));
     for _ in 0..2 {
         client.batch_execute(&query)?;
     }
-    let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[])?.get(0);
-    Ok((client, pid.to_string(), query))
+    let pid = client.query_one("SELECT pg_backend_pid()", &[])?.get(0);
+    Ok((client, pid, query))
 }
