@@ -41,17 +41,17 @@ pub struct Line {
 /// Up to this factor a figure counts as unchanged: rounds that are far apart differ by so much.
 const NOISE: f64 = 1.3;
 
-/// What became of a figure from the first point to the last.
+/// What has become of a figure.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Verdict {
     /// It has stayed the same.
     Flat,
-    /// It is so many times what it was, over so large a range.
+    /// At the last point it is so many times what it was at another.
     Changes {
-        /// The last figure over the first.
+        /// The last figure over that one.
         factor: f64,
-        /// The last point over the first; `None` where that is 0.
-        over: Option<f64>,
+        /// The other point.
+        from: usize,
     },
 }
 
@@ -94,19 +94,27 @@ impl Line {
         self.values.iter().map(|value| Some(value.as_ref()?.median / first?)).collect()
     }
 
-    /// What became of it; `None` with fewer than two figures.
+    /// What has become of it, against the point from which that differs most; `None` with fewer than
+    /// two figures.
     pub fn verdict(&self, points: &[usize]) -> Option<Verdict> {
         let mut known = points.iter().zip(&self.values).filter_map(|(p, v)| Some((*p, (*v)?)));
-        let (from, first) = known.next()?;
-        let (to, last) = known.next_back()?;
-        let overlap = first.min <= last.max && last.min <= first.max && first.min < first.max;
-        let factor = last.median / first.median;
-        // Where the first is 0, so has to be the last.
-        let is_same = first.median == last.median || (1.0 / NOISE..=NOISE).contains(&factor);
-        let over = (from > 0).then(|| to as f64 / from as f64);
-        let is_flat = is_same || (overlap && (0.5..=2.0).contains(&factor));
-        Some(if is_flat { Verdict::Flat } else { Verdict::Changes { factor, over } })
+        let (_, last) = known.next_back()?;
+        let mut all = known.peekable();
+        all.peek()?;
+        let differing = all.filter(|(_, earlier)| !is_same(earlier, &last));
+        let changes = differing.map(|(from, earlier)| (last.median / earlier.median, from));
+        let most = changes.max_by(|(a, _), (b, _)| a.ln().abs().total_cmp(&b.ln().abs()));
+        Some(most.map_or(Verdict::Flat, |(factor, from)| Verdict::Changes { factor, from }))
     }
+}
+
+/// Whether the rounds at two points differ by no more than rounds at one do.
+fn is_same(a: &Spread, b: &Spread) -> bool {
+    let factor = b.median / a.median;
+    let overlap = a.min <= b.max && b.min <= a.max && a.min < a.max;
+    a.median == b.median
+        || (1.0 / NOISE..=NOISE).contains(&factor)
+        || (overlap && (0.5..=2.0).contains(&factor))
 }
 
 #[cfg(test)]
@@ -116,9 +124,9 @@ mod tests {
     const A: Figure = Figure { label: "a", reason: "" };
     const B: Figure = Figure { label: "b", reason: "" };
 
-    fn verdict(first: &[f64], last: &[f64]) -> Option<Verdict> {
+    fn verdict(rounds: [&[f64]; 3]) -> Option<Verdict> {
         let mut curve = Curve::new("n", "things", "");
-        for (point, rounds) in [(1, first), (5, &[][..]), (10, last)] {
+        for (point, rounds) in [1, 5, 10].into_iter().zip(rounds) {
             curve.point(point);
             curve.note(A, rounds);
         }
@@ -127,12 +135,18 @@ mod tests {
 
     #[test]
     fn a_figure_is_flat_unless_it_changes_by_more_than_its_rounds_do() {
-        assert_eq!(verdict(&[1.0], &[1.29]), Some(Verdict::Flat));
-        assert_eq!(verdict(&[1.0, 1.0, 1.9], &[1.8, 1.8, 2.0]), Some(Verdict::Flat));
-        let grows = Verdict::Changes { factor: 4.0, over: Some(10.0) };
-        assert_eq!(verdict(&[1.0], &[4.0]), Some(grows));
-        assert_eq!(verdict(&[0.5, 1.0, 5.0], &[2.0, 4.0, 6.0]), Some(grows));
-        assert_eq!(verdict(&[], &[4.0]), None);
+        assert_eq!(verdict([&[1.0], &[], &[1.29]]), Some(Verdict::Flat));
+        assert_eq!(verdict([&[1.0, 1.0, 1.9], &[], &[1.8, 1.8, 2.0]]), Some(Verdict::Flat));
+        let grows = Verdict::Changes { factor: 4.0, from: 1 };
+        assert_eq!(verdict([&[1.0], &[], &[4.0]]), Some(grows));
+        assert_eq!(verdict([&[0.5, 1.0, 5.0], &[], &[2.0, 4.0, 6.0]]), Some(grows));
+        assert_eq!(verdict([&[], &[], &[4.0]]), None);
+    }
+
+    #[test]
+    fn a_figure_that_has_fallen_before_it_grew_is_not_flat() {
+        let grows = Verdict::Changes { factor: 4.0, from: 5 };
+        assert_eq!(verdict([&[8.0], &[2.0], &[8.0]]), Some(grows));
     }
 
     #[test]

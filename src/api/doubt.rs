@@ -61,7 +61,7 @@ pub fn all() -> Vec<Shown> {
     // has an entry by then.
     let asked = seen::asked();
     let entries = entries::all();
-    let stats = stats::all();
+    let stats: Stats = stats::all().into_iter().map(|s| (s.serverid, s)).collect();
     let mut shown: Vec<Shown> =
         entries.iter().filter_map(|entry| of_entry(entry, &stats)).collect();
     let list = participant_list::all();
@@ -70,7 +70,10 @@ pub fn all() -> Vec<Shown> {
     shown
 }
 
-fn of_entry(entry: &Entry, stats: &[ServerStats]) -> Option<Shown> {
+/// What has happened on the servers of this database.
+type Stats = HashMap<Oid, ServerStats>;
+
+fn of_entry(entry: &Entry, stats: &Stats) -> Option<Shown> {
     let reason = match (entry.is_left(), entry.status) {
         (true, Status::Prepared) => Some(Reason::Undecided.text().into()),
         (true, Status::Committing | Status::Aborting) => Some(match entry.reason {
@@ -94,12 +97,12 @@ fn of_entry(entry: &Entry, stats: &[ServerStats]) -> Option<Shown> {
     })
 }
 
-fn last_error(dbid: Oid, serverid: Oid, stats: &[ServerStats]) -> Option<Vec<u8>> {
-    stats.iter().find(|s| (s.dbid, s.serverid) == (dbid, serverid)).and_then(stats::last_error)
+fn last_error(dbid: Oid, serverid: Oid, stats: &Stats) -> Option<Vec<u8>> {
+    stats.get(&serverid).filter(|s| s.dbid == dbid).and_then(stats::last_error)
 }
 
 /// What only the decision table of this database tells.
-fn of_table(asked: &seen::Asked, list: &[ParticipantRecord], stats: &[ServerStats]) -> Vec<Shown> {
+fn of_table(asked: &seen::Asked, list: &[ParticipantRecord], stats: &Stats) -> Vec<Shown> {
     let standby = in_recovery();
     let lacked = shmem::read(|m| m.shared.entries_lacked);
     // What is prepared here has entries once the resolver has read the decision table.

@@ -68,13 +68,14 @@ fn section(curve: &Curve) -> String {
         let verdict = line.verdict(&curve.points).map(verdict).unwrap_or_default();
         let _ = writeln!(text, "| {} | {} | {verdict} |", line.figure.label, values.join(" | "));
     }
-    let changing =
-        curve.lines.iter().filter(|l| l.verdict(&curve.points).is_some_and(|v| v != Verdict::Flat));
     let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
-    for line in changing {
+    for line in &curve.lines {
+        let Some(Verdict::Changes { factor, .. }) = line.verdict(&curve.points) else { continue };
         let (label, reason) = (line.figure.label, line.figure.reason);
         match reasons.iter_mut().find(|(known, _)| *known == reason) {
             Some((_, labels)) => labels.push(label),
+            // What has become less needs no reason.
+            None if reason.is_empty() && factor < 1.0 => {}
             None => reasons.push((reason, vec![label])),
         }
     }
@@ -88,13 +89,12 @@ fn section(curve: &Curve) -> String {
     text
 }
 
-/// "flat", or "× 3.2 over × 200".
+/// "flat", or "× 3.2 from 10 on".
 fn verdict(verdict: Verdict) -> String {
     match verdict {
         Verdict::Flat => "flat".to_owned(),
-        Verdict::Changes { factor, over } => {
-            let over = over.map(|over| format!(" over × {over:.0}")).unwrap_or_default();
-            format!("× {}{over}", significant(factor))
+        Verdict::Changes { factor, from } => {
+            format!("× {} from {from} on", significant(factor))
         }
     }
 }
@@ -126,8 +126,8 @@ mod tests {
             "\n## Things\n\nHow.\n\n![things](growth-n.svg)\n\n\
              | | 1 | 10 | |\n|---|---|---|---|\n\
              | same | 1.00 | 1.00 | flat |\n\
-             | more | 1.00 | 5.00 | × 5.00 over × 10 |\n\
-             | unknown | 1.00 | 5.00 | × 5.00 over × 10 |\n\n\
+             | more | 1.00 | 5.00 | × 5.00 from 1 on |\n\
+             | unknown | 1.00 | 5.00 | × 5.00 from 1 on |\n\n\
              * more: It has to.\n* unknown: **not explained**\n"
         );
     }

@@ -9,6 +9,7 @@ use crate::guc;
 use crate::pg::error::Result;
 use crate::pg::{syncrep, transaction};
 use crate::protocol::gid::Nonce;
+use crate::protocol::ledger::has_much_room;
 use crate::protocol::verdict::Decision;
 use crate::shared::{entries, left, resolvers, stats};
 use crate::store::decisions::{self, Row};
@@ -87,6 +88,7 @@ impl Worker {
                         for nonce in nonces {
                             self.confirmed.remove(&nonce);
                         }
+                        self.give_back_room();
                         None
                     }
                 }
@@ -104,6 +106,18 @@ impl Worker {
             }
         };
         Ok(())
+    }
+
+    /// After many decisions were deleted.
+    fn give_back_room(&mut self) {
+        let left = self.to_delete.len();
+        if has_much_room(left, self.to_delete.capacity()) {
+            self.to_delete.shrink_to(2 * left);
+        }
+        let left = self.confirmed.len();
+        if has_much_room(left, self.confirmed.capacity()) {
+            self.confirmed.shrink_to(2 * left);
+        }
     }
 
     fn next_table(&mut self) -> Result<Option<Reading>> {

@@ -11,11 +11,11 @@ use super::memory;
 use super::work::{milliseconds, note_transactions};
 use crate::curve::{Curve, Figure};
 use crate::effort::Effort;
-use crate::measures::processor::used_by;
+use crate::measures::processor::used_by_process;
 use crate::progress::say;
 
 const IDLE: Figure = Figure {
-    label: "processor time of the coordinator while nobody uses it, ms per s",
+    label: "processor time of all resolvers while nobody uses them, ms per s",
     reason: "Each resolver looks every few seconds after processes that have ended.",
 };
 const MEMORY: Figure = Figure { label: "memory of one resolver, MB", reason: "" };
@@ -59,10 +59,13 @@ pub fn measure(effort: Effort) -> Result<Vec<Curve>> {
         let all: Vec<f64> =
             resolvers.iter().map(|pid| memory::of_process(*pid)).collect::<Result<_>>()?;
         curve.note(MEMORY, &[all.iter().sum::<f64>() / all.len() as f64]);
-        let (before, start) = (used_by(&ground.fleet.coordinator)?, Instant::now());
+        let used = |processes: &[i32]| -> Result<f64> {
+            processes.iter().map(|pid| used_by_process(*pid)).sum()
+        };
+        let (before, start) = (used(&resolvers)?, Instant::now());
         std::thread::sleep(Duration::from_secs(effort.choose(3, 10)));
-        let used = used_by(&ground.fleet.coordinator)? - before;
-        curve.note(IDLE, &[used / 1e6 / start.elapsed().as_secs_f64()]);
+        let spent = used(&resolvers)? - before;
+        curve.note(IDLE, &[spent / 1e6 / start.elapsed().as_secs_f64()]);
     }
     Ok(vec![curve])
 }

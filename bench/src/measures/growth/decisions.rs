@@ -20,7 +20,7 @@ const LOOK: Figure = Figure {
 };
 const MEMORY: Figure = Figure {
     label: "memory of the resolver, MB",
-    reason: "It remembers which transactions are confirmed, until `pg_fdw_xacts.forget_delay` has passed.",
+    reason: "It remembers which transactions are confirmed until `pg_fdw_xacts.forget_delay` has passed.",
 };
 const RESTART: Figure = Figure {
     label: "from a crash to the first COMMIT, ms",

@@ -26,8 +26,8 @@ const IDLE: Figure = Figure {
     reason: "It notes at each of them why it was not settled.",
 };
 const SETTLED: Figure = Figure {
-    label: "from the shard's start until all are settled, ms",
-    reason: "Each takes a COMMIT PREPARED there.",
+    label: "from the shard's start until all are settled, ms for each",
+    reason: "What it takes to reach the shard again is divided by more of them.",
 };
 const MEMORY: Figure =
     Figure { label: "memory of the resolver, MB", reason: "It knows each of them." };
@@ -45,8 +45,7 @@ pub fn measure(effort: Effort) -> Result<Vec<Curve>> {
         "in-doubt",
         "transactions in doubt",
         "They were prepared on two shards under names of the application, and are committed when one of the \
-         shards is down. The transactions that are measured beside them write on the two others. The first point \
-         of what leaves them is one transaction.",
+         shards is down. The transactions that are measured beside them write on the two others.",
     );
     for &count in effort.choose(&[0, 50, 300][..], &[0, 100, 1_000, 5_000]) {
         say(&format!("{count} transactions in doubt"));

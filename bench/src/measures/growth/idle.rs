@@ -1,7 +1,7 @@
 //! Idle sessions of the coordinator that have used sixteen shards: what they cost the shards, and
 //! what can be done about it.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Result;
 use pg_test::pooler::{PGBOUNCER_VARIABLE, Pooler};
@@ -102,17 +102,10 @@ pub fn measure(effort: Effort) -> Result<Vec<Curve>> {
         &[("max_connections", "1800"), ("max_prepared_transactions", "50")],
     )?;
     ground.make_shards(1, SHARDS)?;
-    let poolers = match std::env::var_os(PGBOUNCER_VARIABLE) {
-        Some(_) => (1..=SERVERS)
-            .map(|number| Pooler::start(ground.fleet.shard(number), "session", POOL))
-            .collect::<Result<Vec<_>>>()?,
-        None => Vec::new(),
-    };
+    let has_pooler = std::env::var_os(PGBOUNCER_VARIABLE).is_some();
     let manners: Vec<&Manner> =
-        MANNERS.iter().filter(|manner| !manner.is_pooled || !poolers.is_empty()).collect();
-    for manner in &manners {
-        connect(&ground, &poolers, manner)?;
-    }
+        MANNERS.iter().filter(|manner| !manner.is_pooled || has_pooler).collect();
+    let mut watch = Watch::start(&ground)?;
     let how =
         "Each session has read once on each of 16 shards, databases of two servers, and is idle.";
     let mut curves = [
@@ -132,7 +125,7 @@ pub fn measure(effort: Effort) -> Result<Vec<Curve>> {
         curves.iter_mut().for_each(|curve| curve.point(sessions));
         for manner in &manners {
             say(&format!("{sessions} idle sessions, {}", manner.processes.label));
-            measure_manner(&ground, manner, sessions, &mut curves)?;
+            measure_manner(&ground, &mut watch, manner, sessions, &mut curves)?;
         }
     }
     Ok(curves.into())
@@ -140,11 +133,19 @@ pub fn measure(effort: Effort) -> Result<Vec<Curve>> {
 
 fn measure_manner(
     ground: &Ground,
+    watch: &mut Watch,
     manner: &Manner,
     count: usize,
     [processes, memory, next]: &mut [Curve; 3],
 ) -> Result<()> {
-    let before: usize = all_processes(ground)?.len();
+    let before = watch.processes()?.len();
+    let poolers = match manner.is_pooled {
+        true => (1..=SERVERS)
+            .map(|number| Pooler::start(ground.fleet.shard(number), "session", POOL))
+            .collect::<Result<Vec<_>>>()?,
+        false => Vec::new(),
+    };
+    connect(ground, &poolers, manner)?;
     let mut sessions = (0..count)
         .map(|_| {
             let mut session = ground.fleet.session()?;
@@ -158,10 +159,10 @@ fn measure_manner(
         .collect::<Result<Vec<Client>>>()?;
     if manner.ends {
         wait_until("the connections are closed", DEADLINE, || {
-            Ok(all_processes(ground)?.len() <= before)
+            Ok(watch.processes()?.len() <= before)
         })?;
     }
-    let pids = all_processes(ground)?;
+    let pids = watch.processes()?;
     processes.note(manner.processes, &[pids.len() as f64]);
     let used: f64 = pids.iter().filter_map(|pid| memory::of_process(*pid).ok()).sum();
     memory.note(manner.memory, &[used]);
@@ -176,11 +177,8 @@ fn measure_manner(
         .collect::<Result<Vec<f64>>>()?;
     next.note(manner.next, &times);
     drop(sessions);
-    // What a pooler keeps stays; all else ends.
-    let deadline = Duration::from_secs(60);
-    wait_until("the sessions have ended", deadline, || {
-        Ok(manner.is_pooled || all_processes(ground)?.len() <= before)
-    })
+    drop(poolers);
+    wait_until("the sessions have ended", DEADLINE, || Ok(watch.processes()?.len() <= before))
 }
 
 fn read(session: &mut Client, manner: &Manner, shard: usize) -> Result<()> {
@@ -199,7 +197,9 @@ fn connect(ground: &Ground, poolers: &[Pooler], manner: &Manner) -> Result<()> {
         let (name, database) = (format!("{}{shard}", manner.prefix), ground.database_of(shard));
         let options = manner.options;
         session.batch_execute(&format!(
-            "CREATE SERVER {name} FOREIGN DATA WRAPPER pg_fdw_xacts OPTIONS
+            "SET client_min_messages = error;
+             DROP SERVER IF EXISTS {name} CASCADE;
+             CREATE SERVER {name} FOREIGN DATA WRAPPER pg_fdw_xacts OPTIONS
                  (host '127.0.0.1', port '{port}', dbname '{database}', sslmode 'disable'{options});
              CREATE USER MAPPING FOR CURRENT_USER SERVER {name} OPTIONS (user 'postgres');
              CREATE FOREIGN TABLE {name} (id int NOT NULL, v text) SERVER {name}
@@ -209,13 +209,22 @@ fn connect(ground: &Ground, poolers: &[Pooler], manner: &Manner) -> Result<()> {
     Ok(())
 }
 
-/// The processes of all sessions on the shards' servers, without those that ask.
-fn all_processes(ground: &Ground) -> Result<Vec<i32>> {
-    let of_server = |server: &Cluster| -> Result<Vec<i32>> {
+/// Sessions on the shards' servers that look at the others.
+struct Watch(Vec<Client>);
+
+impl Watch {
+    fn start(ground: &Ground) -> Result<Self> {
+        ground.fleet.shards().iter().map(Cluster::client).collect::<Result<_>>().map(Self)
+    }
+
+    /// The processes of all other sessions there.
+    fn processes(&mut self) -> Result<Vec<i32>> {
         let sql = "SELECT pid FROM pg_stat_activity
                    WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
-        Ok(server.client()?.query(sql, &[])?.iter().map(|row| row.get(0)).collect())
-    };
-    let all: Vec<Vec<i32>> = ground.fleet.shards().iter().map(of_server).collect::<Result<_>>()?;
-    Ok(all.into_iter().flatten().collect())
+        let mut all = Vec::new();
+        for client in &mut self.0 {
+            all.extend(client.query(sql, &[])?.iter().map(|row| row.get::<_, i32>(0)));
+        }
+        Ok(all)
+    }
 }

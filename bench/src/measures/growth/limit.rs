@@ -21,8 +21,11 @@ const SHARED: Figure = Figure {
 
 /// From a thousand to a million.
 pub fn measure(effort: Effort) -> Result<Vec<Curve>> {
-    let mut curve =
-        Curve::new("limit", "max_foreign_xacts", "The coordinator was started with the setting.");
+    let mut curve = Curve::new(
+        "limit",
+        "max_foreign_xacts",
+        "The coordinator was started with so high a `pg_fdw_xacts.max_foreign_xacts`.",
+    );
     for limit in ["1000", "10000", "100000", "1000000"] {
         say(&format!("max_foreign_xacts {limit}"));
         curve.point(limit.parse()?);
