@@ -7,7 +7,7 @@ use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 
-use crate::api::doubt::{self, Shown};
+use crate::api::doubt;
 use crate::pg::globals::my_database;
 use crate::shared::reads::{self, Count};
 use crate::shared::stats::{self, ServerStats};
@@ -35,7 +35,7 @@ fn pg_fdw_xacts_statistics() -> TableIterator<
     ),
 > {
     crate::pg::preload::require().unwrap_or_else(|error| error.raise_in_pgrx());
-    let mut in_doubt = by_server(&doubt::all());
+    let mut in_doubt = by_server();
     let row = |s: ServerStats, InDoubt { count, oldest }: InDoubt| {
         (
             s.serverid,
@@ -73,13 +73,15 @@ struct InDoubt {
 }
 
 /// What is in doubt in this database.
-fn by_server(shown: &[Shown]) -> HashMap<Oid, InDoubt> {
+fn by_server() -> HashMap<Oid, InDoubt> {
     let mut servers: HashMap<Oid, InDoubt> = HashMap::new();
-    for one in shown.iter().filter(|one| one.is_here() && one.is_in_doubt()) {
-        let all = servers.entry(one.serverid()).or_default();
-        all.count += 1;
-        all.oldest = Some(all.oldest.map_or(one.since, |oldest| oldest.min(one.since)));
-    }
+    doubt::for_each(|shown| {
+        if shown.is_here() && shown.is_in_doubt() {
+            let all = servers.entry(shown.serverid()).or_default();
+            all.count += 1;
+            all.oldest = Some(all.oldest.map_or(shown.since, |oldest| oldest.min(shown.since)));
+        }
+    });
     servers
 }
 

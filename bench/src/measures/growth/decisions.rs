@@ -1,9 +1,8 @@
 //! Rows of the decision table, of transactions that all participants have confirmed.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Result;
-use pg_test::wait_until;
 
 use super::ground::Ground;
 use super::memory;
@@ -62,14 +61,10 @@ pub fn measure(effort: Effort) -> Result<Vec<Curve>> {
         ground.fleet.coordinator.start()?;
         drop(ground.session(Contender::Ours, 2)?);
         curve.note(RESTART, &[milliseconds(start.elapsed())]);
-        let mut session = ground.fleet.session()?;
-        wait_until("nothing is in doubt", Duration::from_secs(180), || {
-            let sql = "SELECT count(*) FROM pg_stat_fdw_xacts WHERE in_doubt > 0";
-            Ok(session.query_one(sql, &[])?.get::<_, i64>(0) == 0)
-        })?;
         let resolver = ground.idle_resolver()?;
         curve.note(SETTLED, &[milliseconds(start.elapsed())]);
         note_transactions(&ground, effort, &mut curve)?;
+        let mut session = ground.fleet.session()?;
         note_query(effort, &mut curve, VIEW, &mut session, "SELECT count(*) FROM pg_fdw_xacts")?;
         let statistics = "SELECT * FROM pg_stat_fdw_xacts";
         note_query(effort, &mut curve, STATISTICS, &mut session, statistics)?;
