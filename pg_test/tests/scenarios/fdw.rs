@@ -15,7 +15,7 @@ mod estimates;
 mod explain;
 mod long_scans;
 mod lost_connections;
-mod memory;
+pub mod memory;
 mod modify;
 mod parsed;
 mod scan;

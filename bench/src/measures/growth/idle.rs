@@ -43,6 +43,8 @@ struct Manner {
     is_pooled: bool,
     /// No connection stays after a while.
     ends: bool,
+    /// Of how many sessions it is measured at most: connecting again and again takes long.
+    most: usize,
     processes: Figure,
     memory: Figure,
     next: Figure,
@@ -55,6 +57,7 @@ const MANNERS: [Manner; 4] = [
         settings: "",
         is_pooled: false,
         ends: false,
+        most: usize::MAX,
         processes: Figure { label: "as installed", reason: KEPT },
         memory: Figure { label: "as installed", reason: KEPT },
         next: Figure { label: "as installed", reason: CONNECTS },
@@ -65,6 +68,7 @@ const MANNERS: [Manner; 4] = [
         settings: "SET pg_fdw_xacts.idle_connection_timeout = '1s'",
         is_pooled: false,
         ends: true,
+        most: usize::MAX,
         processes: Figure { label: "idle_connection_timeout", reason: ENDED },
         memory: Figure { label: "idle_connection_timeout", reason: ENDED },
         next: Figure { label: "idle_connection_timeout", reason: CONNECTS },
@@ -75,6 +79,7 @@ const MANNERS: [Manner; 4] = [
         settings: "",
         is_pooled: false,
         ends: true,
+        most: 50,
         processes: Figure { label: "keep_connections off", reason: CLOSED },
         memory: Figure { label: "keep_connections off", reason: CLOSED },
         next: Figure { label: "keep_connections off", reason: CONNECTS },
@@ -85,6 +90,7 @@ const MANNERS: [Manner; 4] = [
         settings: "",
         is_pooled: true,
         ends: false,
+        most: 10,
         processes: Figure {
             label: "keep_connections off, PgBouncer in session mode",
             reason: CLOSED,
@@ -123,7 +129,7 @@ pub fn measure(effort: Effort) -> Result<Vec<Curve>> {
             break;
         }
         curves.iter_mut().for_each(|curve| curve.point(sessions));
-        for manner in &manners {
+        for manner in manners.iter().filter(|manner| sessions <= manner.most) {
             say(&format!("{sessions} idle sessions, {}", manner.processes.label));
             measure_manner(&ground, &mut watch, manner, sessions, &mut curves)?;
         }
@@ -149,10 +155,15 @@ fn measure_manner(
     let mut sessions = (0..count)
         .map(|_| {
             let mut session = ground.fleet.session()?;
-            session.batch_execute(manner.settings)?;
-            // The second time tells the servers the setting.
-            for shard in (1..=SHARDS).chain(1..=SHARDS) {
+            for shard in 1..=SHARDS {
                 read(&mut session, manner, shard)?;
+            }
+            if !manner.settings.is_empty() {
+                session.batch_execute(manner.settings)?;
+                // The next transaction tells the servers.
+                for shard in 1..=SHARDS {
+                    read(&mut session, manner, shard)?;
+                }
             }
             Ok(session)
         })
