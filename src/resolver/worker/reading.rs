@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::{Worker, pending};
 use crate::guc;
 use crate::pg::error::Result;
-use crate::pg::{syncrep, transaction};
+use crate::pg::{heap, syncrep, transaction};
 use crate::protocol::gid::Nonce;
 use crate::protocol::ledger::has_much_room;
 use crate::protocol::verdict::Decision;
@@ -108,15 +108,13 @@ impl Worker {
         Ok(())
     }
 
-    /// After many decisions were deleted.
+    /// Gives memory back after many decisions were deleted, as those of before a crash are.
     fn give_back_room(&mut self) {
         let left = self.to_delete.len();
         if has_much_room(left, self.to_delete.capacity()) {
             self.to_delete.shrink_to(2 * left);
-        }
-        let left = self.confirmed.len();
-        if has_much_room(left, self.confirmed.capacity()) {
             self.confirmed.shrink_to(2 * left);
+            heap::trim();
         }
     }
 

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
+use pg_test::{DEADLINE, wait_until};
 
 use super::ground::Ground;
 use super::memory;
@@ -21,6 +22,8 @@ const MEMORY: Figure = Figure {
     label: "memory of the resolver, MB",
     reason: "It remembers which transactions are confirmed until `pg_fdw_xacts.forget_delay` has passed.",
 };
+const FORGOTTEN: Figure =
+    Figure { label: "memory of the resolver once they are forgotten, MB", reason: "" };
 const RESTART: Figure = Figure {
     label: "from a crash to the first COMMIT, ms",
     reason: "PostgreSQL's recovery reads what was written since the last checkpoint.",
@@ -42,7 +45,6 @@ pub fn measure(effort: Effort) -> Result<Vec<Curve>> {
         "The rows are of transactions on two shards that were delivered. Before each point the coordinator is \
          killed, so that the resolver finds them as after a crash.",
     );
-    let mut there = 0;
     for &rows in effort.choose(&[0, 1_000, 100_000][..], &[0, 10_000, 100_000, 1_000_000]) {
         say(&format!("{rows} rows of the decision table"));
         curve.point(rows);
@@ -51,11 +53,9 @@ pub fn measure(effort: Effort) -> Result<Vec<Curve>> {
         ground.fleet.session()?.batch_execute(&format!(
             "INSERT INTO fdw_xacts.decision
              SELECT n, (SELECT array_agg(id::int8 ORDER BY id) FROM fdw_xacts.participant), ARRAY[1, 1]
-             FROM generate_series({} + 1, {rows}) n;
-             CHECKPOINT",
-            there
+             FROM generate_series(1, {rows}) n;
+             CHECKPOINT"
         ))?;
-        there = rows;
         ground.fleet.coordinator.kill9()?;
         let start = Instant::now();
         ground.fleet.coordinator.start()?;
@@ -77,8 +77,28 @@ pub fn measure(effort: Effort) -> Result<Vec<Curve>> {
         })?;
         curve.note(LOOK, &used);
         curve.note(MEMORY, &[memory::of_process(resolver)?]);
+        curve.note(FORGOTTEN, &[memory_without(&ground, resolver)?]);
     }
     Ok(vec![curve])
+}
+
+/// The memory of the resolver after it has deleted all rows.
+fn memory_without(ground: &Ground, resolver: i32) -> Result<f64> {
+    let mut session = ground.fleet.session()?;
+    let mut set = |statement: &str| -> Result<()> {
+        session.batch_execute(statement)?;
+        ground.fleet.coordinator.reload()
+    };
+    set("ALTER SYSTEM SET pg_fdw_xacts.forget_delay = 0")?;
+    let mut other = ground.fleet.session()?;
+    wait_until("the decisions are forgotten", DEADLINE * 3, || {
+        Ok(!other
+            .query_one("SELECT EXISTS (SELECT FROM fdw_xacts.decision)", &[])?
+            .get::<_, bool>(0))
+    })?;
+    ground.idle_resolver()?;
+    set("ALTER SYSTEM RESET pg_fdw_xacts.forget_delay")?;
+    memory::of_process(resolver)
 }
 
 const ASK: Figure = Figure {

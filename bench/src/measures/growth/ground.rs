@@ -3,11 +3,14 @@
 //! Shard n is reached by foreign table `xn` of ours and `pn` of `postgres_fdw` with
 //! `parallel_commit`, each on a server of the same name.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use pg_test::{Cluster, DEADLINE, Fleet, FleetOptions, wait_until};
 use postgres::Client;
 
 use crate::contender::{Contender, Session};
+use crate::measures::processor::used_by_process;
 use crate::stand::Ids;
 
 /// A setting of a server.
@@ -134,17 +137,20 @@ impl Ground {
     /// Waits until the resolver of the usual database has nothing to do, and returns its process.
     pub fn idle_resolver(&self) -> Result<i32> {
         let mut session = self.fleet.session()?;
-        let mut pid = None;
+        let mut idle = None;
         wait_until("the resolver has nothing to do", DEADLINE * 3, || {
-            pid = session
-                .query_opt(
-                    "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_fdw_xacts resolver'
-                     AND datname = 'postgres' AND query LIKE 'waiting; 0 of %'",
-                    &[],
-                )?
-                .map(|row| row.get(0));
-            Ok(pid.is_some())
+            let row = session.query_opt(
+                "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_fdw_xacts resolver'
+                 AND datname = 'postgres' AND query LIKE 'waiting; 0 of %'",
+                &[],
+            )?;
+            let Some(pid) = row.map(|row| row.get::<_, i32>(0)) else { return Ok(false) };
+            // It may only be about to begin, or read a table.
+            let before = used_by_process(pid)?;
+            std::thread::sleep(Duration::from_millis(100));
+            idle = (used_by_process(pid)? - before < 1e6).then_some(pid);
+            Ok(idle.is_some())
         })?;
-        pid.context("no resolver")
+        idle.context("no resolver")
     }
 }
