@@ -32,7 +32,6 @@ const PER_PROCESS: f64 = 3.0;
 const KEPT: &str = "Each session keeps a connection to each shard that it has used.";
 const ENDED: &str = "The shards have ended what was idle.";
 const CLOSED: &str = "The sessions close their connections with each transaction.";
-const CONNECTS: &str = "More processes take more of the machine.";
 
 /// What is done about idle connections.
 struct Manner {
@@ -60,7 +59,7 @@ const MANNERS: [Manner; 4] = [
         most: usize::MAX,
         processes: Figure { label: "as installed", reason: KEPT },
         memory: Figure { label: "as installed", reason: KEPT },
-        next: Figure { label: "as installed", reason: CONNECTS },
+        next: Figure { label: "as installed", reason: "" },
     },
     Manner {
         prefix: "timed",
@@ -71,7 +70,7 @@ const MANNERS: [Manner; 4] = [
         most: usize::MAX,
         processes: Figure { label: "idle_connection_timeout", reason: ENDED },
         memory: Figure { label: "idle_connection_timeout", reason: ENDED },
-        next: Figure { label: "idle_connection_timeout", reason: CONNECTS },
+        next: Figure { label: "idle_connection_timeout", reason: "" },
     },
     Manner {
         prefix: "closed",
@@ -82,7 +81,7 @@ const MANNERS: [Manner; 4] = [
         most: 50,
         processes: Figure { label: "keep_connections off", reason: CLOSED },
         memory: Figure { label: "keep_connections off", reason: CLOSED },
-        next: Figure { label: "keep_connections off", reason: CONNECTS },
+        next: Figure { label: "keep_connections off", reason: "" },
     },
     Manner {
         prefix: "pooled",
@@ -96,7 +95,7 @@ const MANNERS: [Manner; 4] = [
             reason: CLOSED,
         },
         memory: Figure { label: "keep_connections off, PgBouncer in session mode", reason: CLOSED },
-        next: Figure { label: "keep_connections off, PgBouncer in session mode", reason: CONNECTS },
+        next: Figure { label: "keep_connections off, PgBouncer in session mode", reason: "" },
     },
 ];
 
@@ -175,8 +174,9 @@ fn measure_manner(
     }
     let pids = watch.processes()?;
     processes.note(manner.processes, &[pids.len() as f64]);
-    let used: f64 = pids.iter().filter_map(|pid| memory::of_process(*pid).ok()).sum();
-    memory.note(manner.memory, &[used]);
+    let used = pids.iter().filter_map(|pid| memory::of_process(*pid).ok());
+    // The sum of nothing would be -0.
+    memory.note(manner.memory, &[used.fold(0.0, |sum, one| sum + one)]);
     let times = sessions
         .iter_mut()
         .take(SAMPLE)
