@@ -8,8 +8,7 @@ use crate::doubt::told;
 use crate::fdw::memory::growth;
 use crate::support::{Outcome, assert_commits, serverid};
 
-/// Monitoring asks every few seconds. A commit before the statistics only counted, they took 80 MB
-/// here.
+/// Monitoring asks every few seconds. Red when each row that was read left its arrays behind: 33 MB.
 #[test]
 fn statistics_count_what_is_in_doubt_without_keeping_it() -> Outcome {
     const COUNT: i64 = 200_000;
@@ -28,6 +27,7 @@ fn statistics_count_what_is_in_doubt_without_keeping_it() -> Outcome {
     fleet.coordinator.start()?;
     let mut session = fleet.session()?;
     // Whoever reads the table has its pages in memory, too.
+    session.batch_execute("SET max_parallel_workers_per_gather = 0")?;
     assert!(one::<i64>(&mut session, "SELECT count(*) FROM fdw_xacts.decision")? > COUNT);
     let grown = growth(&mut session, "SELECT in_doubt FROM pg_stat_fdw_xacts")?;
     assert!(grown < 20 << 20, "{grown} bytes");
