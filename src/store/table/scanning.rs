@@ -84,7 +84,9 @@ impl Row<'_> {
         // SAFETY: the column is of type text, which was checked when the table was opened.
         unsafe {
             let text = pg_sys::text_to_cstring(self.values[column].cast_mut_ptr());
-            CStr::from_ptr(text).to_owned()
+            let owned = CStr::from_ptr(text).to_owned();
+            pg_sys::pfree(text.cast());
+            owned
         }
     }
 
@@ -110,7 +112,7 @@ impl Row<'_> {
                 &mut count,
             );
             let values = (0..count as usize).map(|i| (*elements.add(i)).value() as i64).collect();
-            // The table may have a million rows, which are all read by one query.
+            // One query may read a million rows.
             if count > 0 {
                 pg_sys::pfree(elements.cast());
             }
