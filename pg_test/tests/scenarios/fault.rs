@@ -16,6 +16,7 @@ mod interrupt;
 mod locks;
 mod orphans;
 mod permissions;
+mod pooled_sessions;
 mod poolers;
 mod prepare;
 mod reach;

@@ -68,6 +68,8 @@ pub(super) struct Session {
     pub server_pid: Option<i32>,
     /// The advisory lock that shows others that this session is alive.
     pub lock: Lock,
+    /// Why the server has refused the set-up.
+    pub refusal: Option<Rc<PgResult>>,
     /// A statement of the connection's own is not prepared there any more.
     pub is_incomplete: bool,
     /// The question for the snapshot is prepared.
@@ -287,7 +289,12 @@ impl State {
             // In any case this is reported as a clean-up that has failed.
             Control::UndoSavepoint => true,
             // Unless the connection has just broken.
-            Control::Setup | Control::SessionLock | Control::EndSavepoint => broken.is_none(),
+            Control::Setup | Control::SessionLock if broken.is_none() => {
+                self.session.refusal.get_or_insert(failure);
+                true
+            }
+            Control::Setup | Control::SessionLock => false,
+            Control::EndSavepoint => broken.is_none(),
         }
     }
 
