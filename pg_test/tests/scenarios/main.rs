@@ -30,7 +30,9 @@
 //! | a statement whose COMMIT travels behind it: cuts, cancels, what fails behind it | `fault::whole_statement` |
 //! | what was not waited for when something goes away | `fault::write_behind` |
 //! | a connection cut in the moment in which it is used again | `fault::idle_connection` |
-//! | a connection pooler between coordinator and shard | `fault::poolers` |
+//! | several coordinators, of which one is lost | `fault::several_coordinators` |
+//! | a connection pooler between coordinator and shard; it dies, or does not reset sessions | `fault::poolers`, `fault::pooled_sessions` |
+//! | … in front of the coordinator | `clients::poolers` |
 //! | permission that is taken away while a connection is open | `fault::permissions` |
 //! | a shard that writes on another through foreign tables of its own | `commit::nested` |
 //! | a session's advisory lock released by a trigger | `commit::session_lock` |
