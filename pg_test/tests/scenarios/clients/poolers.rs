@@ -4,13 +4,23 @@
 use pg_test::client::Program;
 use pg_test::oracle::{assert_settled, expect_error, one, prepared_gids};
 use pg_test::pooler::Pooler;
-use pg_test::{DEADLINE, Fault, Fleet, Point, wait_until};
+use pg_test::{DEADLINE, Fault, Fleet, FleetOptions, Point, wait_until};
 use postgres::Client;
 
 use crate::support::{Outcome, begin_everywhere, in_background};
 
 fn start(mode: &str) -> anyhow::Result<(Fleet, Pooler)> {
-    let fleet = Fleet::start_proxied()?;
+    start_with(mode, vec![])
+}
+
+/// The same with these settings of the coordinator. A session of the pooler's has those that it
+/// began with.
+fn start_with(
+    mode: &str,
+    coordinator: Vec<(&'static str, &'static str)>,
+) -> anyhow::Result<(Fleet, Pooler)> {
+    let fleet =
+        Fleet::start_with(&FleetOptions { proxied: true, coordinator, ..Default::default() })?;
     let pooler = Pooler::start(&fleet.coordinator, mode, 5)?;
     Ok((fleet, pooler))
 }
@@ -81,8 +91,7 @@ fn sqlalchemy_in_both_its_ways() -> Outcome {
 /// unless that reads consistently.
 #[test]
 fn a_client_reads_its_own_commit_where_reads_are_consistent() -> Outcome {
-    let (fleet, pooler) = start("transaction")?;
-    fleet.session()?.batch_execute("ALTER DATABASE postgres SET pg_fdw_xacts.commit_wait = off")?;
+    let (fleet, pooler) = start_with("transaction", vec![("pg_fdw_xacts.commit_wait", "off")])?;
     let mut client = pooler.client()?;
     begin_everywhere(&mut client, 1)?;
     let held = fleet.proxy(1).inject(Fault::hold(Point::Statement, "COMMIT PREPARED"));

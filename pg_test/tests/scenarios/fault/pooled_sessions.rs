@@ -11,13 +11,19 @@ use crate::support::{
     signal, wait_for_lock,
 };
 
-/// A fleet whose shard 1 is reached through a pooler with these further settings.
-fn start(settings: &str) -> anyhow::Result<(Fleet, Pooler)> {
+/// A fleet whose shard 1 is reached through a pooler.
+fn start() -> anyhow::Result<(Fleet, Pooler)> {
     let fleet = Fleet::start()?;
+    let pooler = pool(&fleet, "")?;
+    Ok((fleet, pooler))
+}
+
+/// A pooler with these further settings in front of shard 1.
+fn pool(fleet: &Fleet, settings: &str) -> anyhow::Result<Pooler> {
     let pooler = Pooler::start_with(fleet.shard(1), "session", 20, settings)?;
     let port = pooler.port();
     fleet.session()?.batch_execute(&format!("ALTER SERVER shard1 OPTIONS (SET port '{port}')"))?;
-    Ok((fleet, pooler))
+    Ok(pooler)
 }
 
 /// Sessions leave their locks to whoever comes next: those of one that has gone say that it is
@@ -25,8 +31,9 @@ fn start(settings: &str) -> anyhow::Result<(Fleet, Pooler)> {
 /// failure`.
 #[test]
 fn a_pooler_that_does_not_reset_sessions_is_refused() -> Outcome {
+    let fleet = Fleet::start()?;
     for reset in ["", "DEALLOCATE ALL", "SELECT pg_advisory_unlock_all()"] {
-        let (fleet, _pooler) = start(&format!("server_reset_query = {reset}"))?;
+        let _pooler = pool(&fleet, &format!("server_reset_query = {reset}"))?;
         // That what is left is seen by the next session is usual, but not certain.
         wait_until("a session finds what another has left", DEADLINE, || {
             let mut session = fleet.session()?;
@@ -45,7 +52,7 @@ fn a_pooler_that_does_not_reset_sessions_is_refused() -> Outcome {
 /// What wants a lock is cancelled through the pooler, and gives way in a deadlock.
 #[test]
 fn waits_for_locks_end_as_they_do_without_a_pooler() -> Outcome {
-    let (fleet, _pooler) = start("")?;
+    let (fleet, _pooler) = start()?;
     assert_commits(&fleet, &mut fleet.session()?, 1)?;
     let holding = |table: &str| -> anyhow::Result<Client> {
         let mut session = fleet.session()?;
@@ -77,7 +84,7 @@ fn waits_for_locks_end_as_they_do_without_a_pooler() -> Outcome {
 /// What saves waits, and COPY, which leaves the pipeline.
 #[test]
 fn what_is_sent_ahead_arrives() -> Outcome {
-    let (fleet, _pooler) = start("")?;
+    let (fleet, _pooler) = start()?;
     let mut session = fleet.session()?;
     // A statement whose COMMIT travels behind it, on a connection that has just been heard of.
     session.batch_execute("DELETE FROM ft1")?;
@@ -110,7 +117,7 @@ fn what_is_sent_ahead_arrives() -> Outcome {
 /// In doubt while there is no pooler, and settled through the one that takes its place.
 #[test]
 fn a_pooler_that_dies_delays_the_commit_and_loses_nothing() -> Outcome {
-    let (fleet, mut pooler) = start("")?;
+    let (fleet, mut pooler) = start()?;
     let mut session = fleet.session()?;
     assert_commits(&fleet, &mut session, 1)?;
     begin_everywhere(&mut session, 2)?;
