@@ -23,6 +23,7 @@ mod reach;
 mod replication;
 mod resolver;
 mod schema;
+mod set_up;
 mod several_coordinators;
 mod slow_prepare;
 mod whole_statement;

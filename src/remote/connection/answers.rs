@@ -164,6 +164,9 @@ impl Connection {
     /// The answer behind a ticket if it has been read; the error of the lost connection if it
     /// cannot come any more.
     pub fn take(&self, ticket: Ticket) -> Option<Result<Answer<PgResult>>> {
+        if self.inner.borrow().session.refusal.is_some() {
+            return Some(Err(self.doom_error()));
+        }
         let mut inner = self.inner.borrow_mut();
         if let Some(answer) = inner.fifo.take(ticket) {
             return Some(Ok(answer));

@@ -68,8 +68,11 @@ pub(super) struct Session {
     pub server_pid: Option<i32>,
     /// The advisory lock that shows others that this session is alive.
     pub lock: Lock,
-    /// Why the server has refused the set-up.
+    /// Why the server has refused the set-up: nothing that follows is an answer of a session that
+    /// has it.
     pub refusal: Option<Rc<PgResult>>,
+    /// A transaction has begun in it, so that it has been set up.
+    pub has_begun: bool,
     /// A statement of the connection's own is not prepared there any more.
     pub is_incomplete: bool,
     /// The question for the snapshot is prepared.
@@ -235,6 +238,7 @@ impl State {
                 self.session.lock.answer(taken);
             }
             Control::Begin => {
+                self.session.has_begun = true;
                 self.transaction.confirmed = 1;
                 self.transaction.unanswered = None;
             }
@@ -290,7 +294,9 @@ impl State {
             Control::UndoSavepoint => true,
             // Unless the connection has just broken.
             Control::Setup | Control::SessionLock if broken.is_none() => {
-                self.session.refusal.get_or_insert(failure);
+                if !self.session.has_begun {
+                    self.session.refusal.get_or_insert(failure);
+                }
                 true
             }
             Control::Setup | Control::SessionLock => false,

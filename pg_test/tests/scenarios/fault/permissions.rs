@@ -228,27 +228,3 @@ fn the_resolvers_session_follows_its_mapping() -> Outcome {
     }
     Ok(())
 }
-
-/// Each session begins with a look at which server it is on. Red before: `cannot be used due to
-/// abort cleanup failure`.
-#[test]
-fn a_role_that_may_not_do_what_a_session_begins_with_is_told_so() -> Outcome {
-    let fleet = Fleet::start()?;
-    let mut shard = fleet.shard(1).client()?;
-    shard.batch_execute(
-        "CREATE ROLE app LOGIN; GRANT ALL ON t TO app;
-         REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC",
-    )?;
-    let mut session = fleet.session()?;
-    session.batch_execute(
-        "ALTER USER MAPPING FOR CURRENT_USER SERVER shard1 OPTIONS (SET user 'app')",
-    )?;
-    for statement in ["SELECT * FROM ft1", "INSERT INTO ft1 VALUES (1, 'x')"] {
-        let refused = expect_error(session.batch_execute(statement), "42501");
-        assert_eq!(refused.message(), "could not set up a session on server \"shard1\"");
-        assert!(refused.detail().unwrap_or_default().contains("pg_control_system"), "{refused:#?}");
-    }
-    shard.batch_execute("GRANT EXECUTE ON FUNCTION pg_control_system() TO app")?;
-    session.batch_execute("INSERT INTO ft1 VALUES (1, 'x')")?;
-    Ok(())
-}
