@@ -12,7 +12,11 @@ DECLARE
     inserted bigint := 0;
     counted bigint := 0;
 BEGIN
-    IF NOT dry_run AND current_setting('transaction_isolation') <> 'read committed' THEN
+    IF NOT dry_run AND current_setting('pg_fdw_xacts.two_phase_commit') = 'off' THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = 'cannot move rows between servers without two-phase commit',
+            HINT = 'Set pg_fdw_xacts.two_phase_commit to auto.';
+    ELSIF NOT dry_run AND current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = 'cannot move rows in a transaction that is not READ COMMITTED',
             DETAIL = 'Its snapshot may be older than rows that have to be moved.';
@@ -87,33 +91,33 @@ WITH r AS (
     SELECT NULL AS attname, r.relowner, x.* FROM r, aclexplode(r.relacl) x
     UNION ALL SELECT a.attname, r.relowner, x.* FROM r, a, aclexplode(a.attacl) x
 )
-SELECT 'obstacle' AS part, 'other than ordinary, permanent storage' AS statement FROM r
-WHERE NOT (relkind = 'r' OR relkind = 'f' AND relispartition) OR relpersistence <> 'p' OR reloftype <> 0
+SELECT 'obstacle' AS part, 'other than ordinary, permanent storage' AS statement, 0 AS n FROM r
+WHERE relkind <> 'r' AND (relkind <> 'f' OR :remote) OR relpersistence <> 'p' OR reloftype <> 0
     OR NOT relispartition AND EXISTS (SELECT FROM pg_inherits WHERE inhrelid = r.oid)
-UNION ALL SELECT 'obstacle', 'row security' FROM r WHERE relrowsecurity
-UNION ALL SELECT 'obstacle', format('virtual column %I', attname) FROM a WHERE attgenerated = 'v'
-UNION ALL SELECT 'obstacle', format('identity column %I', attname) FROM a WHERE attidentity <> '' AND :remote
-UNION ALL SELECT DISTINCT 'obstacle', pg_describe_object(d.classid, d.objid, d.objsubid) FROM r, pg_depend d
+UNION ALL SELECT 'obstacle', 'row security', 0 FROM r WHERE relrowsecurity
+UNION ALL SELECT 'obstacle', format('virtual column %I', attname), 0 FROM a WHERE attgenerated = 'v'
+UNION ALL SELECT 'obstacle', format('identity column %I', attname), 0 FROM a WHERE attidentity <> '' AND :remote
+UNION ALL SELECT DISTINCT 'obstacle', pg_describe_object(d.classid, d.objid, d.objsubid), 0 FROM r, pg_depend d
 WHERE d.deptype IN ('n', 'a') AND (d.classid, d.objid) NOT IN (SELECT classid, objid FROM own)
     AND (d.refclassid = 'pg_class'::regclass AND d.refobjid = r.oid
         OR d.refclassid = 'pg_type'::regclass
             AND d.refobjid IN (SELECT unnest(ARRAY[t.oid, t.typarray]) FROM pg_type t WHERE t.oid = r.reltype))
-UNION ALL SELECT 'columns', list FROM columns
+UNION ALL SELECT 'columns', list, 0 FROM columns
 UNION ALL SELECT 'table', format('CREATE TABLE %s (%s)%s', r.name, list,
-    ' WITH (' || array_to_string(r.reloptions, ', ') || ')') FROM r, columns
-UNION ALL SELECT CASE WHEN attgenerated = '' THEN 'column' ELSE 'generated' END, attname FROM a
+    ' WITH (' || array_to_string(r.reloptions, ', ') || ')'), 0 FROM r, columns
+UNION ALL SELECT CASE WHEN attgenerated = '' THEN 'column' ELSE 'generated' END, attname, attnum::integer FROM a
 UNION ALL SELECT CASE WHEN contype = 'f' THEN 'foreign key' ELSE 'constraint' END,
-    format('ALTER TABLE %s ADD CONSTRAINT %I %s', r.name, conname, pg_get_constraintdef(c.oid))
+    format('ALTER TABLE %s ADD CONSTRAINT %I %s', r.name, conname, pg_get_constraintdef(c.oid)), 0
 FROM r JOIN pg_constraint c ON conrelid = r.oid WHERE contype IN ('p', 'u', 'x', 'c', 'f')
-UNION ALL SELECT 'index', pg_get_indexdef(indexrelid) FROM r JOIN pg_index i ON indrelid = r.oid
+UNION ALL SELECT 'index', pg_get_indexdef(indexrelid), 0 FROM r JOIN pg_index i ON indrelid = r.oid
 WHERE indisvalid AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid AND contype IN ('p', 'u', 'x'))
 UNION ALL SELECT 'grant', format('GRANT %s%s ON %%s TO %s%s', privilege_type,
     replace(format(CASE WHEN attname IS NULL THEN '' ELSE ' (%I)' END, attname), '%', '%%'),
     replace(CASE WHEN grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END, '%', '%%'),
-    CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END) FROM acl WHERE grantee <> relowner
-UNION ALL SELECT 'owner', format('ALTER TABLE %s OWNER TO %I', name, pg_get_userbyid(relowner)) FROM r
+    CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END), 0 FROM acl WHERE grantee <> relowner
+UNION ALL SELECT 'owner', format('ALTER TABLE %s OWNER TO %I', name, pg_get_userbyid(relowner)), 0 FROM r
 WHERE pg_get_userbyid(relowner) <> current_user
-ORDER BY part, statement
+ORDER BY part, n, statement
 $query$;
 BEGIN
     query := replace(query, ':remote', (server IS NOT NULL)::text);
@@ -122,7 +126,7 @@ BEGIN
         PERFORM @extschema@.pg_fdw_xacts_exec(server,
             'SELECT pg_catalog.set_config(''px.caller_path'', pg_catalog.current_setting(''search_path''), true); '
             'SET LOCAL search_path = pg_catalog, pg_temp');
-        query := format('SELECT * FROM @extschema@.pg_fdw_xacts_query(%L, %L) AS t (part text, statement text)',
+        query := format('SELECT * FROM @extschema@.pg_fdw_xacts_query(%L, %L) AS t (part text, statement text, n integer)',
             server, query);
     END IF;
     FOR part, statement IN EXECUTE query LOOP
@@ -139,10 +143,10 @@ BEGIN
     END IF;
     IF NOT found_table THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_table',
-            MESSAGE = format('table %s does not exist', relation) || coalesce(format(' on server "%s"', server), '');
+            MESSAGE = format('table %s does not exist', relation) || coalesce(' on server "' || server || '"', '');
     ELSIF drops AND lost <> '{}' THEN
         RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
-            MESSAGE = format('cannot move table %s', relation) || coalesce(format(' on server "%s"', server), ''),
+            MESSAGE = format('cannot move table %s', relation) || coalesce(' on server "' || server || '"', ''),
             DETAIL = format('These would be lost: %s.', array_to_string(lost, ', ')),
             HINT = 'Drop them, and create them again where they belong, in the same transaction.';
     END IF;
@@ -155,14 +159,59 @@ CREATE FUNCTION pg_fdw_xacts_name(base text, suffix text) RETURNS name
     WHERE octet_length(left(base, n) || '_' || suffix) <= 63 LIMIT 1
 $$;
 
+-- The trigger of a replicated table that writes to one copy, which is its argument.
+CREATE FUNCTION pg_fdw_xacts_replicate_row() RETURNS trigger
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    copy regclass := TG_ARGV[0];
+    names text;
+    news text;
+    sets text;
+    is_old text;
+    written bigint;
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        EXECUTE format('TRUNCATE %s', copy);
+        RETURN NULL;
+    END IF;
+    SELECT string_agg(quote_ident(attname), ', '), string_agg(format('($1).%I', attname), ', '),
+        string_agg(format('%I = ($1).%I', attname, attname), ', ') INTO names, news, sets
+    FROM pg_attribute WHERE attrelid = TG_RELID AND attnum > 0 AND NOT attisdropped AND attgenerated = '';
+    IF TG_OP = 'INSERT' THEN
+        EXECUTE format('INSERT INTO %s (%s) VALUES (%s)', copy, names, news) USING NEW;
+        RETURN NULL;
+    END IF;
+    SELECT string_agg(format('%I OPERATOR(%I.%s) ($2).%I', a.attname, n.nspname, o.oprname, a.attname), ' AND ') INTO is_old
+    FROM pg_index i CROSS JOIN unnest(i.indkey::int2[], i.indclass::oid[]) k (attnum, opclass)
+    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+    JOIN pg_opclass c ON c.oid = k.opclass
+    JOIN pg_amop m ON m.amopfamily = c.opcfamily AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype
+        AND m.amopstrategy = 3
+    JOIN pg_operator o ON o.oid = m.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
+    WHERE i.indrelid = TG_RELID AND i.indisprimary;
+    IF TG_OP = 'UPDATE' THEN
+        EXECUTE format('UPDATE %s SET %s WHERE %s', copy, sets, is_old) USING NEW, OLD;
+    ELSE
+        EXECUTE format('DELETE FROM %s WHERE %s', copy, is_old) USING NULL::text, OLD;
+    END IF;
+    GET DIAGNOSTICS written = ROW_COUNT;
+    IF written <> 1 THEN
+        RAISE EXCEPTION USING ERRCODE = 'data_exception',
+            MESSAGE = format('%s has %s rows instead of one to %s', copy, written, lower(TG_OP)),
+            DETAIL = format('It is a copy of %s, and is not the same any more.', TG_RELID::regclass),
+            HINT = 'Find the differences with EXCEPT, and write them to the copy itself.';
+    END IF;
+    RETURN NULL;
+END $$;
+
 -- The copies that pg_fdw_xacts_replicate() has made of a table.
 CREATE FUNCTION pg_fdw_xacts_copies(relation regclass, OUT copy regclass, OUT server name) RETURNS SETOF record
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT f.ftrelid::regclass, s.srvname
     FROM pg_trigger t
-    JOIN pg_proc p ON p.oid = t.tgfoid AND p.proname = 'pg_fdw_xacts_replicate_row'
-    JOIN pg_foreign_table f ON f.ftrelid = to_regclass(
-        convert_from(substr(t.tgargs, 1, octet_length(t.tgargs) - 1), getdatabaseencoding()))
+    JOIN pg_foreign_table f ON f.ftrelid = CASE
+        WHEN t.tgfoid = '@extschema@.pg_fdw_xacts_replicate_row'::regproc
+        THEN to_regclass(convert_from(substr(t.tgargs, 1, octet_length(t.tgargs) - 1), getdatabaseencoding())) END
     JOIN pg_foreign_server s ON s.oid = f.ftserver
     WHERE t.tgrelid = relation AND t.tgtype & 1 = 1
     ORDER BY 2
@@ -178,10 +227,11 @@ DECLARE
     wrong text;
     t record;
     d record;
-    place name;
+    place text;
     partition text;
+    templates text;
     columns text;
-    plan text[] := '{}';
+    plan text[];
     afterwards text[] := '{}';
 BEGIN
     IF coalesce(cardinality(servers), 0) = 0 OR array_position(servers, NULL) IS NOT NULL OR number < cardinality(servers)
@@ -241,7 +291,8 @@ BEGIN
                 t.name, d.attname, d.sequence) END]];
     END LOOP;
 
-    -- A partition's table has the names that PostgreSQL gives to one that is made here like it.
+    -- A partition's table has the names that PostgreSQL gives to one that is made here like it; all at a time, so that
+    -- these names differ.
     FOR i IN 0 .. number - 1 LOOP
         place := servers[1 + i % cardinality(servers)];
         partition := format('%I.%I', t.nspname, @extschema@.pg_fdw_xacts_name(t.relname, i::text));
@@ -257,7 +308,7 @@ BEGIN
                 afterwards := afterwards || ARRAY[[place, d.statement]];
             END IF;
         END LOOP;
-        EXECUTE format('DROP TABLE %s', partition);
+        templates := concat_ws(', ', templates, partition);
         FOR d IN SELECT conname, pg_get_constraintdef(oid) AS definition FROM pg_constraint
             WHERE conrelid = relation AND contype = 'f' LOOP
             afterwards := afterwards || ARRAY[[place,
@@ -272,6 +323,7 @@ BEGIN
             place, t.nspname, @extschema@.pg_fdw_xacts_name(t.relname, i::text))]];
         afterwards := afterwards || ARRAY[[NULL, format('SELECT count(*) FROM %s', partition)]];
     END LOOP;
+    EXECUTE format('DROP TABLE %s', templates);
     RETURN QUERY SELECT * FROM @extschema@.pg_fdw_xacts_run(plan || ARRAY[[NULL,
             format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM %s', t.name, columns, columns, t.old)]]
         || afterwards || ARRAY[[NULL, format('DROP TABLE %s', t.old)]], dry_run);
@@ -345,12 +397,12 @@ BEGIN
         string_agg(format('%I %s OPTIONS (column_name %L)', name, type, remote), ', ') FILTER (WHERE is_given)
             AS definitions,
         array_agg(CASE WHEN is_given THEN 'column ' ELSE 'generated ' END || remote) AS facts,
-        coalesce(array_agg(ARRAY[NULL, format('ALTER FOREIGN TABLE %s ALTER COLUMN %I OPTIONS (%s)', p.name, name, options)])
+        coalesce(array_agg(ARRAY[NULL::text, format('ALTER FOREIGN TABLE %s ALTER COLUMN %I OPTIONS (%s)', p.name, name, options)])
             FILTER (WHERE options IS NOT NULL), '{}') AS options
         INTO here FROM (
             SELECT a.attname AS name, a.attgenerated = '' AS is_given, format_type(a.atttypid, a.atttypmod) AS type,
                 coalesce(max(o.option_value) FILTER (WHERE o.option_name = 'column_name'), a.attname) AS remote,
-                string_agg(format('ADD %I %L', o.option_name, o.option_value), ', ') AS options
+                string_agg('ADD ' || quote_ident(o.option_name) || ' ' || quote_literal(o.option_value), ', ') AS options
             FROM pg_attribute a LEFT JOIN pg_options_to_table(a.attfdwoptions) o ON true
             WHERE a.attrelid = partition AND a.attnum > 0 AND NOT a.attisdropped
             GROUP BY a.attnum, a.attname, a.attgenerated, a.atttypid, a.atttypmod ORDER BY a.attnum) a;
@@ -365,7 +417,7 @@ BEGIN
     END LOOP;
     IF NOT (here.facts @> there AND there @> here.facts) THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_table_definition',
-            MESSAGE = format('table %s on server "%s" has other columns than partition %s', p.remote, p.server, p.name),
+            MESSAGE = format('table %s on server "%s" has other columns than the partition', p.remote, p.server),
             HINT = 'Rows are moved column by column. Add what is missing here or there.';
     END IF;
     IF p.server IS NOT NULL THEN
@@ -402,7 +454,7 @@ CREATE FUNCTION pg_fdw_xacts_replicate(relation regclass, servers name[], dry_ru
 DECLARE
     t record;
     d record;
-    place name;
+    place text;
     copy_name name;
     copy text;
     columns text;
@@ -443,11 +495,11 @@ BEGIN
         afterwards := '{}';
         FOR d IN SELECT * FROM @extschema@.pg_fdw_xacts_definition(NULL, t.name, false) LOOP
             CASE d.part
-                WHEN 'table' THEN plan := plan || ARRAY[[place::text, d.statement]];
+                WHEN 'table' THEN plan := plan || ARRAY[[place, d.statement]];
                 WHEN 'columns' THEN columns := d.statement;
                 WHEN 'column' THEN names := concat_ws(', ', names, quote_ident(d.statement));
                 WHEN 'constraint', 'foreign key', 'index' THEN
-                    afterwards := afterwards || ARRAY[[place::text, d.statement]];
+                    afterwards := afterwards || ARRAY[[place, d.statement]];
                 WHEN 'grant' THEN afterwards := afterwards || ARRAY[[NULL, format(d.statement, copy)]];
                 WHEN 'owner' THEN afterwards := afterwards || ARRAY[[NULL,
                     replace(d.statement, 'ALTER TABLE ' || t.name, 'ALTER TABLE ' || copy)]];
@@ -466,49 +518,4 @@ BEGIN
             [NULL, format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I, ENABLE ALWAYS TRIGGER %I', t.name, on_row, on_truncate)]];
     END LOOP;
     RETURN QUERY SELECT * FROM @extschema@.pg_fdw_xacts_run(plan, dry_run);
-END $$;
-
--- The trigger of a replicated table that writes to one copy, which is its argument.
-CREATE FUNCTION pg_fdw_xacts_replicate_row() RETURNS trigger
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    copy regclass := TG_ARGV[0];
-    names text;
-    news text;
-    sets text;
-    is_old text;
-    written bigint;
-BEGIN
-    IF TG_OP = 'TRUNCATE' THEN
-        EXECUTE format('TRUNCATE %s', copy);
-        RETURN NULL;
-    END IF;
-    SELECT string_agg(quote_ident(attname), ', '), string_agg(format('($1).%I', attname), ', '),
-        string_agg(format('%I = ($1).%I', attname, attname), ', ') INTO names, news, sets
-    FROM pg_attribute WHERE attrelid = TG_RELID AND attnum > 0 AND NOT attisdropped AND attgenerated = '';
-    IF TG_OP = 'INSERT' THEN
-        EXECUTE format('INSERT INTO %s (%s) VALUES (%s)', copy, names, news) USING NEW;
-        RETURN NULL;
-    END IF;
-    SELECT string_agg(format('%I OPERATOR(%I.%s) ($2).%I', a.attname, n.nspname, o.oprname, a.attname), ' AND ') INTO is_old
-    FROM pg_index i CROSS JOIN unnest(i.indkey::int2[], i.indclass::oid[]) k (attnum, opclass)
-    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-    JOIN pg_opclass c ON c.oid = k.opclass
-    JOIN pg_amop m ON m.amopfamily = c.opcfamily AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype
-        AND m.amopstrategy = 3
-    JOIN pg_operator o ON o.oid = m.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
-    WHERE i.indrelid = TG_RELID AND i.indisprimary;
-    IF TG_OP = 'UPDATE' THEN
-        EXECUTE format('UPDATE %s SET %s WHERE %s', copy, sets, is_old) USING NEW, OLD;
-    ELSE
-        EXECUTE format('DELETE FROM %s WHERE %s', copy, is_old) USING NULL::text, OLD;
-    END IF;
-    GET DIAGNOSTICS written = ROW_COUNT;
-    IF written <> 1 THEN
-        RAISE EXCEPTION USING ERRCODE = 'data_exception',
-            MESSAGE = format('%s has %s rows instead of one to %s', copy, written, lower(TG_OP)),
-            DETAIL = format('It is a copy of %s, and is not the same any more.', TG_RELID::regclass),
-            HINT = 'Find the differences with EXCEPT, and write them to the copy itself.';
-    END IF;
-    RETURN NULL;
 END $$;
