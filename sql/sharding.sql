@@ -65,6 +65,8 @@ CREATE FUNCTION pg_fdw_xacts_definition(server name, relation text, drops boolea
 DECLARE
     lost text[] := '{}';
     found_table boolean := false;
+    is_ordinary boolean := true;
+    place text := coalesce(' on server "' || server || '"', '');
     query text := $query$
 WITH r AS (
     SELECT c.*, format('%I.%I', n.nspname, c.relname) AS name
@@ -76,13 +78,15 @@ WITH r AS (
 ), columns AS (
     SELECT string_agg(format('%I %s', attname, format_type(atttypid, atttypmod))
         || CASE WHEN attcollation <> t.typcollation THEN format(' COLLATE %I.%I', n.nspname, l.collname) ELSE '' END
-        || CASE WHEN attgenerated <> '' THEN format(' GENERATED ALWAYS AS (%s) STORED', expression)
+        || CASE WHEN attgenerated <> '' THEN format(' GENERATED ALWAYS AS (%s) %s', expression,
+                CASE attgenerated WHEN 's' THEN 'STORED' ELSE 'VIRTUAL' END)
             WHEN :remote AND expression IS NOT NULL THEN ' DEFAULT ' || expression ELSE '' END
         || CASE WHEN attnotnull THEN ' NOT NULL' ELSE '' END, ', ' ORDER BY attnum) AS list
     FROM a JOIN pg_type t ON t.oid = atttypid
     LEFT JOIN pg_collation l ON l.oid = attcollation LEFT JOIN pg_namespace n ON n.oid = l.collnamespace
 ), own AS (
-    SELECT 'pg_constraint'::regclass AS classid, oid AS objid FROM pg_constraint WHERE conrelid = (SELECT oid FROM r)
+    SELECT 'pg_constraint'::regclass AS classid, oid AS objid FROM pg_constraint
+    WHERE conrelid = (SELECT oid FROM r) AND contype <> 't'
     UNION ALL SELECT 'pg_attrdef'::regclass, oid FROM pg_attrdef WHERE adrelid = (SELECT oid FROM r)
     UNION ALL SELECT 'pg_class'::regclass, indexrelid FROM pg_index WHERE indrelid = (SELECT oid FROM r)
     UNION ALL SELECT 'pg_class'::regclass, oid FROM pg_class WHERE relkind = 'S'
@@ -91,11 +95,10 @@ WITH r AS (
     SELECT NULL AS attname, r.relowner, x.* FROM r, aclexplode(r.relacl) x
     UNION ALL SELECT a.attname, r.relowner, x.* FROM r, a, aclexplode(a.attacl) x
 )
-SELECT 'obstacle' AS part, 'other than ordinary, permanent storage' AS statement, 0 AS n FROM r
+SELECT 'kind' AS part, NULL AS statement, 0 AS n FROM r
 WHERE relkind <> 'r' AND (relkind <> 'f' OR :remote) OR relpersistence <> 'p' OR reloftype <> 0
     OR NOT relispartition AND EXISTS (SELECT FROM pg_inherits WHERE inhrelid = r.oid)
 UNION ALL SELECT 'obstacle', 'row security', 0 FROM r WHERE relrowsecurity
-UNION ALL SELECT 'obstacle', format('virtual column %I', attname), 0 FROM a WHERE attgenerated = 'v'
 UNION ALL SELECT 'obstacle', format('identity column %I', attname), 0 FROM a WHERE attidentity <> '' AND :remote
 UNION ALL SELECT DISTINCT 'obstacle', pg_describe_object(d.classid, d.objid, d.objsubid), 0 FROM r, pg_depend d
 WHERE d.deptype IN ('n', 'a') AND (d.classid, d.objid) NOT IN (SELECT classid, objid FROM own)
@@ -126,12 +129,14 @@ BEGIN
         PERFORM @extschema@.pg_fdw_xacts_exec(server,
             'SELECT pg_catalog.set_config(''px.caller_path'', pg_catalog.current_setting(''search_path''), true); '
             'SET LOCAL search_path = pg_catalog, pg_temp');
-        query := format('SELECT * FROM @extschema@.pg_fdw_xacts_query(%L, %L) AS t (part text, statement text, n integer)',
-            server, query);
+        query := format('SELECT * FROM @extschema@.pg_fdw_xacts_query(%L, %L) '
+            'AS t (part text, statement text, n integer)', server, query);
     END IF;
     FOR part, statement IN EXECUTE query LOOP
         IF part = 'obstacle' THEN
             lost := lost || statement;
+        ELSIF part = 'kind' THEN
+            is_ordinary := false;
         ELSE
             found_table := found_table OR part = 'table';
             RETURN NEXT;
@@ -143,20 +148,26 @@ BEGIN
     END IF;
     IF NOT found_table THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_table',
-            MESSAGE = format('table %s does not exist', relation) || coalesce(' on server "' || server || '"', '');
+            MESSAGE = format('table %s does not exist%s', relation, place);
+    ELSIF drops AND NOT is_ordinary THEN
+        RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
+            MESSAGE = format('cannot move table %s%s', relation, place),
+            DETAIL = 'It is no ordinary, permanent table without parents and children.';
     ELSIF drops AND lost <> '{}' THEN
         RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
-            MESSAGE = format('cannot move table %s', relation) || coalesce(' on server "' || server || '"', ''),
+            MESSAGE = format('cannot move table %s%s', relation, place),
             DETAIL = format('These would be lost: %s.', array_to_string(lost, ', ')),
             HINT = 'Drop them, and create them again where they belong, in the same transaction.';
     END IF;
 END $$;
 
--- A name of at most 63 bytes that ends with _ and the suffix.
+-- A name of at most 63 bytes: the base, as much of it as there is room for, and the suffix.
 CREATE FUNCTION pg_fdw_xacts_name(base text, suffix text) RETURNS name
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT (left(base, n) || '_' || suffix)::name FROM generate_series(length(base), 0, -1) n
-    WHERE octet_length(left(base, n) || '_' || suffix) <= 63 LIMIT 1
+    SELECT coalesce(
+        (SELECT left(base, n) || '_' || suffix FROM generate_series(length(base), 1, -1) n
+            WHERE octet_length(left(base, n) || '_' || suffix) <= 63 LIMIT 1),
+        md5(base || '_' || suffix))::name
 $$;
 
 -- The trigger of a replicated table that writes to one copy, which is its argument.
@@ -181,8 +192,8 @@ BEGIN
         EXECUTE format('INSERT INTO %s (%s) VALUES (%s)', copy, names, news) USING NEW;
         RETURN NULL;
     END IF;
-    SELECT string_agg(format('%I OPERATOR(%I.%s) ($2).%I', a.attname, n.nspname, o.oprname, a.attname), ' AND ') INTO is_old
-    FROM pg_index i CROSS JOIN unnest(i.indkey::int2[], i.indclass::oid[]) k (attnum, opclass)
+    SELECT string_agg(format('%I OPERATOR(%I.%s) ($2).%I', a.attname, n.nspname, o.oprname, a.attname), ' AND ')
+    INTO is_old FROM pg_index i CROSS JOIN unnest(i.indkey::int2[], i.indclass::oid[]) k (attnum, opclass)
     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
     JOIN pg_opclass c ON c.oid = k.opclass
     JOIN pg_amop m ON m.amopfamily = c.opcfamily AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype
@@ -234,28 +245,34 @@ DECLARE
     plan text[];
     afterwards text[] := '{}';
 BEGIN
-    IF coalesce(cardinality(servers), 0) = 0 OR array_position(servers, NULL) IS NOT NULL OR number < cardinality(servers)
-        OR bounds IS NOT NULL AND partitions <> number THEN
+    IF coalesce(cardinality(servers), 0) = 0 OR array_position(servers, NULL) IS NOT NULL
+        OR number < cardinality(servers) OR bounds IS NOT NULL AND partitions <> number THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = 'there have to be servers, and at least as many partitions',
             HINT = 'Bounds make one partition more than there are of them.';
     END IF;
-    SELECT n.nspname, c.relname, c.reloptions, format('%I.%I', n.nspname, c.relname) AS name,
+    SELECT c.relkind, n.nspname, c.relname, c.reloptions, format('%I.%I', n.nspname, c.relname) AS name,
         format('%I.%I', n.nspname, 'fdw_xacts_' || c.oid) AS old, obj_description(c.oid, 'pg_class') AS comment
         INTO STRICT t FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation;
+    IF t.relkind = 'p' THEN
+        RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
+            MESSAGE = format('table %s is partitioned already', t.name),
+            HINT = 'Move its partitions with pg_fdw_xacts_move_partition().';
+    END IF;
     RETURN QUERY SELECT * FROM @extschema@.pg_fdw_xacts_run(
         ARRAY[[NULL, format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', t.name)]], dry_run);
 
     -- What the partitioned table is, and that it can be.
     plan := ARRAY[
         [NULL, format('ALTER TABLE %s RENAME TO %I', t.name, 'fdw_xacts_' || relation::oid)],
-        [NULL, format('CREATE TABLE %s (LIKE %s INCLUDING ALL EXCLUDING INDEXES EXCLUDING STATISTICS) PARTITION BY %s (%I)',
-            t.name, t.old, CASE WHEN bounds IS NULL THEN 'HASH' ELSE 'RANGE' END, key)]];
+        [NULL, format('CREATE TABLE %s (LIKE %s INCLUDING ALL EXCLUDING INDEXES EXCLUDING STATISTICS) '
+            'PARTITION BY %s (%I)', t.name, t.old, CASE WHEN bounds IS NULL THEN 'HASH' ELSE 'RANGE' END, key)]];
     FOR d IN SELECT * FROM @extschema@.pg_fdw_xacts_definition(NULL, t.name, true) LOOP
         IF d.part = 'column' THEN
             columns := concat_ws(', ', columns, quote_ident(d.statement));
         ELSIF d.part IN ('grant', 'owner') THEN
-            plan := plan || ARRAY[[NULL, CASE d.part WHEN 'grant' THEN format(d.statement, t.name) ELSE d.statement END]];
+            plan := plan || ARRAY[[NULL,
+                CASE d.part WHEN 'grant' THEN format(d.statement, t.name) ELSE d.statement END]];
         END IF;
     END LOOP;
     IF t.comment IS NOT NULL THEN
@@ -384,8 +401,9 @@ BEGIN
         plan := plan || ARRAY[[p.server::text, format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', p.remote)]];
     END IF;
     RETURN QUERY SELECT * FROM @extschema@.pg_fdw_xacts_run(plan, dry_run);
-    IF p.server IS NOT NULL AND NOT dry_run AND (SELECT isolation <> 'read committed' FROM @extschema@.pg_fdw_xacts_query(
-            p.server, 'SELECT pg_catalog.current_setting(''transaction_isolation'')') AS q (isolation text)) THEN
+    IF p.server IS NOT NULL AND NOT dry_run AND (SELECT isolation <> 'read committed'
+            FROM @extschema@.pg_fdw_xacts_query(p.server,
+                'SELECT pg_catalog.current_setting(''transaction_isolation'')') AS q (isolation text)) THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('the transaction on server "%s" is not READ COMMITTED', p.server),
             DETAIL = 'Its snapshot may be older than rows that have to be moved.',
@@ -397,12 +415,14 @@ BEGIN
         string_agg(format('%I %s OPTIONS (column_name %L)', name, type, remote), ', ') FILTER (WHERE is_given)
             AS definitions,
         array_agg(CASE WHEN is_given THEN 'column ' ELSE 'generated ' END || remote) AS facts,
-        coalesce(array_agg(ARRAY[NULL::text, format('ALTER FOREIGN TABLE %s ALTER COLUMN %I OPTIONS (%s)', p.name, name, options)])
+        coalesce(array_agg(ARRAY[NULL::text,
+            format('ALTER FOREIGN TABLE %s ALTER COLUMN %I OPTIONS (%s)', p.name, name, options)])
             FILTER (WHERE options IS NOT NULL), '{}') AS options
         INTO here FROM (
             SELECT a.attname AS name, a.attgenerated = '' AS is_given, format_type(a.atttypid, a.atttypmod) AS type,
                 coalesce(max(o.option_value) FILTER (WHERE o.option_name = 'column_name'), a.attname) AS remote,
-                string_agg('ADD ' || quote_ident(o.option_name) || ' ' || quote_literal(o.option_value), ', ') AS options
+                string_agg('ADD ' || quote_ident(o.option_name) || ' ' || quote_literal(o.option_value), ', ')
+                    AS options
             FROM pg_attribute a LEFT JOIN pg_options_to_table(a.attfdwoptions) o ON true
             WHERE a.attrelid = partition AND a.attnum > 0 AND NOT a.attisdropped
             GROUP BY a.attnum, a.attname, a.attgenerated, a.atttypid, a.atttypmod ORDER BY a.attnum) a;
@@ -410,7 +430,8 @@ BEGIN
         CASE d.part
             WHEN 'table' THEN plan := ARRAY[[to_server::text, d.statement]];
             WHEN 'column', 'generated' THEN there := there || (d.part || ' ' || d.statement);
-            WHEN 'constraint', 'foreign key', 'index' THEN afterwards := afterwards || ARRAY[[to_server::text, d.statement]];
+            WHEN 'constraint', 'foreign key', 'index' THEN
+                afterwards := afterwards || ARRAY[[to_server::text, d.statement]];
             WHEN 'grant' THEN grants := grants || ARRAY[[to_server::text, format(d.statement, p.remote)]];
             ELSE NULL;
         END CASE;
@@ -469,11 +490,18 @@ BEGIN
         INTO STRICT t FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation;
     IF coalesce(cardinality(servers), 0) = 0 OR array_position(servers, NULL) IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'there have to be servers';
-    ELSIF t.relkind <> 'r' OR t.relpersistence <> 'p' OR EXISTS (SELECT FROM pg_inherits WHERE relation IN (inhrelid, inhparent))
+    ELSIF t.relkind <> 'r' OR t.relpersistence <> 'p'
+        OR EXISTS (SELECT FROM pg_inherits WHERE relation IN (inhrelid, inhparent))
         OR NOT EXISTS (SELECT FROM pg_index WHERE indrelid = relation AND indisprimary) THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
             MESSAGE = format('table %s cannot be replicated', t.name),
             DETAIL = 'It has to be an ordinary, permanent table with a primary key, and without parents and children.';
+    END IF;
+    SELECT string_agg(format('"%s"', c.server), ', ') INTO wrong FROM @extschema@.pg_fdw_xacts_copies(relation) c
+    WHERE c.server = ANY (servers);
+    IF wrong IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'duplicate_table',
+            MESSAGE = format('table %s is replicated to %s already', t.name, wrong);
     END IF;
     RETURN QUERY SELECT * FROM @extschema@.pg_fdw_xacts_run(
         ARRAY[[NULL, format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', t.name)]], dry_run);
@@ -490,7 +518,7 @@ BEGIN
         copy_name := @extschema@.pg_fdw_xacts_name(t.relname, place);
         copy := format('%I.%I', t.nspname, copy_name);
         on_row := copy_name;
-        on_truncate := @extschema@.pg_fdw_xacts_name(copy_name, 'truncate');
+        on_truncate := @extschema@.pg_fdw_xacts_name(t.relname, place || '_truncate');
         names := NULL;
         afterwards := '{}';
         FOR d IN SELECT * FROM @extschema@.pg_fdw_xacts_definition(NULL, t.name, false) LOOP
@@ -515,7 +543,8 @@ BEGIN
                 'EXECUTE FUNCTION @extschema@.pg_fdw_xacts_replicate_row(%L)', on_row, t.name, copy)],
             [NULL, format('CREATE TRIGGER %I AFTER TRUNCATE ON %s FOR EACH STATEMENT '
                 'EXECUTE FUNCTION @extschema@.pg_fdw_xacts_replicate_row(%L)', on_truncate, t.name, copy)],
-            [NULL, format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I, ENABLE ALWAYS TRIGGER %I', t.name, on_row, on_truncate)]];
+            [NULL, format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I, ENABLE ALWAYS TRIGGER %I',
+                t.name, on_row, on_truncate)]];
     END LOOP;
     RETURN QUERY SELECT * FROM @extschema@.pg_fdw_xacts_run(plan, dry_run);
 END $$;
