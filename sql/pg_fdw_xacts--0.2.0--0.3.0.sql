@@ -124,8 +124,8 @@ END $$;
 --   columns      the same list of columns by itself
 --   column       the name of a column that is given values; generated: of one that is not
 --   constraint, index, foreign key
---   grant        GRANT … ON %s …, for format() with the table's name
---   owner        ALTER TABLE … OWNER TO …, unless it is the current user
+--   grant        GRANT … ON %s …; owner: ALTER TABLE %s OWNER TO …, unless it is the current user. For format() with
+--                the name of the table that it is given to
 -- With "drops", for a caller who drops the table: it is an error if anything would be lost.
 CREATE FUNCTION pg_fdw_xacts_definition(server name, relation text, drops boolean, OUT part text, OUT statement text)
     RETURNS SETOF record LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
@@ -162,6 +162,7 @@ WITH r AS (
     SELECT NULL AS attname, r.relowner, x.* FROM r, aclexplode(r.relacl) x
     UNION ALL SELECT a.attname, r.relowner, x.* FROM r, a, aclexplode(a.attacl) x
 )
+SELECT part, statement FROM (
 SELECT 'kind' AS part, NULL AS statement, 0 AS n FROM r
 WHERE relkind <> 'r' AND (relkind <> 'f' OR :remote) OR relpersistence <> 'p' OR reloftype <> 0
     OR NOT relispartition AND EXISTS (SELECT FROM pg_inherits WHERE inhrelid = r.oid)
@@ -185,9 +186,9 @@ UNION ALL SELECT 'grant', format('GRANT %s%s ON %%s TO %s%s', privilege_type,
     replace(format(CASE WHEN attname IS NULL THEN '' ELSE ' (%I)' END, attname), '%', '%%'),
     replace(CASE WHEN grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END, '%', '%%'),
     CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END), 0 FROM acl WHERE grantee <> relowner
-UNION ALL SELECT 'owner', format('ALTER TABLE %s OWNER TO %I', name, pg_get_userbyid(relowner)), 0 FROM r
-WHERE pg_get_userbyid(relowner) <> current_user
-ORDER BY part, n, statement
+UNION ALL SELECT 'owner', 'ALTER TABLE %s OWNER TO ' || replace(quote_ident(pg_get_userbyid(relowner)), '%', '%%'), 0
+FROM r WHERE pg_get_userbyid(relowner) <> current_user
+) parts ORDER BY part, n, statement
 $query$;
 BEGIN
     query := replace(query, ':remote', (server IS NOT NULL)::text);
@@ -196,8 +197,8 @@ BEGIN
         PERFORM @extschema@.pg_fdw_xacts_exec(server,
             'SELECT pg_catalog.set_config(''px.caller_path'', pg_catalog.current_setting(''search_path''), true); '
             'SET LOCAL search_path = pg_catalog, pg_temp');
-        query := format('SELECT * FROM @extschema@.pg_fdw_xacts_query(%L, %L) '
-            'AS t (part text, statement text, n integer)', server, query);
+        query := format('SELECT * FROM @extschema@.pg_fdw_xacts_query(%L, %L) AS t (part text, statement text)',
+            server, query);
     END IF;
     FOR part, statement IN EXECUTE query LOOP
         IF part = 'obstacle' THEN
@@ -338,8 +339,7 @@ BEGIN
         IF d.part = 'column' THEN
             columns := concat_ws(', ', columns, quote_ident(d.statement));
         ELSIF d.part IN ('grant', 'owner') THEN
-            plan := plan || ARRAY[[NULL,
-                CASE d.part WHEN 'grant' THEN format(d.statement, t.name) ELSE d.statement END]];
+            plan := plan || ARRAY[[NULL, format(d.statement, t.name)]];
         END IF;
     END LOOP;
     IF t.comment IS NOT NULL THEN
@@ -520,8 +520,7 @@ BEGIN
     -- The partition's own owner and privileges, and that nothing depends on it.
     FOR d IN SELECT * FROM @extschema@.pg_fdw_xacts_definition(NULL, p.name, true) LOOP
         IF d.part IN ('grant', 'owner') THEN
-            afterwards := afterwards || ARRAY[[NULL, CASE d.part WHEN 'grant' THEN format(d.statement, p.name)
-                ELSE d.statement END]];
+            afterwards := afterwards || ARRAY[[NULL, format(d.statement, p.name)]];
         END IF;
     END LOOP;
     RETURN QUERY SELECT * FROM @extschema@.pg_fdw_xacts_run(plan || ARRAY[
@@ -595,9 +594,7 @@ BEGIN
                 WHEN 'column' THEN names := concat_ws(', ', names, quote_ident(d.statement));
                 WHEN 'constraint', 'foreign key', 'index' THEN
                     afterwards := afterwards || ARRAY[[place, d.statement]];
-                WHEN 'grant' THEN afterwards := afterwards || ARRAY[[NULL, format(d.statement, copy)]];
-                WHEN 'owner' THEN afterwards := afterwards || ARRAY[[NULL,
-                    replace(d.statement, 'ALTER TABLE ' || t.name, 'ALTER TABLE ' || copy)]];
+                WHEN 'grant', 'owner' THEN afterwards := afterwards || ARRAY[[NULL, format(d.statement, copy)]];
                 ELSE NULL;
             END CASE;
         END LOOP;

@@ -73,12 +73,7 @@ fn what_cannot_be_written_on_one_shard_is_written_nowhere() -> Outcome {
     fleet.shard(2).client()?.batch_execute("DELETE FROM product WHERE id = 7")?;
     for write in ["UPDATE product SET price = 0 WHERE id = 7", "DELETE FROM product WHERE id = 7"] {
         let error = expect_error(session.batch_execute(write), "22000");
-        assert!(
-            error.message().starts_with("product_shard2 has 0 rows")
-                || error.message().starts_with("public.product_shard2 has 0 rows"),
-            "{}",
-            error.message()
-        );
+        assert!(error.message().starts_with("public.product_shard2 has 0 rows"), "{error:?}");
     }
     fleet.shard(2).client()?.batch_execute("INSERT INTO product VALUES (7, 'product 7', 7)")?;
     assert_eq!(assert_same(&fleet), before);
