@@ -9,7 +9,8 @@ use crate::sharding::{ORDERS, orders, tables_on};
 use crate::support::{Busy, Outcome, in_background, run_until, start, wait_for_lock};
 
 /// A row whose COMMIT PREPARED has not arrived yet is in no snapshot, and its table must not be
-/// dropped before it is: the statements that the book gave for a move have lost it.
+/// dropped before it is. Red with the statements that the book gave for a move (INSERT … SELECT,
+/// then TRUNCATE): they have lost it.
 #[test]
 fn a_row_that_is_still_to_be_delivered_moves_too() -> Outcome {
     let fleet = Fleet::start_proxied()?;
@@ -74,7 +75,7 @@ fn a_partition_moves_to_and_fro_while_others_write() -> Outcome {
             Ok(())
         })
     };
-    let is_enough = || moves.load(Ordering::Relaxed) >= 4 && written.load(Ordering::Relaxed) >= 20;
+    let is_enough = || moves.load(Ordering::Relaxed) >= 2 && written.load(Ordering::Relaxed) >= 5;
     run_until(is_enough, vec![writer(), writer(), mover])?;
     assert_settled(&fleet);
     assert_eq!(orders(&mut session)?, 1000 + written.into_inner() as i64);
