@@ -84,11 +84,12 @@ fn a_lost_shard_fails_the_statement() -> Outcome {
     Ok(())
 }
 
+/// A row so near to the gate that the shard's refusal is heard of behind it.
 #[test]
 fn what_the_shard_refuses_fails_the_statement() -> Outcome {
     let fleet = Fleet::start()?;
     let mut gate = gated(&fleet)?;
-    fleet.shard(1).client()?.batch_execute("ALTER TABLE t ADD CHECK (id <> 15000)")?;
+    fleet.shard(1).client()?.batch_execute("ALTER TABLE t ADD CHECK (id <> 19900)")?;
     let mut session = fleet.session()?;
     session.batch_execute("BEGIN; INSERT INTO ft2 VALUES (1, 'x'); SAVEPOINT a")?;
     let running = in_background(session, INSERT);
