@@ -89,7 +89,8 @@ impl Connection {
         while self.takes_more(ticket) {
             if !self.is_open() {
                 self.pump();
-                if self.is_open() {
+                // Consent or refusal has been read.
+                if self.is_open() || !self.takes_more(ticket) {
                     continue;
                 }
             } else if self.conn.has_input() {
