@@ -12,7 +12,8 @@
 //! * [`syncrep`]: whether something is where the synchronous standbys need it; [`wal`]: the WAL;
 //! * [`shmem_hooks`], [`shared_index`]: shared memory; [`backend_local`]: statics of one process;
 //! * [`latch`], [`alarm`], [`wait_event`]: waiting; [`random`]: random bytes;
-//! * [`heap`]: memory outside of memory contexts; [`heavy_locks`]: what this server's processes wait for;
+//! * [`heap`]: memory outside of memory contexts;
+//! * [`heavy_locks`]: what this server's processes wait for;
 //! * [`preload`]: whether the library was loaded as it must be.
 
 pub mod alarm;

@@ -94,8 +94,8 @@ impl Line {
         self.values.iter().map(|value| Some(value.as_ref()?.median / first?)).collect()
     }
 
-    /// What has become of it, against the point from which that differs most; `None` with fewer than
-    /// two figures.
+    /// What has become of it, against the point from which that differs most; `None` with fewer
+    /// than two figures.
     pub fn verdict(&self, points: &[usize]) -> Option<Verdict> {
         let mut known = points.iter().zip(&self.values).filter_map(|(p, v)| Some((*p, (*v)?)));
         let (_, last) = known.next_back()?;

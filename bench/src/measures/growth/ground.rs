@@ -1,4 +1,4 @@
-//! The servers of one subject: a coordinator, and shards that are databases of two or three servers.
+//! The servers of one subject: a coordinator, and shards that are databases of a few servers.
 //!
 //! Shard n is reached by foreign table `xn` of ours and `pn` of `postgres_fdw` with
 //! `parallel_commit`, each on a server of the same name.
