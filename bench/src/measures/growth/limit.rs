@@ -23,7 +23,7 @@ const SHARED: Figure = Figure {
 pub fn measure(effort: Effort) -> Result<Vec<Curve>> {
     let mut curve = Curve::new(
         "limit",
-        "max_foreign_xacts",
+        "places for prepared transactions",
         "The coordinator was started with so high a `pg_fdw_xacts.max_foreign_xacts`.",
     );
     for limit in ["1000", "10000", "100000", "1000000"] {
