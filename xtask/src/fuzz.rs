@@ -53,6 +53,8 @@ pub fn run(
             .arg(&limit)
             .arg(format!("-max_len={LONGEST}"))
             .args(["-print_final_stats=1", "-use_value_profile=1", "-verbosity=1"])
+            // Nobody else adds to the directory, which it would read each second.
+            .arg("-reload=0")
             .arg(format!("-artifact_prefix=fuzz/{name}-"));
         check(&mut fuzzer)?;
         let small = directory.with_extension("small");
