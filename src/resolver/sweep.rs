@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 
+use crate::guc::answer_timeout;
 use crate::pg::error::{Error, Result};
 use crate::pg::transaction;
 use crate::protocol::gid::{Gid, Identity, Nonce};
@@ -45,9 +46,6 @@ pub mod failure;
 mod moving;
 mod observation;
 mod settling;
-
-/// How long connecting, and then each answer, may take.
-const STEP: Duration = Duration::from_secs(10);
 
 /// How long commits wait for the synchronous standbys.
 const REPLICATION: Duration = Duration::from_secs(1);
@@ -186,7 +184,7 @@ impl Sweep {
     /// # Errors
     /// The server or user mapping no longer exists, or connecting fails at once.
     pub fn start(subject: Subject, fenced: Option<Fenced>) -> Result<Self, Failure> {
-        let patience = Patience::new(STEP, Instant::now());
+        let patience = Patience::new(answer_timeout(), Instant::now());
         // A committed transaction that a backend has left here is among both.
         let is_aborting = |e: &&Entry| e.status == Status::Aborting;
         let known =
