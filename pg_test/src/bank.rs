@@ -59,8 +59,7 @@ use serde::Serialize;
 
 use crate::history::Time;
 use crate::oracle::one;
-use crate::wait::lengthened_by_load;
-use crate::{Cluster, DEADLINE, wait_until};
+use crate::{Cluster, DEADLINE, lengthened_by_load, wait_until};
 use audit::audit;
 use bystanders::SLEEPER;
 use clients::{Customer, Transfer};

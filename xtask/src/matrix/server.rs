@@ -86,8 +86,20 @@ impl Server {
         let pg_config = prefix.join("bin/pg_config");
         // The last thing made, so that what was interrupted is made again.
         let complete = home.join("complete");
-        let source = if complete.exists() {
-            source::find(&home.join("source"))?
+        let found = source::find(&home.join("source"))?;
+        let mut is_complete = complete.exists();
+        if let Some(tree) = found.as_ref().filter(|_| is_complete && was_moved(&pg_config, &prefix))
+        {
+            println!(
+                "PostgreSQL {major} was built for another place, and has its libraries from there"
+            );
+            if tree.join("GNUmakefile").exists() {
+                run_quietly(Command::new("make").args(["-s", "clean"]).current_dir(tree))?;
+            }
+            is_complete = false;
+        }
+        let source = if is_complete {
+            found
         } else {
             heading(&format!("PostgreSQL {major}"));
             let source = make(&home, major, &prefix)?;
@@ -99,6 +111,12 @@ impl Server {
             if built { "Debian's source package" } else { "binaries of package registries" };
         Ok(Self { major, home, pg_config, origin, assertions: built, source })
     }
+}
+
+/// Whether a server that was built is not where it was meant to be. Its libraries name that place.
+fn was_moved(pg_config: &Path, prefix: &Path) -> bool {
+    let options = finish(Command::new(pg_config).arg("--configure")).unwrap_or_default();
+    !options.contains(&format!("'--prefix={}'", prefix.display()))
 }
 
 /// Makes the server of version `major`. Its source is returned if it was built from it.

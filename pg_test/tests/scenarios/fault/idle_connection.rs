@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use pg_test::oracle::{assert_settled, expect_error, one};
+use pg_test::wire::Message;
 use pg_test::{DEADLINE, Fault, Fleet, Point, wait_until};
 use postgres::NoTls;
 
@@ -222,6 +223,36 @@ fn the_context_of_a_failing_batch_is_short() -> Outcome {
     let context = error.where_().unwrap_or_default();
     assert!(context.len() < 500, "{} bytes", context.len());
     assert!(context.contains("VALUES ($1, $2), ... (5000 more)"), "{context}");
+    Ok(())
+}
+
+/// A server that ends a session says so first, and on a busy machine the end of the stream follows
+/// some time later. Red: the INSERT, whose COMMIT travels behind it, failed with that message.
+#[test]
+fn a_session_that_the_server_has_ended_is_not_used_again() -> Outcome {
+    let fleet = Fleet::start_proxied()?;
+    let mut session = fleet.session()?;
+    let mut there = fleet.shard(1).client()?;
+    let mut newest = || {
+        one::<i32>(
+            &mut there,
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'postgres_fdw'
+             ORDER BY backend_start DESC LIMIT 1",
+        )
+    };
+    session.batch_execute("INSERT INTO ft1 VALUES (0, 'x')")?;
+    let before = newest()?;
+    for (id, severity) in [(1, "NOTICE"), (2, "FATAL")] {
+        let said = format!("S{severity}\0V{severity}\0C57P05\0Midle for too long\0\0");
+        let tag = if severity == "FATAL" { b'E' } else { b'N' };
+        fleet.proxy(1).say(&Message::new(tag, said.as_bytes()))?;
+        // Arrives behind it.
+        session.batch_execute("SELECT 1")?;
+        session.batch_execute(&format!("INSERT INTO ft1 VALUES ({id}, 'x')"))?;
+        assert_eq!(newest()? == before, severity == "NOTICE", "{severity}");
+    }
+    assert_eq!(fleet.ids_on_shard(1)?, [0, 1, 2]);
+    assert_settled(&fleet);
     Ok(())
 }
 
