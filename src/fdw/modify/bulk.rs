@@ -30,7 +30,7 @@ use crate::libpq::PgResult;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Result, boundary, c_string};
 use crate::pg::{node, raw};
-use crate::remote::connection::Message;
+use crate::remote::connection::{Connection, Message};
 
 /// Whether COPY does what INSERT does on a table, or partitioned table, with this name.
 const QUESTION: &CStr = c"SELECT c.relkind IN ('r', 'p') AND NOT c.relhasrules AND NOT pg_catalog.row_security_active(c.oid) \
@@ -61,6 +61,8 @@ struct Collecting {
     modification: *mut Modification,
     /// That of its [`Bulk`].
     number: u64,
+    connection: *const Connection,
+    shares: Rc<Cell<bool>>,
 }
 
 /// The rows of an INSERT that may be sent by COPY.
@@ -209,8 +211,15 @@ impl Modification {
         bulk.stage = if does_the_same { Stage::Copies } else { Stage::Inserts };
         if does_the_same {
             let (query, number) = (bulk.query, bulk.number);
+            let shares = Rc::clone(bulk.copying.shares());
+            let connection = std::ptr::from_ref(self.session.connection());
             let modification = std::ptr::from_mut(self);
-            COLLECTING.get().borrow_mut().push(Collecting { query, modification, number });
+            let mut all = COLLECTING.get().borrow_mut();
+            for other in all.iter().filter(|other| other.connection == connection) {
+                other.shares.set(true);
+                shares.set(true);
+            }
+            all.push(Collecting { query, modification, number, connection, shares });
         }
         Ok(inserted)
     }

@@ -41,13 +41,13 @@ pub struct Copying {
     command: Rc<CStr>,
     collected: Vec<u8>,
     rows: usize,
-    /// When so many bytes are collected, the connection is looked after.
+    /// The connection was busy: when so many bytes are collected, it is looked after again.
     next_look: usize,
     /// How many bytes were handed over.
     sent: usize,
-    /// Whether a COPY was ended before its time because of another command. Then none is left open:
-    /// the server is to work on what it has.
-    is_interrupted: bool,
+    /// Whether others use the connection in between. Then no COPY is left open: the server is to
+    /// work on what it has.
+    shares: Rc<Cell<bool>>,
     /// When rows were last handed over, or the first was collected.
     since: Option<Instant>,
     /// The last COPY, until its answer is taken.
@@ -68,12 +68,17 @@ impl Copying {
             command: command.into(),
             collected: Vec::new(),
             rows: 0,
-            next_look: ENOUGH,
+            next_look: 0,
             sent: 0,
-            is_interrupted: false,
+            shares: Rc::default(),
             since: None,
             last: None,
         }
+    }
+
+    /// Where it is noted that others use the connection in between.
+    pub fn shares(&self) -> &Rc<Cell<bool>> {
+        &self.shares
     }
 
     /// Whether there are rows that will go by COPY, or a COPY is under way.
@@ -86,7 +91,7 @@ impl Copying {
         self.since.get_or_insert_with(Instant::now);
         let before = self.collected.len();
         if self.collected.capacity() == 0 {
-            self.collected.reserve(self.next_look + ENOUGH / 4);
+            self.collected.reserve(self.enough() + ENOUGH / 4);
         }
         for row in values.chunks(columns) {
             push_row(&mut self.collected, row.iter().map(|value| value.map(CStr::to_bytes)));
@@ -103,7 +108,7 @@ impl Copying {
     pub fn go_on(&mut self, session: &Attachment) -> Result<()> {
         let is_too_much = COLLECTED.get().get() >= MOST_BYTES_OF_ALL;
         let length = self.collected.len();
-        if length < self.next_look && !is_too_much {
+        if length < self.enough().max(self.next_look) && !is_too_much {
             return Ok(());
         }
         if let Some(last) = &self.last
@@ -116,7 +121,16 @@ impl Copying {
         }
         let time = FAST * (length / ENOUGH) as u32;
         let is_slow = self.since.is_none_or(|since| since.elapsed() > time);
-        self.hand_over(session, is_slow || self.is_interrupted)
+        self.hand_over(session, is_slow || self.shares.get())
+    }
+
+    /// How many bytes are enough. If each COPY has a quarter of what was sent before, the server has
+    /// something to do soon, and what it has still to do at the end takes a fraction of the time.
+    fn enough(&self) -> usize {
+        match self.shares.get() {
+            true => (self.sent / 4).clamp(2 * ENOUGH, MOST_BYTES),
+            false => ENOUGH,
+        }
     }
 
     /// Hands over what is collected, and waits for all answers.
@@ -148,7 +162,7 @@ impl Copying {
             return Ok(());
         }
         if self.last.as_ref().is_some_and(|last| !last.ends) {
-            self.is_interrupted = true;
+            self.shares.set(true);
         }
         self.take_answer(session)?;
         let (rows, bytes) = (self.rows, self.collected.len());
@@ -164,10 +178,7 @@ impl Copying {
         of_all.set(of_all.get() - self.collected.len());
         self.rows = 0;
         self.sent += self.collected.len();
-        // If each COPY has a quarter of what was sent before, the server has something to do soon,
-        // and what it has still to do at the end takes a fraction of the time.
-        let some = if self.is_interrupted { self.sent / 4 } else { 0 };
-        self.next_look = some.clamp(ENOUGH, MOST_BYTES);
+        self.next_look = 0;
         self.since = Some(Instant::now());
     }
 

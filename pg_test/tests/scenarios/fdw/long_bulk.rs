@@ -50,3 +50,19 @@ fn partitions_of_one_server_are_copied_in_turns() -> Outcome {
     }
     Ok(())
 }
+
+/// Each FETCH ends the COPY before it.
+#[test]
+fn the_source_and_the_target_take_turns_on_one_connection() -> Outcome {
+    let (fleet, mut session) = start()?;
+    let mut shard = fleet.shard(1).client()?;
+    shard.batch_execute(
+        "CREATE TABLE u (id int, v text);
+         INSERT INTO t SELECT i, i || repeat('x', 200) FROM generate_series(1, 10000) i",
+    )?;
+    session.batch_execute("CREATE FOREIGN TABLE u (id int, v text) SERVER shard1")?;
+    assert_eq!(session.execute("INSERT INTO u SELECT * FROM ft1", &[])?, 10_000);
+    let right = "SELECT count(DISTINCT id) FROM u WHERE v = id || repeat('x', 200)";
+    assert_eq!(one::<i64>(&mut shard, right)?, 10_000);
+    Ok(())
+}
