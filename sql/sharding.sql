@@ -262,6 +262,10 @@ BEGIN
     END IF;
     RETURN QUERY SELECT * FROM @extschema@.pg_fdw_xacts_run(
         ARRAY[[NULL, format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', t.name)]], dry_run);
+    IF to_regclass(t.name) IS DISTINCT FROM relation THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('table %s was changed while its lock was waited for', t.name);
+    END IF;
 
     -- What the partitioned table is, and that it can be.
     plan := ARRAY[
@@ -354,6 +358,7 @@ CREATE FUNCTION pg_fdw_xacts_move_partition(partition regclass, to_server name, 
 DECLARE
     parent regclass := (SELECT inhparent FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
         WHERE i.inhrelid = partition AND c.relispartition);
+    parent_name text := parent;
     p record;
     here record;
     d record;
@@ -369,7 +374,7 @@ BEGIN
     END IF;
     RETURN QUERY SELECT * FROM @extschema@.pg_fdw_xacts_run(
         ARRAY[[NULL, format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', parent)]], dry_run);
-    SELECT q.*, format('%I.%I', schema, table_name) AS remote INTO STRICT p FROM (
+    SELECT q.*, format('%I.%I', schema, table_name) AS remote INTO p FROM (
         SELECT c.relkind, s.srvname AS server, format('%I.%I', n.nspname, c.relname) AS name,
             format('%I.%I', n.nspname, 'fdw_xacts_' || c.oid) AS transport,
             coalesce(max(o.option_value) FILTER (WHERE o.option_name = 'schema_name'), n.nspname) AS schema,
@@ -384,7 +389,10 @@ BEGIN
         GROUP BY c.oid, n.oid, s.oid) q;
     SELECT string_agg(i.indexrelid::regclass::text, ', ') INTO wrong FROM pg_index i
     WHERE i.indisunique AND i.indrelid IN (SELECT relid FROM pg_partition_ancestors(parent));
-    IF p.server = to_server THEN
+    IF p.name IS NULL OR to_regclass(parent_name) IS DISTINCT FROM parent THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('table %s was changed while its lock was waited for', parent_name);
+    ELSIF p.server = to_server THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('partition %s is on server "%s" already', p.name, to_server);
     ELSIF wrong IS NOT NULL THEN
@@ -504,6 +512,10 @@ BEGIN
     END IF;
     RETURN QUERY SELECT * FROM @extschema@.pg_fdw_xacts_run(
         ARRAY[[NULL, format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', t.name)]], dry_run);
+    IF to_regclass(t.name) IS DISTINCT FROM relation THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('table %s was changed while its lock was waited for', t.name);
+    END IF;
     SELECT string_agg(format('%I to %s', c.conname, c.confrelid::regclass), ', ') INTO wrong FROM pg_constraint c
     WHERE c.conrelid = relation AND c.contype = 'f' AND c.confrelid <> relation
         AND NOT servers <@ ARRAY(SELECT x.server FROM @extschema@.pg_fdw_xacts_copies(c.confrelid) x);

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
-use pg_test::oracle::{assert_settled, one};
-use pg_test::{Fault, Fleet, Point};
+use pg_test::oracle::{assert_settled, expect_error, one};
+use pg_test::{DEADLINE, Fault, Fleet, Point, wait_until};
 
 use crate::sharding::{ORDERS, orders, tables_on};
 use crate::support::{Busy, Outcome, in_background, run_until, start, wait_for_lock};
@@ -145,5 +145,30 @@ fn a_local_partition_goes_out_and_its_triggers_do_not_fire() -> Outcome {
     assert!(session.batch_execute("INSERT INTO event VALUES ('2020-01-01')").is_err());
     assert_eq!(tables_on(&fleet, 1)?, ["event_old"]);
     assert_eq!(tables_on(&fleet, 2)?, ["event_new"]);
+    Ok(())
+}
+
+/// The one that comes second finds another table than it was called for.
+#[test]
+fn two_who_do_the_same_at_once_do_it_once() -> Outcome {
+    let (fleet, mut session) = start()?;
+    session.batch_execute(ORDERS)?;
+    for call in [
+        "SELECT FROM pg_fdw_xacts_distribute('orders', 'customer', '{shard1}', 1)",
+        "SELECT FROM pg_fdw_xacts_move_partition('orders_0', 'shard2')",
+    ] {
+        session.batch_execute("BEGIN")?;
+        session.batch_execute(call)?;
+        let second = in_background(fleet.session()?, call);
+        let mut observer = fleet.session()?;
+        wait_until("the second waits", DEADLINE, || {
+            one(&mut observer, "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+        })?;
+        session.batch_execute("COMMIT")?;
+        expect_error(second.join().1, "55000");
+        assert_eq!(orders(&mut session)?, 1000);
+    }
+    assert_eq!(tables_on(&fleet, 2)?, ["orders_0"]);
+    assert_settled(&fleet);
     Ok(())
 }
