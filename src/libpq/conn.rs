@@ -328,9 +328,9 @@ impl Conn {
         self.is_bad() || poll.fd < 0 || polled < 0 || poll.revents & ended != 0
     }
 
-    /// Whether the server has said, unasked, that it ends the session. The end of the stream follows,
-    /// on a busy machine some time later. Only what has been read counts. Call it only when nothing
-    /// is to be answered.
+    /// Whether the server has said, unasked, that it ends the session. The end of the stream
+    /// follows, on a busy machine some time later. Only what has been read counts. Call it only
+    /// when nothing is to be answered.
     pub fn is_told_of_end(&self) -> bool {
         self.hear_unasked();
         self.unasked.borrow().ends()
