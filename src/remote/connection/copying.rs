@@ -178,8 +178,8 @@ impl Connection {
         inner.copying.is_some() && inner.last_copy == ticket && !self.conn.is_bad()
     }
 
-    /// Ends the COPY that is under way, if one is, and waits until it has ended. What becomes of it is
-    /// for its owner.
+    /// Ends the COPY that is under way, if one is, and waits until it has ended. What becomes of it
+    /// is for its owner.
     ///
     /// # Errors
     /// A cancel.
