@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod bulk;
+mod bulk_source;
 mod commit;
 mod copies;
 mod crash;

@@ -42,6 +42,7 @@
 //! | hosts that vanish, packets that are lost in one direction or both, slow and full networks | `network` |
 //! | answers that fit nothing, and lies of a shard | `fault::hostile` |
 //! | 10,000 in doubt | `fault::resolver::ten_thousand…` |
+//! | a table is spread over shards, or a partition moves, while something dies or is in doubt | `sharding` |
 //! | processes that a dead coordinator leaves on a shard | `fault::orphans` |
 //! | workers end in any order, mappings share a database | `fault::workers` |
 //!
@@ -64,5 +65,6 @@ mod isolation;
 mod network;
 mod resolver;
 mod restore;
+mod sharding;
 mod support;
 mod workflow;

@@ -254,7 +254,12 @@ impl Connection {
         let mut ends = 0;
         let mut woken = !alive;
         let may_go_on = || self.broken.get() != Some(Broken::OutOfStep);
-        while !inner.fifo.is_idle() && !self.conn.is_busy() && ends < 2 && may_go_on() {
+        while !inner.fifo.is_idle()
+            && !self.is_open_in(inner)
+            && !self.conn.is_busy()
+            && ends < 2
+            && may_go_on()
+        {
             let Some(result) = self.conn.result() else {
                 ends += 1;
                 self.note_end_of_copy(inner);
