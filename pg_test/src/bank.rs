@@ -34,7 +34,7 @@
 
 mod audit;
 mod bystanders;
-mod clients;
+pub(crate) mod clients;
 mod faults;
 mod places;
 mod plan;
