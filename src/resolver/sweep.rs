@@ -243,7 +243,8 @@ impl Sweep {
 
     /// When to advance it even if nothing has come from its socket.
     pub fn deadline(&self) -> Instant {
-        match self.stage {
+        match &self.stage {
+            Stage::Connecting(_, connecting, _) => connecting.deadline().unwrap_or(self.deadline),
             Stage::Replicating(..) => self.deadline.min(Instant::now() + REPLICATION_POLL),
             _ => self.deadline,
         }
@@ -259,8 +260,12 @@ impl Sweep {
             self.stage = match self.stage {
                 Stage::Connecting(subject, connecting, address) => {
                     if !connecting.is_ready() {
+                        let connecting = match connecting.is_overdue() {
+                            true => connecting.give_up_host()?,
+                            false => connecting,
+                        };
                         self.stage = Stage::Connecting(subject, connecting, address);
-                        return self.waits();
+                        return Ok(Progress::Waits(Box::new(self)));
                     }
                     match connecting.step()? {
                         Step::Established(established) => {
@@ -272,7 +277,7 @@ impl Sweep {
                         }
                         Step::Waits(connecting) => {
                             self.stage = Stage::Connecting(subject, connecting, address);
-                            return self.waits();
+                            return Ok(Progress::Waits(Box::new(self)));
                         }
                     }
                 }
@@ -333,11 +338,7 @@ impl Sweep {
         if Instant::now() < self.deadline {
             return Ok(Progress::Waits(Box::new(self)));
         }
-        let error = match &self.stage {
-            Stage::Connecting(_, connecting, _) => connecting.timed_out(),
-            _ => report::lost(c"the server did not answer in time"),
-        };
-        Err(error.into())
+        Err(report::lost(c"the server did not answer in time").into())
     }
 }
 

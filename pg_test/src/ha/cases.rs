@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::Report;
 use super::audit;
 use super::customers::Shared;
-use super::world::{Side, World};
+use super::world::{PAUSE, Side, World};
 use crate::oracle::one;
 use crate::process::Frozen;
 use crate::wait::lengthened_by_load;
@@ -124,6 +124,18 @@ const fn lossy(case: Case) -> Case {
     Case { is_synchronous: false, ..case }
 }
 
+impl Case {
+    /// Whether the fault is on this side.
+    pub(super) fn is_of(&self, side: Side) -> bool {
+        self.side == side
+    }
+
+    /// Whether the old leader goes on, or goes on later.
+    pub(super) fn halts(&self) -> bool {
+        matches!(self.fault, Fault::HaltPatroni | Fault::Halt)
+    }
+}
+
 /// Plays one case, beginning and ending with everything at rest.
 pub(super) fn play(
     world: &mut World,
@@ -142,6 +154,7 @@ pub(super) fn play(
     let fault = Instant::now();
     let mut halted = strike(world, shared, case, old)?;
     wait_until("the other node is the leader", DEADLINE * 2, || {
+        std::thread::sleep(PAUSE);
         Ok(world.pair(case.side).nodes[other].is_leader())
     })?;
     let leader = Instant::now();
@@ -171,7 +184,8 @@ pub(super) fn play(
         Ok(left.is_empty())
     })
     .with_context(|| format!("left behind:\n{left}"))?;
-    audit::audit(world, shared, case, (began, fault, united), &mut report)?;
+    let old = world.pair(case.side).nodes[old].port();
+    audit::audit(world, shared, case, (began, fault, united), old, &mut report)?;
     say(&format!("  {report:?}"));
     Ok(report)
 }

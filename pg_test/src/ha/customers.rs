@@ -5,7 +5,7 @@
 //! that, so each session is in a thread of its own, which is left alone then.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,9 @@ use crate::{DEADLINE, wait_until};
 
 /// How long anybody waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long anybody waits for a session.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How many make transfers.
 const CUSTOMERS: u64 = 6;
@@ -183,15 +186,16 @@ impl Shared {
 /// are part of one snapshot with the others under REPEATABLE READ only.
 fn total(session: &mut Client) -> Result<(i32, i64), Error> {
     session.batch_execute(
-        "ROLLBACK; SET pg_fdw_xacts.consistent_reads = on; BEGIN ISOLATION LEVEL REPEATABLE READ",
+        "SET pg_fdw_xacts.consistent_reads = on; BEGIN ISOLATION LEVEL REPEATABLE READ",
     )?;
     let row = session.query_one(
         "SELECT current_setting('port')::int, (SELECT sum(balance) FROM account)::bigint
              + (SELECT sum(balance) FROM account1)::bigint
              + (SELECT sum(balance) FROM account2)::bigint",
         &[],
-    )?;
-    session.batch_execute("COMMIT")?;
+    );
+    session.batch_execute("ROLLBACK")?;
+    let row = row?;
     Ok((row.get(0), row.get(1)))
 }
 
@@ -265,6 +269,7 @@ struct Line<'a> {
 
 struct Session {
     jobs: Sender<Job>,
+    connected: Receiver<()>,
     given_up: Arc<AtomicBool>,
     thread: Weak<()>,
 }
@@ -280,10 +285,10 @@ impl<'a> Line<'a> {
     ) -> Answer<T> {
         let session = match self.session.take() {
             Some(session) => session,
-            None => {
-                self.first += 1;
-                Session::start(self.shared.ports, self.first)
-            }
+            None => match self.connect() {
+                Some(session) => session,
+                None => return Answer::NoSession,
+            },
         };
         let (sender, answer) = channel();
         let given_up = Arc::clone(&session.given_up);
@@ -292,7 +297,6 @@ impl<'a> Line<'a> {
             is_late || sender.send(job(client, &given_up)).is_err()
         });
         if session.jobs.send(job).is_err() {
-            std::thread::sleep(Duration::from_millis(50));
             return Answer::NoSession;
         }
         match answer.recv_timeout(PATIENCE) {
@@ -300,26 +304,40 @@ impl<'a> Line<'a> {
                 self.session = Some(session);
                 Answer::Given(answer)
             }
-            // It could not connect, or had ended before: it has not looked at the job.
-            Err(RecvTimeoutError::Disconnected) => {
-                std::thread::sleep(Duration::from_millis(50));
-                Answer::NoSession
-            }
+            // It had ended before, and has not looked at the job.
+            Err(RecvTimeoutError::Disconnected) => Answer::NoSession,
             Err(RecvTimeoutError::Timeout) => {
-                session.given_up.store(true, Ordering::SeqCst);
-                let mut abandoned = self.shared.abandoned.lock().expect("nobody panics with it");
-                abandoned.push(session.thread.clone());
+                self.abandon(&session);
                 Answer::None
             }
         }
+    }
+
+    fn connect(&mut self) -> Option<Session> {
+        self.first += 1;
+        let session = Session::start(self.shared.ports, self.first);
+        match session.connected.recv_timeout(CONNECT_TIMEOUT) {
+            Ok(()) => return Some(session),
+            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(Duration::from_millis(50)),
+            Err(RecvTimeoutError::Timeout) => self.abandon(&session),
+        }
+        None
+    }
+
+    fn abandon(&self, session: &Session) {
+        session.given_up.store(true, Ordering::SeqCst);
+        let mut abandoned = self.shared.abandoned.lock().expect("nobody panics with it");
+        abandoned.push(session.thread.clone());
     }
 }
 
 impl Session {
     fn start(ports: [u16; 2], first: usize) -> Self {
         let (jobs, orders) = channel::<Job>();
+        let (is_connected, connected) = channel();
         let thread = Arc::new(());
-        let session = Self { jobs, given_up: Arc::default(), thread: Arc::downgrade(&thread) };
+        let session =
+            Self { jobs, connected, given_up: Arc::default(), thread: Arc::downgrade(&thread) };
         std::thread::spawn(move || {
             let _thread = thread;
             let mut config = Config::new();
@@ -329,6 +347,7 @@ impl Session {
             config.user("postgres").dbname("postgres");
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
             let Ok(mut client) = config.connect(NoTls) else { return };
+            let _ = is_connected.send(());
             for job in orders {
                 if job(&mut client) || client.is_closed() {
                     return;

@@ -26,6 +26,9 @@ const CHAPTER: &str = include_str!("../../../docs/src/high-availability.md");
 /// How long it may take until a cluster has a leader and a standby.
 const READY: Duration = Duration::from_secs(180);
 
+/// How often Patroni is asked.
+pub(super) const PAUSE: Duration = Duration::from_millis(200);
+
 /// Accounts at each place.
 pub(super) const ACCOUNTS: u64 = 20;
 
@@ -60,6 +63,7 @@ impl Pair {
     fn wait_until_ready(&self, is_synchronous: bool) -> Result<()> {
         let what = format!("{} and {} are a pair", self.nodes[0].name, self.nodes[1].name);
         wait_until(&what, READY, || {
+            std::thread::sleep(PAUSE);
             let leader = self.leader();
             Ok(leader.is_some_and(|leader| {
                 let other = &self.nodes[1 - leader];
