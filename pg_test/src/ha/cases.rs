@@ -204,7 +204,7 @@ fn strike(world: &mut World, shared: &Shared, case: &Case, old: usize) -> Result
             // So that there is something to lose.
             let behind = match case.is_synchronous {
                 true => None,
-                false => Some(nodes[1 - old].freeze_receiver()?),
+                false => Some(nodes[old].freeze_sender()?),
             };
             if behind.is_some() {
                 shared.let_pass(20)?;

@@ -204,12 +204,9 @@ postgresql:
         Ok(frozen)
     }
 
-    /// Halts what receives the primary's WAL.
-    pub(super) fn freeze_receiver(&self) -> Result<Frozen> {
-        let pid: i32 = one(
-            &mut self.client()?,
-            "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walreceiver'",
-        )?;
+    /// Halts what sends WAL to the standby.
+    pub(super) fn freeze_sender(&self) -> Result<Frozen> {
+        let pid: i32 = one(&mut self.client()?, "SELECT pid FROM pg_stat_replication")?;
         process::freeze(Pid::from_raw(pid))
     }
 

@@ -139,6 +139,8 @@ fn a_host_that_hangs_is_passed_over() -> Outcome {
     let mut second = fleet.session()?;
     begin_everywhere(&mut second, 2)?;
     second.batch_execute("COMMIT")?;
+    wait_until("the resolver has settled it", DEADLINE, || Ok(statuses(&fleet, 1)?.is_empty()))?;
+    fleet.shard_mut(1).kill9()?;
     let _lost = fleet.replace_shard(1, standby);
     assert_recovered(&fleet, 1, true)?;
     assert_eq!(fleet.ids_on_shard(1)?, [1, 2, 1001]);
