@@ -149,7 +149,7 @@ pub(super) fn play(
     let began = Instant::now();
     shared.go_on();
     shared.let_pass(40)?;
-    let old = world.pair(case.side).leader().context("there is no leader")?;
+    let old = world.pair(case.side).wait_for_leader()?;
     let other = 1 - old;
     let fault = Instant::now();
     let mut halted = strike(world, shared, case, old)?;
@@ -177,17 +177,22 @@ pub(super) fn play(
     world.wait_until_ready()?;
     shared.let_pass(40)?;
     let united = Instant::now();
+    come_to_rest(world, shared)?;
+    let old = world.pair(case.side).nodes[old].port();
+    audit::audit(world, shared, case, (began, fault, united), old, &mut report)?;
+    say(&format!("  {report:?}"));
+    Ok(report)
+}
+
+/// Waits until nobody does anything, and nothing is left of any transaction.
+fn come_to_rest(world: &World, shared: &Shared) -> Result<()> {
     shared.rest(lengthened_by_load(LIVELY))?;
     let mut left = String::new();
     wait_until("nothing is left of any transaction", lengthened_by_load(LIVELY), || {
         left = world.left()?;
         Ok(left.is_empty())
     })
-    .with_context(|| format!("left behind:\n{left}"))?;
-    let old = world.pair(case.side).nodes[old].port();
-    audit::audit(world, shared, case, (began, fault, united), old, &mut report)?;
-    say(&format!("  {report:?}"));
-    Ok(report)
+    .with_context(|| format!("left behind:\n{left}"))
 }
 
 /// Does it; returns what is halted.

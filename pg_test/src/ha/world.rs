@@ -12,7 +12,7 @@ use super::node::{self, Node};
 use crate::install::{DIRECTORY_VARIABLE, as_server_user};
 use crate::oracle::one;
 use crate::port::PortLease;
-use crate::{Cluster, Installation, place, process, wait_until};
+use crate::{Cluster, DEADLINE, Installation, place, process, wait_until};
 
 /// The environment variable that names etcd's program.
 pub const ETCD_VARIABLE: &str = "PG_TEST_ETCD";
@@ -52,6 +52,16 @@ impl Pair {
     /// The number of the leader.
     pub(super) fn leader(&self) -> Option<usize> {
         self.nodes.iter().position(Node::is_leader)
+    }
+
+    /// The number of the leader, which there will be soon: a busy machine may be late to say so.
+    pub(super) fn wait_for_leader(&self) -> Result<usize> {
+        let mut leader = None;
+        wait_until("there is a leader", DEADLINE, || {
+            leader = self.leader();
+            Ok(leader.is_some())
+        })?;
+        leader.context("there is no leader")
     }
 
     /// The ports of both, the leader's wherever it is.
@@ -153,7 +163,7 @@ impl World {
     /// A session on the leader.
     pub(super) fn leader_of(&self, side: Side) -> Result<Client> {
         let pair = self.pair(side);
-        pair.nodes[pair.leader().context("there is no leader")?].client()
+        pair.nodes[pair.wait_for_leader()?].client()
     }
 
     /// A session at each place: on the coordinator, and on the shards.
@@ -302,4 +312,25 @@ fn block(language: &str, number: usize) -> Result<&'static str> {
     text.and_then(|text| text.split("```").next())
         .map(str::trim_end)
         .with_context(|| format!("the page has no block {number} in {language}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{block, settings};
+
+    #[test]
+    fn the_page_has_what_is_run() {
+        for number in 0..2 {
+            assert_ne!(settings(number, true).unwrap(), settings(number, false).unwrap());
+        }
+        let statement = block("text", 0).unwrap();
+        for part in [
+            "CREATE SERVER shard1 ",
+            "'shard1-a.example,shard1-b.example'",
+            "'5432,5432'",
+            "dbname 'app'",
+        ] {
+            assert!(statement.contains(part), "{part}");
+        }
+    }
 }
