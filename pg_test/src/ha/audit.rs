@@ -12,8 +12,8 @@ use super::{Case, Report};
 use crate::bank::clients::Outcome;
 use crate::oracle::one;
 
-/// Fills in the report. Everything is at rest. Told are when the transfers began, when the fault was,
-/// and when it was over; and the port of the node that was the leader before.
+/// Fills in the report. Everything is at rest. It is told when the transfers began, when the fault
+/// was and when it was over, and the port of the node that was the leader before.
 pub(super) fn audit(
     world: &World,
     shared: &Shared,
@@ -41,8 +41,9 @@ pub(super) fn audit(
         ensure!(total == expected, "the total is {total} and should be {expected}");
         let heuristic = world.heuristic()?;
         ensure!(heuristic == 0, "{heuristic} outcomes are heuristic");
-        // A coordinator that is none any more reads what the new one has committed on the shards, and
-        // not what it has committed itself. Sessions may be left at a shard that is none any more.
+        // A coordinator that is none any more reads what the new one has committed on the shards,
+        // and not what that has committed on itself. Sessions may be left at a shard that is none
+        // any more.
         let may_be_wrong = |(at, port, _): &&(Instant, i32, i64)| {
             let is_old = case.is_of(Side::Shard) || *port == i32::from(old);
             case.halts() && is_old && *at >= fault && *at <= united
