@@ -41,7 +41,8 @@ pub const REPORT_VARIABLE: &str = "PG_TEST_HA_REPORT";
 pub struct Report {
     /// Milliseconds from the fault until the other node was the leader.
     pub leader_after: u64,
-    /// The longest time without an acknowledged transfer, in milliseconds.
+    /// The longest time without an acknowledged transfer in which the failing server takes part, in
+    /// milliseconds.
     pub silence: u64,
     /// Milliseconds until everything was settled that was in doubt at the failover: counted from
     /// when there was one leader, and no other node that thought it was.

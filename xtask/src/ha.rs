@@ -154,7 +154,7 @@ impl Page {
              money between accounts on all three, in transactions that commit in two phases, and one adds up all accounts\n\
              with `consistent_reads`. All servers share one machine.\n\n\
              * **Leader**: seconds until the other node was the leader.\n\
-             * **Silence**: the longest time without an acknowledged transfer.\n\
+             * **Silence**: the longest time without an acknowledged transfer in which the failing server takes part.\n\
              * **Settled**: seconds until nothing was in doubt any more that was so at the failover. It counts from when the\n\
              old leader has ended or follows the new one; 30 s are an error.\n\
              * **Transfers**: acknowledged, refused, and without an answer.\n\

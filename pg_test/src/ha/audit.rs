@@ -32,7 +32,7 @@ pub(super) fn audit(
     for transfer in &transfers {
         count(transfer, &ledgers, case, report)?;
     }
-    report.silence = silence(&transfers, began).as_millis() as u64;
+    report.silence = silence(&transfers, case, began).as_millis() as u64;
     let sums = shared.sums.lock().expect("nobody panics with it").clone();
     report.reads = sums.right + sums.wrong.len() as u64;
     report.stale = sums.wrong.len() as u64;
@@ -87,11 +87,14 @@ fn count(
     Ok(())
 }
 
-/// The longest time without an acknowledgement.
-fn silence(transfers: &[Transfer], began: Instant) -> Duration {
+/// The longest time without an acknowledgement: of any, or of one that takes the shard.
+fn silence(transfers: &[Transfer], case: &Case, began: Instant) -> Duration {
+    let is_concerned =
+        |transfer: &&Transfer| case.is_of(Side::Coordinator) || transfer.places().any(|p| p == 1);
     let mut times: Vec<Instant> = transfers
         .iter()
         .filter(|transfer| transfer.outcome == Outcome::Committed)
+        .filter(is_concerned)
         .map(|transfer| transfer.ended)
         .collect();
     times.push(began);
