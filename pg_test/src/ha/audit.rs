@@ -32,6 +32,11 @@ pub(super) fn audit(
     for transfer in &transfers {
         count(transfer, &ledgers, case, report)?;
     }
+    if case.has_decisions_left() {
+        // Those that wrote on shards only, and were delivered, are whole.
+        let Report { halved, decisions_lost, .. } = *report;
+        ensure!(halved <= decisions_lost, "{halved} halved, {decisions_lost} decisions found");
+    }
     report.silence = silence(&transfers, case, began).as_millis() as u64;
     let sums = shared.sums.lock().expect("nobody panics with it").clone();
     report.reads = sums.right + sums.wrong.len() as u64;

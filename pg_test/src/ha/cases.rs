@@ -130,6 +130,11 @@ impl Case {
         self.side == side
     }
 
+    /// Whether the lost decisions are on the disk of the coordinator that was killed.
+    pub(super) fn has_decisions_left(&self) -> bool {
+        self.side == Side::Coordinator && self.fault == Fault::Kill
+    }
+
     /// Whether the old leader goes on, or goes on later.
     pub(super) fn halts(&self) -> bool {
         matches!(self.fault, Fault::HaltPatroni | Fault::Halt)
