@@ -35,7 +35,7 @@
 
 mod audit;
 mod bystanders;
-mod clients;
+pub(crate) mod clients;
 mod faults;
 mod places;
 mod plan;

@@ -10,6 +10,7 @@ mod deb;
 mod demo;
 mod docs;
 mod fuzz;
+mod ha;
 mod matrix;
 mod names;
 mod package;
@@ -143,6 +144,21 @@ enum Command {
         #[arg(long)]
         inconsistent: bool,
     },
+    /// Run the bank on servers that fail over, under Patroni and etcd: docs/src/failovers.md
+    ///
+    ///   cargo xtask ha                       all cases, a quarter of an hour
+    ///   cargo xtask ha shard-killed          one of them
+    ///   cargo xtask ha --list                their names
+    #[command(verbatim_doc_comment)]
+    Ha {
+        #[command(flatten)]
+        server: ServerChoice,
+        /// Part of the names of the cases to run
+        name: Option<String>,
+        /// List the names of all cases, and run none
+        #[arg(long, conflicts_with = "name")]
+        list: bool,
+    },
     /// Check the model of the protocol in every state that can be reached
     ///
     ///   cargo xtask model --participants 3 --crashes 2     deeper than the tests do
@@ -270,6 +286,14 @@ fn run(command: Command) -> Result<()> {
             }
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
             fuzz::shard(&setup, seconds, seed, one, lying)
+        }
+        Command::Ha { list: true, .. } => {
+            ha::list();
+            Ok(())
+        }
+        Command::Ha { server, name, list: false } => {
+            let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
+            ha::run(&setup, name.as_deref().unwrap_or_default())
         }
         Command::Model { arguments } => suites::model(&workspace, &arguments),
         Command::Bench { server, quick, growth, only, output } => {

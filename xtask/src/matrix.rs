@@ -232,7 +232,8 @@ fn compare(setup: &Setup, source: &std::path::Path) -> Result<Outcome> {
 }
 
 /// The last commit that could change a result; with a plus sign where there are changes on top.
-fn commit(workspace: &Workspace) -> Result<String> {
+/// The last commit of what is tested, with a plus sign where it has been changed since.
+pub fn commit(workspace: &Workspace) -> Result<String> {
     let git = |arguments: &[&str]| {
         let mut command = Command::new("git");
         finish(command.current_dir(&workspace.root).args(arguments).arg("--").args(TESTED))
@@ -245,7 +246,8 @@ fn commit(workspace: &Workspace) -> Result<String> {
     Ok(if changed { format!("{commit}+") } else { commit })
 }
 
-fn today() -> Result<String> {
+/// The day.
+pub fn today() -> Result<String> {
     let date = finish(Command::new("date").args(["-u", "+%F"])).context("the date")?;
     Ok(date.trim().to_owned())
 }
