@@ -199,10 +199,17 @@ enum Command {
         #[command(flatten)]
         server: ServerChoice,
     },
-    /// Build a Debian package for the release's own PostgreSQL
+    /// Build a Debian package for each of these versions of PostgreSQL, or for the release's own
     Deb {
-        /// Install it in a clean Debian in a chroot and play its demo there; needs root, and takes
-        /// some minutes
+        /// For this version (may be given several times)
+        #[arg(long, value_name = "MAJOR")]
+        pg: Vec<u32>,
+        /// For every version that is supported
+        #[arg(long, conflicts_with = "pg")]
+        all: bool,
+        /// Try each in a clean Debian in a chroot: an upgrade from the version before with
+        /// transactions in doubt, the package's demo; needs root, and takes some minutes. Writes
+        /// docs/src/packages.md
         #[arg(long)]
         check: bool,
     },
@@ -273,6 +280,8 @@ fn run(command: Command) -> Result<()> {
         Command::Package { server } => {
             package::run(&Setup::prepare(workspace, server.pg_config.as_deref())?)
         }
-        Command::Deb { check } => deb::run(&Setup::prepare(workspace, None)?, check),
+        Command::Deb { pg, all, check } => {
+            deb::run(if all { &matrix::MAJORS } else { &pg }, check)
+        }
     }
 }

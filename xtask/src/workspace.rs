@@ -25,14 +25,18 @@ pub struct Workspace {
 impl Workspace {
     /// The workspace that this program was built from.
     pub fn find() -> Result<Self> {
-        let manifest = Path::new(env!("CARGO_MANIFEST_DIR"))
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
             .parent()
-            .context("xtask is a member of a workspace")?
-            .join("Cargo.toml");
+            .context("xtask is a member of a workspace")?;
+        Self::at(root)
+    }
+
+    /// The workspace below `root`, which may be one of another version of the extension.
+    pub fn at(root: &Path) -> Result<Self> {
         let text = finish(
             cargo_command()
                 .args(["metadata", "--format-version=1", "--no-deps", "--manifest-path"])
-                .arg(manifest),
+                .arg(root.join("Cargo.toml")),
         )?;
         let metadata: Value = serde_json::from_str(&text)?;
         let pgrx_version = pinned_pgrx(&metadata)
