@@ -47,10 +47,10 @@ pub unsafe fn addin_shmem_init_lock() -> *mut pg_sys::LWLock {
 /// `USER_TIMEOUT`, by which a timeout of one's own is asked for (`utils/timeout.h`; 15 to 18).
 pub const USER_TIMEOUT: std::ffi::c_int = if cfg!(pre_pg17) { 12 } else { 13 };
 
-#[cfg(feature = "pg18")]
+#[cfg(not(pre_pg18))]
 pub use port::{SCRAM_KEY, my_port};
 
-#[cfg(feature = "pg18")]
+#[cfg(not(pre_pg18))]
 mod port {
     use std::ffi::{c_char, c_int, c_void};
 

@@ -191,7 +191,7 @@ unsafe extern "C-unwind" {
 }
 
 // Raises nothing.
-#[cfg(feature = "pg18")]
+#[cfg(not(pre_pg18))]
 #[allow(missing_docs, reason = "documented where PostgreSQL declares them")]
 unsafe extern "C-unwind" {
     pub fn pg_b64_encode(from: *const u8, len: c_int, to: *mut c_char, room: c_int) -> c_int;

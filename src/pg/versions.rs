@@ -57,12 +57,12 @@ pub unsafe fn TupleDescAttr(
     descriptor: pg_sys::TupleDesc,
     n: usize,
 ) -> *mut pg_sys::FormData_pg_attribute {
-    #[cfg(not(feature = "pg18"))]
+    #[cfg(pre_pg18)]
     // SAFETY: by contract.
     unsafe {
         (*descriptor).attrs.as_mut_ptr().add(n)
     }
-    #[cfg(feature = "pg18")]
+    #[cfg(not(pre_pg18))]
     // SAFETY: by contract.
     unsafe {
         pg_sys::TupleDescAttr(descriptor, n as c_int)
@@ -205,9 +205,9 @@ pub unsafe fn foreign_server_usage(
 /// # Safety
 /// A handler that is safe to run whenever a signal arrives.
 pub unsafe fn pqsignal(signal: c_int, handler: unsafe extern "C-unwind" fn(c_int)) {
-    #[cfg(not(feature = "pg18"))]
+    #[cfg(pre_pg18)]
     use pg_sys::pqsignal;
-    #[cfg(feature = "pg18")]
+    #[cfg(not(pre_pg18))]
     use pg_sys::pqsignal_be as pqsignal;
     // SAFETY: by contract.
     unsafe {
