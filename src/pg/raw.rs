@@ -186,8 +186,11 @@ unsafe extern "C-unwind" {
 // process.
 #[allow(missing_docs, reason = "documented where PostgreSQL declares them")]
 unsafe extern "C-unwind" {
-    pub fn die(signal: c_int);
-    pub fn SignalHandlerForConfigReload(signal: c_int);
+    pub fn die(signal: c_int, #[cfg(feature = "pg19")] from: *const pg_sys::pg_signal_info);
+    pub fn SignalHandlerForConfigReload(
+        signal: c_int,
+        #[cfg(feature = "pg19")] from: *const pg_sys::pg_signal_info,
+    );
 }
 
 // Raises nothing.

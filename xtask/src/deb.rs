@@ -3,7 +3,6 @@
 //! doubt, and the package's demo.
 
 mod check;
-mod headers;
 mod library;
 mod previous;
 mod report;
@@ -15,6 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::Uid;
 use pg_test::install::finish;
 
+use crate::headers;
 use crate::matrix::MAJORS;
 use crate::package::Package;
 use crate::packages;
@@ -50,7 +50,7 @@ pub fn run(majors: &[u32], check: bool) -> Result<()> {
         let workspace = Workspace::find()?;
         let directory = workspace.target.join("deb");
         let version = env!("CARGO_PKG_VERSION");
-        let pg_config = headers::provide(&workspace, &directory.join("headers"), major)?;
+        let pg_config = headers::provide(&workspace, major)?;
         let deb = build(workspace, &directory, &pg_config, major, version)?;
         println!("{}", deb.path.display());
         if check {

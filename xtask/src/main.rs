@@ -10,6 +10,7 @@ mod deb;
 mod demo;
 mod docs;
 mod fuzz;
+mod headers;
 mod matrix;
 mod names;
 mod package;
@@ -20,6 +21,7 @@ mod session;
 mod setup;
 mod suites;
 mod upstream;
+mod versions;
 mod workspace;
 
 use std::path::PathBuf;
@@ -53,6 +55,10 @@ enum Command {
     Check {
         #[command(flatten)]
         server: ServerChoice,
+        /// Also compile the extension for every version of PostgreSQL, 19's release candidate
+        /// included, against headers that are fetched
+        #[arg(long)]
+        versions: bool,
     },
     /// Run every check and test, or only the tests whose names contain NAME
     ///
@@ -239,8 +245,9 @@ fn run(command: Command) -> Result<()> {
         Command::Demo { server, stop: false } => {
             demo::play(&Setup::prepare(workspace, server.pg_config.as_deref())?)
         }
-        Command::Check { server } => {
-            suites::run_check(&Setup::prepare(workspace, server.pg_config.as_deref())?)
+        Command::Check { server, versions } => {
+            suites::run_check(&Setup::prepare(workspace, server.pg_config.as_deref())?)?;
+            if versions { versions::compile() } else { Ok(()) }
         }
         Command::Test { list: true, .. } => suites::list(&workspace.root),
         Command::Test { server, name, only, list: false } => {
@@ -280,8 +287,6 @@ fn run(command: Command) -> Result<()> {
         Command::Package { server } => {
             package::run(&Setup::prepare(workspace, server.pg_config.as_deref())?)
         }
-        Command::Deb { pg, all, check } => {
-            deb::run(if all { &matrix::MAJORS } else { &pg }, check)
-        }
+        Command::Deb { pg, all, check } => deb::run(if all { &matrix::MAJORS } else { &pg }, check),
     }
 }

@@ -9,8 +9,10 @@ use nix::unistd::Uid;
 /// What the build needs besides a server: libpq, libclang for bindgen, OpenSSL for cargo-pgrx.
 const BUILD: &[&str] = &["libpq-dev", "libclang-dev", "clang", "pkg-config", "libssl-dev"];
 
-/// The releases of Debian, by the version of PostgreSQL they have. None has 16.
-pub const RELEASES: [(u32, &str); 3] = [(15, "bookworm"), (17, "trixie"), (18, "sid")];
+/// The releases of Debian, by the version of PostgreSQL they have. None has 16. What 19 has is no
+/// release, and cannot be installed by itself.
+pub const RELEASES: [(u32, &str); 4] =
+    [(15, "bookworm"), (17, "trixie"), (18, "sid"), (19, "experimental")];
 
 /// The release of Debian that has PostgreSQL `major`.
 pub fn release_with(major: u32) -> Option<&'static str> {

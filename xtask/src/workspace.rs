@@ -138,7 +138,9 @@ fn cargo_command() -> Command {
 /// The version in the extension's requirement "=x.y.z".
 fn pinned_pgrx(metadata: &Value) -> Option<String> {
     let named = |list: &Value, name: &str| -> Option<Value> {
-        list.as_array()?.iter().find(|entry| entry["name"] == name).cloned()
+        // A renamed one is the pgrx of another version of PostgreSQL.
+        let is_wanted = |entry: &&Value| entry["name"] == name && entry["rename"].is_null();
+        list.as_array()?.iter().find(is_wanted).cloned()
     };
     let extension = named(&metadata["packages"], EXTENSION)?;
     let pgrx = named(&extension["dependencies"], "pgrx")?;
@@ -154,7 +156,10 @@ mod tests {
     fn requirement(text: &str) -> Option<String> {
         pinned_pgrx(&json!({"packages": [
             {"name": "xtask", "dependencies": []},
-            {"name": "pg_fdw_xacts", "dependencies": [{"name": "pgrx", "req": text}]}
+            {"name": "pg_fdw_xacts", "dependencies": [
+                {"name": "pgrx", "rename": "pgrx99", "req": "=99.0.0"},
+                {"name": "pgrx", "rename": null, "req": text}
+            ]}
         ]}))
     }
 

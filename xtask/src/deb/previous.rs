@@ -41,7 +41,8 @@ fn last_commit(root: &Path, version: &str) -> Result<Option<String>> {
         let mut git = Command::new("git");
         Ok(finish(git.current_dir(root).args(arguments))?.trim().to_owned())
     };
-    let commit = |name: &str| git(&["rev-parse", "--verify", "--quiet", &format!("{name}^{{commit}}")]);
+    let commit =
+        |name: &str| git(&["rev-parse", "--verify", "--quiet", &format!("{name}^{{commit}}")]);
     if let Ok(tagged) = commit(&format!("v{version}")) {
         return Ok(Some(tagged));
     }

@@ -15,8 +15,8 @@ use crate::workspace::Workspace;
 
 /// The `pg_config` of PostgreSQL `major`. The headers are Debian's, or, of a version that no release
 /// has, those of the server that the matrix tests with. What was fetched before is taken as it is.
-pub fn provide(workspace: &Workspace, directory: &Path, major: u32) -> Result<PathBuf> {
-    let directory = directory.join(major.to_string());
+pub fn provide(workspace: &Workspace, major: u32) -> Result<PathBuf> {
+    let directory = workspace.target.join(format!("headers/{major}"));
     let script = directory.join("pg_config");
     if script.exists() {
         return Ok(script);
