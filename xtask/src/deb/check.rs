@@ -20,12 +20,11 @@ const FOR_OTHERS: &str = "trixie";
 /// its demo. What was found goes into the book.
 pub fn in_clean_debian(directory: &Path, deb: &Deb, previous: Option<&Deb>) -> Result<()> {
     let workspace = Workspace::find()?;
-    let release = packages::release_with(deb.major);
-    let server = match release {
-        Some(_) => None,
-        None => Some(server_package(&workspace, directory, deb.major)?),
+    let (release, server) = match packages::release_with(deb.major) {
+        Some(release) => (release, None),
+        None => (FOR_OTHERS, Some(server_package(&workspace, directory, deb.major)?)),
     };
-    let base = base(directory, release.unwrap_or(FOR_OTHERS))?;
+    let base = base(directory, release)?;
     heading(&format!("trying the package for PostgreSQL {} in a clean Debian", deb.major));
     let parent = tempfile::Builder::new().prefix("chroot-").tempdir_in(directory)?;
     let root = parent.path().join("root");
@@ -49,7 +48,7 @@ pub fn in_clean_debian(directory: &Path, deb: &Deb, previous: Option<&Deb>) -> R
             .args(arguments),
     )?;
     let facts = std::fs::read_to_string(root.join("facts"))?;
-    report::record(&workspace.root, deb, &facts, &today()?)
+    report::record(&workspace.root, deb, release, &facts, &today()?)
 }
 
 /// A Debian with its base system alone, made the first time.
