@@ -67,8 +67,8 @@ fn base(directory: &Path, release: &str) -> Result<PathBuf> {
     Ok(base)
 }
 
-/// A package of the server that the matrix tests with, laid out as Debian lays out its own. It uses
-/// the system's libpq, as all of Debian's do.
+/// A package of the server that the matrix tests with, laid out as Debian lays out its own. What it
+/// loads uses the system's libpq, as all of Debian's does.
 fn server_package(workspace: &Workspace, directory: &Path, major: u32) -> Result<PathBuf> {
     let server = Server::provide(workspace, major)?;
     let ask = |option: &str| -> Result<PathBuf> {
@@ -89,6 +89,14 @@ fn server_package(workspace: &Workspace, directory: &Path, major: u32) -> Result
     let share = root.join(format!("usr/share/postgresql/{major}"));
     std::fs::create_dir_all(&share)?;
     copy(ask("--sharedir")?, &share)?;
+    // Its programs have libraries of their own, which they look for there.
+    let bundled = server.home.join("packed/server");
+    for entry in std::fs::read_dir(&bundled).with_context(|| bundled.display().to_string())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "libs") {
+            finish(Command::new("cp").arg("-a").arg(path).arg(root.join("usr/lib")))?;
+        }
+    }
     // The programs find both below directories of these names.
     std::os::unix::fs::symlink(".", place.join("lib/postgresql"))?;
     let share = format!("/usr/share/postgresql/{major}");
