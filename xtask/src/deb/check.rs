@@ -20,12 +20,11 @@ const FOR_OTHERS: &str = "trixie";
 /// its demo. What was found goes into the book.
 pub fn in_clean_debian(directory: &Path, deb: &Deb, previous: Option<&Deb>) -> Result<()> {
     let workspace = Workspace::find()?;
-    let release = packages::release_with(deb.major);
-    let server = match release {
-        Some(_) => None,
-        None => Some(server_package(&workspace, directory, deb.major)?),
+    let (release, server) = match packages::release_with(deb.major) {
+        Some(release) => (release, None),
+        None => (FOR_OTHERS, Some(server_package(&workspace, directory, deb.major)?)),
     };
-    let base = base(directory, release.unwrap_or(FOR_OTHERS))?;
+    let base = base(directory, release)?;
     heading(&format!("trying the package for PostgreSQL {} in a clean Debian", deb.major));
     let parent = tempfile::Builder::new().prefix("chroot-").tempdir_in(directory)?;
     let root = parent.path().join("root");
@@ -49,7 +48,7 @@ pub fn in_clean_debian(directory: &Path, deb: &Deb, previous: Option<&Deb>) -> R
             .args(arguments),
     )?;
     let facts = std::fs::read_to_string(root.join("facts"))?;
-    report::record(&workspace.root, deb, &facts, &today()?)
+    report::record(&workspace.root, deb, release, &facts, &today()?)
 }
 
 /// A Debian with its base system alone, made the first time.
@@ -68,8 +67,8 @@ fn base(directory: &Path, release: &str) -> Result<PathBuf> {
     Ok(base)
 }
 
-/// A package of the server that the matrix tests with, laid out as Debian lays out its own. It uses
-/// the system's libpq, as all of Debian's do.
+/// A package of the server that the matrix tests with, laid out as Debian lays out its own. What it
+/// loads uses the system's libpq, as all of Debian's does.
 fn server_package(workspace: &Workspace, directory: &Path, major: u32) -> Result<PathBuf> {
     let server = Server::provide(workspace, major)?;
     let ask = |option: &str| -> Result<PathBuf> {
@@ -90,6 +89,14 @@ fn server_package(workspace: &Workspace, directory: &Path, major: u32) -> Result
     let share = root.join(format!("usr/share/postgresql/{major}"));
     std::fs::create_dir_all(&share)?;
     copy(ask("--sharedir")?, &share)?;
+    // Its programs have libraries of their own, which they look for there.
+    let bundled = server.home.join("packed/server");
+    for entry in std::fs::read_dir(&bundled).with_context(|| bundled.display().to_string())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "libs") {
+            finish(Command::new("cp").arg("-a").arg(path).arg(root.join("usr/lib")))?;
+        }
+    }
     // The programs find both below directories of these names.
     std::os::unix::fs::symlink(".", place.join("lib/postgresql"))?;
     let share = format!("/usr/share/postgresql/{major}");

@@ -11,11 +11,11 @@ use super::Deb;
 const HEAD: &str = "| PostgreSQL | Debian | its libpq | C library, at least | package | upgraded from | day |\n\
                     |---|---|---|---|---|---|---|\n";
 
-/// Writes what a run has found, lines `KEY=VALUE`, into the book of the clone at `root`.
-pub fn record(root: &Path, deb: &Deb, facts: &str, day: &str) -> Result<()> {
+/// Writes what a run on a Debian has found, lines `KEY=VALUE`, into the book of the clone at `root`.
+pub fn record(root: &Path, deb: &Deb, release: &str, facts: &str, day: &str) -> Result<()> {
     let page = root.join("docs/src/packages.md");
     let text = std::fs::read_to_string(&page).with_context(|| page.display().to_string())?;
-    let row = row(deb.major, &deb.needs.libc, facts, day)?;
+    let row = row(deb.major, &deb.needs.libc, release, facts, day)?;
     let text = with_row(&text, row).context("docs/src/packages.md has no table")?;
     std::fs::write(&page, text)?;
     println!("written to {}", page.display());
@@ -23,13 +23,19 @@ pub fn record(root: &Path, deb: &Deb, facts: &str, day: &str) -> Result<()> {
 }
 
 /// The row of a version, with the version that it is sorted by.
-fn row(major: u32, libc: &str, facts: &str, day: &str) -> Result<(u32, String)> {
+fn row(
+    major: u32,
+    libc: &str,
+    release: &str,
+    facts: &str,
+    day: &str,
+) -> Result<(u32, String)> {
     let facts: BTreeMap<&str, &str> =
         facts.lines().filter_map(|line| line.split_once('=')).collect();
     let fact = |name: &str| facts.get(name).copied().with_context(|| format!("{name} is not said"));
     let (from, to) = (fact("from")?, fact("to")?);
     let from = if from == to { "not tried" } else { from };
-    let (server, release, libpq) = (fact("server")?, fact("release")?, fact("libpq")?);
+    let (server, libpq) = (fact("server")?, fact("libpq")?);
     Ok((major, format!("| {server} | {release} | {libpq} | {libc} | {to} | {from} | {day} |")))
 }
 
@@ -50,7 +56,7 @@ fn with_row(page: &str, (major, row): (u32, String)) -> Option<String> {
 mod tests {
     use super::{HEAD, row, with_row};
 
-    const FACTS: &str = "server=17.12\nfrom=0.2.0\nto=0.3.0\nlibpq=17.12-0\nrelease=trixie\n";
+    const FACTS: &str = "server=17.12\nfrom=0.2.0\nto=0.3.0\nlibpq=17.12-0\n";
 
     #[test]
     fn a_row_takes_the_place_of_the_one_of_its_version() {
@@ -58,10 +64,10 @@ mod tests {
         let page = format!("before\n\n{HEAD}| 15.1 | x |\n{old}| 18.1 | y |\n\nafter\n");
         let new = "| 17.12 | trixie | 17.12-0 | 2.34 | 0.3.0 | 0.2.0 | 2026-01-02 |\n";
         let expected = page.replace(old, new);
-        let found = with_row(&page, row(17, "2.34", FACTS, "2026-01-02").unwrap()).unwrap();
+        let found = with_row(&page, row(17, "2.34", "trixie", FACTS, "2026-01-02").unwrap()).unwrap();
         assert_eq!(found, expected);
         let empty = page.replace(old, "");
-        let found = with_row(&empty, row(17, "2.34", FACTS, "2026-01-02").unwrap()).unwrap();
+        let found = with_row(&empty, row(17, "2.34", "trixie", FACTS, "2026-01-02").unwrap()).unwrap();
         assert_eq!(found, expected);
     }
 
@@ -72,8 +78,8 @@ mod tests {
 
     #[test]
     fn what_was_not_found_is_not_said() {
-        assert!(row(17, "2.34", &FACTS.replace("libpq", "x"), "2026-01-02").is_err());
-        let (_, row) = row(17, "2.34", &FACTS.replace("0.2.0", "0.3.0"), "2026-01-02").unwrap();
+        assert!(row(17, "2.34", "trixie", &FACTS.replace("libpq", "x"), "2026-01-02").is_err());
+        let (_, row) = row(17, "2.34", "trixie", &FACTS.replace("0.2.0", "0.3.0"), "2026-01-02").unwrap();
         assert!(row.contains("| 0.3.0 | not tried |"), "{row}");
     }
 }
