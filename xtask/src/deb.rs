@@ -27,8 +27,6 @@ use library::Needs;
 struct Deb {
     /// The version of PostgreSQL it is for.
     major: u32,
-    /// The version of the extension.
-    version: String,
     /// The archive.
     path: PathBuf,
     /// What its library needs.
@@ -118,7 +116,7 @@ fn build(
     let mut pack = Command::new("dpkg-deb");
     pack.args(["--root-owner-group", "--build"]).arg(&package.root).arg(&path);
     finish(&mut pack)?;
-    Ok(Deb { major, version: version.to_owned(), path, needs })
+    Ok(Deb { major, path, needs })
 }
 
 /// Puts files of the sources into a package.

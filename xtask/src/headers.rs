@@ -13,7 +13,7 @@ use crate::packages;
 use crate::upstream::source;
 use crate::workspace::Workspace;
 
-/// The `pg_config` of PostgreSQL `major`. The headers are Debian's, or, of a version that no release
+/// The `pg_config` of PostgreSQL `major`. The headers are Debian's, or, of one that no release
 /// has, those of the server that the matrix tests with. What was fetched before is taken as it is.
 pub fn provide(workspace: &Workspace, major: u32) -> Result<PathBuf> {
     let directory = workspace.target.join(format!("headers/{major}"));

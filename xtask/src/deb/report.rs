@@ -23,13 +23,7 @@ pub fn record(root: &Path, deb: &Deb, release: &str, facts: &str, day: &str) -> 
 }
 
 /// The row of a version, with the version that it is sorted by.
-fn row(
-    major: u32,
-    libc: &str,
-    release: &str,
-    facts: &str,
-    day: &str,
-) -> Result<(u32, String)> {
+fn row(major: u32, libc: &str, release: &str, facts: &str, day: &str) -> Result<(u32, String)> {
     let facts: BTreeMap<&str, &str> =
         facts.lines().filter_map(|line| line.split_once('=')).collect();
     let fact = |name: &str| facts.get(name).copied().with_context(|| format!("{name} is not said"));
@@ -64,10 +58,12 @@ mod tests {
         let page = format!("before\n\n{HEAD}| 15.1 | x |\n{old}| 18.1 | y |\n\nafter\n");
         let new = "| 17.12 | trixie | 17.12-0 | 2.34 | 0.3.0 | 0.2.0 | 2026-01-02 |\n";
         let expected = page.replace(old, new);
-        let found = with_row(&page, row(17, "2.34", "trixie", FACTS, "2026-01-02").unwrap()).unwrap();
+        let found =
+            with_row(&page, row(17, "2.34", "trixie", FACTS, "2026-01-02").unwrap()).unwrap();
         assert_eq!(found, expected);
         let empty = page.replace(old, "");
-        let found = with_row(&empty, row(17, "2.34", "trixie", FACTS, "2026-01-02").unwrap()).unwrap();
+        let found =
+            with_row(&empty, row(17, "2.34", "trixie", FACTS, "2026-01-02").unwrap()).unwrap();
         assert_eq!(found, expected);
     }
 
@@ -79,7 +75,8 @@ mod tests {
     #[test]
     fn what_was_not_found_is_not_said() {
         assert!(row(17, "2.34", "trixie", &FACTS.replace("libpq", "x"), "2026-01-02").is_err());
-        let (_, row) = row(17, "2.34", "trixie", &FACTS.replace("0.2.0", "0.3.0"), "2026-01-02").unwrap();
+        let (_, row) =
+            row(17, "2.34", "trixie", &FACTS.replace("0.2.0", "0.3.0"), "2026-01-02").unwrap();
         assert!(row.contains("| 0.3.0 | not tried |"), "{row}");
     }
 }
