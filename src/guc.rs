@@ -326,6 +326,12 @@ pub fn commit_timeout() -> Duration {
     milliseconds(&COMMIT_TIMEOUT)
 }
 
+/// How long the resolver waits for an answer. A short deadline of COMMIT is for clients, so it does
+/// not count here.
+pub fn answer_timeout() -> Duration {
+    commit_timeout().max(Duration::from_secs(10))
+}
+
 /// How long decisions outlive their confirmation.
 pub fn forget_delay() -> Duration {
     Duration::from_secs(FORGET_DELAY.get().max(0) as u64)

@@ -7,6 +7,7 @@
 mod cancel;
 mod conn;
 mod result;
+mod unasked;
 
 pub use cancel::{Cancel, Sending};
 pub use conn::{Conn, Flush, Polling, Transaction, connection_options};

@@ -12,6 +12,7 @@
 //! * [`syncrep`]: whether something is where the synchronous standbys need it; [`wal`]: the WAL;
 //! * [`shmem_hooks`], [`shared_index`]: shared memory; [`backend_local`]: statics of one process;
 //! * [`latch`], [`alarm`], [`wait_event`]: waiting; [`random`]: random bytes;
+//! * [`heap`]: memory outside of memory contexts;
 //! * [`heavy_locks`]: what this server's processes wait for;
 //! * [`preload`]: whether the library was loaded as it must be.
 
@@ -23,6 +24,7 @@ pub mod error;
 pub mod frames;
 pub mod function;
 pub mod globals;
+pub mod heap;
 pub mod heavy_locks;
 pub mod latch;
 pub mod layout;

@@ -7,6 +7,7 @@
 //! * [`fingerprint`]: which server and database a connection has reached;
 //! * [`gid`]: the identifiers given to `PREPARE TRANSACTION`;
 //! * [`pipeline`]: which answer on a connection belongs to whom;
+//! * [`patience`]: how long the resolver waits for a server that has much to answer;
 //! * [`place`]: whether two foreign servers lead to the same database;
 //! * [`label`]: what a client may be told of a transaction it has labelled;
 //! * [`ledger`]: what is decided and not confirmed, by participant;
@@ -34,6 +35,7 @@ pub mod ledger;
 pub mod local_commits;
 pub mod order;
 pub mod participant;
+pub mod patience;
 pub mod pipeline;
 pub mod place;
 pub mod plan;

@@ -5,6 +5,7 @@
 
 mod application;
 mod contender;
+mod curve;
 mod effort;
 mod machine;
 mod measures;
@@ -20,11 +21,14 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::Parser;
 use clap::builder::PossibleValuesParser;
+use pg_test::Fleet;
 
 use crate::effort::Effort;
 use crate::machine::Machine;
+use crate::measures::growth;
 use crate::progress::say;
 use crate::report::Report;
+use crate::report::growth::GrowthReport;
 use crate::stand::Stand;
 
 #[derive(Parser)]
@@ -33,20 +37,32 @@ struct Arguments {
     /// Short slices and few rounds: three minutes instead of fifteen
     #[arg(long)]
     quick: bool,
+    /// Measure what grows with what instead, for growth.md: two minutes with --quick, else twelve
+    #[arg(long)]
+    growth: bool,
     /// Take only these measures
     #[arg(long, value_name = "NAME", num_args = 1.., value_parser = names())]
     only: Vec<String>,
-    /// Where report.md, report.json and the plots are written
+    /// Where report.md or growth.md, report.json and the plots are written
     #[arg(long, value_name = "PATH")]
     output: PathBuf,
 }
 
+impl Arguments {
+    fn chosen(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|chosen| chosen == name)
+    }
+}
+
 fn names() -> PossibleValuesParser {
-    PossibleValuesParser::new(measures::ALL.iter().map(|(name, _)| *name))
+    let measures = measures::ALL.iter().map(|(name, _)| *name);
+    PossibleValuesParser::new(measures.chain(growth::ALL.iter().map(|(name, _)| *name)))
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    let run = if arguments.growth { run_growth } else { run };
+    match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -66,10 +82,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     };
     let effort = Effort { quick: arguments.quick };
     let mut failed = 0;
-    for (name, measure) in measures::ALL {
-        if !arguments.only.is_empty() && !arguments.only.iter().any(|chosen| chosen == name) {
-            continue;
-        }
+    for (name, measure) in measures::ALL.iter().filter(|(name, _)| arguments.chosen(name)) {
         // The other measures are still worth having.
         if let Err(error) = measure(&stand, effort, &mut report) {
             failed += 1;
@@ -77,7 +90,34 @@ fn run(arguments: &Arguments) -> Result<()> {
         }
     }
     report.write(&arguments.output)?;
-    say(&format!("done: {}", arguments.output.join("report.md").display()));
+    end(arguments, "report.md", failed)
+}
+
+fn run_growth(arguments: &Arguments) -> Result<()> {
+    let load = Machine::load()?;
+    let mut report = GrowthReport {
+        machine: Machine::describe(load, &mut Fleet::start()?.session()?)?,
+        quick: arguments.quick,
+        curves: Vec::new(),
+    };
+    let effort = Effort { quick: arguments.quick };
+    let mut failed = 0;
+    for (name, measure) in growth::ALL.iter().filter(|(name, _)| arguments.chosen(name)) {
+        say(&format!("growth: {name}"));
+        match measure(effort) {
+            Ok(curves) => report.curves.extend(curves),
+            Err(error) => {
+                failed += 1;
+                say(&format!("{name} FAILED: {error:#}"));
+            }
+        }
+    }
+    report.write(&arguments.output)?;
+    end(arguments, "growth.md", failed)
+}
+
+fn end(arguments: &Arguments, file: &str, failed: usize) -> Result<()> {
+    say(&format!("done: {}", arguments.output.join(file).display()));
     if failed > 0 {
         bail!("{failed} measures failed and are not in the report");
     }

@@ -3,6 +3,7 @@
 mod beside;
 mod bulk;
 mod decisions;
+pub mod growth;
 mod hot;
 mod instructions;
 mod latency;

@@ -1,10 +1,12 @@
-//! A table as a plot: conditions on the x axis, a line for each contender.
+//! A table as a plot: conditions on the x axis, a line for each contender. A curve as a plot: each
+//! figure over its first.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
 use plotters::prelude::*;
 
+use crate::curve::Curve;
 use crate::report::Table;
 
 const SIZE: (u32, u32) = (800, 480);
@@ -22,6 +24,65 @@ const COLOURS: [RGBColor; 6] = [
 pub fn draw(table: &Table, path: &Path) -> Result<()> {
     // plotters' errors are bound to the backend.
     svg(table, path).map_err(|error| anyhow!("{error}"))
+}
+
+/// Draws each figure of `curve` over its first one into the SVG file `path`: the points at equal
+/// distances, the figures on a logarithmic scale.
+pub fn draw_growth(curve: &Curve, path: &Path) -> Result<()> {
+    growth_svg(curve, path).map_err(|error| anyhow!("{error}"))
+}
+
+fn growth_svg(curve: &Curve, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let lines: Vec<Vec<(f64, f64)>> = curve
+        .lines
+        .iter()
+        .map(|line| {
+            let values = line.relative().into_iter().enumerate();
+            values.filter_map(|(n, v)| Some((n as f64, v.filter(|v| *v > 0.0)?))).collect()
+        })
+        .collect();
+    let all = || lines.iter().flatten().map(|(_, value)| *value);
+    // At least a factor of ten, so that noise does not look like growth.
+    let (bottom, top) = (all().fold(0.3, f64::min) * 0.8, all().fold(3.0, f64::max) * 1.5);
+    let last = curve.points.len().saturating_sub(1) as f64;
+
+    let area = SVGBackend::new(path, SIZE).into_drawing_area();
+    area.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&area)
+        .caption(curve.what, ("sans-serif", 18))
+        .margin(12)
+        .x_label_area_size(40)
+        .y_label_area_size(60)
+        .build_cartesian_2d(-0.1..last + 0.1, (bottom..top).log_scale())?;
+    let label = |place: &f64| {
+        let is_point = (place - place.round()).abs() < 0.01 && *place > -0.5;
+        let point = curve.points.get(place.round() as usize).filter(|_| is_point);
+        point.map(usize::to_string).unwrap_or_default()
+    };
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .x_labels(curve.points.len() * 2)
+        .x_label_formatter(&label)
+        .y_label_formatter(&|value| format!("× {value}"))
+        .x_desc(curve.what)
+        .label_style(("sans-serif", 13))
+        .draw()?;
+    for ((line, points), colour) in curve.lines.iter().zip(lines).zip(COLOURS.into_iter().cycle()) {
+        chart
+            .draw_series(LineSeries::new(points, colour.stroke_width(2)).point_size(3))?
+            .label(line.figure.label)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour.stroke_width(2)));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE)
+        .border_style(RGBColor(200, 200, 200))
+        .label_font(("sans-serif", 13))
+        .draw()?;
+    area.present()?;
+    Ok(())
 }
 
 fn svg(table: &Table, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
@@ -73,7 +134,8 @@ fn svg(table: &Table, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
 
 #[cfg(test)]
 mod tests {
-    use super::draw;
+    use super::{draw, draw_growth};
+    use crate::curve::{Curve, Figure};
     use crate::report::Table;
     use crate::statistics::Spread;
 
@@ -102,5 +164,21 @@ mod tests {
     fn conditions_that_are_no_numbers_cannot_be_drawn() {
         let path = std::env::temp_dir().join(format!("no-plot-{}.svg", std::process::id()));
         assert!(draw(&table("many"), &path).is_err());
+    }
+
+    #[test]
+    fn a_growth_plot_names_its_points_and_lines() {
+        let path = std::env::temp_dir().join(format!("growth-plot-{}.svg", std::process::id()));
+        let mut curve = Curve::new("n", "clients", "");
+        for (point, value) in [(0, 1.0), (4321, 50.0)] {
+            curve.point(point);
+            curve.note(Figure { label: "time", reason: "" }, &[value]);
+        }
+        draw_growth(&curve, &path).expect("it is drawn");
+        let text = std::fs::read_to_string(&path).expect("it is there");
+        std::fs::remove_file(&path).expect("it is ours");
+        for part in ["<svg", "clients", "4321", "time"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What the benchmark found: rows with a target, tables behind them, and where it was measured.
 
+pub mod growth;
 mod markdown;
 
 use std::path::Path;

@@ -50,4 +50,4 @@ pub use fleet::{Fleet, FleetOptions};
 pub use install::Installation;
 pub use process::Frozen;
 pub use proxy::{Fault, Point, Proxy};
-pub use wait::{DEADLINE, wait_until};
+pub use wait::{DEADLINE, lengthened_by_load, wait_until};

@@ -11,6 +11,7 @@
 //! lands late.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -205,6 +206,14 @@ impl Proxy {
     /// From now on the server's answers pass as they are; what has been done to them until now.
     pub fn stop_spoiling(&self) -> Vec<String> {
         self.shared.lock().hostile.take().map_or_else(Vec::new, Plan::into_struck)
+    }
+
+    /// The server says something unasked to every client.
+    pub fn say(&self, message: &Message) -> Result<()> {
+        for [client, _] in self.shared.lock().connections.values() {
+            (&mut &*client).write_all(&message.bytes)?;
+        }
+        Ok(())
     }
 
     /// How many connections hang at this moment.

@@ -57,20 +57,36 @@ impl Shown {
 
 /// All of them. Of other databases, only what has an entry in shared memory.
 pub fn all() -> Vec<Shown> {
+    let mut all = Vec::new();
+    for_each(|shown| all.push(shown));
+    all
+}
+
+/// Calls `f` for each of [`all`]. After a start there may be one for each participant of each
+/// decision, so that who only counts does not keep them.
+pub fn for_each(mut f: impl FnMut(Shown)) {
     // `asked` is read before the entries: whatever is left of a participant that counts as asked
     // has an entry by then.
     let asked = seen::asked();
     let entries = entries::all();
-    let stats = stats::all();
-    let mut shown: Vec<Shown> =
-        entries.iter().filter_map(|entry| of_entry(entry, &stats)).collect();
+    let stats: Stats = stats::all().into_iter().map(|s| (s.serverid, s)).collect();
+    let mut known = HashSet::new();
+    for shown in entries.iter().filter_map(|entry| of_entry(entry, &stats)) {
+        known.insert(shown.gid);
+        f(shown);
+    }
     let list = participant_list::all();
-    let known: HashSet<Gid> = shown.iter().map(|s| s.gid).collect();
-    shown.extend(of_table(&asked, &list, &stats).into_iter().filter(|s| !known.contains(&s.gid)));
-    shown
+    of_table(&asked, &list, &stats, |shown| {
+        if !known.contains(&shown.gid) {
+            f(shown);
+        }
+    });
 }
 
-fn of_entry(entry: &Entry, stats: &[ServerStats]) -> Option<Shown> {
+/// What has happened on the servers of this database.
+type Stats = HashMap<Oid, ServerStats>;
+
+fn of_entry(entry: &Entry, stats: &Stats) -> Option<Shown> {
     let reason = match (entry.is_left(), entry.status) {
         (true, Status::Prepared) => Some(Reason::Undecided.text().into()),
         (true, Status::Committing | Status::Aborting) => Some(match entry.reason {
@@ -94,29 +110,33 @@ fn of_entry(entry: &Entry, stats: &[ServerStats]) -> Option<Shown> {
     })
 }
 
-fn last_error(dbid: Oid, serverid: Oid, stats: &[ServerStats]) -> Option<Vec<u8>> {
-    stats.iter().find(|s| (s.dbid, s.serverid) == (dbid, serverid)).and_then(stats::last_error)
+fn last_error(dbid: Oid, serverid: Oid, stats: &Stats) -> Option<Vec<u8>> {
+    stats.get(&serverid).filter(|s| s.dbid == dbid).and_then(stats::last_error)
 }
 
 /// What only the decision table of this database tells.
-fn of_table(asked: &seen::Asked, list: &[ParticipantRecord], stats: &[ServerStats]) -> Vec<Shown> {
+fn of_table(
+    asked: &seen::Asked,
+    list: &[ParticipantRecord],
+    stats: &Stats,
+    mut f: impl FnMut(Shown),
+) {
     let standby = in_recovery();
     let lacked = shmem::read(|m| m.shared.entries_lacked);
     // What is prepared here has entries once the resolver has read the decision table.
     let pending = standby || lacked || !resolvers::is_up();
     let unasked = !standby && list.iter().any(|r| !asked.has(r.id));
     if !pending && !unasked {
-        return Vec::new();
+        return;
     }
-    let Some(identity) = identity::known() else { return Vec::new() };
+    let Some(identity) = identity::known() else { return };
     let forgotten = forgotten::all();
     let by_id: HashMap<i32, &ParticipantRecord> = list.iter().map(|r| (r.id, r)).collect();
-    let mut shown = Vec::new();
-    for row in decisions::all() {
+    decisions::for_each(|row| {
         let is_pending = row.decision == Decision::InProgress;
         let is_unknown = unasked && !is_pending && asked.is_older(row.xid);
         if !is_pending && !is_unknown {
-            continue;
+            return;
         }
         for (id, _) in &row.participants {
             let Some(registered) = by_id.get(id) else { continue };
@@ -128,7 +148,7 @@ fn of_table(asked: &seen::Asked, list: &[ParticipantRecord], stats: &[ServerStat
                 last_error(my_database(), registered.serverid, stats)
                     .unwrap_or_else(|| Reason::Unasked.text().into())
             };
-            shown.push(Shown {
+            f(Shown {
                 dbid: my_database(),
                 xid: row.xid,
                 gid: registered.gid(identity, row.nonce),
@@ -138,8 +158,7 @@ fn of_table(asked: &seen::Asked, list: &[ParticipantRecord], stats: &[ServerStat
                 reason: Some(reason),
             });
         }
-    }
-    shown
+    });
 }
 
 /// Whether a transaction was committed before the start of this server, and one of its participants

@@ -1,12 +1,16 @@
 //! What the view `pg_stat_fdw_xacts` reads: for each foreign server of this database, what has
 //! happened since the start of this server, and what is in doubt now.
 
+use std::collections::HashMap;
+
 use pgrx::datum::TimestampWithTimeZone;
+use pgrx::pg_sys::Oid;
 use pgrx::prelude::*;
 
-use crate::api::doubt::{self, Shown};
+use crate::api::doubt;
+use crate::pg::globals::my_database;
 use crate::shared::reads::{self, Count};
-use crate::shared::stats;
+use crate::shared::stats::{self, ServerStats};
 
 /// One row per foreign server on which something was prepared, was swept, or is in doubt, or for
 /// which a session has given way in a deadlock.
@@ -31,37 +35,54 @@ fn pg_fdw_xacts_statistics() -> TableIterator<
     ),
 > {
     crate::pg::preload::require().unwrap_or_else(|error| error.raise_in_pgrx());
-    let in_doubt: Vec<Shown> =
-        doubt::all().into_iter().filter(|s| s.is_here() && s.is_in_doubt()).collect();
-    let mut servers = stats::all();
-    // A server that was not asked since the start has no statistics yet.
-    for shown in &in_doubt {
-        if servers.iter().all(|s| s.serverid != shown.serverid()) {
-            servers.push(stats::empty(shown.dbid, shown.serverid()));
-        }
-    }
-    let rows: Vec<_> = servers
+    let mut in_doubt = by_server();
+    let row = |s: ServerStats, InDoubt { count, oldest }: InDoubt| {
+        (
+            s.serverid,
+            s.prepared as i64,
+            s.committed as i64,
+            s.rolled_back as i64,
+            s.resolved as i64,
+            s.heuristic as i64,
+            s.attempts as i64,
+            s.failures as i64,
+            count,
+            oldest.and_then(timestamp),
+            stats::last_error(&s),
+            Some(s.last_error_at).filter(|at| *at != 0).and_then(timestamp),
+            s.deadlocks as i64,
+        )
+    };
+    let known = stats::all();
+    let mut rows: Vec<_> = known
         .into_iter()
-        .map(|s| {
-            let here = || in_doubt.iter().filter(|shown| shown.serverid() == s.serverid);
-            (
-                s.serverid,
-                s.prepared as i64,
-                s.committed as i64,
-                s.rolled_back as i64,
-                s.resolved as i64,
-                s.heuristic as i64,
-                s.attempts as i64,
-                s.failures as i64,
-                here().count() as i64,
-                here().map(|shown| shown.since).min().and_then(timestamp),
-                stats::last_error(&s),
-                Some(s.last_error_at).filter(|at| *at != 0).and_then(timestamp),
-                s.deadlocks as i64,
-            )
-        })
+        .map(|s| row(s, in_doubt.remove(&s.serverid).unwrap_or_default()))
         .collect();
+    // A server that was not asked since the start has no statistics yet.
+    let others = in_doubt.into_iter();
+    rows.extend(others.map(|(serverid, all)| row(stats::empty(my_database(), serverid), all)));
     TableIterator::new(rows)
+}
+
+/// What is in doubt on one server.
+#[derive(Default)]
+struct InDoubt {
+    count: i64,
+    /// Since when the oldest is.
+    oldest: Option<i64>,
+}
+
+/// What is in doubt in this database.
+fn by_server() -> HashMap<Oid, InDoubt> {
+    let mut servers: HashMap<Oid, InDoubt> = HashMap::new();
+    doubt::for_each(|shown| {
+        if shown.is_here() && shown.is_in_doubt() {
+            let all = servers.entry(shown.serverid()).or_default();
+            all.count += 1;
+            all.oldest = Some(all.oldest.map_or(shown.since, |oldest| oldest.min(shown.since)));
+        }
+    });
+    servers
 }
 
 /// How consistent reads have done, in all databases, since the start of this server.

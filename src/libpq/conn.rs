@@ -5,14 +5,15 @@ use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::{NonNull, null};
 
+use super::unasked::Unasked;
 use super::{Cancel, PgResult};
 
 /// A connection. Dropping it closes the socket.
 #[derive(Debug)]
 pub struct Conn {
     raw: Cell<NonNull<pq_sys::PGconn>>,
-    /// What [`Conn::listen_for_end`] has heard. libpq keeps its address.
-    ended_idle: RefCell<Box<Cell<bool>>>,
+    /// What the server has said unasked. libpq keeps its address.
+    unasked: RefCell<Box<Unasked>>,
 }
 
 /// What [`Conn::poll_connect`] wants next.
@@ -84,7 +85,10 @@ impl Conn {
         values.push(null());
         // SAFETY: two NULL-terminated arrays of the same length that outlive the call.
         let raw = unsafe { pq_sys::PQconnectStartParams(keywords.as_ptr(), values.as_ptr(), 0) };
-        NonNull::new(raw).map(|raw| Self { raw: Cell::new(raw), ended_idle: RefCell::default() })
+        let raw = NonNull::new(raw)?;
+        // SAFETY: the connection is alive, and what hears lives as long as it does.
+        let unasked = unsafe { Unasked::hear(raw) };
+        Some(Self { raw: Cell::new(raw), unasked: RefCell::new(unasked) })
     }
 
     fn raw(&self) -> *mut pq_sys::PGconn {
@@ -94,7 +98,7 @@ impl Conn {
     /// Exchanges the connections of two. No text of either may be held.
     pub fn swap(&self, other: &Self) {
         self.raw.swap(&other.raw);
-        self.ended_idle.swap(&other.ended_idle);
+        self.unasked.swap(&other.unasked);
     }
 
     /// Takes the next step of connecting.
@@ -185,7 +189,7 @@ impl Conn {
         unsafe { pq_sys::PQsendQuery(self.raw(), sql.as_ptr()) == 1 }
     }
 
-    /// Queues data for the COPY that the server has begun to take, and its end.
+    /// Queues data for the COPY that the server has begun to take.
     pub fn put_copy(&self, data: &[u8]) -> bool {
         // The server works on a message when it has all of it.
         const MESSAGE: usize = 1 << 16;
@@ -193,8 +197,14 @@ impl Conn {
         unsafe {
             data.chunks(MESSAGE).all(|part| {
                 pq_sys::PQputCopyData(self.raw(), part.as_ptr().cast(), part.len() as c_int) == 1
-            }) && pq_sys::PQputCopyEnd(self.raw(), null()) == 1
+            })
         }
+    }
+
+    /// Queues the end of the COPY that the server has begun to take.
+    pub fn end_copy(&self) -> bool {
+        // SAFETY: without a reason to fail, nothing is read.
+        unsafe { pq_sys::PQputCopyEnd(self.raw(), null()) == 1 }
     }
 
     /// Lets the COPY that the server has begun to take fail.
@@ -318,33 +328,26 @@ impl Conn {
         self.is_bad() || poll.fd < 0 || polled < 0 || poll.revents & ended != 0
     }
 
-    /// From now on the server's unasked messages are not logged, but noted for
-    /// [`Conn::ended_idle`].
-    pub fn listen_for_end(&self) {
-        const IDLE_SESSION_TIMEOUT: &[u8] = b"57P05";
-        unsafe extern "C" fn listen(ended: *mut c_void, said: *const pq_sys::PGresult) {
-            // SAFETY: libpq passes a valid result; the flag lives as long as the connection.
-            unsafe {
-                let code = pq_sys::PQresultErrorField(said, c_int::from(b'C'));
-                if !code.is_null() && CStr::from_ptr(code).to_bytes() == IDLE_SESSION_TIMEOUT {
-                    (*ended.cast::<Cell<bool>>()).set(true);
-                }
-            }
-        }
-        let ended: *const Cell<bool> = &raw const **self.ended_idle.borrow();
-        // SAFETY: the connection is alive, and the flag, which is boxed, outlives it.
-        unsafe { pq_sys::PQsetNoticeReceiver(self.raw(), Some(listen), ended.cast_mut().cast()) };
+    /// Whether the server has said, unasked, that it ends the session. The end of the stream follows,
+    /// on a busy machine some time later. Only what has been read counts. Call it only when nothing
+    /// is to be answered.
+    pub fn is_told_of_end(&self) -> bool {
+        self.hear_unasked();
+        self.unasked.borrow().ends()
     }
 
-    /// Whether the server has said, unasked and after [`Conn::listen_for_end`], that the session
-    /// was idle for too long. Only what has been read counts.
+    /// The same, because the session was idle for too long.
     pub fn ended_idle(&self) -> bool {
-        // libpq handles unasked messages when no command is under way, which it notices when it is
-        // asked for a result.
+        self.hear_unasked();
+        self.unasked.borrow().was_idle()
+    }
+
+    /// libpq handles unasked messages when no command is under way, which it notices when it is
+    /// asked for a result.
+    fn hear_unasked(&self) {
         if !self.is_busy() && self.result().is_none() {
             self.is_busy();
         }
-        self.ended_idle.borrow().get()
     }
 
     /// What is needed to cancel the running command; `None` without a connection.

@@ -39,6 +39,12 @@ pub fn open_by_entries(entries: &[Noted], lacked: bool) -> Option<Vec<(i32, u64)
     (tell && !entries.is_empty()).then(|| entries.iter().map(|e| (e.participant, e.xid)).collect())
 }
 
+/// Whether something that has grown, as after a crash, takes much more room than it needs now, and
+/// more than a little.
+pub fn has_much_room(len: usize, capacity: usize) -> bool {
+    capacity > 1024 && len < capacity / 8
+}
+
 /// The transactions that are open.
 #[derive(Default, Debug)]
 pub struct Ledger {
@@ -81,6 +87,7 @@ impl Ledger {
         let last = transaction.members.is_empty();
         if last {
             self.transactions.remove(&nonce);
+            self.give_back_room();
         }
         last
     }
@@ -89,6 +96,14 @@ impl Ledger {
     pub fn confirmed_by_all(&mut self, nonce: Nonce) {
         for id in self.transactions.remove(&nonce).into_iter().flat_map(|t| t.members) {
             self.close(nonce, id);
+        }
+        self.give_back_room();
+    }
+
+    fn give_back_room(&mut self) {
+        let transactions = &mut self.transactions;
+        if has_much_room(transactions.len(), transactions.capacity()) {
+            transactions.shrink_to(2 * transactions.len());
         }
     }
 
@@ -158,6 +173,23 @@ mod tests {
         assert!(ledger.confirmed_by(nonce(1), 8));
         assert!(!ledger.has(nonce(1)) && ledger.has(nonce(2)));
         assert!(!ledger.confirmed_by(nonce(1), 8), "only once");
+    }
+
+    #[test]
+    fn what_many_transactions_took_is_given_back() {
+        for all_at_once in [true, false] {
+            let mut ledger = Ledger::default();
+            (1..=100_000).for_each(|n| ledger.add(nonce(n), 1, [(7, 0)]));
+            for n in 1..=99_990 {
+                match all_at_once {
+                    true => ledger.confirmed_by_all(nonce(n)),
+                    false => assert!(ledger.confirmed_by(nonce(n), 7)),
+                }
+            }
+            assert!(ledger.transactions.capacity() < 2048, "{}", ledger.transactions.capacity());
+            assert_eq!(ledger.count_at(7), 10);
+            assert!((99_991..=100_000).all(|n| ledger.has(nonce(n))));
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //!
 //! It is generic over the result type, so that it can be tested without a connection.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::CStr;
 use std::rc::Rc;
 
@@ -102,14 +102,14 @@ pub type Answer<R> = Result<Rc<R>, Rc<R>>;
 #[derive(Debug)]
 pub struct Fifo<R> {
     expected: VecDeque<Expected>,
-    answers: HashMap<Ticket, (Statement, Answer<R>)>,
+    answers: BTreeMap<Ticket, (Statement, Answer<R>)>,
     failure: Option<Rc<R>>,
     next: Ticket,
 }
 
 impl<R> Default for Fifo<R> {
     fn default() -> Self {
-        Self { expected: VecDeque::new(), answers: HashMap::new(), failure: None, next: 1 }
+        Self { expected: VecDeque::new(), answers: BTreeMap::new(), failure: None, next: 1 }
     }
 }
 
@@ -137,6 +137,11 @@ impl<R> Fifo<R> {
     /// Whether everything asked has been answered.
     pub fn is_idle(&self) -> bool {
         self.expected.is_empty()
+    }
+
+    /// How many answers are still to come.
+    pub fn unanswered(&self) -> usize {
+        self.expected.len()
     }
 
     /// Whether all commands that are still to be answered end transactions, so that another may
@@ -250,15 +255,10 @@ impl<R> Fifo<R> {
     /// The earliest failure before a statement that nobody has taken yet, with its query: the
     /// reason why the transaction had failed when the statement was executed.
     pub fn failure_before(&self, ticket: Ticket) -> Option<(Rc<R>, Option<Rc<CStr>>)> {
-        let failures = self.answers.values().filter_map(|(statement, answer)| {
-            answer
-                .as_ref()
-                .err()
-                .filter(|_| statement.ticket < ticket)
-                .map(|cause| (statement, cause))
-        });
-        let (statement, cause) = failures.min_by_key(|(statement, _)| statement.ticket)?;
-        Some((Rc::clone(cause), statement.query.clone()))
+        self.answers.range(..ticket).find_map(|(_, (statement, answer))| {
+            let cause = answer.as_ref().err()?;
+            Some((Rc::clone(cause), statement.query.clone()))
+        })
     }
 
     /// The owner of a statement does not want its answer any more. A failure is kept, because later

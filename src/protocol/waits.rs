@@ -8,7 +8,7 @@
 //! * [`locks`]: what a server says of a lock, and which locks count;
 //! * [`cycle`]: the cycles, who has to give way, and how they are told.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 pub mod cycle;
@@ -51,15 +51,15 @@ pub struct Session {
 #[derive(Clone, Default, Debug)]
 pub struct Said {
     /// Who blocks a process; 0 stands for prepared transactions.
-    pub blockers: HashMap<i32, Vec<i32>>,
+    pub blockers: BTreeMap<i32, Vec<i32>>,
     /// The lock that a process waits for.
-    pub waits: HashMap<i32, Lock>,
+    pub waits: BTreeMap<i32, Lock>,
     /// The locks of prepared transactions.
     pub held: Vec<Lock>,
     /// The processes here that the server's processes belong to.
-    pub owners: HashMap<i32, i32>,
+    pub owners: BTreeMap<i32, i32>,
     /// The same of prepared transactions, by their xids.
-    pub prepared: HashMap<u64, i32>,
+    pub prepared: BTreeMap<u64, i32>,
 }
 
 /// One wait for one blocker.
@@ -96,12 +96,12 @@ impl Edge {
 pub struct Graph {
     /// Every wait for every blocker.
     pub edges: Vec<Edge>,
-    sessions: HashMap<i32, (i64, bool)>,
+    sessions: BTreeMap<i32, (i64, bool)>,
 }
 
 impl Graph {
     /// Joins what the sessions and the servers say. A server that has said nothing adds nothing.
-    pub fn join(sessions: &[Session], said: &HashMap<u32, Said>) -> Self {
+    pub fn join(sessions: &[Session], said: &BTreeMap<u32, Said>) -> Self {
         let mut edges = Vec::new();
         for session in sessions {
             let from = Node::Here(session.pid);
@@ -118,12 +118,8 @@ impl Graph {
                 edges.extend(own);
             }
         }
-        let mut servers: Vec<_> = said.iter().collect();
-        servers.sort_unstable_by_key(|(server, _)| **server);
-        for (&server, said) in servers {
-            let mut processes: Vec<i32> = said.blockers.keys().copied().collect();
-            processes.sort_unstable();
-            for process in processes {
+        for (&server, said) in said {
+            for &process in said.blockers.keys() {
                 // What a session waits for it says itself.
                 if server == HERE || !said.owners.contains_key(&process) {
                     let from = said.node(server, process);
@@ -151,7 +147,7 @@ impl Graph {
 
     /// Whether each of these waits is in it, too.
     pub fn has_all(&self, edges: &[Edge]) -> bool {
-        let own: HashSet<_> = self.edges.iter().map(Edge::identity).collect();
+        let own: BTreeSet<_> = self.edges.iter().map(Edge::identity).collect();
         edges.iter().all(|edge| own.contains(&edge.identity()))
     }
 

@@ -191,7 +191,6 @@ impl Connection {
 
     /// The session is for a question or two and not for statements: it is not set up.
     pub fn use_for_questions(&self) {
-        self.conn.listen_for_end();
         self.inner.borrow_mut().session.is_set_up = true;
     }
 
@@ -247,7 +246,7 @@ impl Connection {
 
     /// Whether the other end has gone while the connection was idle.
     pub fn hung_up(&self) -> bool {
-        self.conn.hung_up()
+        self.conn.hung_up() || self.is_drained() && self.conn.is_told_of_end()
     }
 
     /// Whether the other end has closed, in use or not; reads nothing.

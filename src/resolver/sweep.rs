@@ -24,9 +24,11 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 
+use crate::guc::answer_timeout;
 use crate::pg::error::{Error, Result};
 use crate::pg::transaction;
 use crate::protocol::gid::{Gid, Identity, Nonce};
+use crate::protocol::patience::Patience;
 use crate::protocol::verdict::Decision;
 use crate::remote::connect::{Connecting, Established, Step};
 use crate::remote::options::{Mapping, Purpose, Server};
@@ -45,9 +47,6 @@ mod moving;
 mod observation;
 mod settling;
 
-/// How long connecting, and then each step of the conversation, may take.
-const STEP: Duration = Duration::from_secs(10);
-
 /// How long commits wait for the synchronous standbys.
 const REPLICATION: Duration = Duration::from_secs(1);
 
@@ -57,7 +56,7 @@ const REPLICATION_POLL: Duration = Duration::from_millis(10);
 /// A sweep on its way.
 pub struct Sweep {
     stage: Stage,
-    deadline: Instant,
+    patience: Patience,
     /// How many transactions it has to settle, as far as was known when it began.
     known: usize,
 }
@@ -185,7 +184,7 @@ impl Sweep {
     /// # Errors
     /// The server or user mapping no longer exists, or connecting fails at once.
     pub fn start(subject: Subject, fenced: Option<Fenced>) -> Result<Self, Failure> {
-        let deadline = Instant::now() + STEP;
+        let patience = Patience::new(answer_timeout(), Instant::now());
         // A committed transaction that a backend has left here is among both.
         let is_aborting = |e: &&Entry| e.status == Status::Aborting;
         let known =
@@ -206,21 +205,18 @@ impl Sweep {
             }
             None => {
                 let (connecting, address) =
-                    transaction::run(|| connect(&subject.connect_as, deadline))??;
+                    transaction::run(|| connect(&subject.connect_as, patience.until()))??;
                 Stage::Connecting(subject, connecting, address)
             }
         };
-        Ok(Self { stage, deadline, known })
+        Ok(Self { stage, patience, known })
     }
 
     /// What it does, in words for `pg_stat_activity`.
     pub fn describe(&self) -> Vec<u8> {
-        let (doing, server) = match &self.stage {
-            Stage::Connecting(_, connecting, _) => ("connecting to", connecting.server_name()),
-            Stage::Asking(_, fenced, _) => ("on", &*fenced.connection().server_name),
-            Stage::Listed(settling)
-            | Stage::Settling(settling)
-            | Stage::Replicating(settling, _) => ("on", &*settling.connection().server_name),
+        let (doing, server) = match self.connection() {
+            Ok(connection) => ("on", &*connection.server_name),
+            Err(connecting) => ("connecting to", connecting.server_name()),
         };
         let what = match self.known {
             0 => "looking for transactions".to_owned(),
@@ -230,22 +226,30 @@ impl Sweep {
         [what.as_bytes(), b", ", doing.as_bytes(), b" server \"", server.to_bytes(), b"\""].concat()
     }
 
-    /// The socket to wait for.
-    pub fn interest(&self) -> Interest {
+    /// The connection, or the one that is being made.
+    fn connection(&self) -> Result<&Connection, &Connecting> {
         match &self.stage {
-            Stage::Connecting(_, connecting, _) => connecting.interest(),
-            Stage::Asking(_, fenced, _) => fenced.connection().interest(),
+            Stage::Connecting(_, connecting, _) => Err(connecting),
+            Stage::Asking(_, fenced, _) => Ok(fenced.connection()),
             Stage::Listed(settling)
             | Stage::Settling(settling)
-            | Stage::Replicating(settling, _) => settling.connection().interest(),
+            | Stage::Replicating(settling, _) => Ok(settling.connection()),
+        }
+    }
+
+    /// The socket to wait for.
+    pub fn interest(&self) -> Interest {
+        match self.connection() {
+            Ok(connection) => connection.interest(),
+            Err(connecting) => connecting.interest(),
         }
     }
 
     /// When to advance it even if nothing has come from its socket.
     pub fn deadline(&self) -> Instant {
         match self.stage {
-            Stage::Replicating(..) => self.deadline.min(Instant::now() + REPLICATION_POLL),
-            _ => self.deadline,
+            Stage::Replicating(..) => self.patience.until().min(Instant::now() + REPLICATION_POLL),
+            _ => self.patience.until(),
         }
     }
 
@@ -264,7 +268,7 @@ impl Sweep {
                     }
                     match connecting.step()? {
                         Step::Established(established) => {
-                            self.deadline = Instant::now() + STEP;
+                            self.patience.renew(Instant::now());
                             let fenced = Fenced { session: *established, address };
                             let questions =
                                 Questions::ask(fenced.connection(), subject.identity, false)?;
@@ -281,7 +285,7 @@ impl Sweep {
                         self.stage = Stage::Asking(subject, fenced, questions);
                         return self.waits();
                     }
-                    self.deadline = Instant::now() + STEP;
+                    self.patience.renew(Instant::now());
                     let seen = Observation::read(&fenced, &questions, &subject)?;
                     let nothing = seen.listed.is_empty();
                     let settling = Settling::begin(subject, fenced, seen)?;
@@ -329,15 +333,15 @@ impl Sweep {
         self.advance()
     }
 
-    fn waits(self) -> Result<Progress, Failure> {
-        if Instant::now() < self.deadline {
+    fn waits(mut self) -> Result<Progress, Failure> {
+        let unanswered = self.connection().map_or(0, Connection::unanswered);
+        if !self.patience.is_over(unanswered, Instant::now()) {
             return Ok(Progress::Waits(Box::new(self)));
         }
-        let error = match &self.stage {
-            Stage::Connecting(_, connecting, _) => connecting.timed_out(),
-            _ => report::lost(c"the server did not answer in time"),
-        };
-        Err(error.into())
+        Err(match self.connection() {
+            Ok(_) => report::lost(c"the server did not answer in time").into(),
+            Err(connecting) => connecting.timed_out().into(),
+        })
     }
 }
 

@@ -13,7 +13,7 @@
 //!
 //! No session is signalled: the verdict is left where only that wait reads it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::Oid;
@@ -154,7 +154,7 @@ impl Detector {
     fn conclude(&mut self, look: Look) -> Result<()> {
         let asked = look.begin.elapsed();
         let said = self.servers.iter_mut();
-        let mut said: HashMap<u32, Said> =
+        let mut said: BTreeMap<u32, Said> =
             said.filter_map(|(id, server)| Some((*id, server.take()?))).collect();
         let mut graph = Graph::join(&look.sessions, &said);
         if !graph.silent().is_empty() {

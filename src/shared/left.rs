@@ -58,9 +58,14 @@ impl Members {
     /// moved, they may be those of two participants.
     pub fn have(&self, entry: &Entry) -> bool {
         if entry.participant != 0 {
-            return self.ids.contains(&entry.participant);
+            return self.has(entry.participant);
         }
         self.by_mapping.contains_key(&(entry.serverid, entry.userid))
+    }
+
+    /// Whether this is the number of one of them.
+    pub fn has(&self, id: i32) -> bool {
+        self.ids.contains(&id)
     }
 
     /// Their numbers.

@@ -67,37 +67,40 @@ pub fn insert(nonce: Nonce, participants: &[(i32, u64)], deadline: Instant) -> R
     Ok(())
 }
 
-/// Every row, also those of transactions that still run or are prepared here. A transaction without
-/// a row has aborted, or all participants have confirmed it and its row was deleted. Empty if the
-/// extension is missing.
-pub fn all() -> Vec<Row> {
-    which(|_, _| true)
+/// Calls `f` for every row, also those of transactions that still run or are prepared here. A
+/// transaction without a row has aborted, or all participants have confirmed it and its row was
+/// deleted. There are none if the extension is missing.
+pub fn for_each(f: impl FnMut(Row)) {
+    which(|_, _| true, f);
 }
 
 /// The row of a transaction.
 pub fn of_nonce(nonce: Nonce) -> Option<Row> {
-    which(|_, other| other == nonce).pop()
+    let mut found = None;
+    which(|_, other| other == nonce, |row| found = Some(row));
+    found
 }
 
 /// The row of a local transaction. Rows that are kept for ever may have the same xid, from before a
 /// wraparound.
 pub fn of_xid(xid: TransactionId) -> Vec<Row> {
-    which(|row, _| row.xid == xid)
-}
-
-/// The rows of [`all`] that `wanted` picks; the others are not read as a whole.
-fn which(wanted: impl Fn(&table::Row, Nonce) -> bool) -> Vec<Row> {
     let mut rows = Vec::new();
-    if let Some(table) = Table::open_if_exists(c"decision", pg_sys::AccessShareLock) {
-        table.scan(See::Dirty, |row| {
-            let nonce = nonce(row).filter(|nonce| wanted(row, *nonce));
-            rows.extend(nonce.map(|nonce| read(row, nonce)));
-        });
-    }
+    which(|row, _| row.xid == xid, |row| rows.push(row));
     rows
 }
 
-/// The rows of [`all`] in the part of the table that begins at a block, except those that
+/// Calls `f` for the rows that `wanted` picks; the others are not read as a whole.
+fn which(wanted: impl Fn(&table::Row, Nonce) -> bool, mut f: impl FnMut(Row)) {
+    if let Some(table) = Table::open_if_exists(c"decision", pg_sys::AccessShareLock) {
+        table.scan(See::Dirty, |row| {
+            if let Some(nonce) = nonce(row).filter(|nonce| wanted(row, *nonce)) {
+                f(read(row, nonce));
+            }
+        });
+    }
+}
+
+/// The rows of [`for_each`] in the part of the table that begins at a block, except those that
 /// `leave_out` picks; and where the next part begins.
 pub fn part(first: u32, leave_out: impl Fn(&Nonce) -> bool) -> (Vec<Row>, Option<u32>) {
     let mut rows = Vec::new();

@@ -147,9 +147,8 @@ fn pending(gxid: &CStr) -> Result<Option<Pending>> {
 }
 
 fn pending_by_row(xid: pg_sys::TransactionId) -> Option<Pending> {
-    let row = decisions::all()
-        .into_iter()
-        .find(|row| row.xid == xid && row.decision == Decision::InProgress)?;
+    let mut rows = decisions::of_xid(xid).into_iter();
+    let row = rows.find(|row| row.decision == Decision::InProgress)?;
     let identity = identity::known()?;
     let list = participant_list::all();
     let gids: Vec<Gid> = row.gids(identity, &list).collect();

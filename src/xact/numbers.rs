@@ -5,6 +5,7 @@
 //! backend asks once per participant, waits for the answer, and remembers the number.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 
 use pgrx::pg_sys::Oid;
 
@@ -16,12 +17,22 @@ use crate::remote::basis::Basis;
 use crate::shared::{requests, resolvers};
 use crate::xact::participants::Participant;
 
-/// What a number belongs to: an identity, which changes when the extension is created anew; a
-/// generation of the list; the participant; and where its server is said to be, which the resolver
+/// A participant's number, and what it belongs to: an identity, which changes when the extension is
+/// created anew; a generation of the list; and where its server is said to be, which the resolver
 /// notes.
-type Key = (Identity, u64, Oid, Oid, Fingerprint, Basis);
+struct Known {
+    id: i32,
+    identity: Identity,
+    generation: u64,
+    fingerprint: Fingerprint,
+    basis: Basis,
+}
 
-static KNOWN: BackendLocal<RefCell<Vec<(Key, i32)>>> = BackendLocal::new(RefCell::new(Vec::new()));
+/// By foreign server and user. What belongs to an older identity or generation is of no use any
+/// more, and replaced when the participant is used again.
+type ByMapping = HashMap<(Oid, Oid), Known>;
+
+static KNOWN: BackendLocal<RefCell<Option<ByMapping>>> = BackendLocal::new(RefCell::new(None));
 
 /// A participant's number on the list. If this backend does not know it, it is asked of the
 /// resolver, which adds the participant if it is not there.
@@ -32,11 +43,13 @@ pub fn participant_number(identity: Identity, p: &Participant) -> Result<i32> {
     let fingerprint = &p.connection.fingerprint().ok_or_else(|| p.connection.doom_error())?;
     let (serverid, userid) = (p.serverid, p.userid);
     let generation = resolvers::generation();
-    let known = KNOWN.get().borrow().iter().find_map(|((i, g, s, u, f, basis), id)| {
-        let is_it = (*i, *g, *s, *u) == (identity, generation, serverid, userid)
-            && f == fingerprint
-            && *basis == p.connection.basis;
-        is_it.then_some(*id)
+    let mapping = (serverid, userid);
+    let known = KNOWN.get().borrow().as_ref().and_then(|all| {
+        let known = all.get(&mapping)?;
+        let is_it = (known.identity, known.generation) == (identity, generation)
+            && known.fingerprint == *fingerprint
+            && known.basis == p.connection.basis;
+        is_it.then_some(known.id)
     });
     if let Some(id) = known {
         return Ok(id);
@@ -49,11 +62,8 @@ pub fn participant_number(identity: Identity, p: &Participant) -> Result<i32> {
         ));
     }
     let basis = p.connection.basis.clone();
-    // Older numbers of the same participant are of no use any more.
-    let mut known = KNOWN.get().borrow_mut();
-    known.retain(|((i, g, s, u, ..), _)| {
-        (*i, *g) == (identity, generation) && (*s, *u) != (serverid, userid)
-    });
-    known.push(((identity, generation, serverid, userid, fingerprint.clone(), basis), id));
+    let fingerprint = fingerprint.clone();
+    let known = Known { id, identity, generation, fingerprint, basis };
+    KNOWN.get().borrow_mut().get_or_insert_default().insert(mapping, known);
     Ok(id)
 }

@@ -34,6 +34,12 @@ pub struct Clients {
     promtool: PathBuf,
 }
 
+/// PgBouncer, if it is there.
+pub fn pgbouncer() -> Option<PathBuf> {
+    let named = std::env::var_os(PGBOUNCER_VARIABLE).map(PathBuf::from);
+    Some(named.unwrap_or_else(|| DEBIAN_PGBOUNCER.into())).filter(|path| path.exists())
+}
+
 impl Clients {
     /// Whether a test uses any of them.
     pub fn are_used_by(test: &Test) -> bool {
@@ -65,11 +71,9 @@ impl Clients {
         if !jdbc.exists() {
             bail!("no {}: name PostgreSQL's JDBC driver with {JDBC_VARIABLE}", jdbc.display());
         }
-        let pgbouncer = std::env::var_os(PGBOUNCER_VARIABLE)
-            .map_or_else(|| DEBIAN_PGBOUNCER.into(), PathBuf::from);
-        if !pgbouncer.exists() {
-            bail!("no {}: name PgBouncer with {PGBOUNCER_VARIABLE}", pgbouncer.display());
-        }
+        let Some(pgbouncer) = pgbouncer() else {
+            bail!("no {DEBIAN_PGBOUNCER}: name PgBouncer with {PGBOUNCER_VARIABLE}");
+        };
         Ok(Self { python: python(workspace)?, jdbc, pgbouncer, promtool: promtool(workspace)? })
     }
 

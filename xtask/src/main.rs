@@ -30,6 +30,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+use crate::bench::Choice;
 use crate::setup::Setup;
 use crate::suites::Selection;
 use crate::workspace::Workspace;
@@ -50,6 +51,9 @@ enum Command {
         /// Stop the servers of an earlier demo
         #[arg(long)]
         stop: bool,
+        /// Write the session into the book, as docs/src/demo.md
+        #[arg(long)]
+        record: bool,
     },
     /// Check formatting, lints, unit tests and the arrows between rooms: what needs no server
     Check {
@@ -190,6 +194,9 @@ enum Command {
         /// Short slices and few rounds: three minutes instead of fifteen
         #[arg(long)]
         quick: bool,
+        /// Measure what grows with what instead: bench/growth.md, twelve minutes, two with --quick
+        #[arg(long)]
+        growth: bool,
         /// Take only these measures
         #[arg(long, value_name = "NAME", num_args = 1..)]
         only: Vec<String>,
@@ -242,8 +249,9 @@ fn run(command: Command) -> Result<()> {
     let workspace = Workspace::find()?;
     match command {
         Command::Demo { stop: true, .. } => demo::stop(&workspace),
-        Command::Demo { server, stop: false } => {
-            demo::play(&Setup::prepare(workspace, server.pg_config.as_deref())?)
+        Command::Demo { server, stop: false, record } => {
+            let root = record.then(|| workspace.root.clone());
+            demo::play(&Setup::prepare(workspace, server.pg_config.as_deref())?, root.as_deref())
         }
         Command::Check { server, versions } => {
             suites::run_check(&Setup::prepare(workspace, server.pg_config.as_deref())?)?;
@@ -278,10 +286,10 @@ fn run(command: Command) -> Result<()> {
             fuzz::shard(&setup, seconds, seed, one, lying)
         }
         Command::Model { arguments } => suites::model(&workspace, &arguments),
-        Command::Bench { server, quick, only, output } => {
+        Command::Bench { server, quick, growth, only, output } => {
             let output = output.map(std::path::absolute).transpose()?;
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
-            bench::run(&setup, quick, &only, output.as_deref())
+            bench::run(&setup, &Choice { quick, growth, only: &only }, output.as_deref())
         }
         Command::Docs => docs::render(&workspace),
         Command::Package { server } => {

@@ -88,6 +88,6 @@ impl Local {
 
     /// What the server process has used so far, in seconds.
     fn processor_time(&self) -> Result<f64> {
-        Ok(used_by_process(&self.pid.to_string())? / 1e9)
+        Ok(used_by_process(self.pid)? / 1e9)
     }
 }

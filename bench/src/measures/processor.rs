@@ -167,7 +167,7 @@ fn cost(stand: &Stand, shards: usize, work: impl FnOnce() -> Result<f64>) -> Res
 }
 
 /// What all processes of a server have used so far, in nanoseconds; without those that have ended.
-fn used_by(server: &Cluster) -> Result<f64> {
+pub fn used_by(server: &Cluster) -> Result<f64> {
     let file = std::fs::read_to_string(server.data().join("postmaster.pid"))?;
     let postmaster = file.lines().next().context("an empty postmaster.pid")?;
     let children = format!("/proc/{postmaster}/task/{postmaster}/children");
@@ -181,7 +181,7 @@ fn used_by(server: &Cluster) -> Result<f64> {
 }
 
 /// What a process has used so far, in nanoseconds.
-pub fn used_by_process(pid: &str) -> Result<f64> {
+pub fn used_by_process(pid: impl std::fmt::Display) -> Result<f64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
     Ok(text.split_whitespace().next().context("an empty schedstat")?.parse()?)
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
-use crate::contender::{Contender, Session};
+use crate::contender::{Contender, Session, Timing};
 use crate::effort::{Effort, alternate};
 use crate::report::{Report, Table, Target, Unit};
 use crate::stand::{Ids, Route, Stand};
@@ -75,30 +75,34 @@ pub fn measure(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()>
 
 /// All `sessions` at once for `length`; transactions per second.
 pub fn slice(sessions: &mut [Session], ids: &Ids, length: Duration) -> Result<f64> {
-    let barrier = Barrier::new(sessions.len() + 1);
+    let start = Instant::now();
+    let count = timed_slice(sessions, ids, length)?.len();
+    Ok(count as f64 / start.elapsed().as_secs_f64())
+}
+
+/// All `sessions` at once for `length`: what each transaction took.
+pub fn timed_slice(sessions: &mut [Session], ids: &Ids, length: Duration) -> Result<Vec<Timing>> {
+    let barrier = Barrier::new(sessions.len());
     std::thread::scope(|scope| {
         let threads: Vec<_> = sessions
             .iter_mut()
             .map(|session| {
                 let barrier = &barrier;
-                scope.spawn(move || -> Result<u64> {
+                scope.spawn(move || -> Result<Vec<Timing>> {
                     barrier.wait();
                     let start = Instant::now();
-                    let mut count = 0;
+                    let mut timings = Vec::new();
                     while start.elapsed() < length {
-                        session.transaction(ids.next())?;
-                        count += 1;
+                        timings.push(session.transaction(ids.next())?);
                     }
-                    Ok(count)
+                    Ok(timings)
                 })
             })
             .collect();
-        barrier.wait();
-        let start = Instant::now();
-        let mut count = 0;
+        let mut all = Vec::new();
         for thread in threads {
-            count += thread.join().map_err(|_| anyhow!("a client panicked"))??;
+            all.extend(thread.join().map_err(|_| anyhow!("a client panicked"))??);
         }
-        Ok(count as f64 / start.elapsed().as_secs_f64())
+        Ok(all)
     })
 }

@@ -114,7 +114,7 @@ fn figures(table: &Table) -> String {
 }
 
 /// "1.20 (1.10 to 1.31)"; without brackets where all rounds gave the same.
-fn spread(spread: &Spread, show: impl Fn(f64) -> String) -> String {
+pub(super) fn spread(spread: &Spread, show: impl Fn(f64) -> String) -> String {
     let [median, min, max] = [spread.median, spread.min, spread.max].map(&show);
     if min == max { median } else { format!("{median} ({min} to {max})") }
 }
@@ -129,7 +129,7 @@ fn number(value: f64, unit: Unit) -> String {
 }
 
 /// `value` with three significant digits, or all those before the point if there are more.
-fn significant(value: f64) -> String {
+pub(super) fn significant(value: f64) -> String {
     let before_point = value.abs().max(1e-9).log10().floor() as i32 + 1;
     format!("{value:.*}", usize::try_from(3 - before_point).unwrap_or(0).min(3))
 }

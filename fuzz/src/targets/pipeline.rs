@@ -1,6 +1,6 @@
 //! Whose answer it is, beside a server that answers in order; and with answers in any order.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::data::Data;
 use crate::protocol::pipeline::{Control, Effect, Fifo, Kind, Ticket};
@@ -60,7 +60,7 @@ fn ask(data: &mut Data, fifo: &mut Fifo<u64>) -> Request {
 fn in_order(data: &mut Data) {
     let mut fifo: Fifo<u64> = Fifo::default();
     let mut requests: VecDeque<Request> = VecDeque::new();
-    let mut owed: HashMap<Ticket, Owed> = HashMap::new();
+    let mut owed: BTreeMap<Ticket, Owed> = BTreeMap::new();
     // The failure that skips the rest of the segment.
     let mut failure = None;
     let mut number = 0;

@@ -1,6 +1,6 @@
 //! Deadlocks over several servers, beside a plain search for cycles.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::data::Data;
 use crate::protocol::waits::locks::{Columns, Kind, Lock, target};
@@ -26,7 +26,7 @@ pub(super) fn waits(data: &[u8]) {
                 .collect(),
         })
         .collect();
-    let said: HashMap<u32, Said> = (0..data.below(4)).map(|n| (n.into(), said(data))).collect();
+    let said: BTreeMap<u32, Said> = (0..data.below(4)).map(|n| (n.into(), said(data))).collect();
     let graph = Graph::join(&sessions, &said);
     let cycles = graph.cycles();
     for cycle in &cycles {
@@ -86,17 +86,14 @@ fn lock(data: &mut Data) -> Lock {
     }
 }
 
-/// Takes away, again and again, who waits for nobody that is left: what stays is on a cycle or
-/// waits for one.
+/// Takes away, again and again, the waits for whoever waits for nobody that is left: what stays is
+/// on a cycle or leads to one.
 fn has_cycle(graph: &Graph) -> bool {
-    let mut left: HashSet<Node> = graph.edges.iter().map(|edge| edge.from).collect();
+    let mut left: Vec<(Node, Node)> = graph.edges.iter().map(|edge| (edge.from, edge.to)).collect();
     loop {
         let before = left.len();
-        let waits = |node: &Node| {
-            graph.edges.iter().any(|edge| edge.from == *node && left.contains(&edge.to))
-        };
-        let kept: HashSet<Node> = left.iter().copied().filter(waits).collect();
-        left = kept;
+        let waiting: BTreeSet<Node> = left.iter().map(|(from, _)| *from).collect();
+        left.retain(|(_, to)| waiting.contains(to));
         if left.len() == before {
             return before > 0;
         }

@@ -17,7 +17,7 @@ use crate::bank::random::Random;
 use crate::fleet::ids;
 use crate::oracle::{one, prepared_gids, settled_within, statistic};
 use crate::proxy::NewConnections;
-use crate::{DEADLINE, Fault, Fleet, FleetOptions, Point, wait_until};
+use crate::{DEADLINE, Fault, Fleet, FleetOptions, Point, lengthened_by_load, wait_until};
 
 /// How long a statement may take: `statement_timeout`, what a COMMIT may wait for beyond it, and what
 /// PostgreSQL's own wrapper allows for a clean-up (30 s).
@@ -406,7 +406,7 @@ impl Round<'_> {
     /// With the shard as it was, everything comes to its end.
     fn settles(&mut self, outcome: Told) -> Result<()> {
         match self.options.manner {
-            Manner::Garbled => settled_within(self.fleet, SETTLED)?,
+            Manner::Garbled => settled_within(self.fleet, lengthened_by_load(SETTLED))?,
             Manner::Lying => self.others_settle()?,
         }
         self.agrees(self.id, outcome)?;
@@ -426,7 +426,7 @@ impl Round<'_> {
         );
         if self.execute(&everywhere)?.is_err() {
             self.session.batch_execute("ROLLBACK")?;
-            settled_within(self.fleet, SETTLED)?;
+            settled_within(self.fleet, lengthened_by_load(SETTLED))?;
             self.agrees(after, Told::Refused)?;
             self.session.batch_execute(&everywhere)?;
         }

@@ -4,6 +4,7 @@ mod after_a_restart;
 mod databases;
 mod following;
 mod large_table;
+mod many_unasked;
 mod monitoring;
 mod monitoring_alerts;
 mod operators;

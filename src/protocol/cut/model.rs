@@ -140,7 +140,7 @@ fn violations(world: &World) -> Vec<String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 5 } else { 500 }))]
 
     /// With all rules, no accepted cut breaks a promise.
     #[test]

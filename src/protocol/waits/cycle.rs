@@ -5,7 +5,7 @@
 //! transaction that can gives way, which loses the least.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::{Edge, Graph, HERE, Node};
@@ -109,7 +109,7 @@ impl Ways {
     fn of(graph: &Graph) -> Self {
         let ends = graph.edges.iter().flat_map(|edge| [edge.from, edge.to]);
         let nodes: Vec<Node> = ends.collect::<BTreeSet<Node>>().into_iter().collect();
-        let places: HashMap<Node, usize> = nodes.iter().copied().zip(0..).collect();
+        let places: BTreeMap<Node, usize> = nodes.iter().copied().zip(0..).collect();
         let mut out = vec![Vec::new(); nodes.len()];
         for (n, edge) in graph.edges.iter().enumerate() {
             out[places[&edge.from]].push((places[&edge.to], n));

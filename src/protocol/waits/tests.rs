@@ -288,7 +288,7 @@ fn all_cycles(graph: &Graph) -> Vec<Vec<Node>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 5 } else { 2000 }))]
 
     #[test]
     fn cycles_are_those_of_a_naive_search(

@@ -68,6 +68,11 @@ impl Connection {
         self.inner.borrow().fifo.is_idle()
     }
 
+    /// How many answers are still to come.
+    pub fn unanswered(&self) -> usize {
+        self.inner.borrow().fifo.unanswered()
+    }
+
     /// Whether a statement has still to be answered: what only the connection itself has asked
     /// takes no time.
     pub fn is_at_work(&self) -> bool {

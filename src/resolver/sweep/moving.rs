@@ -36,7 +36,7 @@ pub(super) fn follow(
 /// Whether something is listed that is known, by a participant's number, to be on one of the
 /// participants. The same server and user may be those of another participant, elsewhere.
 fn is_proof(subject: &Subject, listed: &HashSet<Gid>, decisions: &Decisions) -> bool {
-    let is_member = |id: i32| subject.members.ids().any(|member| member == id);
+    let is_member = |id: i32| subject.members.has(id);
     let is_listed = |gid: Option<Gid>| gid.is_some_and(|gid| listed.contains(&gid));
     entries::left().iter().any(|e| is_member(e.participant) && is_listed(e.gid()))
         || decisions.iter().any(|(gid, it)| listed.contains(gid) && is_member(it.participant))

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys::Oid;
 
 use super::questions::Questions;
+use crate::guc::answer_timeout;
 use crate::pg::error::{Error, Result};
 use crate::pg::text;
 use crate::protocol::gid::Identity;
@@ -17,9 +18,6 @@ use crate::remote::report;
 use crate::remote::wait::Interest;
 use crate::resolver::sweep::handler_is_ours;
 use crate::shared::incarnation::session_lock;
-
-/// How long connecting, and then an answer, may take.
-const STEP: Duration = Duration::from_secs(10);
 
 /// How long a session is kept that nobody needs.
 const KEPT: Duration = Duration::from_secs(60);
@@ -98,7 +96,7 @@ impl Asking {
         let Some(user) = users.get(self.failures as usize % users.len().max(1)) else { return };
         match self.connect(*user, server) {
             Ok(Some(connecting)) => {
-                self.deadline = now + STEP;
+                self.deadline = now + answer_timeout();
                 self.stage = Stage::Connecting(Box::new(connecting), *user);
             }
             Ok(None) => {}
@@ -123,7 +121,7 @@ impl Asking {
         if !handler_is_ours(self.serverid) {
             return Ok(None);
         }
-        let deadline = Some(Instant::now() + STEP);
+        let deadline = Some(Instant::now() + answer_timeout());
         Connecting::start(&server, &mapping, Purpose::Resolver, deadline).map(Some)
     }
 
@@ -134,7 +132,7 @@ impl Asking {
         let lock = session_lock(identity);
         match Questions::ask(&session.connection, identity, lock, &self.processes) {
             Ok(questions) => {
-                self.deadline = Instant::now() + STEP;
+                self.deadline = Instant::now() + answer_timeout();
                 self.stage = Stage::Asked(session, user, questions);
             }
             Err(error) => self.fail(&error),

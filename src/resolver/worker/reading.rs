@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use super::{Worker, pending};
 use crate::guc;
 use crate::pg::error::Result;
-use crate::pg::{syncrep, transaction};
+use crate::pg::{heap, syncrep, transaction};
 use crate::protocol::gid::Nonce;
+use crate::protocol::ledger::has_much_room;
 use crate::protocol::verdict::Decision;
 use crate::shared::{entries, left, resolvers, stats};
 use crate::store::decisions::{self, Row};
@@ -87,6 +88,7 @@ impl Worker {
                         for nonce in nonces {
                             self.confirmed.remove(&nonce);
                         }
+                        self.give_back_room();
                         None
                     }
                 }
@@ -104,6 +106,16 @@ impl Worker {
             }
         };
         Ok(())
+    }
+
+    /// Gives memory back after many decisions were deleted, as those of before a crash are.
+    fn give_back_room(&mut self) {
+        let left = self.to_delete.len();
+        if has_much_room(left, self.to_delete.capacity()) {
+            self.to_delete.shrink_to(2 * left);
+            self.confirmed.shrink_to(2 * left);
+            heap::trim();
+        }
     }
 
     fn next_table(&mut self) -> Result<Option<Reading>> {

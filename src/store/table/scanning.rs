@@ -84,7 +84,9 @@ impl Row<'_> {
         // SAFETY: the column is of type text, which was checked when the table was opened.
         unsafe {
             let text = pg_sys::text_to_cstring(self.values[column].cast_mut_ptr());
-            CStr::from_ptr(text).to_owned()
+            let owned = CStr::from_ptr(text).to_owned();
+            pg_sys::pfree(text.cast());
+            owned
         }
     }
 
@@ -97,7 +99,8 @@ impl Row<'_> {
         // SAFETY: the column is of type bigint[], which was checked when the table was opened; a
         // NULL element raises.
         unsafe {
-            let array = pg_sys::pg_detoast_datum(self.values[column].cast_mut_ptr());
+            let stored = self.values[column].cast_mut_ptr();
+            let array = pg_sys::pg_detoast_datum(stored);
             pg_sys::deconstruct_array(
                 array.cast(),
                 pg_sys::INT8OID,
@@ -108,7 +111,15 @@ impl Row<'_> {
                 null_mut(),
                 &mut count,
             );
-            (0..count as usize).map(|i| (*elements.add(i)).value() as i64).collect()
+            let values = (0..count as usize).map(|i| (*elements.add(i)).value() as i64).collect();
+            // One query may read a million rows.
+            if count > 0 {
+                pg_sys::pfree(elements.cast());
+            }
+            if array != stored {
+                pg_sys::pfree(array.cast());
+            }
+            values
         }
     }
 }

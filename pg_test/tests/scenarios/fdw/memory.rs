@@ -7,7 +7,7 @@ use postgres::Client;
 use crate::support::Outcome;
 
 /// By how many bytes the peak of a backend's memory grows during `sql`.
-fn growth(session: &mut Client, sql: &str) -> anyhow::Result<i64> {
+pub fn growth(session: &mut Client, sql: &str) -> anyhow::Result<i64> {
     let pid: i32 = one(session, "SELECT pg_backend_pid()")?;
     let peak = || -> anyhow::Result<i64> {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
