@@ -330,7 +330,7 @@ impl Conn {
     }
 
     /// Whether the other end has closed, as far as the kernel knows; reads nothing.
-    #[cfg(feature = "pg18")]
+    #[cfg(not(pre_pg18))]
     pub fn is_closed_by_peer(&self) -> bool {
         let events = libc::POLLRDHUP;
         let mut poll = libc::pollfd { fd: self.socket(), events, revents: 0 };

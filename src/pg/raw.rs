@@ -186,12 +186,15 @@ unsafe extern "C-unwind" {
 // process.
 #[allow(missing_docs, reason = "documented where PostgreSQL declares them")]
 unsafe extern "C-unwind" {
-    pub fn die(signal: c_int);
-    pub fn SignalHandlerForConfigReload(signal: c_int);
+    pub fn die(signal: c_int, #[cfg(feature = "pg19")] from: *const pg_sys::pg_signal_info);
+    pub fn SignalHandlerForConfigReload(
+        signal: c_int,
+        #[cfg(feature = "pg19")] from: *const pg_sys::pg_signal_info,
+    );
 }
 
 // Raises nothing.
-#[cfg(feature = "pg18")]
+#[cfg(not(pre_pg18))]
 #[allow(missing_docs, reason = "documented where PostgreSQL declares them")]
 unsafe extern "C-unwind" {
     pub fn pg_b64_encode(from: *const u8, len: c_int, to: *mut c_char, room: c_int) -> c_int;

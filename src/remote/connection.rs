@@ -250,7 +250,7 @@ impl Connection {
     }
 
     /// Whether the other end has closed, in use or not; reads nothing.
-    #[cfg(feature = "pg18")]
+    #[cfg(not(pre_pg18))]
     pub fn is_closed_by_peer(&self) -> bool {
         self.conn.is_closed_by_peer()
     }

@@ -2,7 +2,7 @@
 //! postgres_fdw's own tests; the results go into a page of the book.
 
 mod page;
-mod server;
+pub mod server;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ use page::{Difference, Outcome, Page};
 use server::Server;
 
 /// The versions that the extension supports.
-const MAJORS: [u32; 4] = [15, 16, 17, 18];
+pub const MAJORS: [u32; 4] = [15, 16, 17, 18];
 
 /// What decides the results: the last commit of it is the one tested.
 const TESTED: [&str; 6] = ["src", "sql", "pg_test", "build.rs", "Cargo.toml", "Cargo.lock"];
