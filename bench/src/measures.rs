@@ -5,6 +5,7 @@ mod bulk;
 mod decisions;
 mod hot;
 mod instructions;
+mod joins;
 mod latency;
 mod local;
 mod processor;
@@ -30,6 +31,7 @@ pub const ALL: &[(&str, Measure)] = &[
     ("throughput", throughput::measure),
     ("processor", processor::measure),
     ("reads", reads::latency),
+    ("joins", joins::measure),
     ("beside", beside::measure),
     ("hot", hot::measure),
     ("insert", bulk::insert),

@@ -30,6 +30,7 @@
 //! | a statement whose COMMIT travels behind it: cuts, cancels, what fails behind it | `fault::whole_statement` |
 //! | what was not waited for when something goes away | `fault::write_behind` |
 //! | a connection cut in the moment in which it is used again | `fault::idle_connection` |
+//! | failures, long work and cuts where a scan was asked that is not needed | `fdw::ahead` |
 //! | a connection pooler between coordinator and shard | `fault::poolers` |
 //! | permission that is taken away while a connection is open | `fault::permissions` |
 //! | a shard that writes on another through foreign tables of its own | `commit::nested` |
