@@ -64,3 +64,551 @@ CREATE FUNCTION pg_fdw_xacts_restore_point(name text, OUT server text, OUT lsn p
     RETURNS SETOF record
     LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_restore_point_wrapper';
 REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_restore_point(text) FROM PUBLIC;
+
+-- Sharding by one call: pg_fdw_xacts_distribute(), pg_fdw_xacts_move_partition(), pg_fdw_xacts_replicate().
+--
+-- Each makes a plan, an array of {server, statement} pairs where NULL is this server, and has pg_fdw_xacts_run() run it
+-- in the caller's transaction, with the caller's rights. They are SQL so that everybody can read what they do. Names
+-- are quoted and qualified; search_path is pg_catalog here and on the servers, so that nothing else can be meant.
+
+-- Runs a plan, or only tells it. What INSERTs have inserted must be what SELECT count(*) finds.
+CREATE FUNCTION pg_fdw_xacts_run(plan text[], dry_run boolean, OUT server name, OUT statement text, OUT rows bigint)
+    RETURNS SETOF record LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    step text[];
+    inserted bigint := 0;
+    counted bigint := 0;
+BEGIN
+    IF NOT dry_run AND current_setting('pg_fdw_xacts.two_phase_commit') = 'off' THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = 'cannot move rows between servers without two-phase commit',
+            HINT = 'Set pg_fdw_xacts.two_phase_commit to auto.';
+    ELSIF NOT dry_run AND current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = 'cannot move rows in a transaction that is not READ COMMITTED',
+            DETAIL = 'Its snapshot may be older than rows that have to be moved.';
+    END IF;
+    FOREACH step SLICE 1 IN ARRAY plan LOOP
+        server := step[1];
+        statement := step[2];
+        rows := NULL;
+        IF dry_run THEN
+            NULL;
+        ELSIF server IS NOT NULL THEN
+            PERFORM @extschema@.pg_fdw_xacts_exec(server, format(
+                'SELECT pg_catalog.set_config(''px.caller_path'', pg_catalog.current_setting(''search_path''), true); '
+                'SET LOCAL search_path = pg_catalog, pg_temp; %s; '
+                'SELECT pg_catalog.set_config(''search_path'', pg_catalog.current_setting(''px.caller_path''), true)',
+                statement));
+        ELSIF starts_with(statement, 'SELECT count(*) ') THEN
+            EXECUTE statement INTO rows;
+            counted := counted + rows;
+        ELSIF starts_with(statement, 'INSERT ') THEN
+            EXECUTE statement;
+            GET DIAGNOSTICS rows = ROW_COUNT;
+            inserted := inserted + rows;
+        ELSE
+            EXECUTE statement;
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+    IF inserted <> counted THEN
+        RAISE EXCEPTION USING ERRCODE = 'data_exception',
+            MESSAGE = format('%s rows were sent, but %s have arrived', inserted, counted),
+            HINT = 'Look for triggers and rules that the servers add to new tables.';
+    END IF;
+END $$;
+
+-- How a table on a server, or here where that is NULL, is made: one row per statement or fact.
+--   table        CREATE TABLE, with defaults only where it is on a server: the coordinator's are its own
+--   columns      the same list of columns by itself
+--   column       the name of a column that is given values; generated: of one that is not
+--   constraint, index, foreign key
+--   grant        GRANT … ON %s …; owner: ALTER TABLE %s OWNER TO …, unless it is the current user. For format() with
+--                the name of the table that it is given to
+-- With "drops", for a caller who drops the table: it is an error if anything would be lost.
+CREATE FUNCTION pg_fdw_xacts_definition(server name, relation text, drops boolean, OUT part text, OUT statement text)
+    RETURNS SETOF record LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    lost text[] := '{}';
+    found_table boolean := false;
+    is_ordinary boolean := true;
+    place text := coalesce(' on server "' || server || '"', '');
+    query text := $query$
+WITH r AS (
+    SELECT c.*, format('%I.%I', n.nspname, c.relname) AS name
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(:relation)
+), a AS (
+    SELECT a.*, pg_get_expr(d.adbin, d.adrelid) AS expression
+    FROM r JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
+    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+), columns AS (
+    SELECT string_agg(format('%I %s', attname, format_type(atttypid, atttypmod))
+        || CASE WHEN attcollation <> t.typcollation THEN format(' COLLATE %I.%I', n.nspname, l.collname) ELSE '' END
+        || CASE WHEN attgenerated <> '' THEN format(' GENERATED ALWAYS AS (%s) %s', expression,
+                CASE attgenerated WHEN 's' THEN 'STORED' ELSE 'VIRTUAL' END)
+            WHEN :remote AND expression IS NOT NULL THEN ' DEFAULT ' || expression ELSE '' END
+        || CASE WHEN attnotnull THEN ' NOT NULL' ELSE '' END, ', ' ORDER BY attnum) AS list
+    FROM a JOIN pg_type t ON t.oid = atttypid
+    LEFT JOIN pg_collation l ON l.oid = attcollation LEFT JOIN pg_namespace n ON n.oid = l.collnamespace
+), own AS (
+    SELECT 'pg_constraint'::regclass AS classid, oid AS objid FROM pg_constraint
+    WHERE conrelid = (SELECT oid FROM r) AND contype <> 't'
+    UNION ALL SELECT 'pg_attrdef'::regclass, oid FROM pg_attrdef WHERE adrelid = (SELECT oid FROM r)
+    UNION ALL SELECT 'pg_class'::regclass, indexrelid FROM pg_index WHERE indrelid = (SELECT oid FROM r)
+    UNION ALL SELECT 'pg_class'::regclass, oid FROM pg_class WHERE relkind = 'S'
+    UNION ALL SELECT 'pg_trigger'::regclass, oid FROM pg_trigger WHERE tgrelid = (SELECT oid FROM r) AND tgparentid <> 0
+), acl AS (
+    SELECT NULL AS attname, r.relowner, x.* FROM r, aclexplode(r.relacl) x
+    UNION ALL SELECT a.attname, r.relowner, x.* FROM r, a, aclexplode(a.attacl) x
+)
+SELECT part, statement FROM (
+SELECT 'kind' AS part, NULL AS statement, 0 AS n FROM r
+WHERE relkind <> 'r' AND (relkind <> 'f' OR :remote) OR relpersistence <> 'p' OR reloftype <> 0
+    OR NOT relispartition AND EXISTS (SELECT FROM pg_inherits WHERE inhrelid = r.oid)
+UNION ALL SELECT 'obstacle', 'row security', 0 FROM r WHERE relrowsecurity
+UNION ALL SELECT 'obstacle', format('identity column %I', attname), 0 FROM a WHERE attidentity <> '' AND :remote
+UNION ALL SELECT DISTINCT 'obstacle', pg_describe_object(d.classid, d.objid, d.objsubid), 0 FROM r, pg_depend d
+WHERE d.deptype IN ('n', 'a') AND (d.classid, d.objid) NOT IN (SELECT classid, objid FROM own)
+    AND (d.refclassid = 'pg_class'::regclass AND d.refobjid = r.oid
+        OR d.refclassid = 'pg_type'::regclass
+            AND d.refobjid IN (SELECT unnest(ARRAY[t.oid, t.typarray]) FROM pg_type t WHERE t.oid = r.reltype))
+UNION ALL SELECT 'columns', list, 0 FROM columns
+UNION ALL SELECT 'table', format('CREATE TABLE %s (%s)%s', r.name, list,
+    ' WITH (' || array_to_string(r.reloptions, ', ') || ')'), 0 FROM r, columns
+UNION ALL SELECT CASE WHEN attgenerated = '' THEN 'column' ELSE 'generated' END, attname, attnum::integer FROM a
+UNION ALL SELECT CASE WHEN contype = 'f' THEN 'foreign key' ELSE 'constraint' END,
+    format('ALTER TABLE %s ADD CONSTRAINT %I %s', r.name, conname, pg_get_constraintdef(c.oid)), 0
+FROM r JOIN pg_constraint c ON conrelid = r.oid WHERE contype IN ('p', 'u', 'x', 'c', 'f')
+UNION ALL SELECT 'index', pg_get_indexdef(indexrelid), 0 FROM r JOIN pg_index i ON indrelid = r.oid
+WHERE indisvalid AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid AND contype IN ('p', 'u', 'x'))
+UNION ALL SELECT 'grant', format('GRANT %s%s ON %%s TO %s%s', privilege_type,
+    replace(format(CASE WHEN attname IS NULL THEN '' ELSE ' (%I)' END, attname), '%', '%%'),
+    replace(CASE WHEN grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END, '%', '%%'),
+    CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END), 0 FROM acl WHERE grantee <> relowner
+UNION ALL SELECT 'owner', 'ALTER TABLE %s OWNER TO ' || replace(quote_ident(pg_get_userbyid(relowner)), '%', '%%'), 0
+FROM r WHERE pg_get_userbyid(relowner) <> current_user
+) parts ORDER BY part, n, statement
+$query$;
+BEGIN
+    query := replace(query, ':remote', (server IS NOT NULL)::text);
+    query := replace(query, ':relation', quote_literal(relation));
+    IF server IS NOT NULL THEN
+        PERFORM @extschema@.pg_fdw_xacts_exec(server,
+            'SELECT pg_catalog.set_config(''px.caller_path'', pg_catalog.current_setting(''search_path''), true); '
+            'SET LOCAL search_path = pg_catalog, pg_temp');
+        query := format('SELECT * FROM @extschema@.pg_fdw_xacts_query(%L, %L) AS t (part text, statement text)',
+            server, query);
+    END IF;
+    FOR part, statement IN EXECUTE query LOOP
+        IF part = 'obstacle' THEN
+            lost := lost || statement;
+        ELSIF part = 'kind' THEN
+            is_ordinary := false;
+        ELSE
+            found_table := found_table OR part = 'table';
+            RETURN NEXT;
+        END IF;
+    END LOOP;
+    IF server IS NOT NULL THEN
+        PERFORM @extschema@.pg_fdw_xacts_exec(server,
+            'SELECT pg_catalog.set_config(''search_path'', pg_catalog.current_setting(''px.caller_path''), true)');
+    END IF;
+    IF NOT found_table THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_table',
+            MESSAGE = format('table %s does not exist%s', relation, place);
+    ELSIF drops AND NOT is_ordinary THEN
+        RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
+            MESSAGE = format('cannot move table %s%s', relation, place),
+            DETAIL = 'It is no ordinary, permanent table without parents and children.';
+    ELSIF drops AND lost <> '{}' THEN
+        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
+            MESSAGE = format('cannot move table %s%s', relation, place),
+            DETAIL = format('These would be lost: %s.', array_to_string(lost, ', ')),
+            HINT = 'Drop them, and create them again where they belong, in the same transaction.';
+    END IF;
+END $$;
+
+-- A name of at most 63 bytes: the base, as much of it as there is room for, and the suffix.
+CREATE FUNCTION pg_fdw_xacts_name(base text, suffix text) RETURNS name
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(
+        (SELECT left(base, n) || '_' || suffix FROM generate_series(length(base), 1, -1) n
+            WHERE octet_length(left(base, n) || '_' || suffix) <= 63 LIMIT 1),
+        md5(base || '_' || suffix))::name
+$$;
+
+-- The trigger of a replicated table that writes to one copy, which is its argument.
+CREATE FUNCTION pg_fdw_xacts_replicate_row() RETURNS trigger
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    copy regclass := TG_ARGV[0];
+    names text;
+    news text;
+    sets text;
+    is_old text;
+    written bigint;
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        EXECUTE format('TRUNCATE %s', copy);
+        RETURN NULL;
+    END IF;
+    SELECT string_agg(quote_ident(attname), ', '), string_agg(format('($1).%I', attname), ', '),
+        string_agg(format('%I = ($1).%I', attname, attname), ', ') INTO names, news, sets
+    FROM pg_attribute WHERE attrelid = TG_RELID AND attnum > 0 AND NOT attisdropped AND attgenerated = '';
+    IF TG_OP = 'INSERT' THEN
+        EXECUTE format('INSERT INTO %s (%s) VALUES (%s)', copy, names, news) USING NEW;
+        RETURN NULL;
+    END IF;
+    SELECT string_agg(format('%I OPERATOR(%I.%s) ($2).%I', a.attname, n.nspname, o.oprname, a.attname), ' AND ')
+    INTO is_old FROM pg_index i CROSS JOIN unnest(i.indkey::int2[], i.indclass::oid[]) k (attnum, opclass)
+    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+    JOIN pg_opclass c ON c.oid = k.opclass
+    JOIN pg_amop m ON m.amopfamily = c.opcfamily AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype
+        AND m.amopstrategy = 3
+    JOIN pg_operator o ON o.oid = m.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
+    WHERE i.indrelid = TG_RELID AND i.indisprimary;
+    IF TG_OP = 'UPDATE' THEN
+        EXECUTE format('UPDATE %s SET %s WHERE %s', copy, sets, is_old) USING NEW, OLD;
+    ELSE
+        EXECUTE format('DELETE FROM %s WHERE %s', copy, is_old) USING NULL::text, OLD;
+    END IF;
+    GET DIAGNOSTICS written = ROW_COUNT;
+    IF written <> 1 THEN
+        RAISE EXCEPTION USING ERRCODE = 'data_exception',
+            MESSAGE = format('%s has %s rows instead of one to %s', copy, written, lower(TG_OP)),
+            DETAIL = format('It is a copy of %s, and is not the same any more.', TG_RELID::regclass),
+            HINT = 'Find the differences with EXCEPT, and write them to the copy itself.';
+    END IF;
+    RETURN NULL;
+END $$;
+
+-- The copies that pg_fdw_xacts_replicate() has made of a table.
+CREATE FUNCTION pg_fdw_xacts_copies(relation regclass, OUT copy regclass, OUT server name) RETURNS SETOF record
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT f.ftrelid::regclass, s.srvname
+    FROM pg_trigger t
+    JOIN pg_foreign_table f ON f.ftrelid = CASE
+        WHEN t.tgfoid = '@extschema@.pg_fdw_xacts_replicate_row'::regproc
+        THEN to_regclass(convert_from(substr(t.tgargs, 1, octet_length(t.tgargs) - 1), getdatabaseencoding())) END
+    JOIN pg_foreign_server s ON s.oid = f.ftserver
+    WHERE t.tgrelid = relation AND t.tgtype & 1 = 1
+    ORDER BY 2
+$$;
+
+-- Makes an ordinary table one that is spread over servers, with its rows.
+CREATE FUNCTION pg_fdw_xacts_distribute(relation regclass, key name, servers name[], partitions integer DEFAULT NULL,
+    bounds text[] DEFAULT NULL, dry_run boolean DEFAULT false, OUT server name, OUT statement text, OUT rows bigint)
+    RETURNS SETOF record LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    number integer := coalesce(cardinality(bounds) + 1, partitions, 4 * cardinality(servers));
+    wrong text;
+    t record;
+    d record;
+    place text;
+    partition text;
+    templates text;
+    columns text;
+    plan text[];
+    afterwards text[] := '{}';
+BEGIN
+    IF coalesce(cardinality(servers), 0) = 0 OR array_position(servers, NULL) IS NOT NULL
+        OR number < cardinality(servers) OR bounds IS NOT NULL AND partitions <> number THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = 'there have to be servers, and at least as many partitions',
+            HINT = 'Bounds make one partition more than there are of them.';
+    END IF;
+    SELECT c.relkind, n.nspname, c.relname, c.reloptions, format('%I.%I', n.nspname, c.relname) AS name,
+        format('%I.%I', n.nspname, 'fdw_xacts_' || c.oid) AS old, obj_description(c.oid, 'pg_class') AS comment
+        INTO STRICT t FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation;
+    IF t.relkind = 'p' THEN
+        RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
+            MESSAGE = format('table %s is partitioned already', t.name),
+            HINT = 'Move its partitions with pg_fdw_xacts_move_partition().';
+    END IF;
+    RETURN QUERY SELECT * FROM @extschema@.pg_fdw_xacts_run(
+        ARRAY[[NULL, format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', t.name)]], dry_run);
+
+    -- What the partitioned table is, and that it can be.
+    plan := ARRAY[
+        [NULL, format('ALTER TABLE %s RENAME TO %I', t.name, 'fdw_xacts_' || relation::oid)],
+        [NULL, format('CREATE TABLE %s (LIKE %s INCLUDING ALL EXCLUDING INDEXES EXCLUDING STATISTICS) '
+            'PARTITION BY %s (%I)', t.name, t.old, CASE WHEN bounds IS NULL THEN 'HASH' ELSE 'RANGE' END, key)]];
+    FOR d IN SELECT * FROM @extschema@.pg_fdw_xacts_definition(NULL, t.name, true) LOOP
+        IF d.part = 'column' THEN
+            columns := concat_ws(', ', columns, quote_ident(d.statement));
+        ELSIF d.part IN ('grant', 'owner') THEN
+            plan := plan || ARRAY[[NULL, format(d.statement, t.name)]];
+        END IF;
+    END LOOP;
+    IF t.comment IS NOT NULL THEN
+        plan := plan || ARRAY[[NULL, format('COMMENT ON TABLE %s IS %L', t.name, t.comment)]];
+    END IF;
+    SELECT string_agg(quote_ident(c.relname), ', ') INTO wrong FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+    WHERE i.indrelid = relation AND (i.indisexclusion OR i.indisunique AND NOT EXISTS (
+        SELECT FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = key
+            AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])));
+    IF wrong IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
+            MESSAGE = format('the key column "%s" is not in each unique index of table %s', key, t.name),
+            DETAIL = format('Without it, these would hold within one partition only: %s.', wrong),
+            HINT = 'Add the key column to them, or drop them.';
+    END IF;
+    SELECT string_agg(format('%I to %s', c.conname, c.confrelid::regclass), ', ') INTO wrong FROM pg_constraint c
+    WHERE c.conrelid = relation AND c.contype = 'f'
+        AND NOT servers <@ ARRAY(SELECT x.server FROM @extschema@.pg_fdw_xacts_copies(c.confrelid) x);
+    IF wrong IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
+            MESSAGE = format('table %s has foreign keys to tables that are not on each server', t.name),
+            DETAIL = format('These are: %s.', wrong),
+            HINT = 'Copy the tables to all servers with pg_fdw_xacts_replicate(), or drop the foreign keys.';
+    END IF;
+    FOR d IN SELECT a.attname, a.attidentity, s.oid::regclass AS sequence FROM pg_depend p
+        JOIN pg_class s ON s.oid = p.objid AND s.relkind = 'S'
+        JOIN pg_attribute a ON a.attrelid = p.refobjid AND a.attnum = p.refobjsubid
+        WHERE p.classid = 'pg_class'::regclass AND p.refclassid = 'pg_class'::regclass AND p.refobjid = relation
+            AND p.deptype IN ('a', 'i') LOOP
+        plan := plan || ARRAY[[NULL, CASE d.attidentity
+            WHEN '' THEN format('ALTER SEQUENCE %s OWNED BY %s.%I', d.sequence, t.name, d.attname)
+            ELSE format('SELECT setval(pg_get_serial_sequence(%L, %L), last_value, is_called) FROM %s',
+                t.name, d.attname, d.sequence) END]];
+    END LOOP;
+
+    -- A partition's table has the names that PostgreSQL gives to one that is made here like it; all at a time, so that
+    -- these names differ.
+    FOR i IN 0 .. number - 1 LOOP
+        place := servers[1 + i % cardinality(servers)];
+        partition := format('%I.%I', t.nspname, @extschema@.pg_fdw_xacts_name(t.relname, i::text));
+        EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING CONSTRAINTS INCLUDING GENERATED INCLUDING INDEXES)',
+            partition, t.name);
+        IF t.reloptions IS NOT NULL THEN
+            EXECUTE format('ALTER TABLE %s SET (%s)', partition, array_to_string(t.reloptions, ', '));
+        END IF;
+        FOR d IN SELECT * FROM @extschema@.pg_fdw_xacts_definition(NULL, partition, false) LOOP
+            IF d.part = 'table' THEN
+                plan := plan || ARRAY[[place, d.statement]];
+            ELSIF d.part IN ('constraint', 'index') THEN
+                afterwards := afterwards || ARRAY[[place, d.statement]];
+            END IF;
+        END LOOP;
+        templates := concat_ws(', ', templates, partition);
+        FOR d IN SELECT conname, pg_get_constraintdef(oid) AS definition FROM pg_constraint
+            WHERE conrelid = relation AND contype = 'f' LOOP
+            afterwards := afterwards || ARRAY[[place,
+                format('ALTER TABLE %s ADD CONSTRAINT %I %s', partition, d.conname, d.definition)]];
+        END LOOP;
+        plan := plan || ARRAY[[NULL, format(
+            'CREATE FOREIGN TABLE %s PARTITION OF %s FOR VALUES %s SERVER %I OPTIONS (schema_name %L, table_name %L)',
+            partition, t.name, CASE
+                WHEN bounds IS NULL THEN format('WITH (MODULUS %s, REMAINDER %s)', number, i)
+                ELSE format('FROM (%s) TO (%s)', coalesce(quote_literal(bounds[i]), 'MINVALUE'),
+                    coalesce(quote_literal(bounds[i + 1]), 'MAXVALUE')) END,
+            place, t.nspname, @extschema@.pg_fdw_xacts_name(t.relname, i::text))]];
+        afterwards := afterwards || ARRAY[[NULL, format('SELECT count(*) FROM %s', partition)]];
+    END LOOP;
+    EXECUTE format('DROP TABLE %s', templates);
+    RETURN QUERY SELECT * FROM @extschema@.pg_fdw_xacts_run(plan || ARRAY[[NULL,
+            format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM %s', t.name, columns, columns, t.old)]]
+        || afterwards || ARRAY[[NULL, format('DROP TABLE %s', t.old)]], dry_run);
+END $$;
+
+-- Moves a partition, with its rows, to another server, or from here to a server.
+CREATE FUNCTION pg_fdw_xacts_move_partition(partition regclass, to_server name, dry_run boolean DEFAULT false,
+    OUT server name, OUT statement text, OUT rows bigint)
+    RETURNS SETOF record LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    parent regclass := (SELECT inhparent FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhrelid = partition AND c.relispartition);
+    p record;
+    here record;
+    d record;
+    there text[] := '{}';
+    wrong text;
+    plan text[];
+    afterwards text[] := '{}';
+    grants text[] := '{}';
+BEGIN
+    IF parent IS NULL OR to_server IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
+            MESSAGE = format('%s is not a partition that can be moved', partition);
+    END IF;
+    RETURN QUERY SELECT * FROM @extschema@.pg_fdw_xacts_run(
+        ARRAY[[NULL, format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', parent)]], dry_run);
+    SELECT q.*, format('%I.%I', schema, table_name) AS remote INTO STRICT p FROM (
+        SELECT c.relkind, s.srvname AS server, format('%I.%I', n.nspname, c.relname) AS name,
+            format('%I.%I', n.nspname, 'fdw_xacts_' || c.oid) AS transport,
+            coalesce(max(o.option_value) FILTER (WHERE o.option_name = 'schema_name'), n.nspname) AS schema,
+            coalesce(max(o.option_value) FILTER (WHERE o.option_name = 'table_name'), c.relname) AS table_name,
+            coalesce(string_agg(format(', %I %L', o.option_name, o.option_value), '')
+                FILTER (WHERE o.option_name NOT IN ('schema_name', 'table_name')), '') AS other_options,
+            pg_get_expr(c.relpartbound, c.oid) AS bound
+        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+        LEFT JOIN pg_foreign_table f ON f.ftrelid = c.oid LEFT JOIN pg_foreign_server s ON s.oid = f.ftserver
+        LEFT JOIN pg_options_to_table(f.ftoptions) o ON true
+        WHERE i.inhrelid = partition AND i.inhparent = parent
+        GROUP BY c.oid, n.oid, s.oid) q;
+    SELECT string_agg(i.indexrelid::regclass::text, ', ') INTO wrong FROM pg_index i
+    WHERE i.indisunique AND i.indrelid IN (SELECT relid FROM pg_partition_ancestors(parent));
+    IF p.server = to_server THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('partition %s is on server "%s" already', p.name, to_server);
+    ELSIF wrong IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
+            MESSAGE = format('partition %s cannot become a foreign table', p.name),
+            DETAIL = format('A partitioned table with these unique indexes has no foreign partitions: %s.', wrong),
+            HINT = 'Drop them, and give each partition its own.';
+    END IF;
+
+    -- Nobody else reads or writes it from here on: no session of this server, no transaction that is still to be
+    -- delivered on its server, and nobody who is connected to that.
+    plan := ARRAY[[NULL, format('ALTER TABLE %s DETACH PARTITION %s', parent, p.name)]];
+    IF p.server IS NOT NULL THEN
+        plan := plan || ARRAY[[p.server::text, format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', p.remote)]];
+    END IF;
+    RETURN QUERY SELECT * FROM @extschema@.pg_fdw_xacts_run(plan, dry_run);
+    IF p.server IS NOT NULL AND NOT dry_run AND (SELECT isolation <> 'read committed'
+            FROM @extschema@.pg_fdw_xacts_query(p.server,
+                'SELECT pg_catalog.current_setting(''transaction_isolation'')') AS q (isolation text)) THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('the transaction on server "%s" is not READ COMMITTED', p.server),
+            DETAIL = 'Its snapshot may be older than rows that have to be moved.',
+            HINT = 'Move the partition in a transaction of its own, with pg_fdw_xacts.remote_isolation = match.';
+    END IF;
+
+    -- The columns that are given values, as they are called here and there.
+    SELECT string_agg(quote_ident(name), ', ') FILTER (WHERE is_given) AS names,
+        string_agg(format('%I %s OPTIONS (column_name %L)', name, type, remote), ', ') FILTER (WHERE is_given)
+            AS definitions,
+        array_agg(CASE WHEN is_given THEN 'column ' ELSE 'generated ' END || remote) AS facts,
+        coalesce(array_agg(ARRAY[NULL::text,
+            format('ALTER FOREIGN TABLE %s ALTER COLUMN %I OPTIONS (%s)', p.name, name, options)])
+            FILTER (WHERE options IS NOT NULL), '{}') AS options
+        INTO here FROM (
+            SELECT a.attname AS name, a.attgenerated = '' AS is_given, format_type(a.atttypid, a.atttypmod) AS type,
+                coalesce(max(o.option_value) FILTER (WHERE o.option_name = 'column_name'), a.attname) AS remote,
+                string_agg('ADD ' || quote_ident(o.option_name) || ' ' || quote_literal(o.option_value), ', ')
+                    AS options
+            FROM pg_attribute a LEFT JOIN pg_options_to_table(a.attfdwoptions) o ON true
+            WHERE a.attrelid = partition AND a.attnum > 0 AND NOT a.attisdropped
+            GROUP BY a.attnum, a.attname, a.attgenerated, a.atttypid, a.atttypmod ORDER BY a.attnum) a;
+    FOR d IN SELECT * FROM @extschema@.pg_fdw_xacts_definition(p.server, p.remote, true) LOOP
+        CASE d.part
+            WHEN 'table' THEN plan := ARRAY[[to_server::text, d.statement]];
+            WHEN 'column', 'generated' THEN there := there || (d.part || ' ' || d.statement);
+            WHEN 'constraint', 'foreign key', 'index' THEN
+                afterwards := afterwards || ARRAY[[to_server::text, d.statement]];
+            WHEN 'grant' THEN grants := grants || ARRAY[[to_server::text, format(d.statement, p.remote)]];
+            ELSE NULL;
+        END CASE;
+    END LOOP;
+    IF NOT (here.facts @> there AND there @> here.facts) THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_table_definition',
+            MESSAGE = format('table %s on server "%s" has other columns than the partition', p.remote, p.server),
+            HINT = 'Rows are moved column by column. Add what is missing here or there.';
+    END IF;
+    IF p.server IS NOT NULL THEN
+        afterwards := afterwards || grants || ARRAY[
+            [p.server::text, format('DROP TABLE %s', p.remote)], [NULL, format('DROP FOREIGN TABLE %s', p.name)]];
+    ELSE
+        afterwards := afterwards || ARRAY[[NULL, format('DROP TABLE %s', p.name)]];
+    END IF;
+    afterwards := afterwards || ARRAY[[NULL, format(
+        'CREATE FOREIGN TABLE %s PARTITION OF %s %s SERVER %I OPTIONS (schema_name %L, table_name %L%s)',
+        p.name, parent, p.bound, to_server, p.schema, p.table_name, p.other_options)]] || here.options;
+    -- The partition's own owner and privileges, and that nothing depends on it.
+    FOR d IN SELECT * FROM @extschema@.pg_fdw_xacts_definition(NULL, p.name, true) LOOP
+        IF d.part IN ('grant', 'owner') THEN
+            afterwards := afterwards || ARRAY[[NULL, format(d.statement, p.name)]];
+        END IF;
+    END LOOP;
+    RETURN QUERY SELECT * FROM @extschema@.pg_fdw_xacts_run(plan || ARRAY[
+            [NULL, format('CREATE FOREIGN TABLE %s (%s) SERVER %I OPTIONS (schema_name %L, table_name %L)',
+                p.transport, here.definitions, to_server, p.schema, p.table_name)],
+            [NULL, format('INSERT INTO %s (%s) SELECT %s FROM %s', p.transport, here.names, here.names, p.name)],
+            [NULL, format('SELECT count(*) FROM %s', p.transport)],
+            [NULL, format('DROP FOREIGN TABLE %s', p.transport)]]
+        || afterwards, dry_run);
+END $$;
+
+-- Copies a small table to servers, and keeps the copies the same: what is written here is written there in the same
+-- transaction.
+CREATE FUNCTION pg_fdw_xacts_replicate(relation regclass, servers name[], dry_run boolean DEFAULT false,
+    OUT server name, OUT statement text, OUT rows bigint)
+    RETURNS SETOF record LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET row_security = off AS $$
+#variable_conflict use_variable
+DECLARE
+    t record;
+    d record;
+    place text;
+    copy_name name;
+    copy text;
+    columns text;
+    names text;
+    wrong text;
+    plan text[] := '{}';
+    afterwards text[];
+    on_row name;
+    on_truncate name;
+BEGIN
+    SELECT c.relkind, c.relpersistence, n.nspname, c.relname, format('%I.%I', n.nspname, c.relname) AS name
+        INTO STRICT t FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation;
+    IF coalesce(cardinality(servers), 0) = 0 OR array_position(servers, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'there have to be servers';
+    ELSIF t.relkind <> 'r' OR t.relpersistence <> 'p'
+        OR EXISTS (SELECT FROM pg_inherits WHERE relation IN (inhrelid, inhparent))
+        OR NOT EXISTS (SELECT FROM pg_index WHERE indrelid = relation AND indisprimary) THEN
+        RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
+            MESSAGE = format('table %s cannot be replicated', t.name),
+            DETAIL = 'It has to be an ordinary, permanent table with a primary key, and without parents and children.';
+    END IF;
+    SELECT string_agg(format('"%s"', c.server), ', ') INTO wrong FROM @extschema@.pg_fdw_xacts_copies(relation) c
+    WHERE c.server = ANY (servers);
+    IF wrong IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'duplicate_table',
+            MESSAGE = format('table %s is replicated to %s already', t.name, wrong);
+    END IF;
+    RETURN QUERY SELECT * FROM @extschema@.pg_fdw_xacts_run(
+        ARRAY[[NULL, format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', t.name)]], dry_run);
+    SELECT string_agg(format('%I to %s', c.conname, c.confrelid::regclass), ', ') INTO wrong FROM pg_constraint c
+    WHERE c.conrelid = relation AND c.contype = 'f' AND c.confrelid <> relation
+        AND NOT servers <@ ARRAY(SELECT x.server FROM @extschema@.pg_fdw_xacts_copies(c.confrelid) x);
+    IF wrong IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
+            MESSAGE = format('table %s has foreign keys to tables that are not on each server', t.name),
+            DETAIL = format('These are: %s.', wrong),
+            HINT = 'Copy the tables to all servers with pg_fdw_xacts_replicate(), or drop the foreign keys.';
+    END IF;
+    FOREACH place IN ARRAY servers LOOP
+        copy_name := @extschema@.pg_fdw_xacts_name(t.relname, place);
+        copy := format('%I.%I', t.nspname, copy_name);
+        on_row := copy_name;
+        on_truncate := @extschema@.pg_fdw_xacts_name(t.relname, place || '_truncate');
+        names := NULL;
+        afterwards := '{}';
+        FOR d IN SELECT * FROM @extschema@.pg_fdw_xacts_definition(NULL, t.name, false) LOOP
+            CASE d.part
+                WHEN 'table' THEN plan := plan || ARRAY[[place, d.statement]];
+                WHEN 'columns' THEN columns := d.statement;
+                WHEN 'column' THEN names := concat_ws(', ', names, quote_ident(d.statement));
+                WHEN 'constraint', 'foreign key', 'index' THEN
+                    afterwards := afterwards || ARRAY[[place, d.statement]];
+                WHEN 'grant', 'owner' THEN afterwards := afterwards || ARRAY[[NULL, format(d.statement, copy)]];
+                ELSE NULL;
+            END CASE;
+        END LOOP;
+        plan := plan || ARRAY[
+            [NULL, format('CREATE FOREIGN TABLE %s (%s) SERVER %I OPTIONS (schema_name %L, table_name %L)',
+                copy, columns, place, t.nspname, t.relname)],
+            [NULL, format('INSERT INTO %s (%s) SELECT %s FROM %s', copy, names, names, t.name)],
+            [NULL, format('SELECT count(*) FROM %s', copy)]] || afterwards || ARRAY[
+            [NULL, format('CREATE TRIGGER %I AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW '
+                'EXECUTE FUNCTION @extschema@.pg_fdw_xacts_replicate_row(%L)', on_row, t.name, copy)],
+            [NULL, format('CREATE TRIGGER %I AFTER TRUNCATE ON %s FOR EACH STATEMENT '
+                'EXECUTE FUNCTION @extschema@.pg_fdw_xacts_replicate_row(%L)', on_truncate, t.name, copy)],
+            [NULL, format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I, ENABLE ALWAYS TRIGGER %I',
+                t.name, on_row, on_truncate)]];
+    END LOOP;
+    RETURN QUERY SELECT * FROM @extschema@.pg_fdw_xacts_run(plan, dry_run);
+END $$;

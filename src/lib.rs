@@ -21,6 +21,7 @@ mod tests;
 mod xact;
 
 pgrx::extension_sql_file!("../sql/pg_fdw_xacts.sql", bootstrap);
+pgrx::extension_sql_file!("../sql/sharding.sql", name = "sharding");
 pgrx::extension_sql_file!("../sql/views.sql", finalize);
 
 /// Called once, when the library is loaded.

@@ -8,7 +8,10 @@ from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
 
 from conversation import converse
 
-engine = create_engine(f"postgresql+psycopg://postgres@127.0.0.1:{sys.argv[1]}/postgres")
+engine = create_engine(
+    f"postgresql+psycopg://postgres@127.0.0.1:{sys.argv[1]}/postgres",
+    connect_args={"prepare_threshold": None} if "pooled" in sys.argv else {},
+)
 
 
 class Base(DeclarativeBase):

@@ -7,13 +7,22 @@ import psycopg
 from conversation import converse
 
 conninfo = f"host=127.0.0.1 port={sys.argv[1]} dbname=postgres user=postgres"
-connection = psycopg.connect(conninfo)
+
+
+def connect():
+    connection = psycopg.connect(conninfo)
+    if "pooled" in sys.argv:
+        connection.prepare_threshold = None
+    return connection
+
+
+connection = connect()
 
 
 def reconnect():
     global connection
     connection.close()
-    connection = psycopg.connect(conninfo)
+    connection = connect()
 
 
 def start(name):

@@ -2,11 +2,11 @@
 //! faults.
 //!
 //! Each transfer changes one to three balances and notes itself in the ledger beside each of them,
-//! in one transaction. Faults come in phases. After each, within 30 s of all servers being
+//! in one transaction; some leave hundreds of slips there, too. Faults come in phases. After each, within 30 s of all servers being
 //! reachable:
 //! * every session has come to the end of what it does;
 //! * nothing is prepared, shown as in doubt, or locked;
-//! * each transfer is in the ledgers of all its places or of none;
+//! * each transfer is in the ledgers of all its places or of none, and so are its slips;
 //! * each transfer whose COMMIT was acknowledged is there, each that was definitely refused is not;
 //! * each balance is what the ledger says, so the total is what it was.
 //!
@@ -23,6 +23,7 @@
 //! | `plan` | what a run is like |
 //! | `places` | its servers and tables |
 //! | `clients` | the customers, who make transfers |
+//! | `slips` | the many rows that some of these leave |
 //! | `bystanders` | long statements, and changes of definitions |
 //! | `readers` | those who add up and compare, and what they report |
 //! | `sights` | whether what they have seen can be |
@@ -44,6 +45,7 @@ mod recorders;
 mod records;
 mod scripts;
 mod sights;
+mod slips;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -79,6 +81,8 @@ const LIVELY: Duration = Duration::from_secs(30);
 pub struct Report {
     /// Transfers that were acknowledged.
     pub committed: u64,
+    /// Transfers of the last phase that are there with all their slips.
+    pub with_slips: u64,
     /// Transfers that were definitely refused.
     pub refused: u64,
     /// Transfers whose client was left without an answer; of these, `found` are there.
@@ -241,7 +245,7 @@ impl Run<'_> {
             .iter()
             .flat_map(|list| list.lock().expect("nobody panics with it").clone())
             .collect();
-        let report = audit(bank, self.plan, &transfers)?;
+        let report = audit(bank, self.plan, self.shared.reading.phase(), &transfers)?;
         let reads = self.shared.reading.judge(self.plan)?;
         let recorded = self.shared.records.judge(bank, self.shared, self.plan)?;
         Ok((Report { reads, recorded, ..report }, settling))
@@ -260,6 +264,7 @@ impl Run<'_> {
 impl Shared {
     /// Nothing is under way; what is read and recorded from now on belongs to the next phase.
     fn begin_phase(&self, bank: &Bank, plan: &Plan) -> Result<()> {
+        slips::clear(bank)?;
         self.reading.begin_phase(bank.balances()?);
         if plan.recorders > 0 {
             records::open_phase(bank, plan, self.reading.phase())?;

@@ -13,6 +13,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use crate::pooler::Pooler;
 use crate::{Cluster, DEADLINE};
 
 /// The environment variable that names the Python interpreter with
@@ -37,6 +38,16 @@ pub struct Program {
 impl Program {
     /// Starts `pg_test/clients/<file>`, a client of `server`; the ending tells the language.
     pub fn start(file: &str, server: &Cluster) -> Result<Self> {
+        Self::start_at(file, server.port(), &[])
+    }
+
+    /// The same for a client that goes through `pooler`, in transaction mode: without statements
+    /// that its library prepares, which the session of the next transaction may not have.
+    pub fn start_behind(file: &str, pooler: &Pooler) -> Result<Self> {
+        Self::start_at(file, pooler.port(), &["pooled"])
+    }
+
+    fn start_at(file: &str, port: u16, arguments: &[&str]) -> Result<Self> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(file);
         let mut command = match path.extension().and_then(|ending| ending.to_str()) {
             Some("py") => python()?,
@@ -52,7 +63,8 @@ impl Program {
         forget_caller(&mut command);
         let mut child = command
             .arg(path)
-            .arg(server.port().to_string())
+            .arg(port.to_string())
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -19,6 +19,7 @@ use crate::remote::report;
 use crate::xact::{Attachment, attach_to_write};
 
 mod bulk;
+mod copying;
 mod eligible;
 mod sending;
 
@@ -50,6 +51,8 @@ pub struct Modification {
     answer: Answer,
     outputs: Outputs,
     values: Values,
+    /// How many bytes the values have together.
+    bytes: usize,
     reader: Option<RowReader>,
     /// Where many rows of an INSERT may be sent by COPY.
     bulk: Option<Bulk>,
@@ -131,7 +134,9 @@ pub unsafe extern "C-unwind" fn insert_batch(
     // SAFETY: as many slots as `count` says; our state.
     boundary(|| unsafe {
         let rows = std::slice::from_raw_parts(slots, *count as usize);
-        let affected = modification(target).execute(rows, None)?;
+        let this = modification(target);
+        let affected = this.execute(rows, None)?;
+        this.narrow_batches(target);
         *count = affected as c_int;
         Ok(if affected > 0 { slots } else { std::ptr::null_mut() })
     })
@@ -243,6 +248,7 @@ impl Modification {
                 ctid,
                 answer,
                 values: Values::new(),
+                bytes: 0,
                 scratch,
                 session,
             };
@@ -274,10 +280,10 @@ impl Modification {
         let mut affected = 0;
         let mut rest = slots;
         while !rest.is_empty() {
-            self.collect_held()?;
+            self.make_room(rest.len())?;
             // SAFETY: by contract.
             let (rows, later) = rest.split_at(unsafe { self.evaluate(rest, plan_slot)? });
-            affected += match self.hold(rows.len()) {
+            affected += match self.keep(rows.len())? {
                 true => rows.len(),
                 // SAFETY: by contract.
                 false => unsafe { self.execute_evaluated(rows, slots.len())? },
@@ -331,21 +337,27 @@ impl Modification {
         Ok(affected)
     }
 
-    /// Fills `values` with the parameters of as many of the first rows as fit into a message, and
-    /// returns their number.
+    /// Fills `values` with the parameters of as many of the first rows as fit into a message, behind
+    /// those of rows that are held, and returns their number.
     unsafe fn evaluate(
         &mut self,
         slots: &[*mut TupleTableSlot],
         plan_slot: Option<*mut TupleTableSlot>,
     ) -> Result<usize> {
-        self.values.clear();
+        let holds = self.holds();
+        if !holds {
+            self.values.clear();
+            self.bytes = 0;
+        }
         self.values.reserve(self.outputs.len() * slots.len());
         let first_column = usize::from(self.ctid.is_some());
         // SAFETY: valid slots with these columns, checked at the start; `values` has room for all,
         // so nothing in here allocates for Rust. The texts stay until the next execution resets
         // them.
         let evaluated = catch(|| unsafe {
-            raw::MemoryContextReset(self.scratch);
+            if !holds {
+                raw::MemoryContextReset(self.scratch);
+            }
             let before = raw::switch_to(self.scratch);
             if let (Some(ctid), Some(plan_slot)) = (self.ctid, plan_slot) {
                 let (value, null) = raw::slot_getattr(plan_slot, ctid);
@@ -356,13 +368,13 @@ impl Modification {
                 self.values.push(Some(self.outputs.text(0, value)));
             }
             let level = self.outputs.modes().enter();
-            let (mut rows, mut bytes) = (0, 0);
-            while rows < slots.len() && bytes < MESSAGE_BYTES {
+            let mut rows = 0;
+            while rows < slots.len() && self.bytes < MESSAGE_BYTES {
                 for (n, &column) in self.columns.iter().enumerate() {
                     let (value, null) = raw::slot_getattr(slots[rows], column);
                     let text =
                         if null { None } else { Some(self.outputs.text(first_column + n, value)) };
-                    bytes += text.map_or(0, CStr::count_bytes);
+                    self.bytes += text.map_or(0, CStr::count_bytes);
                     self.values.push(text);
                 }
                 rows += 1;

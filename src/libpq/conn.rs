@@ -185,7 +185,7 @@ impl Conn {
         unsafe { pq_sys::PQsendQuery(self.raw(), sql.as_ptr()) == 1 }
     }
 
-    /// Queues data for the COPY that the server has begun to take, and its end.
+    /// Queues data for the COPY that the server has begun to take.
     pub fn put_copy(&self, data: &[u8]) -> bool {
         // The server works on a message when it has all of it.
         const MESSAGE: usize = 1 << 16;
@@ -193,8 +193,14 @@ impl Conn {
         unsafe {
             data.chunks(MESSAGE).all(|part| {
                 pq_sys::PQputCopyData(self.raw(), part.as_ptr().cast(), part.len() as c_int) == 1
-            }) && pq_sys::PQputCopyEnd(self.raw(), null()) == 1
+            })
         }
+    }
+
+    /// Queues the end of the COPY that the server has begun to take.
+    pub fn end_copy(&self) -> bool {
+        // SAFETY: without a reason to fail, nothing is read.
+        unsafe { pq_sys::PQputCopyEnd(self.raw(), null()) == 1 }
     }
 
     /// Lets the COPY that the server has begun to take fail.

@@ -15,18 +15,24 @@ pub fn push_row<'a>(text: &mut Vec<u8>, values: impl IntoIterator<Item = Option<
 }
 
 /// In every encoding that a server can have, such a byte is never part of another character.
+fn is_escaped(byte: u8) -> bool {
+    matches!(byte, b'\\' | b'\n' | b'\r' | b'\t')
+}
+
 fn push_value(text: &mut Vec<u8>, value: &[u8]) {
     let mut rest = value;
-    while let Some(at) = rest.iter().position(|byte| matches!(byte, b'\\' | b'\n' | b'\r' | b'\t'))
-    {
-        text.extend_from_slice(&rest[..at]);
-        text.extend_from_slice(match rest[at] {
-            b'\n' => b"\\n",
-            b'\r' => b"\\r",
-            b'\t' => b"\\t",
-            _ => b"\\\\",
-        });
-        rest = &rest[at + 1..];
+    // Few values have any. To look at all bytes without stopping is many at a time.
+    if value.iter().fold(false, |any, &byte| any | is_escaped(byte)) {
+        while let Some(at) = rest.iter().position(|&byte| is_escaped(byte)) {
+            text.extend_from_slice(&rest[..at]);
+            text.extend_from_slice(match rest[at] {
+                b'\n' => b"\\n",
+                b'\r' => b"\\r",
+                b'\t' => b"\\t",
+                _ => b"\\\\",
+            });
+            rest = &rest[at + 1..];
+        }
     }
     text.extend_from_slice(rest);
 }

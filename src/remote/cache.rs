@@ -54,9 +54,10 @@ impl Cached {
         !self.invalidated.get()
     }
 
-    /// Whether it outlives the current transaction, unless it breaks.
+    /// Whether it outlives the current transaction, unless it breaks. A pooler that was not noticed
+    /// at the start may hand the session to somebody else between two.
     pub fn is_kept(&self) -> bool {
-        self.keep && self.is_valid() && !self.is_tainted()
+        self.keep && self.is_valid() && !self.is_tainted() && !self.is_pooled()
     }
 
     /// What the current transaction has done there.

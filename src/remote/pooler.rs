@@ -16,6 +16,11 @@
 //! last message waiting and passes both on, in either mode. So the last message counts only if it
 //! arrives well after the answer.
 //!
+//! A pooler in session mode also has to reset a session that its client has left. Otherwise the
+//! locks by which a session of ours shows that it is alive outlive it, and the next one finds its
+//! prepared statements. So a mark is left behind as well, and looked for in what comes next, which
+//! is usually the same server process.
+//!
 //! A pooler is noticed by the process id that is announced when we connect. Poolers draw it at
 //! random, and most of these numbers are larger than any that operating systems use. If the number
 //! looks real, the pooler is noticed by the answer to the session's set-up, before anything is
@@ -23,8 +28,10 @@
 
 use std::borrow::Borrow;
 use std::ffi::{CStr, c_int};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState, c_string};
 use crate::remote::connection::{Asked, Connection};
 use crate::remote::report;
@@ -48,6 +55,10 @@ const TRIES: u32 = 6;
 /// How many connections have to prove it.
 const PROOFS: u32 = 2;
 
+/// What is left behind in one session. Nobody takes this lock otherwise.
+const LEAVE_MARK: &CStr =
+    c"SELECT pg_catalog.pg_try_advisory_lock_shared(1886940527, pg_catalog.pg_backend_pid())";
+
 /// Whether an announced process id may be that of a real process.
 pub fn may_be_a_process(pid: c_int) -> bool {
     (1..=LARGEST_PID).contains(&pid)
@@ -64,10 +75,12 @@ pub fn check<C: Borrow<Connection>>(
     deadline: Option<Instant>,
 ) -> Result<()> {
     let mut proofs = 0;
+    let mut is_marked = false;
     for turn in 1.. {
         match try_once(connection.borrow(), deadline)? {
             Found::Own => proofs += 1,
             Found::Shared => return Err(refusal(&connection.borrow().server_name)),
+            Found::Used => return Err(not_reset(&connection.borrow().server_name)),
             Found::Nothing(error) if turn >= TRIES => {
                 return Err(error.unwrap_or_else(|| refusal(&connection.borrow().server_name)));
             }
@@ -77,6 +90,16 @@ pub fn check<C: Borrow<Connection>>(
             break;
         }
         connection = connect()?;
+        // Not before one proof: in transaction mode nobody would ever take the mark away.
+        if proofs == 1 && !is_marked {
+            is_marked = true;
+            connection.borrow().use_for_questions();
+            if ask(connection.borrow(), LEAVE_MARK, deadline)?.is_err() {
+                continue;
+            }
+            drop(connection);
+            connection = connect()?;
+        }
     }
     Ok(())
 }
@@ -87,6 +110,8 @@ enum Found {
     Own,
     /// Another process answers.
     Shared,
+    /// It has been somebody's before, and was not reset.
+    Used,
     /// The session ended, but may not have been ours; an error if it could not even be asked.
     Nothing(Option<Error>),
 }
@@ -94,33 +119,46 @@ enum Found {
 fn try_once(connection: &Connection, deadline: Option<Instant>) -> Result<Found> {
     connection.use_for_questions();
     let end_when_idle = c_string(format!(
-        "SELECT pg_catalog.set_config('idle_session_timeout', '{}', false)",
+        "SELECT pg_catalog.set_config('idle_session_timeout', '{}', false), \
+         EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory' \
+         AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()) \
+         OR EXISTS (SELECT FROM pg_catalog.pg_prepared_statements \
+         WHERE pg_catalog.starts_with(name, 'px_'))",
         IDLE.as_millis()
     ));
-    if let Err(error) = ask(connection, &end_when_idle, deadline)? {
-        return Ok(Found::Nothing(Some(error)));
-    }
+    let is_used = match ask(connection, &end_when_idle, deadline)? {
+        Ok(result) => result.value(0, 1).is_some_and(|value| value == c"t"),
+        Err(error) => return Ok(Found::Nothing(Some(error))),
+    };
     // First what has come with the answer: however late we look at it, it proves nothing.
     let answered = Instant::now();
     if connection.hears_of_idle_end(answered)? {
         return Ok(Found::Nothing(None));
     }
     if connection.hears_of_idle_end(answered + HEARD_WITHIN)? {
-        return Ok(if answered.elapsed() < APART { Found::Nothing(None) } else { Found::Own });
+        return Ok(match answered.elapsed() {
+            late if late < APART => Found::Nothing(None),
+            _ if is_used => Found::Used,
+            _ => Found::Own,
+        });
     }
     Ok(match ask(connection, c"SELECT", deadline)? {
-        Ok(()) => Found::Shared,
+        Ok(_) => Found::Shared,
         Err(_) => Found::Nothing(None),
     })
 }
 
 /// Runs a query. The outer error is for a cancel, or for a query that takes too long.
-fn ask(connection: &Connection, sql: &CStr, deadline: Option<Instant>) -> Result<Result<()>> {
+fn ask(
+    connection: &Connection,
+    sql: &CStr,
+    deadline: Option<Instant>,
+) -> Result<Result<Rc<PgResult>>> {
     let Some(ticket) = connection.send_alone(sql) else {
         return Ok(Err(connection.doom_error()));
     };
     match connection.wait_until(&Asked::of(ticket, sql), deadline) {
-        Ok(Some(_)) => Ok(Ok(())),
+        Ok(Some(result)) => Ok(Ok(result)),
         Ok(None) => Err(report::lost(c"the server did not answer in time")),
         Err(error) if error.sqlstate() == SqlState::QUERY_CANCELED => Err(error),
         Err(error) => Ok(Err(error)),
@@ -139,6 +177,21 @@ fn refusal(server: &CStr) -> Error {
     )
     .detail("After each transaction the pooler gives the server process to somebody else, with the settings and locks of this session.")
     .hint("Have the foreign server's options point at PostgreSQL itself, or set the pooler to session mode (PgBouncer: pool_mode = session).")
+}
+
+/// The error for a server process that was not reset after its last client.
+pub fn not_reset(server: &CStr) -> Error {
+    Error::new(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        [
+            b"cannot use server \"",
+            server.to_bytes(),
+            b"\" through a connection pooler that does not reset sessions",
+        ]
+        .concat(),
+    )
+    .detail("A new session has advisory locks or prepared statements that an earlier one has left.")
+    .hint("Have the pooler reset each session that its client has left (PgBouncer: server_reset_query = DISCARD ALL).")
 }
 
 #[cfg(test)]

@@ -36,8 +36,15 @@ use crate::xact::branch::Member;
 use crate::xact::participants::{self, Participant};
 use crate::xact::{cut, long_waits, one_phase, phase_one};
 
-/// A connection that has been silent for longer may have been cut without a word.
-const RECENTLY: Duration = Duration::from_secs(1);
+/// A connection that has been silent for longer may have ended: cut without a word, or by the
+/// server because it was idle.
+fn recently() -> Duration {
+    const AT_MOST: Duration = Duration::from_secs(1);
+    match guc::idle_connection_timeout() {
+        0 => AT_MOST,
+        milliseconds => AT_MOST.min(Duration::from_millis(milliseconds as u64 / 2)),
+    }
+}
 
 /// A larger statement may not have left this host when it is cancelled, because the server does not
 /// read. Without COMMIT behind it, it is known not to be committed.
@@ -128,7 +135,7 @@ impl Attachment {
             && p.state() == State::Active
             && !connection.in_transaction()
             && !connection.is_tainted()
-            && connection.has_spoken_within(RECENTLY)
+            && connection.has_spoken_within(recently())
             && nest_level() == 1
             && !cut::may_be_on();
         if !is_free {

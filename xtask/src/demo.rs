@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use pg_test::{Cluster, Installation, fleet};
 
-use crate::session::{self, Stage};
+use crate::session::{self, Stage, recording};
 use crate::setup::Setup;
 use crate::workspace::Workspace;
 
@@ -17,8 +17,8 @@ use crate::workspace::Workspace;
 const PG_CONFIG: &str = "pg_config";
 
 /// Builds and installs the extension, starts the servers, plays the session, leaves the servers
-/// running.
-pub fn play(setup: &Setup) -> Result<()> {
+/// running. `record` is the root of the repository whose book is to show the session.
+pub fn play(setup: &Setup, record: Option<&Path>) -> Result<()> {
     let directory = setup.server_files.join("demo");
     stop_servers(&directory)?;
     setup.install_extension(&[])?;
@@ -44,12 +44,16 @@ pub fn play(setup: &Setup) -> Result<()> {
         .map(|server| format!("  {:<12} {}", server.name(), server.psql()))
         .collect();
 
-    session::play(&mut Stage::new(coordinator, shards)?).with_context(|| {
+    let mut stage = Stage::new(coordinator, shards)?;
+    session::play(&mut stage).with_context(|| {
         format!(
             "the session did not go as expected; the servers are still running:\n{}",
             command_lines.join("\n")
         )
     })?;
+    if let Some(root) = record {
+        recording::write(root, &stage.server_version()?, &stage.recording())?;
+    }
 
     println!("\nThe servers keep running; connect to them with\n{}", command_lines.join("\n"));
     println!(

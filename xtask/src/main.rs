@@ -48,6 +48,9 @@ enum Command {
         /// Stop the servers of an earlier demo
         #[arg(long)]
         stop: bool,
+        /// Write the session into the book, as docs/src/demo.md
+        #[arg(long)]
+        record: bool,
     },
     /// Check formatting, lints, unit tests and the arrows between rooms: what needs no server
     Check {
@@ -229,8 +232,9 @@ fn run(command: Command) -> Result<()> {
     let workspace = Workspace::find()?;
     match command {
         Command::Demo { stop: true, .. } => demo::stop(&workspace),
-        Command::Demo { server, stop: false } => {
-            demo::play(&Setup::prepare(workspace, server.pg_config.as_deref())?)
+        Command::Demo { server, stop: false, record } => {
+            let root = record.then(|| workspace.root.clone());
+            demo::play(&Setup::prepare(workspace, server.pg_config.as_deref())?, root.as_deref())
         }
         Command::Check { server } => {
             suites::run_check(&Setup::prepare(workspace, server.pg_config.as_deref())?)

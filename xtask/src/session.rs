@@ -4,7 +4,9 @@
 //! Every step is checked; a demo that does not show what it claims ends with an error.
 
 mod concurrent;
+pub mod recording;
 
+use std::cell::RefCell;
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -36,6 +38,8 @@ pub struct Stage {
     asked: Vec<Vec<String>>,
     steps: usize,
     colours: bool,
+    /// What was printed, without colours.
+    recording: RefCell<String>,
 }
 
 /// Plays all steps.
@@ -167,15 +171,44 @@ impl Stage {
         // See no-color.org.
         let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let colours = std::io::stdout().is_terminal() && !unwanted;
-        Ok(Self { coordinator, shards, session, notices, marks, asked, steps: 0, colours })
+        let recording = RefCell::default();
+        Ok(Self {
+            coordinator,
+            shards,
+            session,
+            notices,
+            marks,
+            asked,
+            steps: 0,
+            colours,
+            recording,
+        })
+    }
+
+    /// The version of the coordinator's PostgreSQL, as in "15.4".
+    pub fn server_version(&mut self) -> Result<String> {
+        let version: String = one(&mut self.session, "SHOW server_version")?;
+        Ok(version.split(' ').next().unwrap_or_default().to_owned())
+    }
+
+    /// What has been printed, without colours.
+    pub fn recording(&self) -> String {
+        self.recording.borrow().clone()
+    }
+
+    fn print(&self, line: &str) {
+        println!("{line}");
+        let mut recording = self.recording.borrow_mut();
+        recording.push_str(&recording::without_colours(line));
+        recording.push('\n');
     }
 
     /// Begins a step: a title, and a line that explains it.
     fn step(&mut self, title: &str, why: &str) {
         self.steps += 1;
         self.asked.iter_mut().for_each(Vec::clear);
-        println!("\n{}", self.paint("1", &format!("{}. {title}", self.steps)));
-        println!("   {}\n", self.paint("2", why));
+        self.print(&format!("\n{}", self.paint("1", &format!("{}. {title}", self.steps))));
+        self.print(&format!("   {}\n", self.paint("2", why)));
         self.row(&["coordinator", "shard 1", "shard 2"], ["2;4"; 3]);
     }
 
@@ -188,11 +221,11 @@ impl Stage {
             line += &if text.is_empty() { text } else { self.paint(colour, &text) };
             line += &space;
         }
-        println!("{}", line.trim_end());
+        self.print(line.trim_end());
     }
 
     fn say(&self, text: &str) {
-        println!("{}", self.paint("2", text));
+        self.print(&self.paint("2", text));
     }
 
     /// Shows a statement, and beside it what the shards have received since the last one.
@@ -266,9 +299,9 @@ impl Stage {
         let rows = self.session.query(query, &[])?;
         self.row(&["SELECT status, identifier FROM pg_fdw_xacts", "", ""], ["36"; 3]);
         for row in &rows {
-            println!("     {}  {}", row.get::<_, &str>(0), row.get::<_, &str>(1));
+            self.print(&format!("     {}  {}", row.get::<_, &str>(0), row.get::<_, &str>(1)));
         }
-        println!("     ({} rows)", rows.len());
+        self.print(&format!("     ({} rows)", rows.len()));
         Ok(rows.len())
     }
 
@@ -280,7 +313,7 @@ impl Stage {
         if !holds {
             bail!("step {}: not so: {text}", self.steps);
         }
-        println!("   {} {text}", self.paint("32", "ok"));
+        self.print(&format!("   {} {text}", self.paint("32", "ok")));
         Ok(())
     }
 
@@ -329,7 +362,7 @@ impl Stage {
     /// Shows what the coordinator answered.
     fn show(&self, colour: &str, text: &str) {
         for line in text.lines() {
-            println!("     {}", self.paint(colour, line.trim_end()));
+            self.print(&format!("     {}", self.paint(colour, line.trim_end())));
         }
     }
 

@@ -9,14 +9,22 @@ use super::Report;
 use super::clients::{Outcome, Transfer};
 use super::places::{Bank, DEPOSIT, Place};
 use super::plan::Plan;
+use super::slips;
 use crate::Cluster;
 use crate::oracle::one;
 
-/// The bank must be at rest.
-pub(super) fn audit(bank: &Bank, plan: &Plan, transfers: &[Transfer]) -> Result<Report> {
+/// The bank must be at rest, at the end of `phase`.
+pub(super) fn audit(
+    bank: &Bank,
+    plan: &Plan,
+    phase: u64,
+    transfers: &[Transfer],
+) -> Result<Report> {
     let mut ledgers: HashMap<Place, HashSet<i64>> = HashMap::new();
+    let mut slips = HashMap::new();
     let mut total = 0;
-    for (place, mut session, account, ledger) in bank.books()? {
+    for (place, mut session) in bank.books()? {
+        let (account, ledger) = (place.real_table("account"), place.real_table("ledger"));
         let wrong: i64 = one(
             &mut session,
             &format!(
@@ -28,6 +36,7 @@ pub(super) fn audit(bank: &Bank, plan: &Plan, transfers: &[Transfer]) -> Result<
         total += one::<i64>(&mut session, &format!("SELECT sum(balance)::bigint FROM {account}"))?;
         let rows = session.query(&format!("SELECT transfer FROM {ledger}"), &[])?;
         ledgers.insert(place, rows.iter().map(|row| row.get(0)).collect());
+        slips.insert(place, slips::count(&mut session, &place.real_table("slip"))?);
     }
     let expected = ledgers.len() as i64 * plan.accounts as i64 * DEPOSIT;
     ensure!(total == expected, "the total is {total} and should be {expected}");
@@ -68,5 +77,8 @@ pub(super) fn audit(bank: &Bank, plan: &Plan, transfers: &[Transfer]) -> Result<
     }
     let noted: usize = ledgers.values().map(HashSet::len).sum();
     ensure!(noted == known, "{noted} ledger entries, {known} of known transfers");
+    report.with_slips = slips::audit(slips, transfers, phase, |transfer| {
+        transfer.places().all(|place| ledgers[&place].contains(&transfer.id))
+    })?;
     Ok(report)
 }

@@ -12,6 +12,7 @@ use super::places::{Place, SHARDS};
 use super::plan::Plan;
 use super::random::Random;
 use super::sights::{Acknowledged, Places};
+use super::slips;
 use crate::oracle::one;
 
 /// So many transfers a customer may make.
@@ -52,6 +53,8 @@ pub(super) struct Transfer {
     entries: Vec<(Place, u64, i64)>,
     /// By PREPARE TRANSACTION and COMMIT PREPARED.
     pub(super) explicit: bool,
+    /// It leaves slips.
+    pub(super) has_slips: bool,
     /// What the customer was told.
     pub(super) outcome: Outcome,
 }
@@ -134,7 +137,10 @@ impl Transfer {
             random.shuffle(&mut entries);
         }
         let explicit = random.chance(plan.explicit);
-        Self { id, coordinator, entries, explicit, outcome: Outcome::Unknown(String::new()) }
+        // Of a sequence of its own.
+        let has_slips = Random::new(plan.seed, 1000 + id as u64).chance(plan.slips);
+        let outcome = Outcome::Unknown(String::new());
+        Self { id, coordinator, entries, explicit, has_slips, outcome }
     }
 
     fn statements(&self) -> Vec<String> {
@@ -143,12 +149,14 @@ impl Transfer {
             .iter()
             .flat_map(|(place, account, amount)| {
                 let (accounts, ledger) = (place.table("account"), place.table("ledger"));
-                [
+                let slips = self.has_slips.then(|| slips::statement(&place.table("slip"), id));
+                let entry = [
                     format!(
                         "UPDATE {accounts} SET balance = balance + {amount} WHERE id = {account}"
                     ),
                     format!("INSERT INTO {ledger} VALUES ({id}, {account}, {amount}, {places})"),
-                ]
+                ];
+                entry.into_iter().chain(slips)
             })
             .collect()
     }

@@ -41,8 +41,15 @@ enum Action {
     FailOver,
 }
 
-const STATEMENTS: &[&str] =
-    &["PREPARE TRANSACTION", "COMMIT PREPARED", "ROLLBACK PREPARED", "COMMIT", "INSERT", "UPDATE"];
+const STATEMENTS: &[&str] = &[
+    "PREPARE TRANSACTION",
+    "COMMIT PREPARED",
+    "ROLLBACK PREPARED",
+    "COMMIT",
+    "INSERT",
+    "UPDATE",
+    "COPY",
+];
 
 fn draw(plan: &Plan, random: &mut Random) -> Action {
     let shard = 1 + random.below(SHARDS as u64) as usize;

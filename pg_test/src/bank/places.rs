@@ -10,6 +10,7 @@ use postgres::Client;
 
 use super::plan::Plan;
 use super::sights::{OWN, Places, Sums};
+use super::slips::SLIP;
 use crate::oracle::{one, prepared_gids};
 use crate::{Cluster, DEADLINE, Fleet, FleetOptions, wait_until};
 
@@ -49,7 +50,7 @@ impl Place {
     }
 
     /// The table's name where it really is.
-    fn real_table(self, kind: &str) -> String {
+    pub(super) fn real_table(self, kind: &str) -> String {
         if self == Self::Deep { self.table(kind) } else { kind.to_owned() }
     }
 }
@@ -125,9 +126,11 @@ impl Bank {
     fn create_tables(&self, plan: &Plan) -> Result<()> {
         for place in &self.places {
             let (account, ledger) = (place.real_table("account"), place.real_table("ledger"));
+            let slip = place.real_table("slip");
             self.server_of(*place).client()?.batch_execute(&format!(
                 "CREATE TABLE {account} (id int PRIMARY KEY, balance bigint NOT NULL);
                  CREATE TABLE {ledger} (transfer bigint PRIMARY KEY, account int, amount bigint NOT NULL, places int);
+                 CREATE TABLE {slip} {SLIP};
                  INSERT INTO {account} SELECT i, {DEPOSIT} FROM generate_series(0, {} - 1) i",
                 plan.accounts
             ))?;
@@ -145,7 +148,8 @@ impl Bank {
                      OPTIONS (host '127.0.0.1', port '{}', dbname 'postgres');
                  CREATE USER MAPPING FOR CURRENT_USER SERVER deep OPTIONS (user 'postgres');
                  CREATE FOREIGN TABLE account_deep {ACCOUNT} SERVER deep;
-                 CREATE FOREIGN TABLE ledger_deep {LEDGER} SERVER deep",
+                 CREATE FOREIGN TABLE ledger_deep {LEDGER} SERVER deep;
+                 CREATE FOREIGN TABLE slip_deep {SLIP} SERVER deep",
                 self.fleet.port_of_shard(2)
             ))?;
         }
@@ -160,11 +164,12 @@ impl Bank {
                 let kinds = [
                     ("account", ACCOUNT),
                     ("ledger", LEDGER),
+                    ("slip", SLIP),
                     ("list", LIST),
                     ("register", REGISTER),
                 ];
                 // Nothing is recorded behind a shard.
-                let used = if *place == Place::Deep { 2 } else { kinds.len() };
+                let used = if *place == Place::Deep { 3 } else { kinds.len() };
                 for (kind, columns) in &kinds[..used] {
                     let behind = place.real_table(kind);
                     session.batch_execute(&format!(
@@ -227,12 +232,9 @@ impl Bank {
         }
     }
 
-    /// Each place with a session there, and the names of its account table and its ledger.
-    pub(super) fn books(&self) -> Result<Vec<(Place, Client, String, String)>> {
-        let open = |place: &Place| {
-            let session = self.server_of(*place).client()?;
-            Ok((*place, session, place.real_table("account"), place.real_table("ledger")))
-        };
+    /// Each place with a session there.
+    pub(super) fn books(&self) -> Result<Vec<(Place, Client)>> {
+        let open = |place: &Place| Ok((*place, self.server_of(*place).client()?));
         self.places.iter().map(open).collect()
     }
 

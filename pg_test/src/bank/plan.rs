@@ -45,6 +45,8 @@ pub struct Plan {
     pub isolation: &'static str,
     /// How many transfers of a hundred are by PREPARE TRANSACTION and COMMIT PREPARED.
     pub explicit: u64,
+    /// How many transfers of a hundred leave hundreds of rows, which go by COPY.
+    pub slips: u64,
     /// The longest a transfer pauses before its COMMIT, in milliseconds.
     pub dawdling: u64,
     /// Sessions that run long statements on the shards.
@@ -99,6 +101,7 @@ impl Plan {
             write_behind: Random::new(seed, 610).choose(&[0, 50, 100]),
             isolation: random.choose(&["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]),
             explicit: random.choose(&[0, 12, 50]),
+            slips: Random::new(seed, 630).choose(&[0, 5, 20]),
             dawdling: random.choose(&[0, 20, 200]),
             sleepers: random.choose(&[0, 1, 3]),
             changes: random.chance(50),
@@ -183,7 +186,7 @@ mod tests {
 
     #[test]
     fn whatever_can_be_drawn_is_drawn_with_and_without_the_rest() {
-        let features: [fn(&Plan) -> bool; 10] = [
+        let features: [fn(&Plan) -> bool; 11] = [
             |plan| plan.consistent_customers,
             |plan| plan.disorder,
             |plan| plan.sleepers > 0,
@@ -194,6 +197,7 @@ mod tests {
             |plan| plan.explicit > 0,
             |plan| plan.commit_wait == CommitWait::Off,
             |plan| plan.write_behind > 0,
+            |plan| plan.slips > 0,
         ];
         for (number, feature) in features.iter().enumerate() {
             for other in &features[..number] {

@@ -73,13 +73,14 @@ fn a_history_without_consistent_reads_is_no_snapshot_isolation() -> Outcome {
 fn the_seeds_meet_whatever_can_be_drawn() {
     let plans = SEEDS.map(Plan::draw);
     assert!(plans.iter().all(|plan| !plan.lock_timeout), "{plans:#?}");
-    let features: [fn(&Plan) -> bool; 7] = [
+    let features: [fn(&Plan) -> bool; 8] = [
         |plan| plan.two_coordinators,
         |plan| plan.nested,
         |plan| plan.standby,
         |plan| plan.changes,
         |plan| plan.sleepers > 0,
         |plan| plan.explicit > 0,
+        |plan| plan.slips > 0,
         |plan| !plan.disorder && plan.accounts < 10,
     ];
     for (number, feature) in features.iter().enumerate() {

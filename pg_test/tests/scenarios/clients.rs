@@ -4,4 +4,5 @@
 mod frameworks;
 mod managers;
 mod pgbench;
+mod poolers;
 mod rust;

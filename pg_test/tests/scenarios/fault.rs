@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod bulk;
+mod bulk_source;
 mod commit;
 mod copies;
 mod crash;
@@ -16,12 +17,15 @@ mod interrupt;
 mod locks;
 mod orphans;
 mod permissions;
+mod pooled_sessions;
 mod poolers;
 mod prepare;
 mod reach;
 mod replication;
 mod resolver;
 mod schema;
+mod set_up;
+mod several_coordinators;
 mod slow_prepare;
 mod whole_statement;
 mod workers;

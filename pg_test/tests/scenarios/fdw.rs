@@ -14,6 +14,7 @@ mod encodings;
 mod errors;
 mod estimates;
 mod explain;
+mod long_bulk;
 mod long_scans;
 mod lost_connections;
 mod memory;

@@ -31,7 +31,9 @@
 //! | what was not waited for when something goes away | `fault::write_behind` |
 //! | a connection cut in the moment in which it is used again | `fault::idle_connection` |
 //! | failures, long work and cuts where a scan was asked that is not needed | `fdw::ahead` |
-//! | a connection pooler between coordinator and shard | `fault::poolers` |
+//! | several coordinators, of which one is lost | `fault::several_coordinators` |
+//! | a connection pooler between coordinator and shard; it dies, or does not reset sessions | `fault::poolers`, `fault::pooled_sessions` |
+//! | … in front of the coordinator | `clients::poolers` |
 //! | permission that is taken away while a connection is open | `fault::permissions` |
 //! | a shard that writes on another through foreign tables of its own | `commit::nested` |
 //! | a session's advisory lock released by a trigger | `commit::session_lock` |
@@ -41,6 +43,7 @@
 //! | hosts that vanish, packets that are lost in one direction or both, slow and full networks | `network` |
 //! | answers that fit nothing, and lies of a shard | `fault::hostile` |
 //! | 10,000 in doubt | `fault::resolver::ten_thousand…` |
+//! | a table is spread over shards, or a partition moves, while something dies or is in doubt | `sharding` |
 //! | processes that a dead coordinator leaves on a shard | `fault::orphans` |
 //! | workers end in any order, mappings share a database | `fault::workers` |
 //!
@@ -63,5 +66,6 @@ mod isolation;
 mod network;
 mod resolver;
 mod restore;
+mod sharding;
 mod support;
 mod workflow;

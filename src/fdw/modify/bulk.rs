@@ -7,31 +7,30 @@
 //! not known until the end. The INSERT holds a lock on the table until the transaction ends, so
 //! that the answer stays true.
 //!
-//! The rows of the last batch are *held*: their parameters are evaluated, and are collected when
-//! more come. If none do and nothing else is collected, they go as INSERT, which is one wait where
-//! COPY takes two. Each COPY is a command of its own, and while the server works on it, rows are
-//! collected for the next one.
+//! The next rows are *held*: their parameters are evaluated, and are collected for a COPY when they
+//! have become more than one INSERT takes. If they do not, they go as INSERT, which is one wait
+//! where COPY takes two. Rows that come while a COPY is under way go with it
+//! ([`super::copying`]).
 //!
 //! When the query has delivered all rows, before any trigger fires behind it, the rest is sent and
 //! the answers are waited for: the hook on `ExecutorFinish`, or else the end of the modification.
 
 use std::cell::{Cell, RefCell};
-use std::ffi::CStr;
+use std::ffi::{CStr, c_int};
 use std::rc::Rc;
 
 use pgrx::pg_sys::{self, EState, ModifyTableState, ResultRelInfo};
 
-use super::{Modification, eligible, modification};
+use super::copying::{Copying, check};
+use super::{MESSAGE_BYTES, Modification, eligible, modification};
 use crate::fdw::batch::MAX_PARAMETERS;
 use crate::fdw::names::Table;
 use crate::guc;
 use crate::libpq::PgResult;
 use crate::pg::backend_local::BackendLocal;
-use crate::pg::error::{Error, Result, SqlState, boundary, c_string};
+use crate::pg::error::{Result, boundary, c_string};
 use crate::pg::{node, raw};
-use crate::protocol::copy_text::push_row;
-use crate::remote::connection::{Asked, Message};
-use crate::remote::report;
+use crate::remote::connection::Message;
 
 /// Whether COPY does what INSERT does on a table, or partitioned table, with this name.
 const QUESTION: &CStr = c"SELECT c.relkind IN ('r', 'p') AND NOT c.relhasrules AND NOT pg_catalog.row_security_active(c.oid) \
@@ -43,20 +42,12 @@ const QUESTION: &CStr = c"SELECT c.relkind IN ('r', 'p') AND NOT c.relhasrules A
                 WHERE t.tgrelid = p.oid AND t.tgtype & 7 = 7))) \
     FROM pg_catalog.pg_class c WHERE c.oid = pg_catalog.to_regclass($1)";
 
-/// A COPY has a quarter of what was sent before, but no less and no more than this: so the server
-/// soon has something to do, and what it has still to do at the end takes a fraction of the time.
-const LEAST_BYTES: usize = 1 << 17;
-const MOST_BYTES: usize = 1 << 20;
-
-/// What all targets of this session collect together. Beyond this each sends what it has.
-const MOST_BYTES_OF_ALL: usize = 16 << 20;
-
-/// How many bytes are collected until the connection is looked after.
-const BYTES_BETWEEN_LOOKS: usize = 1 << 14;
+/// How many rows the executor hands over at a time when they go by COPY. It keeps each of them in a
+/// slot of its own, most with a pin on a buffer of their table, and what it remembers of the pins is
+/// fast for a few only. More rows at a time save nothing that counts.
+const ROWS_AT_A_TIME: c_int = 16;
 
 static NUMBERS: BackendLocal<Cell<u64>> = BackendLocal::new(Cell::new(0));
-
-static COLLECTED: BackendLocal<Cell<usize>> = BackendLocal::new(Cell::new(0));
 
 /// The modifications that collect.
 static COLLECTING: BackendLocal<RefCell<Vec<Collecting>>> =
@@ -79,18 +70,14 @@ pub struct Bulk {
     number: u64,
     /// The table's remote name.
     table: Rc<CStr>,
-    copy: Rc<CStr>,
     stage: Stage,
+    /// How many rows one INSERT takes.
+    full: usize,
     /// How many rows are evaluated and neither collected nor sent.
     held: usize,
-    collected: Vec<u8>,
-    rows: usize,
-    /// How much was collected when the connection was looked after.
-    looked_at: usize,
-    /// How many bytes were sent.
-    sent: usize,
-    /// The last COPY and its number of rows, until its answer is taken.
-    under_way: Option<(Asked, usize)>,
+    /// The target, and how many rows at a time the executor would hand over.
+    narrowed: Option<(*mut ResultRelInfo, c_int)>,
+    copying: Copying,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -141,17 +128,14 @@ pub unsafe fn consider(mtstate: *mut ModifyTableState, target: *mut ResultRelInf
                 numbers.get()
             },
             table: c_string(name).into(),
-            copy: c_string(copy).into(),
             // Before 16 COPY hands the rows over one by one.
             stage: Stage::Asks {
                 from: if (*mtstate).ps.plan.is_null() && cfg!(feature = "pg15") { 1 } else { full },
             },
+            full,
             held: 0,
-            collected: Vec::new(),
-            rows: 0,
-            looked_at: 0,
-            sent: 0,
-            under_way: None,
+            narrowed: None,
+            copying: Copying::new(c_string(copy)),
         });
     }
     Ok(())
@@ -231,137 +215,86 @@ impl Modification {
         Ok(inserted)
     }
 
-    /// Holds the rows that were evaluated, if more of them would be sent by COPY.
-    pub(super) fn hold(&mut self, rows: usize) -> bool {
-        match &mut self.bulk {
-            Some(bulk) if bulk.stage == Stage::Copies => {
-                bulk.held = rows;
-                true
-            }
-            _ => false,
+    /// Has the executor hand over fewer rows at a time if they go by COPY.
+    ///
+    /// # Safety
+    /// This is the target's modification, and the executor is about to forget all rows that it has
+    /// in slots for it.
+    pub(super) unsafe fn narrow_batches(&mut self, target: *mut ResultRelInfo) {
+        if let Some(bulk) = &mut self.bulk
+            && bulk.stage == Stage::Copies
+            && bulk.narrowed.is_none()
+        {
+            // SAFETY: by contract: it has slots for more rows than that, and none in use.
+            let batch = unsafe { &mut (*target).ri_BatchSize };
+            bulk.narrowed = Some((target, *batch));
+            *batch = ROWS_AT_A_TIME.min(*batch);
         }
     }
 
-    /// More rows come: those that are held are collected, and what is collected is sent if it is
-    /// enough.
-    pub(super) fn collect_held(&mut self) -> Result<()> {
+    /// More rows come. Those that are held are collected if they have become too many for one
+    /// INSERT.
+    pub(super) fn make_room(&mut self, rows: usize) -> Result<()> {
+        match &self.bulk {
+            Some(bulk) if bulk.held > 0 => {
+                let is_full = bulk.held + rows > bulk.full || self.bytes >= MESSAGE_BYTES;
+                if is_full { self.collect() } else { Ok(()) }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps the rows that were evaluated last, if rows go by COPY: with those that are held, or
+    /// with what is collected.
+    pub(super) fn keep(&mut self, rows: usize) -> Result<bool> {
+        match &mut self.bulk {
+            Some(bulk) if bulk.stage == Stage::Copies => {
+                bulk.held += rows;
+                if bulk.copying.is_under_way() {
+                    self.collect()?;
+                }
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Whether rows are held, whose values have to stay.
+    pub(super) fn holds(&self) -> bool {
+        self.bulk.as_ref().is_some_and(|bulk| bulk.held > 0)
+    }
+
+    /// Collects the rows that are held.
+    fn collect(&mut self) -> Result<()> {
         let Some(bulk) = &mut self.bulk else { return Ok(()) };
-        if bulk.held == 0 {
-            return Ok(());
-        }
-        bulk.collect(&self.values);
-        if bulk.collected.len() >= bulk.enough() {
-            return self.copy();
-        }
-        if bulk.looks_again() {
-            self.session.connection().pump();
-        }
-        Ok(())
+        let columns = self.values.len() / bulk.held;
+        bulk.copying.collect(&self.values, columns);
+        bulk.held = 0;
+        bulk.copying.go_on(&self.session)
     }
 
     /// Sends all rows that are held or collected, and waits for all answers.
     pub(super) fn send_collected(&mut self) -> Result<()> {
         let Some(bulk) = &mut self.bulk else { return Ok(()) };
-        if bulk.held > 0 && bulk.rows > 0 {
-            bulk.collect(&self.values);
+        if let Some((target, batch)) = bulk.narrowed.take() {
+            // EXPLAIN shows it.
+            // SAFETY: the target of this modification, which has not ended. No rows come any more.
+            unsafe { (*target).ri_BatchSize = batch };
         }
-        match (bulk.held, bulk.rows) {
-            (0, 0) => {}
-            (0, _) => self.copy()?,
-            (held, _) => {
-                bulk.held = 0;
-                let result = self.run(held)?;
-                self.check(held, &result)?;
-            }
+        let held = std::mem::take(&mut bulk.held);
+        if held > 0 {
+            let result = self.run(held)?;
+            check(&self.session, held, &result)?;
         }
-        self.take_answer()
-    }
-
-    /// Sends what is collected, when the COPY before has been answered.
-    fn copy(&mut self) -> Result<()> {
-        self.take_answer()?;
-        let Some(bulk) = &mut self.bulk else { return Ok(()) };
-        let data = bulk.take();
-        let asked = self.session.copy(&bulk.copy, data)?;
-        bulk.under_way = Some((asked, std::mem::take(&mut bulk.rows)));
-        Ok(())
-    }
-
-    fn take_answer(&mut self) -> Result<()> {
-        let Some((asked, rows)) = self.bulk.as_mut().and_then(|bulk| bulk.under_way.take()) else {
-            return Ok(());
-        };
-        let result = self.session.wait(&asked)?;
-        if !result.command_tag().to_bytes().starts_with(b"COPY ") {
-            return Err(report::unexpected_answer(&self.session.connection().server_name));
+        match &mut self.bulk {
+            Some(bulk) => bulk.copying.finish(&self.session),
+            None => Ok(()),
         }
-        self.check(rows, &result)
-    }
-
-    /// The executor has been told that all of them were inserted.
-    fn check(&self, rows: usize, result: &PgResult) -> Result<()> {
-        let inserted = result.rows_affected();
-        if inserted == rows as u64 {
-            return Ok(());
-        }
-        let server = self.session.connection().server_name.to_bytes();
-        Err(Error::new(
-            SqlState::FDW_ERROR,
-            [b"server \"", server, format!("\" has inserted {inserted} rows of {rows}").as_bytes()]
-                .concat(),
-        )
-        .detail("When the statement began, nothing there could drop rows.")
-        .hint("Try again, or set batch_size for the foreign table."))
-    }
-}
-
-impl Bulk {
-    /// Collects the rows that are held, which have these values.
-    fn collect(&mut self, values: &[Option<&CStr>]) {
-        let before = self.collected.len();
-        if self.collected.capacity() == 0 {
-            self.collected.reserve(self.enough() + BYTES_BETWEEN_LOOKS);
-        }
-        for row in values.chunks(values.len() / self.held) {
-            push_row(&mut self.collected, row.iter().map(|value| value.map(CStr::to_bytes)));
-        }
-        self.rows += std::mem::take(&mut self.held);
-        let of_all = COLLECTED.get();
-        of_all.set(of_all.get() + self.collected.len() - before);
-    }
-
-    /// How much is enough for a COPY.
-    fn enough(&self) -> usize {
-        match COLLECTED.get().get() >= MOST_BYTES_OF_ALL {
-            true => 0,
-            false => (self.sent / 4).clamp(LEAST_BYTES, MOST_BYTES),
-        }
-    }
-
-    /// Whether it is time to look after the connection, which hands on what the server takes of the
-    /// last COPY.
-    fn looks_again(&mut self) -> bool {
-        let is_time = self.under_way.is_some()
-            && self.collected.len() >= self.looked_at + BYTES_BETWEEN_LOOKS;
-        if is_time {
-            self.looked_at = self.collected.len();
-        }
-        is_time
-    }
-
-    fn take(&mut self) -> Vec<u8> {
-        let data = std::mem::take(&mut self.collected);
-        let of_all = COLLECTED.get();
-        of_all.set(of_all.get() - data.len());
-        self.sent += data.len();
-        self.looked_at = 0;
-        data
     }
 }
 
 impl Drop for Bulk {
     fn drop(&mut self) {
-        self.take();
         COLLECTING.get().borrow_mut().retain(|collecting| collecting.number != self.number);
     }
 }

@@ -164,6 +164,9 @@ impl Connection {
     /// The answer behind a ticket if it has been read; the error of the lost connection if it
     /// cannot come any more.
     pub fn take(&self, ticket: Ticket) -> Option<Result<Answer<PgResult>>> {
+        if self.inner.borrow().session.refusal.is_some() {
+            return Some(Err(self.doom_error()));
+        }
         let mut inner = self.inner.borrow_mut();
         if let Some(answer) = inner.fifo.take(ticket) {
             return Some(Ok(answer));
@@ -251,7 +254,12 @@ impl Connection {
         let mut ends = 0;
         let mut woken = !alive;
         let may_go_on = || self.broken.get() != Some(Broken::OutOfStep);
-        while !inner.fifo.is_idle() && !self.conn.is_busy() && ends < 2 && may_go_on() {
+        while !inner.fifo.is_idle()
+            && !self.is_open_in(inner)
+            && !self.conn.is_busy()
+            && ends < 2
+            && may_go_on()
+        {
             let Some(result) = self.conn.result() else {
                 ends += 1;
                 self.note_end_of_copy(inner);

@@ -3,7 +3,8 @@
 //! * The statement that finds it broken: 08006 with all that libpq heard last;
 //! * any statement after that: "no connection to the server";
 //! * after a savepoint that could not be rolled back there: "cannot be used due to abort cleanup
-//!   failure". A cursor from before it may still be used, and gets the errors above.
+//!   failure". A cursor from before it may still be used, and gets the errors above;
+//! * where the server has refused the session's set-up: what it says of that.
 
 use std::ffi::{CStr, CString};
 
@@ -14,8 +15,8 @@ use super::state::{Broken, State};
 use crate::libpq::PgResult;
 use crate::pg::error::{Error, Result, SqlState, c_string};
 use crate::protocol::pipeline::Control;
-use crate::remote::report;
 use crate::remote::wait::Interrupts;
+use crate::remote::{pooler, report};
 
 impl Connection {
     /// Whether nothing more can be done on this connection in this transaction.
@@ -64,6 +65,9 @@ impl Connection {
             Some(Broken::Lost) => report::lost(&self.message()),
             Some(Broken::OutOfStep) => report::unexpected_answer(&self.server_name),
             _ => {
+                if let Some(refusal) = &self.inner.borrow().session.refusal {
+                    return refused(&self.server_name, refusal);
+                }
                 let error = Error::new(
                     SqlState::CONNECTION_EXCEPTION,
                     [
@@ -207,6 +211,24 @@ impl Connection {
         let (said, end) = (failure.error_message().to_bytes(), self.message().into_bytes());
         let text = if end.starts_with(said) { end } else { [said, &end].concat() };
         report::lost(&c_string(text))
+    }
+}
+
+/// The error of a session whose set-up has failed there.
+fn refused(server: &CStr, failure: &PgResult) -> Error {
+    // Its statements are there already.
+    const DUPLICATE_PREPARED_STATEMENT: &CStr = c"42P05";
+    let state = failure.error_field(b'C');
+    if state == Some(DUPLICATE_PREPARED_STATEMENT) {
+        return pooler::not_reset(server);
+    }
+    let error = Error::new(
+        SqlState::parse(state),
+        [b"could not set up a session on server \"", server.to_bytes(), b"\""].concat(),
+    );
+    match failure.error_field(b'M') {
+        Some(message) => error.detail(message.to_bytes()),
+        None => error,
     }
 }
 

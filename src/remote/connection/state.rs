@@ -68,6 +68,11 @@ pub(super) struct Session {
     pub server_pid: Option<i32>,
     /// The advisory lock that shows others that this session is alive.
     pub lock: Lock,
+    /// Why the server has refused the set-up: nothing that follows is an answer of a session that
+    /// has it.
+    pub refusal: Option<Rc<PgResult>>,
+    /// A transaction has begun in it, so that it has been set up.
+    pub has_begun: bool,
     /// A statement of the connection's own is not prepared there any more.
     pub is_incomplete: bool,
     /// The question for the snapshot is prepared.
@@ -238,6 +243,7 @@ impl State {
                 self.session.lock.answer(taken);
             }
             Control::Begin => {
+                self.session.has_begun = true;
                 self.transaction.confirmed = 1;
                 self.transaction.unanswered = None;
             }
@@ -292,7 +298,14 @@ impl State {
             // In any case this is reported as a clean-up that has failed.
             Control::UndoSavepoint => true,
             // Unless the connection has just broken.
-            Control::Setup | Control::SessionLock | Control::EndSavepoint => broken.is_none(),
+            Control::Setup | Control::SessionLock if broken.is_none() => {
+                if !self.session.has_begun {
+                    self.session.refusal.get_or_insert(failure);
+                }
+                true
+            }
+            Control::Setup | Control::SessionLock => false,
+            Control::EndSavepoint => broken.is_none(),
         }
     }
 

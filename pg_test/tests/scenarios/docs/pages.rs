@@ -29,6 +29,7 @@ pages! {
     following_runs: "following.md",
     schema_changes_run: "schema-changes.md",
     transaction_managers_run: "transaction-managers.md",
+    several_coordinators_run: "several-coordinators.md",
     operating_runs: "operating.md",
     security_runs: "security.md",
     shard_administrators_runs: "shard-administrators.md",

@@ -41,8 +41,8 @@ pub fn run(page: &str) -> Result<()> {
         texts.push(page::text(&before)?);
         pages.push(before);
     }
-    let mut stage =
-        Stage::with_shards(texts.iter().map(|text| shards_named(text)).max().unwrap_or(0))?;
+    let named = |kind| texts.iter().map(|text| highest_named(text, kind)).max().unwrap_or(0);
+    let mut stage = Stage::with(named("coordinator"), named("shard"))?;
     for (page, text) in pages.iter().zip(&texts).rev() {
         for block in page::blocks(text)? {
             let start = Instant::now();
@@ -55,22 +55,26 @@ pub fn run(page: &str) -> Result<()> {
     Ok(())
 }
 
-/// The highest number of a shard that a page names.
-fn shards_named(text: &str) -> usize {
+/// The highest number of a server of this kind that a page names; the first coordinator has none.
+fn highest_named(text: &str, kind: &str) -> usize {
     (1..=9)
         .rev()
         .find(|n| {
-            text.contains(&format!("shard{n}.example")) || text.contains(&format!("on=shard{n}"))
+            text.contains(&format!("{kind}{n}.example")) || text.contains(&format!("on={kind}{n}"))
         })
         .unwrap_or(0)
 }
 
 impl Stage {
-    fn with_shards(shards: usize) -> Result<Self> {
+    fn with(coordinators: usize, shards: usize) -> Result<Self> {
         let installation = Installation::from_env()?;
-        let coordinator = Cluster::create(&installation, "coordinator")?;
-        coordinator.configure(COORDINATOR_SETTINGS)?;
-        let mut list = vec![coordinator];
+        let mut list = vec![Cluster::create(&installation, "coordinator")?];
+        for number in 2..=coordinators {
+            list.push(Cluster::create(&installation, &format!("coordinator{number}"))?);
+        }
+        for coordinator in &list {
+            coordinator.configure(COORDINATOR_SETTINGS)?;
+        }
         for number in 1..=shards {
             list.push(Cluster::create(&installation, &format!("shard{number}"))?);
         }

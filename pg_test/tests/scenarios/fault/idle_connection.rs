@@ -257,3 +257,27 @@ fn idle_connections_are_closed_when_they_are_to_be() -> Outcome {
     assert_eq!(fleet.ids_on_shard(1)?, [1, 2, 3]);
     Ok(())
 }
+
+/// The server ends an idle session after the connection was found to be there, and before the
+/// statement is sent. Red while COMMIT travelled behind it all the same: 08006.
+#[test]
+fn a_session_that_ends_before_a_whole_statement_is_sent_is_replaced() -> Outcome {
+    let fleet = Fleet::start()?;
+    let mut session = fleet.session()?;
+    session.batch_execute(
+        "CREATE FUNCTION slow(id integer) RETURNS integer STABLE LANGUAGE plpgsql
+             AS 'BEGIN PERFORM pg_sleep(0.6); RETURN id; END';
+         SET pg_fdw_xacts.idle_connection_timeout = '200ms'",
+    )?;
+    for (id, statement) in [
+        (1, "INSERT INTO ft1 VALUES (slow(1), 'x')"),
+        (2, "UPDATE ft1 SET id = 2 WHERE id = slow(1)"),
+        (2, "DELETE FROM ft1 WHERE id = slow(3)"),
+    ] {
+        session.batch_execute("SELECT * FROM ft1")?;
+        session.batch_execute(statement)?;
+        assert_eq!(fleet.ids_on_shard(1)?, [id], "{statement}");
+    }
+    assert_settled(&fleet);
+    Ok(())
+}

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use pg_test::oracle::{one, prepared_gids, settled_within};
+use pg_test::pooler::Pooler;
 use pg_test::{Cluster, DEADLINE, Fleet, FleetOptions, Frozen, StopMode, wait_until};
 use postgres::Client;
 
@@ -101,7 +102,10 @@ impl Orphan {
 }
 
 fn settled_in_spite_of(work: Work, end: End) -> Outcome {
-    let mut fleet = fleet()?;
+    settled_in(fleet()?, work, end)
+}
+
+fn settled_in(mut fleet: Fleet, work: Work, end: End) -> Outcome {
     let orphan = Orphan::make(&fleet, work)?;
     let mut witness = fleet.session()?;
     match end {
@@ -152,6 +156,17 @@ fn a_session_that_waits_for_the_orphan_of_an_immediate_shutdown() -> Outcome {
 #[test]
 fn a_session_that_waits_for_the_orphan_of_a_killed_backend() -> Outcome {
     settled_in_spite_of(Work::WaitsForTheOrphan, End::Restarted)
+}
+
+/// A pooler ends the session of a client that went away in the middle of a statement.
+#[test]
+fn a_session_that_waits_for_the_orphan_behind_a_pooler() -> Outcome {
+    let fleet = fleet()?;
+    let pooler = Pooler::start(fleet.shard(1), "session", 20)?;
+    fleet
+        .session()?
+        .batch_execute(&format!("ALTER SERVER shard1 OPTIONS (SET port '{}')", pooler.port()))?;
+    settled_in(fleet, Work::WaitsForTheOrphan, End::Killed)
 }
 
 /// Red on 0.2.0: nothing was settled as long as the other lock was held.

