@@ -49,7 +49,7 @@ fn fetches(shard: &Cluster, run: impl FnOnce() -> Outcome) -> anyhow::Result<usi
     Ok(statements.iter().filter(|statement| statement.starts_with("FETCH")).count())
 }
 
-/// Red on 0.2.0: the second shard was asked when the first had answered.
+/// On 0.2.0 the second shard is asked when the first has answered.
 #[test]
 fn both_shards_are_asked_before_either_has_answered() -> Outcome {
     let (fleet, mut session) = filled()?;
