@@ -1,5 +1,6 @@
 //! What differs between PostgreSQL 15 and 19, under the names and with the meaning of the newer
-//! versions. The configuration options `pre_pg17` and `pre_pg18` (build.rs) stand for what is older.
+//! versions. The configuration options `pre_pg17` and `pre_pg18` (build.rs) stand for what is
+//! older.
 
 use std::ffi::c_int;
 

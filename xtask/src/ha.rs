@@ -1,5 +1,5 @@
-//! `cargo xtask ha`: the bank on servers that fail over, under Patroni and etcd; what came of it goes
-//! into a page of the book.
+//! `cargo xtask ha`: the bank on servers that fail over, under Patroni and etcd; what came of it
+//! goes into a page of the book.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

@@ -1,5 +1,5 @@
-//! `cargo xtask check --versions`: has clippy compile the extension for every version of PostgreSQL.
-//! Headers are enough for that, no server is needed.
+//! `cargo xtask check --versions`: has clippy compile the extension for every version of
+//! PostgreSQL. Headers are enough for that, no server is needed.
 
 use anyhow::Result;
 

@@ -1,5 +1,5 @@
-//! What a query over two servers that are not asked by one asynchronous node costs: a join here of a
-//! table on each. Beside it the same table by itself, which shows what the second server adds.
+//! What a query over two servers that are not asked by one asynchronous node costs: a join here of
+//! a table on each. Beside it the same table by itself, which shows what the second server adds.
 
 use std::time::Duration;
 

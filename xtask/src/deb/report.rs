@@ -1,5 +1,5 @@
-//! The page of the book that says which packages were tried, when, and where: `docs/src/packages.md`.
-//! Its table is all that is kept; a run writes the row of its version.
+//! The page of the book that says which packages were tried, when, and where:
+//! `docs/src/packages.md`. Its table is all that is kept; a run writes the row of its version.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,7 +11,8 @@ use super::Deb;
 const HEAD: &str = "| PostgreSQL | Debian | its libpq | C library, at least | package | upgraded from | day |\n\
                     |---|---|---|---|---|---|---|\n";
 
-/// Writes what a run on a Debian has found, lines `KEY=VALUE`, into the book of the clone at `root`.
+/// Writes what a run on a Debian has found, lines `KEY=VALUE`, into the book of the clone at
+/// `root`.
 pub fn record(root: &Path, deb: &Deb, release: &str, facts: &str, day: &str) -> Result<()> {
     let page = root.join("docs/src/packages.md");
     let text = std::fs::read_to_string(&page).with_context(|| page.display().to_string())?;
