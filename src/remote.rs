@@ -4,7 +4,7 @@
 //!   catalog rows behind that;
 //! * [`quoting`]: texts as parts of other texts;
 //! * [`connect`]: making one without blocking; [`hosts`]: of several; [`pooler`]: whether its
-//! server process stays ours;
+//!   server process stays ours;
 //! * [`connection`]: the pipelined session with its transaction; [`report`]: its errors;
 //! * [`cache`]: the connections of this backend;
 //! * [`wait`]: waiting for sockets; [`round`]: for the answers of many connections; [`long_wait`]:
