@@ -6,7 +6,6 @@ mod decisions;
 pub mod growth;
 mod hot;
 mod instructions;
-mod joins;
 mod latency;
 mod local;
 mod processor;
@@ -32,7 +31,6 @@ pub const ALL: &[(&str, Measure)] = &[
     ("throughput", throughput::measure),
     ("processor", processor::measure),
     ("reads", reads::latency),
-    ("joins", joins::measure),
     ("beside", beside::measure),
     ("hot", hot::measure),
     ("insert", bulk::insert),

@@ -9,8 +9,7 @@
 //! * [`answers`]: reading answers and asking for them; [`fitting`]: whether one can be that;
 //!   [`waiting`]: until there is nothing more to
 //!   come;
-//! * [`ahead`]: statements that are sent before anybody needs them; [`behind`]: those whose answers
-//!   are taken later than by their owners;
+//! * [`behind`]: statements whose answers are taken later than by their owners;
 //! * [`state`]: what is known of the session and its transaction; [`written`]: whether that has an
 //!   xid;
 //! * [`failures`]: how a broken connection is reported; [`anew`]: how its transaction begins on
@@ -38,7 +37,6 @@ use crate::protocol::plan::Work;
 use crate::remote::wait::WaitSet;
 use crate::remote::{pooler, report};
 
-mod ahead;
 mod anew;
 mod answers;
 mod behind;
