@@ -124,9 +124,9 @@ impl Connection {
         if stirs { self.confirm_undo(ticket, &command) } else { Ok(()) }
     }
 
-    /// Whether savepoint `level` was not set because a statement of an outer level, of whose failure
-    /// nobody has heard yet, had failed before. Then there is nothing to go back to: who hears of
-    /// that goes back further, and until then everything fails there.
+    /// Whether savepoint `level` was not set because a statement of an outer level, of whose
+    /// failure nobody has heard yet, had failed before. Then there is nothing to go back to: who
+    /// hears of that goes back further, and until then everything fails there.
     fn has_failed_outside(&self, level: u32) -> bool {
         let inner = &mut *self.inner.borrow_mut();
         let transaction = &mut inner.transaction;

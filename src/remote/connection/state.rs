@@ -302,8 +302,8 @@ impl State {
                 true
             }
             Control::Setup | Control::SessionLock => false,
-            // Something around the savepoint had failed, with which it will be undone. To go back to
-            // it would undo what it was released with.
+            // Something around the savepoint had failed, with which it will be undone. To go back
+            // to it would undo work that has become part of the level around it.
             Control::EndSavepoint(level) if has_failed_before(&failure) => {
                 self.transaction.confirmed = level - 1;
                 false
