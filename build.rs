@@ -1,4 +1,5 @@
-//! Which libpq the extension is linked with, and the configuration option `pre_pg17`.
+//! Which libpq the extension is linked with, and the configuration options `pre_pg17` and
+//! `pre_pg18`.
 //!
 //! A process has room for one libpq. A server whose installation has its own, which its
 //! postgres_fdw needs, has to find that one here too; PostgreSQL's own extensions are linked the
@@ -9,9 +10,11 @@ use std::path::Path;
 use pgrx_pg_config::{PgConfig, Pgrx};
 
 fn main() {
-    println!("cargo:rustc-check-cfg=cfg(pre_pg17)");
-    if ["PG15", "PG16"].iter().any(|version| has_feature(version)) {
-        println!("cargo:rustc-cfg=pre_pg17");
+    for newer in [17, 18] {
+        println!("cargo:rustc-check-cfg=cfg(pre_pg{newer})");
+        if (15..newer).any(|major| has_feature(&format!("PG{major}"))) {
+            println!("cargo:rustc-cfg=pre_pg{newer}");
+        }
     }
     // pgrx's own build script follows the same two.
     println!("cargo:rerun-if-env-changed=PGRX_PG_CONFIG_PATH");
@@ -29,7 +32,7 @@ fn main() {
 /// The server that this build is for: the one that cargo-pgrx names, or the one configured for the
 /// feature.
 fn server() -> Option<PgConfig> {
-    let label = (15..=18)
+    let label = (15..=19)
         .map(|major| format!("pg{major}"))
         .find(|label| has_feature(&label.to_uppercase()))?;
     Pgrx::from_config().ok()?.get(&label).ok()

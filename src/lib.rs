@@ -2,6 +2,9 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+#[cfg(feature = "pg19")]
+extern crate pgrx19 as pgrx;
+
 pgrx::pg_module_magic!(name, version);
 
 mod api;

@@ -3,7 +3,8 @@
 //! * [`options`], [`credentials`], [`app_name`]: what a connection is made with; [`basis`]: the
 //!   catalog rows behind that;
 //! * [`quoting`]: texts as parts of other texts;
-//! * [`connect`]: making one without blocking; [`pooler`]: whether its server process stays ours;
+//! * [`connect`]: making one without blocking; [`hosts`]: of several; [`pooler`]: whether its
+//!   server process stays ours;
 //! * [`connection`]: the pipelined session with its transaction; [`report`]: its errors;
 //! * [`cache`]: the connections of this backend;
 //! * [`wait`]: waiting for sockets; [`round`]: for the answers of many connections; [`long_wait`]:
@@ -15,6 +16,7 @@ pub mod cache;
 pub mod connect;
 pub mod connection;
 pub mod credentials;
+pub mod hosts;
 pub mod long_wait;
 pub mod options;
 pub mod pooler;

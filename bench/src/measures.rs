@@ -6,6 +6,7 @@ mod decisions;
 pub mod growth;
 mod hot;
 mod instructions;
+mod joins;
 mod latency;
 mod local;
 mod processor;
@@ -31,6 +32,7 @@ pub const ALL: &[(&str, Measure)] = &[
     ("throughput", throughput::measure),
     ("processor", processor::measure),
     ("reads", reads::latency),
+    ("joins", joins::measure),
     ("beside", beside::measure),
     ("hot", hot::measure),
     ("insert", bulk::insert),

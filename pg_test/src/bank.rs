@@ -2,8 +2,8 @@
 //! faults.
 //!
 //! Each transfer changes one to three balances and notes itself in the ledger beside each of them,
-//! in one transaction; some leave hundreds of slips there, too. Faults come in phases. After each, within 30 s of all servers being
-//! reachable:
+//! in one transaction; some leave hundreds of slips there, too. Faults come in phases. After each,
+//! within 30 s of all servers being reachable:
 //! * every session has come to the end of what it does;
 //! * nothing is prepared, shown as in doubt, or locked;
 //! * each transfer is in the ledgers of all its places or of none, and so are its slips;
@@ -35,7 +35,7 @@
 
 mod audit;
 mod bystanders;
-mod clients;
+pub(crate) mod clients;
 mod faults;
 mod places;
 mod plan;

@@ -19,6 +19,7 @@
 //! | [`history`] | what transactions did and saw, and whether the promised isolation explains it |
 //! | [`bank`] | concurrent transfers under random faults, and what must be true afterwards |
 //! | [`wire`] | PostgreSQL's message framing and which answer belongs to which statement |
+//! | [`ha`] | the bank on servers that Patroni has fail over |
 //! | [`pooler`] | PgBouncer in front of a server |
 //! | [`proxy`] | the fault proxy: cut, hold, refuse, at exactly one statement |
 //! | [`hostile`] | a shard whose answers are spoiled, and rounds of transactions with it |
@@ -28,6 +29,7 @@ pub mod bank;
 pub mod client;
 pub mod cluster;
 pub mod fleet;
+pub mod ha;
 pub mod history;
 pub mod hostile;
 pub mod in_doubt;

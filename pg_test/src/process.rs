@@ -1,7 +1,8 @@
 //! Starting and ending server processes.
 //!
 //! A server started for a test must not outlive it, however the test process ends. The kernel sees
-//! to it: the postmaster gets SIGQUIT (immediate shutdown) when the thread that started it dies.
+//! to it: the postmaster gets SIGQUIT (immediate shutdown) when the thread that started it dies, and
+//! other programs a signal of their own.
 //! Test threads come and go, so one thread that lives as long as the process starts them all.
 
 use std::os::unix::process::CommandExt;
@@ -20,12 +21,21 @@ use crate::wait_until;
 type Order = (Command, Option<Host>, Sender<Result<Child>>);
 
 /// Starts `command` so that it gets SIGQUIT when this process ends; on a `host` if there is one.
-pub(crate) fn spawn_tied(mut command: Command, host: Option<Host>) -> Result<Child> {
+pub(crate) fn spawn_tied(command: Command, host: Option<Host>) -> Result<Child> {
+    spawn_tied_by(Signal::SIGQUIT, command, host)
+}
+
+/// Starts `command` so that it gets `last` when this process ends; on a `host` if there is one.
+pub(crate) fn spawn_tied_by(
+    last: Signal,
+    mut command: Command,
+    host: Option<Host>,
+) -> Result<Child> {
     // SAFETY: the closure runs between fork and exec; prctl and setpgid are plain system calls that
     // neither allocate nor lock. It runs after the change of user, which would clear the setting.
     unsafe {
-        command.pre_exec(|| {
-            nix::sys::prctl::set_pdeathsig(Signal::SIGQUIT)?;
+        command.pre_exec(move || {
+            nix::sys::prctl::set_pdeathsig(last)?;
             // Away from the terminal's Ctrl-C, which is for the test process to handle.
             nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
             Ok(())
@@ -105,6 +115,19 @@ pub(crate) fn children_of(parent: Pid) -> Result<Vec<Pid>> {
 /// its client.
 pub(crate) fn kill_server(postmaster: &mut Child) -> Result<()> {
     let pid = pid_of(postmaster)?;
+    let children = kill_with_children(pid)?;
+    postmaster.wait()?;
+    wait_for_end(&children)
+}
+
+/// The same for a server that somebody else has started.
+pub(crate) fn kill_server_of_others(postmaster: Pid) -> Result<()> {
+    let mut all = kill_with_children(postmaster)?;
+    all.push(postmaster);
+    wait_for_end(&all)
+}
+
+fn kill_with_children(pid: Pid) -> Result<Vec<Pid>> {
     kill(pid, Signal::SIGSTOP).context("the server is not running")?;
     let children = children_of(pid)?;
     for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
@@ -114,9 +137,12 @@ pub(crate) fn kill_server(postmaster: &mut Child) -> Result<()> {
         }
     }
     kill(pid, Signal::SIGKILL)?;
-    postmaster.wait()?;
+    Ok(children)
+}
+
+fn wait_for_end(processes: &[Pid]) -> Result<()> {
     wait_until("the killed server's processes are gone", Duration::from_secs(30), || {
-        Ok(children.iter().all(|child| !alive(*child)))
+        Ok(processes.iter().all(|pid| !alive(*pid)))
     })
 }
 
@@ -128,9 +154,13 @@ pub struct Frozen(Vec<Pid>);
 /// Halts `postmaster` and every process of its server: it stays connected and says nothing any
 /// more.
 pub(crate) fn freeze_server(postmaster: &Child) -> Result<Frozen> {
-    let pid = pid_of(postmaster)?;
+    freeze(pid_of(postmaster)?)
+}
+
+/// Halts a process and all its children.
+pub(crate) fn freeze(pid: Pid) -> Result<Frozen> {
     let mut frozen = Frozen(vec![pid]);
-    kill(pid, Signal::SIGSTOP).context("the server is not running")?;
+    kill(pid, Signal::SIGSTOP).context("it is not running")?;
     frozen.0.extend(children_of(pid)?);
     for child in &frozen.0[1..] {
         // It may have ended by itself meanwhile.

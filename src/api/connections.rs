@@ -14,7 +14,7 @@ use crate::remote::options::Server;
 
 /// The open connections of this session. `server_name` is NULL if the server was dropped in this
 /// transaction; a connection that is not `valid` any more is closed when the transaction ends.
-#[cfg(not(feature = "pg18"))]
+#[cfg(pre_pg18)]
 #[pg_extern(sql = "
 CREATE FUNCTION pg_fdw_xacts_get_connections(OUT server_name text, OUT valid boolean) RETURNS SETOF record
     LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
@@ -29,7 +29,7 @@ fn pg_fdw_xacts_get_connections()
 /// The open connections of this session. Names are NULL if the server or the user mapping was
 /// dropped in this transaction; a connection that is not `valid` any more is closed when the
 /// transaction ends. `closed` is only known with `check_conn`.
-#[cfg(feature = "pg18")]
+#[cfg(not(pre_pg18))]
 #[pg_extern(sql = "
 CREATE FUNCTION pg_fdw_xacts_get_connections(check_conn boolean DEFAULT false, OUT server_name text,
     OUT user_name text, OUT valid boolean, OUT used_in_xact boolean, OUT closed boolean, OUT remote_backend_pid int4)
@@ -69,7 +69,7 @@ fn server_name(serverid: pg_sys::Oid) -> Option<Vec<u8>> {
 }
 
 /// The user of a mapping, if it exists; "public" if the mapping is for PUBLIC.
-#[cfg(feature = "pg18")]
+#[cfg(not(pre_pg18))]
 fn user_name(mapping: pg_sys::Oid) -> Option<Vec<u8>> {
     let (user, _) = crate::pg::catalog::user_mapping(mapping)?;
     if user == pg_sys::Oid::INVALID {

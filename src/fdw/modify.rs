@@ -337,8 +337,8 @@ impl Modification {
         Ok(affected)
     }
 
-    /// Fills `values` with the parameters of as many of the first rows as fit into a message, behind
-    /// those of rows that are held, and returns their number.
+    /// Fills `values` with the parameters of as many of the first rows as fit into a message,
+    /// behind those of rows that are held, and returns their number.
     unsafe fn evaluate(
         &mut self,
         slots: &[*mut TupleTableSlot],

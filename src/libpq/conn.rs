@@ -131,6 +131,18 @@ impl Conn {
         unsafe { CStr::from_ptr(pq_sys::PQerrorMessage(self.raw())) }
     }
 
+    /// The host that it leads to, or is tried: by its name, or by its address if it has none.
+    pub fn host(&self) -> &CStr {
+        // SAFETY: a string inside the connection, which is not NULL.
+        unsafe { CStr::from_ptr(pq_sys::PQhost(self.raw())) }
+    }
+
+    /// The port there.
+    pub fn port(&self) -> &CStr {
+        // SAFETY: a string inside the connection, which is not NULL.
+        unsafe { CStr::from_ptr(pq_sys::PQport(self.raw())) }
+    }
+
     /// The process that the server announced when the connection was made.
     pub fn backend_pid(&self) -> c_int {
         // SAFETY: the connection is alive.
@@ -318,7 +330,7 @@ impl Conn {
     }
 
     /// Whether the other end has closed, as far as the kernel knows; reads nothing.
-    #[cfg(feature = "pg18")]
+    #[cfg(not(pre_pg18))]
     pub fn is_closed_by_peer(&self) -> bool {
         let events = libc::POLLRDHUP;
         let mut poll = libc::pollfd { fd: self.socket(), events, revents: 0 };

@@ -6,7 +6,7 @@ use std::ffi::c_void;
 
 use pgrx::pg_sys;
 
-/// The beginning of `WalSndCtlData` (`replication/walsender_private.h`; 15 to 18).
+/// The beginning of `WalSndCtlData` (`replication/walsender_private.h`; 15 to 19).
 #[repr(C)]
 pub struct WalSndCtlData {
     /// One queue per wait mode: a `SHM_QUEUE` in 15, then a `dlist_head`, both two pointers.
@@ -32,7 +32,7 @@ pub struct XactCallbackItem {
 pub type XactCallback = unsafe extern "C-unwind" fn(pg_sys::XactEvent::Type, *mut c_void);
 
 /// The number of `AddinShmemInitLock` in `MainLWLockArray` (`storage/lmgr/lwlocknames.txt` in 15
-/// and 16, `storage/lwlocklist.h` in 17 and 18).
+/// and 16, `storage/lwlocklist.h` in 17 to 19).
 const ADDIN_SHMEM_INIT_LOCK: usize = 21;
 
 /// `AddinShmemInitLock`, held while an extension finds or makes its structures in shared memory.
@@ -44,22 +44,22 @@ pub unsafe fn addin_shmem_init_lock() -> *mut pg_sys::LWLock {
     unsafe { &raw mut (*pg_sys::MainLWLockArray.add(ADDIN_SHMEM_INIT_LOCK)).lock }
 }
 
-/// `USER_TIMEOUT`, by which a timeout of one's own is asked for (`utils/timeout.h`; 15 to 18).
+/// `USER_TIMEOUT`, by which a timeout of one's own is asked for (`utils/timeout.h`; 15 to 19).
 pub const USER_TIMEOUT: std::ffi::c_int = if cfg!(pre_pg17) { 12 } else { 13 };
 
-#[cfg(feature = "pg18")]
+#[cfg(not(pre_pg18))]
 pub use port::{SCRAM_KEY, my_port};
 
-#[cfg(feature = "pg18")]
+#[cfg(not(pre_pg18))]
 mod port {
     use std::ffi::{c_char, c_int, c_void};
 
     use pgrx::pg_sys;
 
-    /// The length of a SCRAM key (`SCRAM_MAX_KEY_LEN` in `common/scram-common.h`; 18).
+    /// The length of a SCRAM key (`SCRAM_MAX_KEY_LEN` in `common/scram-common.h`; 18, 19).
     pub const SCRAM_KEY: usize = 32;
 
-    /// The beginning of `Port` (`libpq/libpq-be.h`; 18).
+    /// The beginning of `Port` (`libpq/libpq-be.h`; 18, 19).
     #[repr(C)]
     pub struct Port {
         sock: c_int,
@@ -87,7 +87,7 @@ mod port {
         pub has_keys: bool,
     }
 
-    /// `SockAddr` (`libpq/pqcomm.h`; 18).
+    /// `SockAddr` (`libpq/pqcomm.h`; 18, 19).
     #[repr(C)]
     struct Address {
         storage: libc::sockaddr_storage,

@@ -168,6 +168,12 @@ unsafe extern "C-unwind" {
         completion: *mut pg_sys::QueryCompletion,
     );
     pub fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, eflags: c_int);
+    pub fn standard_ExecutorRun(
+        query: *mut pg_sys::QueryDesc,
+        direction: pg_sys::ScanDirection::Type,
+        count: u64,
+        #[cfg(not(feature = "pg18"))] once: bool,
+    );
     pub fn standard_ExecutorFinish(query: *mut pg_sys::QueryDesc);
 }
 
@@ -186,12 +192,15 @@ unsafe extern "C-unwind" {
 // process.
 #[allow(missing_docs, reason = "documented where PostgreSQL declares them")]
 unsafe extern "C-unwind" {
-    pub fn die(signal: c_int);
-    pub fn SignalHandlerForConfigReload(signal: c_int);
+    pub fn die(signal: c_int, #[cfg(feature = "pg19")] from: *const pg_sys::pg_signal_info);
+    pub fn SignalHandlerForConfigReload(
+        signal: c_int,
+        #[cfg(feature = "pg19")] from: *const pg_sys::pg_signal_info,
+    );
 }
 
 // Raises nothing.
-#[cfg(feature = "pg18")]
+#[cfg(not(pre_pg18))]
 #[allow(missing_docs, reason = "documented where PostgreSQL declares them")]
 unsafe extern "C-unwind" {
     pub fn pg_b64_encode(from: *const u8, len: c_int, to: *mut c_char, room: c_int) -> c_int;

@@ -8,7 +8,7 @@ use std::ptr::null_mut;
 
 use pgrx::pg_sys::{self, HASHACTION};
 
-use crate::pg::raw;
+use crate::pg::{raw, versions};
 
 /// An element of the hash table, which begins with the key.
 #[repr(C)]
@@ -49,12 +49,9 @@ impl<K: Key> SharedIndex<K> {
             ..Default::default()
         };
         let flags = pg_sys::HASH_ELEM | pg_sys::HASH_BLOBS | pg_sys::HASH_FIXED_SIZE;
-        let keys = keys as c_long;
         // SAFETY: called in the start-up hook. All memory is taken now, so that inserting never
         // needs more.
-        self.table.set(unsafe {
-            pg_sys::ShmemInitHash(name.as_ptr(), keys, keys, &mut control, flags as i32)
-        });
+        self.table.set(unsafe { versions::ShmemInitHash(name, keys as i64, &mut control, flags) });
     }
 
     fn search(&self, key: &K, action: HASHACTION::Type) -> *mut Element<K> {

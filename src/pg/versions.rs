@@ -1,5 +1,6 @@
-//! What differs between PostgreSQL 15 and 18, under the names and with the meaning of the newer
-//! versions. The configuration option `pre_pg17` (build.rs) stands for 15 and 16.
+//! What differs between PostgreSQL 15 and 19, under the names and with the meaning of the newer
+//! versions. The configuration options `pre_pg17` and `pre_pg18` (build.rs) stand for what is
+//! older.
 
 use std::ffi::c_int;
 
@@ -57,12 +58,12 @@ pub unsafe fn TupleDescAttr(
     descriptor: pg_sys::TupleDesc,
     n: usize,
 ) -> *mut pg_sys::FormData_pg_attribute {
-    #[cfg(not(feature = "pg18"))]
+    #[cfg(pre_pg18)]
     // SAFETY: by contract.
     unsafe {
         (*descriptor).attrs.as_mut_ptr().add(n)
     }
-    #[cfg(feature = "pg18")]
+    #[cfg(not(pre_pg18))]
     // SAFETY: by contract.
     unsafe {
         pg_sys::TupleDescAttr(descriptor, n as c_int)
@@ -204,13 +205,36 @@ pub unsafe fn foreign_server_usage(
 ///
 /// # Safety
 /// A handler that is safe to run whenever a signal arrives.
-pub unsafe fn pqsignal(signal: c_int, handler: unsafe extern "C-unwind" fn(c_int)) {
-    #[cfg(not(feature = "pg18"))]
+pub unsafe fn pqsignal(signal: c_int, handler: pg_sys::pqsigfunc) {
+    #[cfg(pre_pg18)]
     use pg_sys::pqsignal;
-    #[cfg(feature = "pg18")]
+    #[cfg(not(pre_pg18))]
     use pg_sys::pqsignal_be as pqsignal;
     // SAFETY: by contract.
     unsafe {
-        pqsignal(signal, Some(handler));
+        pqsignal(signal, handler);
+    }
+}
+
+/// `ShmemInitHash()` of a table with room for `size` elements, all of which it takes at once.
+///
+/// # Safety
+/// In the start-up hook, with `AddinShmemInitLock` held; `control` fits the flags.
+#[allow(non_snake_case)]
+pub unsafe fn ShmemInitHash(
+    name: &std::ffi::CStr,
+    size: i64,
+    control: &mut pg_sys::HASHCTL,
+    flags: u32,
+) -> *mut pg_sys::HTAB {
+    #[cfg(not(feature = "pg19"))]
+    // SAFETY: by contract.
+    unsafe {
+        pg_sys::ShmemInitHash(name.as_ptr(), size, size, control, flags as c_int)
+    }
+    #[cfg(feature = "pg19")]
+    // SAFETY: by contract.
+    unsafe {
+        pg_sys::ShmemInitHash(name.as_ptr(), size, control, flags as c_int)
     }
 }

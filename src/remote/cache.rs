@@ -36,7 +36,7 @@ pub struct Cached {
     /// Its server.
     pub serverid: Oid,
     /// Its user mapping.
-    #[cfg(feature = "pg18")]
+    #[cfg(not(pre_pg18))]
     pub mapping: Oid,
     /// The catalog rows that it was made from.
     pub basis: Basis,
@@ -145,7 +145,7 @@ pub fn connection(mapping: &Mapping, deadline: Option<Instant>) -> Result<Rc<Cac
         can_prepare: server.can_prepare(),
         remote_isolation: server.remote_isolation(),
         serverid: mapping.serverid,
-        #[cfg(feature = "pg18")]
+        #[cfg(not(pre_pg18))]
         mapping: mapping.oid,
         basis,
         keep: server.keeps_connections(),

@@ -9,6 +9,7 @@ use crate::libpq::{Conn, Polling};
 use crate::pg::error::{Error, Result, SqlState};
 use crate::remote::connection::Connection;
 use crate::remote::credentials::{self, Credentials, Used};
+use crate::remote::hosts;
 use crate::remote::options::{self, Mapping, OptionPair, Purpose, Server};
 use crate::remote::pooler;
 use crate::remote::wait::{Interest, WaitEnd, socket_once};
@@ -72,6 +73,12 @@ pub struct Connecting {
     server_name: CString,
     credentials: Credentials,
     options: Vec<OptionPair>,
+    /// What libpq was given: `options` with credentials, and without hosts that did not answer.
+    info: Vec<OptionPair>,
+    /// The host that is tried, and its port.
+    tried: (CString, CString),
+    /// When that is given up.
+    host_deadline: Option<Instant>,
     deadline: Option<Instant>,
     fd: ExternalFd,
 }
@@ -86,7 +93,8 @@ pub enum Step {
 
 impl Connecting {
     /// Starts to connect as the mapping says. The option `connect_timeout`, in seconds per host as
-    /// in libpq, can only make the caller's `deadline` earlier.
+    /// in libpq, can only make the caller's `deadline` earlier, of which each of several hosts gets
+    /// its share.
     ///
     /// # Errors
     /// 08001 with libpq's message as DETAIL; 2F003 where credentials are required and not given.
@@ -100,18 +108,18 @@ impl Connecting {
         let mut info = options.clone();
         let credentials = Credentials::check(server, mapping, &mut info)?;
         let fd = ExternalFd::acquire()?;
-        let conn = Conn::start(&info).ok_or_else(|| failed(&server.name, c"out of memory"))?;
-        if conn.is_bad() {
-            return Err(failed(&server.name, conn.error_message()));
-        }
+        let conn = begin(&server.name, &info)?;
         Ok(Self {
+            tried: tried(&conn),
             conn,
             // libpq requires a wait for writing before the first poll.
             next: Polling::Writing,
             server_name: server.name.clone(),
             credentials,
             options,
-            deadline: earlier(deadline, own_timeout(&info)),
+            host_deadline: host_deadline(&info, deadline),
+            deadline,
+            info,
             fd,
         })
     }
@@ -136,14 +144,36 @@ impl Connecting {
         socket >= 0 && unsafe { libc::poll(&mut poll, 1, 0) } > 0
     }
 
-    /// When to give up.
+    /// When to give up, or to go on to another host.
     pub fn deadline(&self) -> Option<Instant> {
-        self.deadline
+        earlier(self.deadline, self.host_deadline)
     }
 
-    /// The error of giving up.
-    pub fn timed_out(&self) -> Error {
-        failed(&self.server_name, c"timeout expired")
+    /// Whether the deadline has passed.
+    pub fn is_overdue(&self) -> bool {
+        self.deadline().is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Goes on to the other hosts, because the deadline has passed. libpq does so by itself only
+    /// where it also waits by itself.
+    ///
+    /// # Errors
+    /// There is none, or no time for it.
+    pub fn give_up_host(self) -> Result<Self> {
+        let has_time = self.deadline.is_none_or(|deadline| Instant::now() < deadline);
+        let others = hosts::without(&self.info, &self.tried.0, &self.tried.1);
+        let Some(info) = others.filter(|_| has_time) else {
+            return Err(failed(&self.server_name, c"timeout expired"));
+        };
+        let conn = begin(&self.server_name, &info)?;
+        Ok(Self {
+            tried: tried(&conn),
+            conn,
+            next: Polling::Writing,
+            host_deadline: host_deadline(&info, self.deadline),
+            info,
+            ..self
+        })
     }
 
     /// The socket is ready: takes the next step.
@@ -153,7 +183,14 @@ impl Connecting {
     pub fn step(mut self) -> Result<Step> {
         self.next = self.conn.poll_connect();
         match self.next {
-            Polling::Reading | Polling::Writing => return Ok(Step::Waits(self)),
+            Polling::Reading | Polling::Writing => {
+                let tried = tried(&self.conn);
+                if tried != self.tried {
+                    self.tried = tried;
+                    self.host_deadline = host_deadline(&self.info, self.deadline);
+                }
+                return Ok(Step::Waits(self));
+            }
             Polling::Failed => return Err(failed(&self.server_name, self.conn.error_message())),
             Polling::Ok => {}
         }
@@ -162,6 +199,20 @@ impl Connecting {
         let options = self.options;
         Ok(Step::Established(Box::new(Established { connection, used, options, _fd: self.fd })))
     }
+}
+
+/// Has libpq start.
+fn begin(server: &CStr, info: &[OptionPair]) -> Result<Conn> {
+    let conn = Conn::start(info).ok_or_else(|| failed(server, c"out of memory"))?;
+    if conn.is_bad() {
+        return Err(failed(server, conn.error_message()));
+    }
+    Ok(conn)
+}
+
+/// The host and port that libpq is at.
+fn tried(conn: &Conn) -> (CString, CString) {
+    (conn.host().to_owned(), conn.port().to_owned())
 }
 
 fn failed(server: &CStr, detail: &CStr) -> Error {
@@ -211,7 +262,8 @@ fn connect_once(
     loop {
         let Interest { socket, write } = connecting.interest();
         if socket_once(socket, write, connecting.deadline())? == WaitEnd::Deadline {
-            return Err(connecting.timed_out());
+            connecting = connecting.give_up_host()?;
+            continue;
         }
         // The latch may have ended the wait.
         if !connecting.is_ready() {
@@ -231,13 +283,15 @@ fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     }
 }
 
-/// The deadline by `connect_timeout`: at least 2 seconds as in libpq, for each host of the list.
-fn own_timeout(info: &[options::OptionPair]) -> Option<Instant> {
-    let seconds: i64 =
-        options::option(info, c"connect_timeout")?.to_str().ok()?.trim().parse().ok()?;
-    let hosts = options::option(info, c"hostaddr")
-        .or_else(|| options::option(info, c"host"))
-        .map_or(1, |hosts| hosts.to_bytes().split(|&b| b == b',').count());
-    let total = Duration::from_secs(seconds.max(2) as u64).saturating_mul(hosts as u32);
-    (seconds > 0).then(|| Instant::now() + total)
+/// When a host of the list is given up that is tried from now on: by `connect_timeout`, at least 2
+/// seconds as in libpq, and when its share of the time is over.
+fn host_deadline(info: &[OptionPair], deadline: Option<Instant>) -> Option<Instant> {
+    let now = Instant::now();
+    let seconds = options::option(info, c"connect_timeout")
+        .and_then(|value| value.to_str().ok()?.trim().parse::<i64>().ok())
+        .filter(|seconds| *seconds > 0);
+    let own = seconds.map(|seconds| now + Duration::from_secs(seconds.max(2) as u64));
+    let share = deadline
+        .map(|deadline| now + deadline.saturating_duration_since(now) / hosts::count(info) as u32);
+    earlier(own, share)
 }

@@ -9,7 +9,8 @@
 //! * [`answers`]: reading answers and asking for them; [`fitting`]: whether one can be that;
 //!   [`waiting`]: until there is nothing more to
 //!   come;
-//! * [`behind`]: statements whose answers are taken later than by their owners;
+//! * [`ahead`]: statements that are sent before anybody needs them; [`behind`]: those whose answers
+//!   are taken later than by their owners;
 //! * [`state`]: what is known of the session and its transaction; [`written`]: whether that has an
 //!   xid;
 //! * [`failures`]: how a broken connection is reported; [`anew`]: how its transaction begins on
@@ -37,6 +38,7 @@ use crate::protocol::plan::Work;
 use crate::remote::wait::WaitSet;
 use crate::remote::{pooler, report};
 
+mod ahead;
 mod anew;
 mod answers;
 mod behind;
@@ -250,7 +252,7 @@ impl Connection {
     }
 
     /// Whether the other end has closed, in use or not; reads nothing.
-    #[cfg(feature = "pg18")]
+    #[cfg(not(pre_pg18))]
     pub fn is_closed_by_peer(&self) -> bool {
         self.conn.is_closed_by_peer()
     }

@@ -31,9 +31,9 @@ mod texts {
 #[cfg(not(feature = "pg15"))]
 mod texts {
     pub const MESSAGE: &str = "password or GSSAPI delegated credentials required";
-    #[cfg(not(feature = "pg18"))]
+    #[cfg(pre_pg18)]
     pub const BEFORE: &str = "Non-superusers must delegate GSSAPI credentials or provide a password in the user mapping.";
-    #[cfg(feature = "pg18")]
+    #[cfg(not(pre_pg18))]
     pub const BEFORE: &str = "Non-superusers must delegate GSSAPI credentials, provide a password, or enable SCRAM pass-through in user mapping.";
     pub const AFTER: &str = "Non-superuser cannot connect if the server does not request a password or use GSSAPI with delegated credentials.";
 }
@@ -143,15 +143,15 @@ fn has_gss_delegation() -> bool {
     false
 }
 
-#[cfg(not(feature = "pg18"))]
+#[cfg(pre_pg18)]
 fn pass_scram_keys(_: &Server, _: &Mapping, _: &mut Vec<OptionPair>) -> bool {
     false
 }
 
-#[cfg(feature = "pg18")]
+#[cfg(not(pre_pg18))]
 use scram::pass_keys as pass_scram_keys;
 
-#[cfg(feature = "pg18")]
+#[cfg(not(pre_pg18))]
 mod scram {
     use std::ffi::{CString, c_int};
 

@@ -12,8 +12,8 @@ use crate::pg::{raw, versions};
 pub fn take_signals() {
     // SAFETY: PostgreSQL's own handlers.
     unsafe {
-        versions::pqsignal(libc::SIGTERM, raw::die);
-        versions::pqsignal(libc::SIGHUP, raw::SignalHandlerForConfigReload);
+        versions::pqsignal(libc::SIGTERM, Some(raw::die));
+        versions::pqsignal(libc::SIGHUP, Some(raw::SignalHandlerForConfigReload));
         pg_sys::BackgroundWorkerUnblockSignals();
         // SIGHUP was ignored until now (`StartBackgroundWorker`), so a reload may have been missed.
         pg_sys::ConfigReloadPending = 1;

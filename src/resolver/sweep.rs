@@ -247,7 +247,10 @@ impl Sweep {
 
     /// When to advance it even if nothing has come from its socket.
     pub fn deadline(&self) -> Instant {
-        match self.stage {
+        match &self.stage {
+            Stage::Connecting(_, connecting, _) => {
+                connecting.deadline().unwrap_or(self.patience.until())
+            }
             Stage::Replicating(..) => self.patience.until().min(Instant::now() + REPLICATION_POLL),
             _ => self.patience.until(),
         }
@@ -263,8 +266,12 @@ impl Sweep {
             self.stage = match self.stage {
                 Stage::Connecting(subject, connecting, address) => {
                     if !connecting.is_ready() {
+                        let connecting = match connecting.is_overdue() {
+                            true => connecting.give_up_host()?,
+                            false => connecting,
+                        };
                         self.stage = Stage::Connecting(subject, connecting, address);
-                        return self.waits();
+                        return Ok(Progress::Waits(Box::new(self)));
                     }
                     match connecting.step()? {
                         Step::Established(established) => {
@@ -276,7 +283,7 @@ impl Sweep {
                         }
                         Step::Waits(connecting) => {
                             self.stage = Stage::Connecting(subject, connecting, address);
-                            return self.waits();
+                            return Ok(Progress::Waits(Box::new(self)));
                         }
                     }
                 }
@@ -338,10 +345,7 @@ impl Sweep {
         if !self.patience.is_over(unanswered, Instant::now()) {
             return Ok(Progress::Waits(Box::new(self)));
         }
-        Err(match self.connection() {
-            Ok(_) => report::lost(c"the server did not answer in time").into(),
-            Err(connecting) => connecting.timed_out().into(),
-        })
+        Err(report::lost(c"the server did not answer in time").into())
     }
 }
 

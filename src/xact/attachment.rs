@@ -23,6 +23,7 @@ use crate::xact::cut::{self, Statement};
 use crate::xact::unit::Unit;
 use crate::xact::{callbacks, deliveries, endings, long_waits, participants, renewal};
 
+mod ahead;
 mod behind;
 mod copying;
 mod openings;
@@ -261,6 +262,7 @@ impl Attachment {
         opening: Option<&'a Rc<Opening>>,
     ) -> Result<Manner<'a>> {
         let (connection, userid, unit) = (&self.connection, self.userid, self.unit.as_ref());
+        connection.pass_ahead()?;
         // What is owed to an outer level has to be known before a savepoint follows it: the
         // savepoint could not be gone back to.
         let level = self.level.get().max(nest_level());

@@ -89,13 +89,16 @@ fn hear_of_writes(
     for p in all {
         p.connection.seal();
     }
+    let (unused, all): (Vec<&Participant>, Vec<&Participant>) =
+        all.iter().map(AsRef::as_ref).partition(|p| p.connection.is_lost_in_vain());
+    unused.iter().try_for_each(|p| p.apply(Event::NotBegun))?;
     // The question for the xid may have failed with the statement before it: then it is asked
     // again.
     for _ in 0..2 {
-        for p in all {
+        for p in &all {
             p.connection.ask_if_written();
         }
-        for p in all {
+        for p in &all {
             if !p.connection.drain(deadline, Interrupts::Raise)? && !p.connection.is_doomed() {
                 return Err(late(p, timeout));
             }
@@ -107,7 +110,7 @@ fn hear_of_writes(
     let mut active = Vec::with_capacity(all.len());
     for p in all {
         if p.connection.in_transaction() {
-            active.push(&**p);
+            active.push(p);
         } else {
             p.apply(Event::NotBegun)?;
         }

@@ -124,27 +124,38 @@ fn promtool(workspace: &Workspace) -> Result<PathBuf> {
     packages::extract("prometheus", "usr/bin/promtool", &workspace.target.join("clients"))
 }
 
-/// The Python of an environment with the packages required.
+/// The Python of an environment with the packages that the scenarios use.
 fn python(workspace: &Workspace) -> Result<PathBuf> {
     let requirements = workspace.root.join("pg_test/clients/requirements.txt");
+    let environment = workspace.target.join("clients/python");
+    Ok(provide_python(&requirements, &environment, &[])?.join("python"))
+}
+
+/// The directory of the programs of a Python `environment` with the packages required. Of these
+/// only `from_source` are built.
+pub fn provide_python(
+    requirements: &Path,
+    environment: &Path,
+    from_source: &[&str],
+) -> Result<PathBuf> {
     let base = Path::new(DEBIAN_PYTHON);
     let base = if base.exists() { base } else { Path::new("python3") };
     let wanted = finish(Command::new(base).arg("--version"))?
-        + &std::fs::read_to_string(&requirements).context("the requirements")?;
-    let environment = workspace.target.join("clients/python");
-    let python = environment.join("bin/python");
+        + &std::fs::read_to_string(requirements).context("the requirements")?;
+    let programs = environment.join("bin");
     let stamp = environment.join("made-of");
     if std::fs::read_to_string(&stamp).ok().as_deref() == Some(wanted.as_str()) {
-        return Ok(python);
+        return Ok(programs);
     }
     println!("installing the Python packages of {}", requirements.display());
-    finish(Command::new(base).args(["-m", "venv", "--clear"]).arg(&environment))?;
+    finish(Command::new(base).args(["-m", "venv", "--clear"]).arg(environment))?;
     // Nothing is compiled: a package without a wheel for this Python is an error.
-    let status = Command::new(&python)
-        .args(["-m", "pip", "install", "--quiet", "--only-binary", ":all:", "--requirement"])
-        .arg(&requirements)
-        .stdin(Stdio::null())
-        .status()?;
+    let mut pip = Command::new(programs.join("python"));
+    pip.args(["-m", "pip", "install", "--quiet", "--only-binary", ":all:"]);
+    for package in from_source {
+        pip.args(["--no-binary", package]);
+    }
+    let status = pip.arg("--requirement").arg(requirements).stdin(Stdio::null()).status()?;
     if !status.success() {
         bail!(
             "pip cannot install the packages of {} ({status}); it has to reach a package index, as set in \
@@ -154,5 +165,5 @@ fn python(workspace: &Workspace) -> Result<PathBuf> {
     }
     // Last, so that an interrupted installation is made again.
     std::fs::write(&stamp, wanted)?;
-    Ok(python)
+    Ok(programs)
 }

@@ -1,52 +1,105 @@
-//! `cargo xtask deb`: builds a Debian package of the extension for the release's own PostgreSQL.
-//! `--check` installs it in a clean Debian, where its demo has to succeed.
+//! `cargo xtask deb`: builds Debian packages of the extension, one for each version of PostgreSQL.
+//! `--check` tries each in a clean Debian: an upgrade from the version before with transactions in
+//! doubt, and the package's demo.
+
+mod check;
+mod library;
+mod previous;
+mod report;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::Uid;
 use pg_test::install::finish;
 
-use crate::package::{self, Package};
+use crate::headers;
+use crate::matrix::MAJORS;
+use crate::package::Package;
 use crate::packages;
 use crate::setup::Setup;
-use crate::suites::{check as succeed, heading};
+use crate::suites::heading;
+use crate::workspace::Workspace;
+use library::Needs;
 
-/// Builds the package, prints where it is, and tries it in a clean Debian if `check`.
-pub fn run(setup: &Setup, check: bool) -> Result<()> {
-    let Some(major) = packages::debian_postgresql() else {
-        bail!("a package can be built on Debian 12 and 13 only");
-    };
-    let deb = build(setup, &package::build(setup)?, major)?;
-    println!("{}", deb.display());
-    if check { check_in_clean_debian(setup, &deb, major) } else { Ok(()) }
+/// A package that was built.
+struct Deb {
+    /// The version of PostgreSQL it is for.
+    major: u32,
+    /// The archive.
+    path: PathBuf,
+    /// What its library needs.
+    needs: Needs,
+}
+
+/// Builds the packages for `majors`, or for the version of PostgreSQL in this release of Debian;
+/// prints where they are, and tries each in a clean Debian if `check`.
+pub fn run(majors: &[u32], check: bool) -> Result<()> {
+    let own = packages::debian_postgresql().context("packages are built on Debian 12 and 13")?;
+    if check && !Uid::effective().is_root() {
+        bail!("--check makes a chroot with debootstrap: it has to run as root");
+    }
+    let majors = if majors.is_empty() { &[own] } else { majors };
+    for major in majors {
+        ensure!(MAJORS.contains(major), "the extension has versions for {MAJORS:?}, not {major}");
+    }
+    for &major in majors {
+        let workspace = Workspace::find()?;
+        let directory = workspace.target.join("deb");
+        let version = env!("CARGO_PKG_VERSION");
+        let pg_config = headers::provide(&workspace, major)?;
+        let deb = build(workspace, &directory, &pg_config, major, version)?;
+        println!("{}", deb.path.display());
+        if check {
+            let previous = previous::build(&directory, &pg_config, major)?;
+            check::in_clean_debian(&directory, &deb, previous.as_ref())?;
+        }
+    }
+    Ok(())
 }
 
 fn name(major: u32) -> String {
     format!("postgresql-{major}-pg-fdw-xacts")
 }
 
-fn build(setup: &Setup, package: &Package, major: u32) -> Result<PathBuf> {
-    heading("building the Debian package");
+/// Builds the package of the extension whose sources are in `workspace` with the headers that
+/// `pg_config` names. The archive is left in the target directory.
+fn build(
+    workspace: Workspace,
+    directory: &Path,
+    pg_config: &Path,
+    major: u32,
+    version: &str,
+) -> Result<Deb> {
+    heading(&format!("building the package of {version} for PostgreSQL {major}"));
+    // One directory for all versions, of PostgreSQL and of the extension: most of what is built is
+    // the same. Not that of other commands, which have another `pg_config`.
+    let setup = Setup::prepare(workspace.building_in(directory.join("build")), Some(pg_config))?;
+    let package = Package { root: directory.join(format!("root-{major}-{version}")) };
+    if package.root.exists() {
+        std::fs::remove_dir_all(&package.root)?;
+    }
+    setup.pgrx.package(&setup.workspace, &setup.installation, &package.root)?;
     let library = package.library(major);
     finish(Command::new("strip").arg("--strip-unneeded").arg(&library))?;
-    let name = name(major);
-    let version = format!("{}-1", env!("CARGO_PKG_VERSION"));
-    let architecture = output("dpkg", &["--print-architecture"])?;
-    let root = &setup.workspace.root;
-    let read =
-        |file: &str| std::fs::read_to_string(root.join(file)).with_context(|| file.to_owned());
+    let needs = library::needs(&library)?;
+    needs.check(major)?;
+    let architecture = finish(Command::new("dpkg").arg("--print-architecture"))?;
+    let (name, architecture) = (name(major), architecture.trim());
     let documents = Path::new("/usr/share/doc").join(&name);
-    package.add(&documents.join("README.md"), &read("README.md")?, 0o644)?;
-    package.add(&documents.join("CHANGELOG.md"), &read("CHANGELOG.md")?, 0o644)?;
-    package.add(&documents.join("copyright"), &read("LICENSE")?, 0o644)?;
-    let demo = read("packaging/debian/demo")?.replace("@MAJOR@", &major.to_string());
-    package.add(&documents.join("examples/demo"), &demo, 0o755)?;
-    // It needs at least the version of the C library that it was linked with.
+    let files = Files { package: &package, root: &setup.workspace.root, major };
+    files.add("README.md", &documents.join("README.md"), 0o644)?;
+    files.add("CHANGELOG.md", &documents.join("CHANGELOG.md"), 0o644)?;
+    files.add("LICENSE", &documents.join("copyright"), 0o644)?;
+    files.add("packaging/debian/demo", &documents.join("examples/demo"), 0o755)?;
+    // 0.2.0 had none.
+    if setup.workspace.root.join("packaging/debian/prerm").exists() {
+        files.add("packaging/debian/prerm", Path::new("/DEBIAN/prerm"), 0o755)?;
+    }
     let control = format!(
         "Package: {name}\n\
-         Version: {version}\n\
+         Version: {version}-1\n\
          Architecture: {architecture}\n\
          Maintainer: the pg_fdw_xacts authors <pg_fdw_xacts@localhost>\n\
          Section: database\n\
@@ -55,74 +108,30 @@ fn build(setup: &Setup, package: &Package, major: u32) -> Result<PathBuf> {
          Description: atomic commit across PostgreSQL servers through foreign tables\n \
          A transaction over the foreign tables of several servers commits on all of\n \
          them or on none, whatever crashes in between. Plans as postgres_fdw does.\n",
-        installed("libc6")?,
+        needs.libc
     );
     package.add(Path::new("/DEBIAN/control"), &control, 0o644)?;
-    let prerm = read("packaging/debian/prerm")?.replace("@MAJOR@", &major.to_string());
-    package.add(Path::new("/DEBIAN/prerm"), &prerm, 0o755)?;
-    let deb = setup.workspace.target.join(format!("{name}_{version}_{architecture}.deb"));
-    finish(
-        Command::new("dpkg-deb")
-            .args(["--root-owner-group", "--build"])
-            .arg(&package.root)
-            .arg(&deb),
-    )?;
-    Ok(deb)
+    let target = directory.parent().context("a directory in the target directory")?;
+    let path = target.join(format!("{name}_{version}-1_{architecture}.deb"));
+    let mut pack = Command::new("dpkg-deb");
+    pack.args(["--root-owner-group", "--build"]).arg(&package.root).arg(&path);
+    finish(&mut pack)?;
+    Ok(Deb { major, path, needs })
 }
 
-/// The upstream version of an installed package: "2.36" of "2.36-9+deb12u10".
-fn installed(package: &str) -> Result<String> {
-    let version = output("dpkg-query", &["-W", "-f", "${Version}", package])?;
-    Ok(version.split(['-', '+']).next().unwrap_or(&version).to_owned())
+/// Puts files of the sources into a package.
+struct Files<'a> {
+    package: &'a Package,
+    root: &'a Path,
+    major: u32,
 }
 
-fn output(program: &str, arguments: &[&str]) -> Result<String> {
-    Ok(finish(Command::new(program).args(arguments))?.trim().to_owned())
-}
-
-/// Installs the package in a copy of a Debian with only its base system, and plays the demo there.
-fn check_in_clean_debian(setup: &Setup, deb: &Path, major: u32) -> Result<()> {
-    if !Uid::effective().is_root() {
-        bail!("--check makes a chroot with debootstrap: it has to run as root");
+impl Files<'_> {
+    fn add(&self, file: &str, place: &Path, mode: u32) -> Result<()> {
+        let text =
+            std::fs::read_to_string(self.root.join(file)).with_context(|| file.to_owned())?;
+        self.package.add(place, &text.replace("@MAJOR@", &self.major.to_string()), mode)
     }
-    packages::install(&["debootstrap".to_owned()])?;
-    let release = if major == 15 { "bookworm" } else { "trixie" };
-    let base = setup.workspace.target.join(format!("debian-{release}"));
-    let complete = base.join("complete");
-    if !complete.exists() {
-        heading(&format!("a clean {release} (some minutes, the first time)"));
-        if base.exists() {
-            std::fs::remove_dir_all(&base)?;
-        }
-        finish(Command::new("debootstrap").args(["--variant=minbase", release]).arg(&base))?;
-        std::fs::write(&complete, "")?;
-    }
-    heading("installing the package there");
-    let parent = tempfile::Builder::new().prefix("debian-").tempdir_in(&setup.workspace.target)?;
-    let root = parent.path().join("root");
-    finish(Command::new("cp").args(["-a", "--reflink=auto"]).arg(&base).arg(&root))?;
-    std::fs::copy("/etc/resolv.conf", root.join("etc/resolv.conf"))?;
-    std::fs::copy(deb, root.join("package.deb"))?;
-    let demo = format!("/usr/share/doc/{}/examples/demo", name(major));
-    let script = format!(
-        "export DEBIAN_FRONTEND=noninteractive
-         mount -t proc proc /proc
-         apt-get -qq update && apt-get -qq install -y --no-install-recommends /package.deb >/dev/null
-         if command -v cargo gcc; then echo 'error: a toolchain is here'; exit 1; fi
-         {demo}
-         echo \"shared_preload_libraries = 'pg_fdw_xacts'\" >> /etc/postgresql/{major}/main/postgresql.conf
-         apt-get -qq remove -y {name} 2>&1 | tee /removed
-         grep -q 'WARNING: the PostgreSQL cluster {major}/main still' /removed",
-        name = name(major)
-    );
-    // Mounts and processes end with the namespaces.
-    succeed(
-        Command::new("unshare")
-            .args(["--mount", "--pid", "--fork", "--kill-child", "chroot"])
-            .arg(&root)
-            .args(["/usr/bin/env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "bash", "-ec"])
-            .arg(script),
-    )
 }
 
 #[cfg(test)]

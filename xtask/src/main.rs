@@ -10,6 +10,8 @@ mod deb;
 mod demo;
 mod docs;
 mod fuzz;
+mod ha;
+mod headers;
 mod matrix;
 mod names;
 mod package;
@@ -20,6 +22,7 @@ mod session;
 mod setup;
 mod suites;
 mod upstream;
+mod versions;
 mod workspace;
 
 use std::path::PathBuf;
@@ -57,6 +60,10 @@ enum Command {
     Check {
         #[command(flatten)]
         server: ServerChoice,
+        /// Also compile the extension for every version of PostgreSQL, 19's release candidate
+        /// included, against headers that are fetched
+        #[arg(long)]
+        versions: bool,
     },
     /// Run every check and test, or only the tests whose names contain NAME
     ///
@@ -143,6 +150,21 @@ enum Command {
         #[arg(long)]
         inconsistent: bool,
     },
+    /// Run the bank on servers that fail over, under Patroni and etcd: docs/src/failovers.md
+    ///
+    ///   cargo xtask ha                       all cases, a quarter of an hour
+    ///   cargo xtask ha shard-killed          one of them
+    ///   cargo xtask ha --list                their names
+    #[command(verbatim_doc_comment)]
+    Ha {
+        #[command(flatten)]
+        server: ServerChoice,
+        /// Part of the names of the cases to run
+        name: Option<String>,
+        /// List the names of all cases, and run none
+        #[arg(long, conflicts_with = "name")]
+        list: bool,
+    },
     /// Check the model of the protocol in every state that can be reached
     ///
     ///   cargo xtask model --participants 3 --crashes 2     deeper than the tests do
@@ -206,10 +228,17 @@ enum Command {
         #[command(flatten)]
         server: ServerChoice,
     },
-    /// Build a Debian package for the release's own PostgreSQL
+    /// Build a Debian package for each of these versions of PostgreSQL, or for the release's own
     Deb {
-        /// Install it in a clean Debian in a chroot and play its demo there; needs root, and takes
-        /// some minutes
+        /// For this version (may be given several times)
+        #[arg(long, value_name = "MAJOR")]
+        pg: Vec<u32>,
+        /// For every version that is supported
+        #[arg(long, conflicts_with = "pg")]
+        all: bool,
+        /// Try each in a clean Debian in a chroot: an upgrade from the version before with
+        /// transactions in doubt, the package's demo; needs root, and takes some minutes. Writes
+        /// docs/src/packages.md
         #[arg(long)]
         check: bool,
     },
@@ -240,8 +269,9 @@ fn run(command: Command) -> Result<()> {
             let root = record.then(|| workspace.root.clone());
             demo::play(&Setup::prepare(workspace, server.pg_config.as_deref())?, root.as_deref())
         }
-        Command::Check { server } => {
-            suites::run_check(&Setup::prepare(workspace, server.pg_config.as_deref())?)
+        Command::Check { server, versions } => {
+            suites::run_check(&Setup::prepare(workspace, server.pg_config.as_deref())?)?;
+            if versions { versions::compile() } else { Ok(()) }
         }
         Command::Test { list: true, .. } => suites::list(&workspace.root),
         Command::Test { server, name, only, list: false } => {
@@ -271,6 +301,14 @@ fn run(command: Command) -> Result<()> {
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
             fuzz::shard(&setup, seconds, seed, one, lying)
         }
+        Command::Ha { list: true, .. } => {
+            ha::list();
+            Ok(())
+        }
+        Command::Ha { server, name, list: false } => {
+            let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
+            ha::run(&setup, name.as_deref().unwrap_or_default())
+        }
         Command::Model { arguments } => suites::model(&workspace, &arguments),
         Command::Bench { server, quick, growth, only, output } => {
             let output = output.map(std::path::absolute).transpose()?;
@@ -281,6 +319,6 @@ fn run(command: Command) -> Result<()> {
         Command::Package { server } => {
             package::run(&Setup::prepare(workspace, server.pg_config.as_deref())?)
         }
-        Command::Deb { check } => deb::run(&Setup::prepare(workspace, None)?, check),
+        Command::Deb { pg, all, check } => deb::run(if all { &matrix::MAJORS } else { &pg }, check),
     }
 }

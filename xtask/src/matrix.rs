@@ -2,7 +2,7 @@
 //! postgres_fdw's own tests; the results go into a page of the book.
 
 mod page;
-mod server;
+pub mod server;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ use page::{Difference, Outcome, Page};
 use server::Server;
 
 /// The versions that the extension supports.
-const MAJORS: [u32; 4] = [15, 16, 17, 18];
+pub const MAJORS: [u32; 4] = [15, 16, 17, 18];
 
 /// What decides the results: the last commit of it is the one tested.
 const TESTED: [&str; 6] = ["src", "sql", "pg_test", "build.rs", "Cargo.toml", "Cargo.lock"];
@@ -232,7 +232,8 @@ fn compare(setup: &Setup, source: &std::path::Path) -> Result<Outcome> {
 }
 
 /// The last commit that could change a result; with a plus sign where there are changes on top.
-fn commit(workspace: &Workspace) -> Result<String> {
+/// The last commit of what is tested, with a plus sign where it has been changed since.
+pub fn commit(workspace: &Workspace) -> Result<String> {
     let git = |arguments: &[&str]| {
         let mut command = Command::new("git");
         finish(command.current_dir(&workspace.root).args(arguments).arg("--").args(TESTED))
@@ -245,7 +246,8 @@ fn commit(workspace: &Workspace) -> Result<String> {
     Ok(if changed { format!("{commit}+") } else { commit })
 }
 
-fn today() -> Result<String> {
+/// The day.
+pub fn today() -> Result<String> {
     let date = finish(Command::new("date").args(["-u", "+%F"])).context("the date")?;
     Ok(date.trim().to_owned())
 }

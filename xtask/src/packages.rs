@@ -9,6 +9,16 @@ use nix::unistd::Uid;
 /// What the build needs besides a server: libpq, libclang for bindgen, OpenSSL for cargo-pgrx.
 const BUILD: &[&str] = &["libpq-dev", "libclang-dev", "clang", "pkg-config", "libssl-dev"];
 
+/// The releases of Debian, by the version of PostgreSQL they have. None has 16. What 19 has is no
+/// release, and cannot be installed by itself.
+pub const RELEASES: [(u32, &str); 4] =
+    [(15, "bookworm"), (17, "trixie"), (18, "sid"), (19, "experimental")];
+
+/// The release of Debian that has PostgreSQL `major`.
+pub fn release_with(major: u32) -> Option<&'static str> {
+    RELEASES.iter().find(|(version, _)| *version == major).map(|(_, release)| *release)
+}
+
 /// The major version of PostgreSQL in this release of Debian; `None` on any other system.
 pub fn debian_postgresql() -> Option<u32> {
     parse_release(&std::fs::read_to_string("/etc/os-release").ok()?)

@@ -25,14 +25,18 @@ pub struct Workspace {
 impl Workspace {
     /// The workspace that this program was built from.
     pub fn find() -> Result<Self> {
-        let manifest = Path::new(env!("CARGO_MANIFEST_DIR"))
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
             .parent()
-            .context("xtask is a member of a workspace")?
-            .join("Cargo.toml");
+            .context("xtask is a member of a workspace")?;
+        Self::at(root)
+    }
+
+    /// The workspace below `root`, which may be one of another version of the extension.
+    pub fn at(root: &Path) -> Result<Self> {
         let text = finish(
             cargo_command()
                 .args(["metadata", "--format-version=1", "--no-deps", "--manifest-path"])
-                .arg(manifest),
+                .arg(root.join("Cargo.toml")),
         )?;
         let metadata: Value = serde_json::from_str(&text)?;
         let pgrx_version = pinned_pgrx(&metadata)
@@ -134,7 +138,9 @@ fn cargo_command() -> Command {
 /// The version in the extension's requirement "=x.y.z".
 fn pinned_pgrx(metadata: &Value) -> Option<String> {
     let named = |list: &Value, name: &str| -> Option<Value> {
-        list.as_array()?.iter().find(|entry| entry["name"] == name).cloned()
+        // A renamed one is the pgrx of another version of PostgreSQL.
+        let is_wanted = |entry: &&Value| entry["name"] == name && entry["rename"].is_null();
+        list.as_array()?.iter().find(is_wanted).cloned()
     };
     let extension = named(&metadata["packages"], EXTENSION)?;
     let pgrx = named(&extension["dependencies"], "pgrx")?;
@@ -150,7 +156,10 @@ mod tests {
     fn requirement(text: &str) -> Option<String> {
         pinned_pgrx(&json!({"packages": [
             {"name": "xtask", "dependencies": []},
-            {"name": "pg_fdw_xacts", "dependencies": [{"name": "pgrx", "req": text}]}
+            {"name": "pg_fdw_xacts", "dependencies": [
+                {"name": "pgrx", "rename": "pgrx99", "req": "=99.0.0"},
+                {"name": "pgrx", "rename": null, "req": text}
+            ]}
         ]}))
     }
 

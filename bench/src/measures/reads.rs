@@ -197,7 +197,8 @@ fn run(stand: &Stand, effort: Effort, round_trip: f64, servers: usize) -> Result
     measured
 }
 
-fn slice(session: &mut Client, transaction: &[String], length: Duration) -> Result<f64> {
+/// The median time of a transaction, run for so long, in ms.
+pub fn slice(session: &mut Client, transaction: &[String], length: Duration) -> Result<f64> {
     // What the slice before has left under way does not count here.
     once(session, transaction)?;
     let mut times = Vec::new();

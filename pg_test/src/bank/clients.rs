@@ -33,7 +33,7 @@ pub(super) fn customer_of(transfer: i64) -> u64 {
 
 /// What a customer was told of a transfer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// It is committed; or prepared, and to be committed.
     Committed,
     /// It is not, for this reason.
@@ -174,7 +174,7 @@ impl Transfer {
 }
 
 /// What the answer to COMMIT or PREPARE TRANSACTION says.
-pub(super) fn told(answer: Result<(), Error>) -> Outcome {
+pub(crate) fn told(answer: Result<(), Error>) -> Outcome {
     let Err(error) = answer else { return Outcome::Committed };
     match error.as_db_error() {
         // 57P0x: the session was ended, at whatever point; 08007: the extension says that nobody
@@ -187,7 +187,7 @@ pub(super) fn told(answer: Result<(), Error>) -> Outcome {
 }
 
 /// The same text for errors of one kind, whatever gid or process they name.
-pub(super) fn reason(error: &Error) -> String {
+pub(crate) fn reason(error: &Error) -> String {
     let Some(report) = error.as_db_error() else { return error.to_string() };
     let digits = |c: char| if c.is_ascii_digit() { '0' } else { c };
     let mut message: String = report.message().chars().map(digits).collect();

@@ -30,6 +30,7 @@
 //! | a statement whose COMMIT travels behind it: cuts, cancels, what fails behind it | `fault::whole_statement` |
 //! | what was not waited for when something goes away | `fault::write_behind` |
 //! | a connection cut in the moment in which it is used again | `fault::idle_connection` |
+//! | failures, long work and cuts where a scan was asked that is not needed | `fdw::ahead` |
 //! | several coordinators, of which one is lost | `fault::several_coordinators` |
 //! | a connection pooler between coordinator and shard; it dies, or does not reset sessions | `fault::poolers`, `fault::pooled_sessions` |
 //! | … in front of the coordinator | `clients::poolers` |

@@ -43,8 +43,8 @@ const QUESTION: &CStr = c"SELECT c.relkind IN ('r', 'p') AND NOT c.relhasrules A
     FROM pg_catalog.pg_class c WHERE c.oid = pg_catalog.to_regclass($1)";
 
 /// How many rows the executor hands over at a time when they go by COPY. It keeps each of them in a
-/// slot of its own, most with a pin on a buffer of their table, and what it remembers of the pins is
-/// fast for a few only. More rows at a time save nothing that counts.
+/// slot of its own, most with a pin on a buffer of their table, and what it remembers of the pins
+/// is fast for a few only. More rows at a time save nothing that counts.
 const ROWS_AT_A_TIME: c_int = 16;
 
 static NUMBERS: BackendLocal<Cell<u64>> = BackendLocal::new(Cell::new(0));

@@ -1,6 +1,6 @@
-//! The COPY commands that take the rows of one INSERT to the server. Rows are collected as text, and
-//! handed over to a COPY that stays open as long as they come fast, so that the server is at work
-//! while the next ones are made.
+//! The COPY commands that take the rows of one INSERT to the server. Rows are collected as text,
+//! and handed over to a COPY that stays open as long as they come fast, so that the server is at
+//! work while the next ones are made.
 //!
 //! Each COPY costs the server what a few thousand rows do. But an error is heard of at the end of
 //! one, and while one is open the server's `statement_timeout` runs: so none is endless, and when
@@ -124,8 +124,9 @@ impl Copying {
         self.hand_over(session, is_slow || self.shares.get())
     }
 
-    /// How many bytes are enough. If each COPY has a quarter of what was sent before, the server has
-    /// something to do soon, and what it has still to do at the end takes a fraction of the time.
+    /// How many bytes are enough. If each COPY has a quarter of what was sent before, the server
+    /// has something to do soon, and what it has still to do at the end takes a fraction of the
+    /// time.
     fn enough(&self) -> usize {
         match self.shares.get() {
             true => (self.sent / 4).clamp(2 * ENOUGH, MOST_BYTES),

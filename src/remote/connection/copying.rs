@@ -77,8 +77,8 @@ impl Connection {
         Ok(ticket)
     }
 
-    /// Hands more data over to a COPY that was left open, when the server has consented to it and the
-    /// data before has left. `false` if it takes no more: it was ended because another command
+    /// Hands more data over to a COPY that was left open, when the server has consented to it and
+    /// the data before has left. `false` if it takes no more: it was ended because another command
     /// needed the connection, the server has said something, which may be that it has failed, or
     /// the connection is lost.
     ///
@@ -108,7 +108,8 @@ impl Connection {
         Ok(false)
     }
 
-    /// Whether whoever has more data for a COPY, or for the one that follows it, would have to wait.
+    /// Whether whoever has more data for a COPY, or for the one that follows it, would have to
+    /// wait.
     pub fn is_busy_copying(&self, ticket: Ticket) -> bool {
         if self.is_open() {
             return self.conn.flush() == Flush::Pending;
@@ -177,8 +178,8 @@ impl Connection {
         inner.copying.is_some() && inner.last_copy == ticket && !self.conn.is_bad()
     }
 
-    /// Ends the COPY that is under way, if one is, and waits until it has ended. What becomes of it is
-    /// for its owner.
+    /// Ends the COPY that is under way, if one is, and waits until it has ended. What becomes of it
+    /// is for its owner.
     ///
     /// # Errors
     /// A cancel.

@@ -91,6 +91,7 @@ impl Connection {
                 return Ok(());
             }
             inner.transaction.unanswered = None;
+            inner.transaction.ahead = None;
             (std::mem::replace(&mut inner.transaction.depth, level - 1), is_running)
         };
         let command =

@@ -286,10 +286,12 @@ impl Connection {
 }
 
 impl RemoteTransaction {
-    /// It has been rolled back, and begins again. What is still to be opened stays.
-    fn begin_again(&mut self) {
+    /// It has been rolled back, and begins again. What is still to be opened stays, and
+    /// so do the units that are being read.
+    pub(super) fn begin_again(&mut self) {
         let was = std::mem::take(self);
         *self = Self {
+            pins: was.pins,
             openings: was.openings,
             levels: was.levels,
             last_cursor: was.last_cursor,

@@ -108,6 +108,11 @@ pub(super) struct RemoteTransaction {
     pub snapshot: SnapshotOf,
     /// How many units that are being read need that as it is.
     pub pins: u32,
+    /// The cursor that was asked ahead, as long as nothing else was sent in the transaction, nobody
+    /// has needed its rows, and it may fail.
+    pub ahead: Option<Weak<Opening>>,
+    /// There was nothing but such a cursor when the connection was lost, and nobody needs it.
+    pub is_in_vain: bool,
     /// The statements whose owners have gone on without their answers.
     pub behind: Behind,
     /// What was sent, as long as nothing has been answered.

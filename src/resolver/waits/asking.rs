@@ -96,7 +96,6 @@ impl Asking {
         let Some(user) = users.get(self.failures as usize % users.len().max(1)) else { return };
         match self.connect(*user, server) {
             Ok(Some(connecting)) => {
-                self.deadline = now + answer_timeout();
                 self.stage = Stage::Connecting(Box::new(connecting), *user);
             }
             Ok(None) => {}
@@ -158,10 +157,11 @@ impl Asking {
     fn advanced(&mut self, mut stage: Stage, lock: SessionLock) -> Result<Stage> {
         if let Stage::Connecting(connecting, user) = stage {
             if !connecting.is_ready() {
-                return match Instant::now() < self.deadline {
-                    true => Ok(Stage::Connecting(connecting, user)),
-                    false => Err(connecting.timed_out()),
+                let connecting = match connecting.is_overdue() {
+                    true => Box::new(connecting.give_up_host()?),
+                    false => connecting,
                 };
+                return Ok(Stage::Connecting(connecting, user));
             }
             return Ok(match connecting.step()? {
                 Step::Waits(connecting) => Stage::Connecting(Box::new(connecting), user),
@@ -229,9 +229,10 @@ impl Asking {
 
     /// When to advance it even if nothing has come, or to look whether it is still needed.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        match self.is_under_way() {
-            true => Some(self.deadline),
-            false => self.unused_since.map(|since| since + KEPT),
+        match &self.stage {
+            Stage::Connecting(connecting, _) => connecting.deadline(),
+            Stage::Asked(..) => Some(self.deadline),
+            Stage::None | Stage::Idle(..) => self.unused_since.map(|since| since + KEPT),
         }
     }
 

@@ -117,7 +117,7 @@ impl Table {
                 self.relation,
                 tuple,
                 pg_sys::GetCurrentCommandId(true),
-                pg_sys::HEAP_INSERT_NO_LOGICAL as i32,
+                pg_sys::HEAP_INSERT_NO_LOGICAL as _,
                 null_mut(),
             );
             pg_sys::UnregisterSnapshot(snapshot);

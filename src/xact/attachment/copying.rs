@@ -8,8 +8,8 @@ use crate::pg::error::Result;
 use crate::remote::connection::Asked;
 
 impl Attachment {
-    /// Sends a COPY command with data, in a transaction that has been written in, and its end unless
-    /// more follows. It waits for what was asked before, and not for what becomes of this.
+    /// Sends a COPY command with data, in a transaction that has been written in, and its end
+    /// unless more follows. It waits for what was asked before, and not for what becomes of this.
     ///
     /// # Errors
     /// Those of [`Attachment::submit`].

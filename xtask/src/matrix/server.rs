@@ -14,9 +14,6 @@ use crate::suites::heading;
 use crate::upstream::source::{self, Part};
 use crate::workspace::Workspace;
 
-/// The releases of Debian that have a version's source package. None has 16's.
-const RELEASES: [(u32, &str); 3] = [(15, "bookworm"), (17, "trixie"), (18, "sid")];
-
 /// What building a server needs beside what building the extension does.
 const BUILD: [&str; 9] = [
     "bison",
@@ -121,9 +118,9 @@ fn was_moved(pg_config: &Path, prefix: &Path) -> bool {
 
 /// Makes the server of version `major`. Its source is returned if it was built from it.
 fn make(home: &Path, major: u32, prefix: &Path) -> Result<Option<PathBuf>> {
-    let release = RELEASES.iter().find(|(version, _)| *version == major);
+    let release = packages::release_with(major);
     let binaries = BINARIES.iter().find(|binaries| binaries.major == major);
-    if let Some((_, release)) = release {
+    if let Some(release) = release {
         match (source::fetch(&home.join("source"), major, Some(release), Part::All), binaries) {
             (Ok(tree), _) => {
                 build(&tree, prefix)?;

@@ -159,6 +159,17 @@ fn a_hundred_rows_are_one_statement() -> Outcome {
 }
 
 #[test]
+fn a_query_over_two_shards_takes_one_wait() -> Outcome {
+    let mut network = Network::start(2)?;
+    network.session.batch_execute("SET enable_mergejoin = off; SET enable_nestloop = off")?;
+    network.assert_waits("SELECT FROM ft1 a JOIN ft2 b USING (id) WHERE a.id < {}", 1)?;
+    network.assert_waits("SELECT id FROM ft1 UNION SELECT id FROM ft2 WHERE id < {}", 1)?;
+    network.assert_waits("SELECT id FROM ft1 UNION ALL SELECT id FROM ft1 WHERE id < {}", 1)?;
+    // It is asked for what it does not need, and does not wait longer for that.
+    network.assert_waits("SELECT FROM ft1 a LEFT JOIN ft2 b USING (id) WHERE a.id > {} + 100", 1)
+}
+
+#[test]
 fn the_commit_of_eight_shards_takes_two_waits() -> Outcome {
     let mut network = Network::start(8)?;
     let inserts: Vec<String> =

@@ -87,7 +87,7 @@ pub fn blocks(text: &str) -> Result<Vec<Block>> {
                 follows = false;
                 continue;
             }
-            "text" | "sequence" | "java" => continue,
+            "text" | "sequence" | "java" | "yaml" => continue,
             other => bail!("line {}: what is a block '{other}'?", index + 1),
         };
         let mut block = Block {

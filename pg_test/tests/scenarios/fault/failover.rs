@@ -110,3 +110,39 @@ fn a_commit_is_delivered_to_the_promoted_standby_found_by_target_session_attrs()
 fn a_rollback_is_delivered_to_the_promoted_standby_of_a_shard() -> Outcome {
     shard_fails_over("", "ROLLBACK PREPARED", false)
 }
+
+/// Red before 0.3.0: the first host of a list, which accepts connections and says nothing more, was
+/// waited for as long as `connect_timeout` allows for both, and the other was never tried; neither
+/// by the resolver nor by a session.
+#[test]
+fn a_host_that_hangs_is_passed_over() -> Outcome {
+    let mut fleet = Fleet::start_with(&FleetOptions {
+        coordinator: vec![("pg_fdw_xacts.commit_timeout", "300ms")],
+        ..FleetOptions::default()
+    })?;
+    let mut standby = Cluster::standby_of(fleet.shard(1), "shard1-standby")?;
+    standby.start()?;
+    fleet.session()?.batch_execute(&format!(
+        "ALTER SERVER shard1 OPTIONS
+             (SET host '127.0.0.1,127.0.0.1', SET port '{},{}',
+              ADD target_session_attrs 'read-write', ADD connect_timeout '2')",
+        fleet.shard(1).port(),
+        standby.port()
+    ))?;
+    let mut session = fleet.session()?;
+    begin_everywhere(&mut session, 1)?;
+    session.batch_execute("PREPARE TRANSACTION 'gxid'")?;
+    fleet.shard(1).wait_for_standby(&standby)?;
+    let _halted = fleet.shard(1).freeze()?;
+    standby.promote()?;
+    session.batch_execute("COMMIT PREPARED 'gxid'")?;
+    let mut second = fleet.session()?;
+    begin_everywhere(&mut second, 2)?;
+    second.batch_execute("COMMIT")?;
+    wait_until("the resolver has settled it", DEADLINE, || Ok(statuses(&fleet, 1)?.is_empty()))?;
+    fleet.shard_mut(1).kill9()?;
+    let _lost = fleet.replace_shard(1, standby);
+    assert_recovered(&fleet, 1, true)?;
+    assert_eq!(fleet.ids_on_shard(1)?, [1, 2, 1001]);
+    Ok(())
+}

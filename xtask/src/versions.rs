@@ -1,0 +1,46 @@
+//! `cargo xtask check --versions`: has clippy compile the extension for every version of
+//! PostgreSQL. Headers are enough for that, no server is needed.
+
+use anyhow::Result;
+
+use crate::headers;
+use crate::matrix::MAJORS;
+use crate::packages;
+use crate::suites::{check, heading};
+use crate::workspace::{EXTENSION, Workspace};
+
+/// A version that is not released, and not supported yet.
+const NEXT: u32 = 19;
+
+/// Compiles for each of them in turn.
+pub fn compile() -> Result<()> {
+    packages::install_missing(None)?;
+    let workspace = Workspace::find()?;
+    // Of its own, because pgrx is built again for each change of its configuration.
+    let build = workspace.target.join("versions");
+    let majors = || MAJORS.into_iter().chain([NEXT]);
+    let mut configuration = "[configs]\n".to_owned();
+    for major in majors() {
+        let pg_config = headers::provide(&workspace, major)?;
+        configuration += &format!("pg{major} = \"{}\"\n", pg_config.display());
+    }
+    let workspace = workspace.building_in(build);
+    let file = workspace.pgrx_home().join("config.toml");
+    if std::fs::read_to_string(&file).ok().as_ref() != Some(&configuration) {
+        std::fs::create_dir_all(workspace.pgrx_home())?;
+        std::fs::write(file, configuration)?;
+    }
+    for major in majors() {
+        heading(&format!("the extension for PostgreSQL {major}"));
+        let mut clippy = workspace.cargo();
+        clippy.args(["clippy", "--package", EXTENSION, "--no-default-features"]);
+        clippy.args(["--features", &format!("pg{major}")]);
+        // The pgrx that has bindings of it asks for a newer Rust than it uses.
+        clippy.args((major == NEXT).then_some("--ignore-rust-version"));
+        // Where its bindings have the type that the others are cast to.
+        let allowed: &[&str] =
+            if major == NEXT { &["-A", "clippy::unnecessary_cast"] } else { &[] };
+        check(clippy.args(["--", "-D", "warnings"]).args(allowed))?;
+    }
+    Ok(())
+}
