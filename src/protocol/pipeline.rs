@@ -27,8 +27,8 @@ pub enum Control {
     Snapshot,
     /// `SAVEPOINT`, with the nesting level it opens.
     Savepoint(u32),
-    /// `RELEASE SAVEPOINT`.
-    EndSavepoint,
+    /// `RELEASE SAVEPOINT`, with the nesting level it ends.
+    EndSavepoint(u32),
     /// `ROLLBACK TO SAVEPOINT`, and `RELEASE SAVEPOINT` behind it.
     UndoSavepoint,
     /// `CLOSE`, `DEALLOCATE`: its failure only matters because the rest of the segment is skipped.

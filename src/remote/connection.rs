@@ -20,7 +20,7 @@
 //!   (see [`anew`]).
 //! * No borrow of the interior is held across a call into PostgreSQL, which may come back here.
 //! * `depth` counts what was sent, `confirmed` what the server answered; they differ only while
-//!   answers are outstanding, or when the transaction is doomed.
+//!   answers are outstanding, or when the transaction has failed or is doomed.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CString, c_int};

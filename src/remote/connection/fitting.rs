@@ -39,7 +39,7 @@ fn is_done(control: Control, result: &PgResult) -> bool {
         }
         Control::Begin => matches!(tag, b"START TRANSACTION" | b"BEGIN"),
         Control::Savepoint(_) => tag == b"SAVEPOINT",
-        Control::EndSavepoint => tag == b"RELEASE",
+        Control::EndSavepoint(_) => tag == b"RELEASE",
         Control::UndoSavepoint => matches!(tag, b"ROLLBACK" | b"RELEASE"),
         Control::Constraints => tag == b"SET CONSTRAINTS",
         Control::Ending => matches!(tag, b"COMMIT" | b"ROLLBACK"),

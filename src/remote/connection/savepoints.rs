@@ -59,7 +59,7 @@ impl Connection {
         let mut inner = self.inner.borrow_mut();
         inner.transaction.unanswered = None;
         inner.transaction.depth = level - 1;
-        inner.transaction.before_next.push((command, Control::EndSavepoint));
+        inner.transaction.before_next.push((command, Control::EndSavepoint(level)));
         Ok(())
     }
 
@@ -113,12 +113,33 @@ impl Connection {
             self.broken.set(Some(Broken::CleanupFailed));
             return Ok(());
         }
+        if self.has_failed_outside(level) {
+            return Ok(());
+        }
         let Some(ticket) = self.queue_undo(level, depth, stirs) else {
             self.broken.set(Some(Broken::CleanupFailed));
             return Ok(());
         };
         self.flush();
         if stirs { self.confirm_undo(ticket, &command) } else { Ok(()) }
+    }
+
+    /// Whether savepoint `level` was not set because a statement of an outer level, of whose
+    /// failure nobody has heard yet, had failed before. Then there is nothing to go back to: who
+    /// hears of that goes back further, and until then everything fails there.
+    fn has_failed_outside(&self, level: u32) -> bool {
+        let inner = &mut *self.inner.borrow_mut();
+        let transaction = &mut inner.transaction;
+        // Failures of this level and deeper ones have been forgotten.
+        let has_failed = inner.fifo.failure_before(Ticket::MAX).is_some();
+        let is_set = transaction.confirmed >= level || inner.fifo.awaits(Control::Savepoint(level));
+        if !has_failed || is_set || transaction.confirmed == 0 {
+            return false;
+        }
+        transaction.before_next.clear();
+        transaction.depth = transaction.confirmed;
+        inner.session.lock_timeout.may_be_undone();
+        true
     }
 
     /// Queues the way back to savepoint `level` in a segment of its own; `None` if there is none.

@@ -17,6 +17,7 @@ use super::setup;
 use super::snapshot::SnapshotOf;
 use super::written::Written;
 use crate::libpq::PgResult;
+use crate::pg::error::SqlState;
 use crate::protocol::fingerprint::Fingerprint;
 use crate::protocol::pipeline::{Control, Effect, Fifo, Ticket};
 use crate::protocol::plan::Access;
@@ -220,7 +221,7 @@ impl State {
 
     fn note_done(&mut self, control: Control, result: &PgResult) {
         match control {
-            Control::EndSavepoint | Control::UndoSavepoint | Control::Cleanup => {}
+            Control::UndoSavepoint | Control::Cleanup => {}
             Control::Ending | Control::Constraints | Control::LockCheck => {}
             // Any other tag means that it was not prepared there.
             Control::Delivery => {
@@ -244,6 +245,7 @@ impl State {
             }
             Control::Snapshot => self.transaction.snapshot.answer(result),
             Control::Savepoint(level) => self.transaction.confirmed = level,
+            Control::EndSavepoint(level) => self.transaction.confirmed = level - 1,
             Control::XidProbe => {
                 let xid = result.value(0, 0).and_then(|v| v.to_str().ok()?.parse().ok());
                 self.transaction.written.answer(xid);
@@ -300,7 +302,13 @@ impl State {
                 true
             }
             Control::Setup | Control::SessionLock => false,
-            Control::EndSavepoint => broken.is_none(),
+            // Something around the savepoint had failed, with which it will be undone. To go back
+            // to it would undo work that has become part of the level around it.
+            Control::EndSavepoint(level) if has_failed_before(&failure) => {
+                self.transaction.confirmed = level - 1;
+                false
+            }
+            Control::EndSavepoint(_) => broken.is_none(),
         }
     }
 
@@ -313,6 +321,11 @@ impl State {
         }
         self.transaction.skipped.get_or_insert(SkippedPrepare::Failure);
     }
+}
+
+/// Whether the transaction had failed before this command.
+fn has_failed_before(failure: &PgResult) -> bool {
+    SqlState::parse(failure.error_field(b'C')) == SqlState::IN_FAILED_SQL_TRANSACTION
 }
 
 #[cfg(test)]

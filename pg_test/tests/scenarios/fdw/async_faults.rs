@@ -75,6 +75,27 @@ fn a_savepoint_is_rolled_back_while_rows_are_on_their_way() -> Outcome {
     Ok(())
 }
 
+/// A function that catches errors is the first to use the connection after a FETCH of the scan has
+/// failed, in a subtransaction of its own. Red before: "cannot be used due to abort cleanup failure".
+#[test]
+fn a_failure_that_a_function_hears_of_first_is_the_scan_s() -> Outcome {
+    let (fleet, mut session) = started()?;
+    session.batch_execute(
+        "CREATE FUNCTION looks(n int) RETURNS int LANGUAGE plpgsql STABLE AS $$
+         BEGIN
+             PERFORM FROM ft1 WHERE id = n;
+             RETURN n;
+         EXCEPTION WHEN OTHERS THEN RETURN -1;
+         END $$",
+    )?;
+    fails_at(&fleet, 1, 333)?;
+    session.batch_execute("BEGIN; INSERT INTO ft1 VALUES (1); SAVEPOINT a")?;
+    expect_error(session.batch_execute("SELECT looks(id), v FROM pt"), "22012");
+    session.batch_execute("ROLLBACK TO a; INSERT INTO ft1 VALUES (2); COMMIT")?;
+    assert_eq!(fleet.ids_on_shard(1)?, [1, 2]);
+    Ok(())
+}
+
 #[test]
 fn cursors_survive_what_is_rolled_back_around_them() -> Outcome {
     let (_fleet, mut session) = started()?;

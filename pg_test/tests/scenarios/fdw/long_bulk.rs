@@ -66,3 +66,40 @@ fn the_source_and_the_target_take_turns_on_one_connection() -> Outcome {
     assert_eq!(one::<i64>(&mut shard, right)?, 10_000);
     Ok(())
 }
+
+/// Functions in the source, which catch what they hear of, may be the first to use the connection
+/// after the shard has refused a row. Red before: where the failure was caught at last, the
+/// connection could not be used any more.
+#[test]
+fn a_function_that_catches_errors_may_be_the_first_to_hear_of_one() -> Outcome {
+    let (fleet, mut session) = start()?;
+    session.batch_execute(
+        "CREATE FUNCTION looks(n int) RETURNS text LANGUAGE plpgsql STABLE AS $$
+         DECLARE found text;
+         BEGIN
+             IF n % 1000 = 0 THEN
+                 BEGIN
+                     SELECT v INTO found FROM ft1 WHERE id = -n;
+                 EXCEPTION WHEN OTHERS THEN found := 'caught';
+                 END;
+                 PERFORM FROM ft1 WHERE id = -n;
+             END IF;
+             RETURN found;
+         EXCEPTION WHEN OTHERS THEN RETURN 'caught';
+         END $$;
+         BEGIN; INSERT INTO ft1 VALUES (-1, 'before')",
+    )?;
+    let copies = "INSERT INTO ft1 SELECT i % 3990, looks(i) FROM generate_series(1, 40000) i";
+    session.batch_execute(&format!(
+        "DO $$ BEGIN
+             {copies};
+             RAISE 'not reached';
+         EXCEPTION WHEN unique_violation THEN INSERT INTO ft1 VALUES (-2, 'caught');
+         END $$;
+         SAVEPOINT a"
+    ))?;
+    expect_error(session.batch_execute(copies), "23505");
+    session.batch_execute("ROLLBACK TO a; INSERT INTO ft1 VALUES (-3, 'after'); COMMIT")?;
+    assert_eq!(fleet.ids_on_shard(1)?, [-3, -2, -1]);
+    Ok(())
+}
