@@ -181,6 +181,7 @@ DECLARE
     sets text;
     is_old text;
     written bigint;
+    pending text[];
 BEGIN
     IF TG_OP = 'TRUNCATE' THEN
         EXECUTE format('TRUNCATE %s', copy);
@@ -201,12 +202,24 @@ BEGIN
         AND m.amopstrategy = 3
     JOIN pg_operator o ON o.oid = m.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
     WHERE i.indrelid = TG_RELID AND i.indisprimary;
-    IF TG_OP = 'UPDATE' THEN
-        EXECUTE format('UPDATE %s SET %s WHERE %s', copy, sets, is_old) USING NEW, OLD;
-    ELSE
-        EXECUTE format('DELETE FROM %s WHERE %s', copy, is_old) USING NULL::text, OLD;
-    END IF;
-    GET DIAGNOSTICS written = ROW_COUNT;
+    LOOP
+        IF TG_OP = 'UPDATE' THEN
+            EXECUTE format('UPDATE %s SET %s WHERE %s', copy, sets, is_old) USING NEW, OLD;
+        ELSE
+            EXECUTE format('DELETE FROM %s WHERE %s', copy, is_old) USING NULL::text, OLD;
+        END IF;
+        GET DIAGNOSTICS written = ROW_COUNT;
+        EXIT WHEN written <> 0 OR pending IS NOT NULL;
+        -- The transaction that has written the row may have committed here, and still be delivered there. One that is
+        -- not decided may wait for this one, which is why it is not waited for without end.
+        pending := ARRAY(SELECT identifier FROM @extschema@.pg_fdw_xacts
+            WHERE status IN ('prepared', 'committing')
+                AND serverid = (SELECT ftserver FROM pg_foreign_table WHERE ftrelid = copy));
+        FOR i IN 1 .. 1000 LOOP
+            EXIT WHEN NOT EXISTS (SELECT FROM @extschema@.pg_fdw_xacts WHERE identifier = ANY (pending));
+            PERFORM pg_sleep(0.01);
+        END LOOP;
+    END LOOP;
     IF written <> 1 THEN
         RAISE EXCEPTION USING ERRCODE = 'data_exception',
             MESSAGE = format('%s has %s rows instead of one to %s', copy, written, lower(TG_OP)),
@@ -308,11 +321,11 @@ BEGIN
     END IF;
     SELECT string_agg(quote_ident(c.relname), ', ') INTO wrong FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
     WHERE i.indrelid = relation AND (i.indisexclusion OR i.indisunique AND NOT EXISTS (
-        SELECT FROM unnest(i.indkey::int2[], i.indcollation::oid[]) k (attnum, collation)
+        SELECT FROM unnest(i.indkey::int2[], i.indcollation::oid[]) k (attnum, coll)
         JOIN pg_attribute a ON a.attrelid = relation AND a.attname = key AND a.attnum = k.attnum
-        LEFT JOIN pg_collation l ON l.oid = k.collation
+        LEFT JOIN pg_collation l ON l.oid = k.coll
         -- What is equal in the index has to be so in the key. Columns that are only included have no collation.
-        WHERE k.collation = a.attcollation OR l.collisdeterministic));
+        WHERE k.coll = a.attcollation OR l.collisdeterministic));
     IF wrong IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
             MESSAGE = format('the key column "%s" is not in each unique index of table %s', key, t.name),
