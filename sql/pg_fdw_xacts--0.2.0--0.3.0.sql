@@ -79,11 +79,11 @@ DECLARE
     inserted bigint := 0;
     counted bigint := 0;
 BEGIN
-    IF NOT dry_run AND current_setting('pg_fdw_xacts.two_phase_commit') = 'off' THEN
+    IF dry_run IS NOT TRUE AND current_setting('pg_fdw_xacts.two_phase_commit') = 'off' THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = 'cannot move rows between servers without two-phase commit',
             HINT = 'Set pg_fdw_xacts.two_phase_commit to auto.';
-    ELSIF NOT dry_run AND current_setting('transaction_isolation') <> 'read committed' THEN
+    ELSIF dry_run IS NOT TRUE AND current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = 'cannot move rows in a transaction that is not READ COMMITTED',
             DETAIL = 'Its snapshot may be older than rows that have to be moved.';
@@ -248,6 +248,7 @@ DECLARE
     sets text;
     is_old text;
     written bigint;
+    pending text[];
 BEGIN
     IF TG_OP = 'TRUNCATE' THEN
         EXECUTE format('TRUNCATE %s', copy);
@@ -268,12 +269,24 @@ BEGIN
         AND m.amopstrategy = 3
     JOIN pg_operator o ON o.oid = m.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
     WHERE i.indrelid = TG_RELID AND i.indisprimary;
-    IF TG_OP = 'UPDATE' THEN
-        EXECUTE format('UPDATE %s SET %s WHERE %s', copy, sets, is_old) USING NEW, OLD;
-    ELSE
-        EXECUTE format('DELETE FROM %s WHERE %s', copy, is_old) USING NULL::text, OLD;
-    END IF;
-    GET DIAGNOSTICS written = ROW_COUNT;
+    LOOP
+        IF TG_OP = 'UPDATE' THEN
+            EXECUTE format('UPDATE %s SET %s WHERE %s', copy, sets, is_old) USING NEW, OLD;
+        ELSE
+            EXECUTE format('DELETE FROM %s WHERE %s', copy, is_old) USING NULL::text, OLD;
+        END IF;
+        GET DIAGNOSTICS written = ROW_COUNT;
+        EXIT WHEN written <> 0 OR pending IS NOT NULL;
+        -- The transaction that has written the row may have committed here, and still be delivered there. One that is
+        -- not decided may wait for this one, which is why it is not waited for without end.
+        pending := ARRAY(SELECT identifier FROM @extschema@.pg_fdw_xacts
+            WHERE status IN ('prepared', 'committing')
+                AND serverid = (SELECT ftserver FROM pg_foreign_table WHERE ftrelid = copy));
+        FOR i IN 1 .. 1000 LOOP
+            EXIT WHEN NOT EXISTS (SELECT FROM @extschema@.pg_fdw_xacts WHERE identifier = ANY (pending));
+            PERFORM pg_sleep(0.01);
+        END LOOP;
+    END LOOP;
     IF written <> 1 THEN
         RAISE EXCEPTION USING ERRCODE = 'data_exception',
             MESSAGE = format('%s has %s rows instead of one to %s', copy, written, lower(TG_OP)),
@@ -310,7 +323,9 @@ DECLARE
     partition text;
     templates text;
     columns text;
+    owner text;
     plan text[];
+    identities text[] := '{}';
     afterwards text[] := '{}';
 BEGIN
     IF coalesce(cardinality(servers), 0) = 0 OR array_position(servers, NULL) IS NOT NULL
@@ -335,24 +350,49 @@ BEGIN
     END IF;
 
     -- What the partitioned table is, and that it can be.
-    plan := ARRAY[
-        [NULL, format('ALTER TABLE %s RENAME TO %I', t.name, 'fdw_xacts_' || relation::oid)],
-        [NULL, format('CREATE TABLE %s (LIKE %s INCLUDING ALL EXCLUDING INDEXES EXCLUDING STATISTICS) '
-            'PARTITION BY %s (%I)', t.name, t.old, CASE WHEN bounds IS NULL THEN 'HASH' ELSE 'RANGE' END, key)]];
+    plan := ARRAY[[NULL, format('ALTER TABLE %s RENAME TO %I', t.name, 'fdw_xacts_' || relation::oid)]];
+    -- LIKE would give an identity column a sequence of another name, without its privileges.
+    FOR d IN SELECT a.attname, a.attidentity, c.oid, c.relacl, c.relowner, q.*,
+            format('%I.%I', n.nspname, c.relname) AS name, format('%I.%I', n.nspname, 'fdw_xacts_' || c.oid) AS old
+        FROM pg_depend p JOIN pg_class c ON c.oid = p.objid JOIN pg_sequence q ON q.seqrelid = c.oid
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_attribute a ON a.attrelid = p.refobjid AND a.attnum = p.refobjsubid
+        WHERE p.classid = 'pg_class'::regclass AND p.refclassid = 'pg_class'::regclass AND p.refobjid = relation
+            AND p.deptype = 'i' LOOP
+        plan := plan || ARRAY[[NULL, format('ALTER SEQUENCE %s RENAME TO %I', d.name, 'fdw_xacts_' || d.oid)]];
+        identities := identities || ARRAY[
+            [NULL, format('ALTER TABLE %s ALTER COLUMN %I ADD GENERATED %s AS IDENTITY (SEQUENCE NAME %s INCREMENT %s '
+                'MINVALUE %s MAXVALUE %s START %s CACHE %s %s)', t.name, d.attname,
+                CASE d.attidentity WHEN 'a' THEN 'ALWAYS' ELSE 'BY DEFAULT' END, d.name, d.seqincrement, d.seqmin,
+                d.seqmax, d.seqstart, d.seqcache, CASE WHEN d.seqcycle THEN 'CYCLE' ELSE 'NO CYCLE' END)],
+            [NULL, format('SELECT setval(%L, last_value, is_called) FROM %s', d.name, d.old)]]
+            || coalesce((SELECT array_agg(ARRAY[NULL::text, format('GRANT %s ON SEQUENCE %s TO %s%s', privilege_type,
+                    d.name, CASE WHEN grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
+                    CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)])
+                FROM aclexplode(d.relacl) WHERE grantee <> d.relowner), '{}');
+    END LOOP;
+    plan := plan || ARRAY[[NULL, format(
+        'CREATE TABLE %s (LIKE %s INCLUDING ALL EXCLUDING IDENTITY EXCLUDING INDEXES EXCLUDING STATISTICS) '
+        'PARTITION BY %s (%I)', t.name, t.old, CASE WHEN bounds IS NULL THEN 'HASH' ELSE 'RANGE' END, key)]];
     FOR d IN SELECT * FROM @extschema@.pg_fdw_xacts_definition(NULL, t.name, true) LOOP
         IF d.part = 'column' THEN
             columns := concat_ws(', ', columns, quote_ident(d.statement));
         ELSIF d.part IN ('grant', 'owner') THEN
             plan := plan || ARRAY[[NULL, format(d.statement, t.name)]];
+            owner := CASE d.part WHEN 'owner' THEN d.statement ELSE owner END;
         END IF;
     END LOOP;
+    plan := plan || identities;
     IF t.comment IS NOT NULL THEN
         plan := plan || ARRAY[[NULL, format('COMMENT ON TABLE %s IS %L', t.name, t.comment)]];
     END IF;
     SELECT string_agg(quote_ident(c.relname), ', ') INTO wrong FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
     WHERE i.indrelid = relation AND (i.indisexclusion OR i.indisunique AND NOT EXISTS (
-        SELECT FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = key
-            AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])));
+        SELECT FROM unnest(i.indkey::int2[], i.indcollation::oid[]) k (attnum, coll)
+        JOIN pg_attribute a ON a.attrelid = relation AND a.attname = key AND a.attnum = k.attnum
+        LEFT JOIN pg_collation l ON l.oid = k.coll
+        -- What is equal in the index has to be so in the key. Columns that are only included have no collation.
+        WHERE k.coll = a.attcollation OR l.collisdeterministic));
     IF wrong IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
             MESSAGE = format('the key column "%s" is not in each unique index of table %s', key, t.name),
@@ -368,15 +408,12 @@ BEGIN
             DETAIL = format('These are: %s.', wrong),
             HINT = 'Copy the tables to all servers with pg_fdw_xacts_replicate(), or drop the foreign keys.';
     END IF;
-    FOR d IN SELECT a.attname, a.attidentity, s.oid::regclass AS sequence FROM pg_depend p
+    FOR d IN SELECT a.attname, s.oid::regclass AS sequence FROM pg_depend p
         JOIN pg_class s ON s.oid = p.objid AND s.relkind = 'S'
         JOIN pg_attribute a ON a.attrelid = p.refobjid AND a.attnum = p.refobjsubid
         WHERE p.classid = 'pg_class'::regclass AND p.refclassid = 'pg_class'::regclass AND p.refobjid = relation
-            AND p.deptype IN ('a', 'i') LOOP
-        plan := plan || ARRAY[[NULL, CASE d.attidentity
-            WHEN '' THEN format('ALTER SEQUENCE %s OWNED BY %s.%I', d.sequence, t.name, d.attname)
-            ELSE format('SELECT setval(pg_get_serial_sequence(%L, %L), last_value, is_called) FROM %s',
-                t.name, d.attname, d.sequence) END]];
+            AND p.deptype = 'a' LOOP
+        plan := plan || ARRAY[[NULL, format('ALTER SEQUENCE %s OWNED BY %s.%I', d.sequence, t.name, d.attname)]];
     END LOOP;
 
     -- A partition's table has the names that PostgreSQL gives to one that is made here like it; all at a time, so that
@@ -409,6 +446,9 @@ BEGIN
                 ELSE format('FROM (%s) TO (%s)', coalesce(quote_literal(bounds[i]), 'MINVALUE'),
                     coalesce(quote_literal(bounds[i + 1]), 'MAXVALUE')) END,
             place, t.nspname, @extschema@.pg_fdw_xacts_name(t.relname, i::text))]];
+        IF owner IS NOT NULL THEN
+            plan := plan || ARRAY[[NULL, format(owner, partition)]];
+        END IF;
         afterwards := afterwards || ARRAY[[NULL, format('SELECT count(*) FROM %s', partition)]];
     END LOOP;
     EXECUTE format('DROP TABLE %s', templates);
@@ -476,7 +516,7 @@ BEGIN
         plan := plan || ARRAY[[p.server::text, format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', p.remote)]];
     END IF;
     RETURN QUERY SELECT * FROM @extschema@.pg_fdw_xacts_run(plan, dry_run);
-    IF p.server IS NOT NULL AND NOT dry_run AND (SELECT isolation <> 'read committed'
+    IF p.server IS NOT NULL AND dry_run IS NOT TRUE AND (SELECT isolation <> 'read committed'
             FROM @extschema@.pg_fdw_xacts_query(p.server,
                 'SELECT pg_catalog.current_setting(''transaction_isolation'')') AS q (isolation text)) THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
@@ -560,7 +600,8 @@ DECLARE
     on_row name;
     on_truncate name;
 BEGIN
-    SELECT c.relkind, c.relpersistence, n.nspname, c.relname, format('%I.%I', n.nspname, c.relname) AS name
+    SELECT c.relkind, c.relpersistence, c.relrowsecurity, n.nspname, c.relname,
+        format('%I.%I', n.nspname, c.relname) AS name
         INTO STRICT t FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation;
     IF coalesce(cardinality(servers), 0) = 0 OR array_position(servers, NULL) IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'there have to be servers';
@@ -570,6 +611,10 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
             MESSAGE = format('table %s cannot be replicated', t.name),
             DETAIL = 'It has to be an ordinary, permanent table with a primary key, and without parents and children.';
+    ELSIF t.relrowsecurity THEN
+        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
+            MESSAGE = format('table %s with row security cannot be replicated', t.name),
+            DETAIL = 'Its policies would not hold for the foreign tables of its copies.';
     END IF;
     SELECT string_agg(format('"%s"', c.server), ', ') INTO wrong FROM @extschema@.pg_fdw_xacts_copies(relation) c
     WHERE c.server = ANY (servers);
@@ -583,20 +628,15 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('table %s was changed while its lock was waited for', t.name);
     END IF;
-    SELECT string_agg(format('%I to %s', c.conname, c.confrelid::regclass), ', ') INTO wrong FROM pg_constraint c
-    WHERE c.conrelid = relation AND c.contype = 'f' AND c.confrelid <> relation
-        AND NOT servers <@ ARRAY(SELECT x.server FROM @extschema@.pg_fdw_xacts_copies(c.confrelid) x);
-    IF wrong IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
-            MESSAGE = format('table %s has foreign keys to tables that are not on each server', t.name),
-            DETAIL = format('These are: %s.', wrong),
-            HINT = 'Copy the tables to all servers with pg_fdw_xacts_replicate(), or drop the foreign keys.';
-    END IF;
+    -- A copy is written row by row, after the statement here. Its unique constraints must not be checked earlier than
+    -- here; foreign keys would be, and are left out: they are checked here.
     FOREACH place IN ARRAY servers LOOP
         copy_name := @extschema@.pg_fdw_xacts_name(t.relname, place);
         copy := format('%I.%I', t.nspname, copy_name);
-        on_row := copy_name;
-        on_truncate := @extschema@.pg_fdw_xacts_name(t.relname, place || '_truncate');
+        -- Triggers fire in the order of their names. These go first: what another trigger writes to the same row is
+        -- written to the copy after it.
+        on_row := @extschema@.pg_fdw_xacts_name('!' || t.relname, place);
+        on_truncate := @extschema@.pg_fdw_xacts_name('!' || t.relname, place || '_truncate');
         names := NULL;
         afterwards := '{}';
         FOR d IN SELECT * FROM @extschema@.pg_fdw_xacts_definition(NULL, t.name, false) LOOP
@@ -604,8 +644,10 @@ BEGIN
                 WHEN 'table' THEN plan := plan || ARRAY[[place, d.statement]];
                 WHEN 'columns' THEN columns := d.statement;
                 WHEN 'column' THEN names := concat_ws(', ', names, quote_ident(d.statement));
-                WHEN 'constraint', 'foreign key', 'index' THEN
-                    afterwards := afterwards || ARRAY[[place, d.statement]];
+                WHEN 'constraint' THEN
+                    afterwards := afterwards || ARRAY[[place, d.statement
+                        || CASE WHEN d.statement LIKE '% DEFERRABLE' THEN ' INITIALLY DEFERRED' ELSE '' END]];
+                WHEN 'index' THEN afterwards := afterwards || ARRAY[[place, d.statement]];
                 WHEN 'grant', 'owner' THEN afterwards := afterwards || ARRAY[[NULL, format(d.statement, copy)]];
                 ELSE NULL;
             END CASE;

@@ -59,6 +59,14 @@ fn what_a_distribution_would_lose_is_named() -> Outcome {
         let call = "SELECT FROM pg_fdw_xacts_distribute('x', 'a', '{shard1,shard2}')";
         assert_refused(&mut session, addition, call, word);
     }
+    // 'a' and 'A' are the same in the index, but could be on two shards. Red before.
+    assert_refused(
+        &mut session,
+        "CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+         CREATE TABLE name (n text); CREATE UNIQUE INDEX by_ci ON name (n COLLATE ci)",
+        "SELECT FROM pg_fdw_xacts_distribute('name', 'n', '{shard1,shard2}')",
+        "by_ci",
+    );
     for (arguments, sqlstate) in [
         ("'x', 'a', '{}'", "22023"),
         ("'x', 'a', '{shard1,NULL}'", "22023"),
@@ -76,6 +84,10 @@ fn what_a_distribution_would_lose_is_named() -> Outcome {
         ("SET LOCAL pg_fdw_xacts.two_phase_commit = off", "55000"),
         ("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "55000"),
     ] {
+        expect_error(session.batch_execute(&format!("BEGIN; {before}; {call}")), sqlstate);
+        session.batch_execute("ROLLBACK")?;
+        // Red when NULL was neither a dry run nor its opposite.
+        let call = call.replace("1}')", "1}', dry_run => NULL)");
         expect_error(session.batch_execute(&format!("BEGIN; {before}; {call}")), sqlstate);
         session.batch_execute("ROLLBACK")?;
     }

@@ -4,7 +4,7 @@ use pg_test::Fleet;
 use pg_test::oracle::{expect_error, one};
 
 use crate::sharding::tables_on;
-use crate::support::Outcome;
+use crate::support::{Outcome, start};
 
 #[test]
 fn a_role_that_is_no_superuser_needs_what_it_uses() -> Outcome {
@@ -45,5 +45,30 @@ fn a_role_that_is_no_superuser_needs_what_it_uses() -> Outcome {
     bob.batch_execute("INSERT INTO kind VALUES (1)")?;
     assert_eq!(one::<i64>(&mut fleet.shard(2).client()?, "SELECT count(*) FROM kind")?, 1);
     expect_error(bob.batch_execute("DELETE FROM kind"), "42501");
+    Ok(())
+}
+
+/// A superuser distributes somebody's table. Red before: the partitions were the superuser's, and
+/// the sequence of an identity column had another name and no privileges.
+#[test]
+fn partitions_and_sequences_keep_owner_and_privileges() -> Outcome {
+    let (_fleet, mut operator) = start()?;
+    operator.batch_execute(
+        "CREATE ROLE alice; CREATE ROLE bob; GRANT CREATE ON SCHEMA public TO alice;
+         GRANT USAGE ON FOREIGN SERVER shard1, shard2 TO alice; SET ROLE alice;
+         CREATE TABLE orders (customer int,
+             id int GENERATED ALWAYS AS IDENTITY (SEQUENCE NAME \"odd %s\" INCREMENT 10 MAXVALUE 1000 CYCLE));
+         INSERT INTO orders VALUES (1), (2); GRANT USAGE ON SEQUENCE \"odd %s\" TO bob; RESET ROLE",
+    )?;
+    const FACTS: &str = "
+        SELECT concat_ws(' ', pg_get_serial_sequence('orders', 'id'), s.*, c.relacl, c.relowner::regrole)
+        FROM pg_class c JOIN pg_sequences s ON s.sequencename = c.relname";
+    let before: String = one(&mut operator, FACTS)?;
+    operator.batch_execute(
+        "SELECT FROM pg_fdw_xacts_distribute('orders', 'customer', '{shard1,shard2}', 2);
+         SET ROLE alice; ALTER TABLE orders ADD COLUMN here_only int; RESET ROLE",
+    )?;
+    assert_eq!(one::<String>(&mut operator, FACTS)?, before);
+    assert_eq!(one::<i64>(&mut operator, "SELECT nextval('\"odd %s\"')")?, 21);
     Ok(())
 }
