@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
 use crate::curve::Curve;
@@ -68,19 +69,8 @@ fn growth_svg(curve: &Curve, path: &Path) -> Result<(), Box<dyn std::error::Erro
         .x_desc(curve.what)
         .label_style(("sans-serif", 13))
         .draw()?;
-    for ((line, points), colour) in curve.lines.iter().zip(lines).zip(COLOURS.into_iter().cycle()) {
-        chart
-            .draw_series(LineSeries::new(points, colour.stroke_width(2)).point_size(3))?
-            .label(line.figure.label)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour.stroke_width(2)));
-    }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE)
-        .border_style(RGBColor(200, 200, 200))
-        .label_font(("sans-serif", 13))
-        .draw()?;
+    let labels = curve.lines.iter().map(|line| line.figure.label.to_owned());
+    draw_lines(&mut chart, labels.zip(lines))?;
     area.present()?;
     Ok(())
 }
@@ -110,15 +100,25 @@ fn svg(table: &Table, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
         .y_desc("ms")
         .label_style(("sans-serif", 13))
         .draw()?;
-    for ((name, values), colour) in table.lines.iter().zip(COLOURS.into_iter().cycle()) {
-        let points: Vec<(f64, f64)> = places
-            .iter()
-            .zip(values)
-            .filter_map(|(place, value)| Some((*place, value.as_ref()?.median)))
-            .collect();
+    let lines = table.lines.iter().map(|(name, values)| {
+        let points = places.iter().zip(values);
+        let known = points.filter_map(|(place, value)| Some((*place, value.as_ref()?.median)));
+        (name.clone(), known.collect())
+    });
+    draw_lines(&mut chart, lines)?;
+    area.present()?;
+    Ok(())
+}
+
+/// Draws lines through their points, each in a colour of its own, and what they are called.
+fn draw_lines<'a, Y: Ranged<ValueType = f64>>(
+    chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<RangedCoordf64, Y>>,
+    lines: impl Iterator<Item = (String, Vec<(f64, f64)>)>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    for ((label, points), colour) in lines.zip(COLOURS.into_iter().cycle()) {
         chart
             .draw_series(LineSeries::new(points, colour.stroke_width(2)).point_size(3))?
-            .label(name)
+            .label(label)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour.stroke_width(2)));
     }
     chart
@@ -128,7 +128,6 @@ fn svg(table: &Table, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
         .border_style(RGBColor(200, 200, 200))
         .label_font(("sans-serif", 13))
         .draw()?;
-    area.present()?;
     Ok(())
 }
 
