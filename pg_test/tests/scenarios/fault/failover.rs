@@ -62,14 +62,8 @@ fn the_promoted_coordinator_settles_what_is_in_doubt() -> Outcome {
     Ok(())
 }
 
-/// The primary of shard 1 is lost with a prepared transaction. Its standby lists none before it is
-/// promoted: that proves nothing, also where it is reached first. `forget_delay` is 0 so that
-/// nothing else protects.
-fn shard_fails_over(options: &str, command: &str, committed: bool) -> Outcome {
-    let mut fleet = Fleet::start_with(&FleetOptions {
-        coordinator: vec![("pg_fdw_xacts.forget_delay", "0")],
-        ..FleetOptions::default()
-    })?;
+/// Starts a standby of shard 1, and names both as the server's hosts, with further `options`.
+fn standby_beside(fleet: &Fleet, options: &str) -> anyhow::Result<Cluster> {
     let mut standby = Cluster::standby_of(fleet.shard(1), "shard1-standby")?;
     standby.start()?;
     fleet.session()?.batch_execute(&format!(
@@ -78,6 +72,18 @@ fn shard_fails_over(options: &str, command: &str, committed: bool) -> Outcome {
         fleet.shard(1).port(),
         standby.port()
     ))?;
+    Ok(standby)
+}
+
+/// The primary of shard 1 is lost with a prepared transaction. Its standby lists none before it is
+/// promoted: that proves nothing, also where it is reached first. `forget_delay` is 0 so that
+/// nothing else protects.
+fn shard_fails_over(options: &str, command: &str, committed: bool) -> Outcome {
+    let mut fleet = Fleet::start_with(&FleetOptions {
+        coordinator: vec![("pg_fdw_xacts.forget_delay", "0")],
+        ..FleetOptions::default()
+    })?;
+    let mut standby = standby_beside(&fleet, options)?;
     let (mut session, _notices) = session_with_notices(&fleet)?;
     begin_everywhere(&mut session, 1)?;
     session.batch_execute("PREPARE TRANSACTION 'gxid'")?;
@@ -120,15 +126,8 @@ fn a_host_that_hangs_is_passed_over() -> Outcome {
         coordinator: vec![("pg_fdw_xacts.commit_timeout", "300ms")],
         ..FleetOptions::default()
     })?;
-    let mut standby = Cluster::standby_of(fleet.shard(1), "shard1-standby")?;
-    standby.start()?;
-    fleet.session()?.batch_execute(&format!(
-        "ALTER SERVER shard1 OPTIONS
-             (SET host '127.0.0.1,127.0.0.1', SET port '{},{}',
-              ADD target_session_attrs 'read-write', ADD connect_timeout '2')",
-        fleet.shard(1).port(),
-        standby.port()
-    ))?;
+    let options = ", ADD target_session_attrs 'read-write', ADD connect_timeout '2'";
+    let mut standby = standby_beside(&fleet, options)?;
     let mut session = fleet.session()?;
     begin_everywhere(&mut session, 1)?;
     session.batch_execute("PREPARE TRANSACTION 'gxid'")?;
