@@ -83,7 +83,7 @@ fn shard_fails_over(options: &str, command: &str, committed: bool) -> Outcome {
         coordinator: vec![("pg_fdw_xacts.forget_delay", "0")],
         ..FleetOptions::default()
     })?;
-    let mut standby = standby_beside(&fleet, options)?;
+    let standby = standby_beside(&fleet, options)?;
     let (mut session, _notices) = session_with_notices(&fleet)?;
     begin_everywhere(&mut session, 1)?;
     session.batch_execute("PREPARE TRANSACTION 'gxid'")?;
@@ -127,7 +127,7 @@ fn a_host_that_hangs_is_passed_over() -> Outcome {
         ..FleetOptions::default()
     })?;
     let options = ", ADD target_session_attrs 'read-write', ADD connect_timeout '2'";
-    let mut standby = standby_beside(&fleet, options)?;
+    let standby = standby_beside(&fleet, options)?;
     let mut session = fleet.session()?;
     begin_everywhere(&mut session, 1)?;
     session.batch_execute("PREPARE TRANSACTION 'gxid'")?;
