@@ -1,17 +1,17 @@
 //! How figures change with one number: what is measured at each of some points, and whether that
 //! stays the same.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::statistics::Spread;
 
 /// What one number does to some figures.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Curve {
-    /// What it is called in file names and by `--only`.
-    pub name: &'static str,
+    /// What it is called in file names.
+    pub name: String,
     /// What grows, in the plural.
-    pub what: &'static str,
+    pub what: String,
     /// How it was set up and measured.
     pub how: String,
     /// The numbers.
@@ -21,7 +21,7 @@ pub struct Curve {
 }
 
 /// A figure, and why it may change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy)]
 pub struct Figure {
     /// With its unit.
     pub label: &'static str,
@@ -30,10 +30,12 @@ pub struct Figure {
 }
 
 /// A figure at all points.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Line {
-    /// Which it is.
-    pub figure: Figure,
+    /// The label of the figure.
+    pub label: String,
+    /// Its reason.
+    pub reason: String,
     /// What was measured, by point.
     pub values: Vec<Option<Spread>>,
 }
@@ -57,7 +59,8 @@ pub enum Verdict {
 
 impl Curve {
     /// A curve without points.
-    pub fn new(name: &'static str, what: &'static str, how: impl Into<String>) -> Self {
+    pub fn new(name: &str, what: &str, how: impl Into<String>) -> Self {
+        let (name, what) = (name.to_owned(), what.to_owned());
         Self { name, what, how: how.into(), points: Vec::new(), lines: Vec::new() }
     }
 
@@ -71,9 +74,13 @@ impl Curve {
 
     /// What was measured there, once for each round.
     pub fn note(&mut self, figure: Figure, rounds: &[f64]) {
-        let place = self.lines.iter().position(|line| line.figure == figure);
+        let place = self.lines.iter().position(|line| line.label == figure.label);
         let place = place.unwrap_or_else(|| {
-            self.lines.push(Line { figure, values: vec![None; self.points.len()] });
+            self.lines.push(Line {
+                label: figure.label.to_owned(),
+                reason: figure.reason.to_owned(),
+                values: vec![None; self.points.len()],
+            });
             self.lines.len() - 1
         });
         if let Some(last) = self.lines[place].values.last_mut() {

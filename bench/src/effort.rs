@@ -9,7 +9,7 @@ use crate::progress::say;
 /// How long the benchmark may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Effort {
-    /// Three minutes in all, instead of fifteen.
+    /// About a third of the time.
     pub quick: bool,
 }
 
@@ -21,12 +21,12 @@ impl Effort {
 
     /// The length of a slice: how long one contender runs before the next has its turn.
     pub fn slice(self) -> Duration {
-        Duration::from_millis(self.choose(400, 1000))
+        Duration::from_millis(self.choose(300, 700))
     }
 
     /// How often each contender has its turn.
     pub fn rounds(self) -> usize {
-        self.choose(3, 7)
+        self.choose(3, 5)
     }
 }
 

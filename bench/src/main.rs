@@ -1,14 +1,18 @@
 //! `cargo xtask bench`: measures this extension against `postgres_fdw` and against an application
-//! that commits in two phases itself, side by side on the same servers, and writes a report.
+//! that commits in two phases itself, side by side on the same servers, and what grows with what.
+//! The result of each part is kept on disk, and the reports are made of what is kept.
 
 #![allow(missing_docs, reason = "a program: its documentation is --help")]
 
 mod application;
 mod contender;
 mod curve;
+mod document;
 mod effort;
+mod kept;
 mod machine;
 mod measures;
+mod part;
 mod plot;
 mod progress;
 mod report;
@@ -17,52 +21,57 @@ mod statistics;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::Parser;
 use clap::builder::PossibleValuesParser;
-use pg_test::Fleet;
 
 use crate::effort::Effort;
-use crate::machine::Machine;
-use crate::measures::growth;
+use crate::kept::{Kept, Store};
+use crate::machine::{Circumstances, Machine};
+use crate::part::{Document, Part};
 use crate::progress::say;
-use crate::report::Report;
-use crate::report::growth::GrowthReport;
-use crate::stand::Stand;
 
 #[derive(Parser)]
 #[command(about = "The benchmark of pg_fdw_xacts")]
 struct Arguments {
-    /// Short slices and few rounds: three minutes instead of fifteen
+    /// Short slices and few rounds
     #[arg(long)]
     quick: bool,
-    /// Measure what grows with what instead, for growth.md: two minutes with --quick, else twelve
+    /// Measure what grows with what, for growth.md, instead of the measures against others
     #[arg(long)]
     growth: bool,
-    /// Take only these measures
+    /// Measure only these parts
     #[arg(long, value_name = "NAME", num_args = 1.., value_parser = names())]
     only: Vec<String>,
-    /// Where report.md or growth.md, report.json and the plots are written
+    /// Leave out parts whose result of this commit is kept
+    #[arg(long)]
+    resume: bool,
+    /// Measure nothing: write both reports from what is kept
+    #[arg(long)]
+    render: bool,
+    /// Where report.md, growth.md, the plots and the results are written
     #[arg(long, value_name = "PATH")]
     output: PathBuf,
 }
 
 impl Arguments {
-    fn chosen(&self, name: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|chosen| chosen == name)
+    fn chooses(&self, document: Document, part: &Part) -> bool {
+        match self.only.as_slice() {
+            [] => (document == Document::Growth) == self.growth,
+            names => names.iter().any(|name| name == part.name),
+        }
     }
 }
 
 fn names() -> PossibleValuesParser {
-    let measures = measures::ALL.iter().map(|(name, _)| *name);
-    PossibleValuesParser::new(measures.chain(growth::ALL.iter().map(|(name, _)| *name)))
+    let parts = Document::ALL.iter().flat_map(|document| document.parts());
+    PossibleValuesParser::new(parts.map(|part| part.name))
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let run = if arguments.growth { run_growth } else { run };
-    match run(&arguments) {
+    match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -72,54 +81,73 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    let load = Machine::load()?;
-    let stand = Stand::start()?;
-    let mut report = Report {
-        machine: Machine::describe(load, &mut stand.fleet.session()?)?,
-        quick: arguments.quick,
-        rows: Vec::new(),
-        tables: Vec::new(),
-    };
+    let store = Store::beside(&arguments.output)?;
+    if arguments.render {
+        return Document::ALL.iter().try_for_each(|doc| doc.write(&arguments.output, &store));
+    }
     let effort = Effort { quick: arguments.quick };
-    let mut failed = 0;
-    for (name, measure) in measures::ALL.iter().filter(|(name, _)| arguments.chosen(name)) {
-        // The other measures are still worth having.
-        if let Err(error) = measure(&stand, effort, &mut report) {
-            failed += 1;
-            say(&format!("{name} FAILED: {error:#}"));
+    let (machine, commit) = (Machine::describe()?, machine::commit());
+    let mut plan = Vec::new();
+    for document in Document::ALL {
+        for part in document.parts().iter().filter(|part| arguments.chooses(document, part)) {
+            let earlier = store.find(part.name)?.filter(|kept| kept.quick == effort.quick);
+            if arguments.resume && earlier.as_ref().is_some_and(|kept| kept.commit == commit) {
+                continue;
+            }
+            // This machine has taken as long before, if it was this machine.
+            let seconds = earlier.map_or(part.seconds(effort), |kept| kept.seconds);
+            plan.push((document, part, seconds));
         }
     }
-    report.write(&arguments.output)?;
-    end(arguments, "report.md", failed)
-}
-
-fn run_growth(arguments: &Arguments) -> Result<()> {
-    let load = Machine::load()?;
-    let mut report = GrowthReport {
-        machine: Machine::describe(load, &mut Fleet::start()?.session()?)?,
-        quick: arguments.quick,
-        curves: Vec::new(),
-    };
-    let effort = Effort { quick: arguments.quick };
-    let mut failed = 0;
-    for (name, measure) in growth::ALL.iter().filter(|(name, _)| arguments.chosen(name)) {
-        say(&format!("growth: {name}"));
-        match measure(effort) {
-            Ok(curves) => report.curves.extend(curves),
+    let mut stand = None;
+    let mut failed = Vec::new();
+    for (place, (document, part, _)) in plan.iter().enumerate() {
+        let left: u64 = plan[place..].iter().map(|(_, _, seconds)| seconds).sum();
+        say(&format!(
+            "part {} of {}: {}; about {} left",
+            place + 1,
+            plan.len(),
+            part.name,
+            minutes(left)
+        ));
+        let (circumstances, start) = (Circumstances::now()?, Instant::now());
+        match part.measure(effort, &mut stand) {
+            Ok(report) => {
+                let kept = Kept {
+                    quick: effort.quick,
+                    commit: commit.clone(),
+                    circumstances,
+                    machine: machine.clone(),
+                    seconds: start.elapsed().as_secs(),
+                    report,
+                };
+                store.keep(part.name, &kept)?;
+                document.write(&arguments.output, &store)?;
+            }
+            // The other parts are still worth having.
             Err(error) => {
-                failed += 1;
-                say(&format!("{name} FAILED: {error:#}"));
+                failed.push(part.name);
+                say(&format!("{} FAILED: {error:#}", part.name));
             }
         }
     }
-    report.write(&arguments.output)?;
-    end(arguments, "growth.md", failed)
-}
-
-fn end(arguments: &Arguments, file: &str, failed: usize) -> Result<()> {
-    say(&format!("done: {}", arguments.output.join(file).display()));
-    if failed > 0 {
-        bail!("{failed} measures failed and are not in the report");
+    for document in Document::ALL {
+        if plan.iter().any(|(other, _, _)| *other == document) {
+            say(&format!("done: {}", arguments.output.join(document.file()).display()));
+        }
+    }
+    if !failed.is_empty() {
+        bail!(
+            "these parts failed, and what was kept of them before is still there: {}",
+            failed.join(", ")
+        );
     }
     Ok(())
+}
+
+fn minutes(seconds: u64) -> String {
+    match seconds.div_ceil(60) {
+        0 | 1 => "a minute".to_owned(),
+        minutes => format!("{minutes} minutes"),
+    }
 }

@@ -50,7 +50,7 @@ fn growth_svg(curve: &Curve, path: &Path) -> Result<(), Box<dyn std::error::Erro
     let area = SVGBackend::new(path, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&area)
-        .caption(curve.what, ("sans-serif", 18))
+        .caption(&curve.what, ("sans-serif", 18))
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(60)
@@ -66,10 +66,10 @@ fn growth_svg(curve: &Curve, path: &Path) -> Result<(), Box<dyn std::error::Erro
         .x_labels(curve.points.len() * 2)
         .x_label_formatter(&label)
         .y_label_formatter(&|value| format!("× {value}"))
-        .x_desc(curve.what)
+        .x_desc(&curve.what)
         .label_style(("sans-serif", 13))
         .draw()?;
-    let labels = curve.lines.iter().map(|line| line.figure.label.to_owned());
+    let labels = curve.lines.iter().map(|line| line.label.clone());
     draw_lines(&mut chart, labels.zip(lines))?;
     area.present()?;
     Ok(())

@@ -1,32 +1,45 @@
-//! What the benchmark found: rows with a target, tables behind them, and where it was measured.
+//! What a part of the benchmark found: figures for the first page, rows with a target, tables behind
+//! them, and curves.
 
 pub mod growth;
-mod markdown;
+pub mod markdown;
+mod origin;
 
-use std::path::Path;
+use serde::{Deserialize, Serialize};
 
-use anyhow::{Context, Result};
-use serde::Serialize;
-
-use crate::machine::Machine;
-use crate::plot;
+use crate::curve::Curve;
 use crate::statistics::Spread;
 
-/// Everything that is written into `report.md` and `report.json`.
-#[derive(Debug, Serialize)]
+/// The findings of one part.
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Report {
-    /// Where and with what.
-    pub machine: Machine,
-    /// Whether slices were short and rounds few.
-    pub quick: bool,
+    /// Ratios for the first page.
+    pub headlines: Vec<(Headline, Spread)>,
     /// The measures with a target, and others worth a line.
     pub rows: Vec<Row>,
     /// The figures behind the rows.
     pub tables: Vec<Table>,
+    /// What grows with what.
+    pub curves: Vec<Curve>,
+}
+
+/// A figure of the first page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Headline {
+    /// A transaction on two shards over a network.
+    Latency,
+    /// Such transactions of many clients.
+    Throughput,
+    /// Many rows by one statement.
+    Bulk,
+    /// A read of two shards with one snapshot.
+    Reads,
+    /// What does not use foreign tables.
+    Local,
 }
 
 /// One measure.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Row {
     /// What was measured.
     pub measure: String,
@@ -41,7 +54,7 @@ pub struct Row {
 }
 
 /// What a figure counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Unit {
     /// Round trips in sequence, or turns to speak: whole numbers.
     Count,
@@ -54,7 +67,7 @@ pub enum Unit {
 }
 
 /// A bound for a figure's median.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Target {
     /// This or less.
     AtMost(f64),
@@ -73,7 +86,7 @@ impl Target {
 }
 
 /// Figures of several contenders under several conditions.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Table {
     /// Subject, with the unit of all figures.
     pub title: String,
@@ -88,19 +101,6 @@ pub struct Table {
 }
 
 impl Report {
-    /// Writes `report.md`, `report.json` and the plots into `directory`.
-    pub fn write(&self, directory: &Path) -> Result<()> {
-        std::fs::create_dir_all(directory)?;
-        for table in &self.tables {
-            if let Some(name) = &table.plot {
-                plot::draw(table, &directory.join(name)).with_context(|| name.clone())?;
-            }
-        }
-        std::fs::write(directory.join("report.json"), serde_json::to_string_pretty(self)? + "\n")?;
-        std::fs::write(directory.join("report.md"), markdown::render(self))?;
-        Ok(())
-    }
-
     /// Adds a row; a measure without a figure is left out.
     pub fn row(
         &mut self,
@@ -114,5 +114,10 @@ impl Report {
         if let Some(figure) = figure {
             self.rows.push(Row { measure, figure, unit, target, remark });
         }
+    }
+
+    /// Puts a figure on the first page, if there is one.
+    pub fn headline(&mut self, headline: Headline, figure: Option<Spread>) {
+        self.headlines.extend(figure.map(|figure| (headline, figure)));
     }
 }

@@ -1,9 +1,9 @@
 //! Medians, ranges and ratios.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The results of several rounds: their median and their range.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// The value in the middle.
     pub median: f64,
@@ -14,8 +14,10 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// The spread of `values`; `None` without any.
+    /// The spread of `values`; `None` without any, or if one of them is no number, such as a ratio
+    /// to 0.
     pub fn of(values: &[f64]) -> Option<Self> {
+        values.iter().all(|value| value.is_finite()).then_some(())?;
         Some(Self {
             median: median(values)?,
             min: values.iter().copied().reduce(f64::min)?,
@@ -83,5 +85,6 @@ mod tests {
         let spread = ratio(&[1.0, 10.0, 3.0], &[2.0, 20.0, 2.0]);
         assert_eq!(spread, Some(Spread { median: 0.5, min: 0.5, max: 1.5 }));
         assert_eq!(ratio(&[], &[]), None);
+        assert_eq!(ratio(&[1.0, 1.0], &[1.0, 0.0]), None);
     }
 }

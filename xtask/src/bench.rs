@@ -11,38 +11,64 @@ use crate::suites::{check, heading};
 use crate::{clients, packages};
 
 /// What is to be measured.
-pub struct Choice<'a> {
+pub struct Choice {
     /// Short slices.
     pub quick: bool,
     /// What grows with what, instead of the measures against others.
     pub growth: bool,
-    /// These measures; empty: all of them.
-    pub only: &'a [String],
+    /// These parts, of either; empty: all of one.
+    pub only: Vec<String>,
+    /// Not what is kept of this commit.
+    pub resume: bool,
+    /// Nothing: the reports are written from what is kept.
+    pub render: bool,
 }
 
-/// Measures, and writes the report into `output`, or into `bench/`.
-pub fn run(setup: &Setup, choice: &Choice, output: Option<&Path>) -> Result<()> {
-    let Choice { quick, growth, only } = *choice;
-    if packages::debian_postgresql().is_some() {
-        let program = if growth { "pgbouncer" } else { "valgrind" };
-        packages::install(&[program.to_owned()])?;
+impl Choice {
+    fn takes(&self, part: &str, is_of_growth: bool) -> bool {
+        match self.only.as_slice() {
+            [] => self.growth == is_of_growth,
+            names => names.iter().any(|name| name == part),
+        }
     }
-    heading("installing the extension, optimised");
-    setup.install_released_extension()?;
-    heading("the benchmark");
+}
+
+/// Measures, and writes reports and results into `output`, or into `bench/`. What was measured in
+/// haste goes into `target/bench`: it is not to replace anything.
+pub fn run(setup: &Setup, choice: &Choice, output: Option<&Path>) -> Result<()> {
+    let root = &setup.workspace.root;
+    let usual = if choice.quick { root.join("target/bench") } else { root.join("bench") };
     let mut command = setup.workspace.cargo();
     command
         .env(PG_CONFIG_VARIABLE, setup.installation.pg_config())
         .env(DIRECTORY_VARIABLE, setup.server_files.join("pg_test"))
         .args(["run", "--release", "-p", "bench", "--", "--output"])
-        .arg(output.unwrap_or(&setup.workspace.root.join("bench")))
-        .args(quick.then_some("--quick"))
-        .args(growth.then_some("--growth"));
-    if growth && let Some(program) = clients::pgbouncer() {
-        command.env(PGBOUNCER_VARIABLE, program);
+        .arg(output.unwrap_or(&usual));
+    for (option, is_set) in [
+        ("--quick", choice.quick),
+        ("--growth", choice.growth),
+        ("--resume", choice.resume),
+        ("--render", choice.render),
+    ] {
+        command.args(is_set.then_some(option));
     }
-    if !only.is_empty() {
-        command.arg("--only").args(only);
+    if !choice.only.is_empty() {
+        command.arg("--only").args(&choice.only);
     }
+    if !choice.render {
+        let programs =
+            [("instructions", false, "valgrind"), ("idle", true, "pgbouncer")].into_iter();
+        let needed = programs.filter(|(part, growth, _)| choice.takes(part, *growth));
+        let needed: Vec<String> = needed.map(|(.., program)| program.to_owned()).collect();
+        if packages::debian_postgresql().is_some() {
+            packages::install(&needed)?;
+        }
+        if let Some(program) = clients::pgbouncer() {
+            command.env(PGBOUNCER_VARIABLE, program);
+        }
+        heading("installing the extension, optimised");
+        setup.install_released_extension()?;
+    }
+    heading("the benchmark");
     check(&mut command)
 }

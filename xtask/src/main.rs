@@ -203,20 +203,27 @@ enum Command {
         lying: bool,
     },
     /// Measure against postgres_fdw and an application that commits in two phases itself:
-    /// bench/report.md
+    /// bench/report.md; each part's result is kept in bench/results as soon as it is there
     Bench {
         #[command(flatten)]
         server: ServerChoice,
-        /// Short slices and few rounds: three minutes instead of fifteen
+        /// Short slices and few rounds: five minutes instead of fifteen; into target/bench
         #[arg(long)]
         quick: bool,
-        /// Measure what grows with what instead: bench/growth.md, twelve minutes, two with --quick
+        /// Measure what grows with what instead: bench/growth.md, up to twenty minutes, four with
+        /// --quick
         #[arg(long)]
         growth: bool,
-        /// Take only these measures
+        /// Measure only these parts, of either report; what is kept of the others stays
         #[arg(long, value_name = "NAME", num_args = 1..)]
         only: Vec<String>,
-        /// Write the report there instead of into bench/
+        /// Leave out parts whose result of this commit is kept
+        #[arg(long)]
+        resume: bool,
+        /// Measure nothing: write both reports from what is kept
+        #[arg(long)]
+        render: bool,
+        /// Write reports and results there instead of into bench/
         #[arg(long, value_name = "PATH")]
         output: Option<PathBuf>,
     },
@@ -310,10 +317,11 @@ fn run(command: Command) -> Result<()> {
             ha::run(&setup, name.as_deref().unwrap_or_default())
         }
         Command::Model { arguments } => suites::model(&workspace, &arguments),
-        Command::Bench { server, quick, growth, only, output } => {
+        Command::Bench { server, quick, growth, only, resume, render, output } => {
             let output = output.map(std::path::absolute).transpose()?;
             let setup = Setup::prepare(workspace, server.pg_config.as_deref())?;
-            bench::run(&setup, &Choice { quick, growth, only: &only }, output.as_deref())
+            let choice = Choice { quick, growth, only, resume, render };
+            bench::run(&setup, &choice, output.as_deref())
         }
         Command::Docs => docs::render(&workspace),
         Command::Package { server } => {

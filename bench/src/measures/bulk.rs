@@ -9,7 +9,7 @@ use postgres::Client;
 use crate::contender::Contender;
 use crate::effort::{Effort, alternate};
 use crate::progress::say;
-use crate::report::{Report, Table, Target, Unit};
+use crate::report::{Headline, Report, Table, Target, Unit};
 use crate::stand::Stand;
 use crate::statistics::{Spread, ratio};
 
@@ -38,63 +38,72 @@ pub fn insert(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()> 
          CREATE FOREIGN TABLE s_filled_100 (id int, v text) SERVER s1
              OPTIONS (table_name 'filled', batch_size '100')"
     ))?;
-    let text: String = (1..=rows).map(|i| format!("{i}\tvalue {i}\n")).collect();
-    let lines = [
-        (format!("{}: INSERT … SELECT", Contender::Ours.label()), Way::Insert("x_filled")),
-        (format!("{}: INSERT … SELECT", Contender::Stock.label()), Way::Insert("s_filled")),
-        ("postgres_fdw, batch_size 100: INSERT … SELECT".to_owned(), Way::Insert("s_filled_100")),
-        (format!("{}: COPY", Contender::Ours.label()), Way::Copy("x_filled")),
+    let ours = Contender::Ours.label();
+    let ways = [
+        (format!("{ours}: INSERT … SELECT"), Way::Insert("x_filled")),
+        (format!("{ours}: COPY"), Way::Copy("x_filled")),
         ("COPY straight into the shard".to_owned(), Way::Straight),
+        ("postgres_fdw, batch_size 100: INSERT … SELECT".to_owned(), Way::Insert("s_filled_100")),
+        ("postgres_fdw: INSERT … SELECT".to_owned(), Way::Insert("s_filled")),
     ];
-    for (_, way) in &lines {
+    for (_, way) in &ways {
         if let Way::Insert(table) = way {
             session
                 .batch_execute(&format!("INSERT INTO {table} SELECT * FROM source LIMIT 100"))?;
         }
     }
-    let rounds = effort.choose(3, 5);
-    let what = format!("INSERT … SELECT and COPY of {rows} rows");
-    let measured = alternate(&what, rounds, &mut lines.clone(), |(_, way)| {
-        shard.batch_execute("TRUNCATE filled")?;
-        shard.batch_execute("CHECKPOINT")?;
-        let start = Instant::now();
-        match *way {
-            Way::Insert(table) => {
-                session.batch_execute(&format!("INSERT INTO {table} SELECT * FROM source"))?;
+    let mut fill = |rows: usize, ways: &[(String, Way)]| {
+        let text: String = (1..=rows).map(|i| format!("{i}\tvalue {i}\n")).collect();
+        let what = format!("INSERT … SELECT and COPY of {rows} rows");
+        alternate(&what, effort.rounds(), &mut ways.to_vec(), |(_, way)| {
+            shard.batch_execute("TRUNCATE filled")?;
+            shard.batch_execute("CHECKPOINT")?;
+            let start = Instant::now();
+            match *way {
+                Way::Insert(table) => session.batch_execute(&format!(
+                    "INSERT INTO {table} SELECT * FROM source WHERE id <= {rows}"
+                ))?,
+                Way::Copy(table) => copy(&mut session, table, &text)?,
+                Way::Straight => copy(&mut shard, "filled", &text)?,
             }
-            Way::Copy(table) => copy(&mut session, table, &text)?,
-            Way::Straight => copy(&mut shard, "filled", &text)?,
-        }
-        Ok(start.elapsed().as_secs_f64() * 1000.0)
-    })?;
-    for (peer, least) in [(1, 20.0), (2, 1.0)] {
+            Ok(start.elapsed().as_secs_f64() * 1000.0)
+        })
+    };
+    // Row by row takes so long that a tenth of the rows has to do.
+    let fewer = rows / 10;
+    let (few, many) = (fill(fewer, &ways)?, fill(rows, &ways[..4])?);
+    let against_straight = |way: usize| ratio(&many[way], &many[2]);
+    report.headline(Headline::Bulk, against_straight(0));
+    // Speeds are compared the other way round than times.
+    for (rows, peer, figure, least) in
+        [(fewer, 4, ratio(&few[4], &few[0]), 20.0), (rows, 3, ratio(&many[3], &many[0]), 1.0)]
+    {
         report.row(
-            format!("INSERT … SELECT of {rows} rows: speed against {}", lines[peer].0),
-            // Speeds are compared the other way round than times.
-            ratio(&measured[peer], &measured[0]),
+            format!("INSERT … SELECT of {rows} rows: speed against {}", ways[peer].0),
+            figure,
             Unit::Ratio,
             Some(Target::AtLeast(least)),
             "",
         );
     }
-    for (way, name) in [(0, "INSERT … SELECT"), (3, "COPY into a foreign table")] {
+    for (way, name) in ["INSERT … SELECT", "COPY into a foreign table"].into_iter().enumerate() {
         report.row(
             format!("{name}, {rows} rows: time against COPY straight into the shard"),
-            ratio(&measured[way], &measured[4]),
+            against_straight(way),
             Unit::Ratio,
             Some(Target::AtMost(1.5)),
             "",
         );
     }
+    let spread = |times: Option<&Vec<f64>>| times.and_then(|times| Spread::of(times));
+    let line = |(place, (name, _)): (usize, &(String, Way))| {
+        (name.clone(), vec![spread(few.get(place)), spread(many.get(place))])
+    };
     report.tables.push(Table {
-        title: format!("{rows} rows into a table of one shard in ms"),
-        condition: String::new(),
-        columns: vec!["time".to_owned()],
-        lines: lines
-            .iter()
-            .zip(&measured)
-            .map(|((name, _), times)| (name.clone(), vec![Spread::of(times)]))
-            .collect(),
+        title: "Many rows into a table of one shard, in ms".to_owned(),
+        condition: "rows".to_owned(),
+        columns: vec![fewer.to_string(), rows.to_string()],
+        lines: ways.iter().enumerate().map(line).collect(),
         plot: None,
     });
     Ok(())
@@ -133,7 +142,7 @@ pub fn scan(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()> {
             tables.push(table);
         }
         let what = format!("scan of {rows} rows, fetch_size {fetch_size}");
-        let measured = alternate(&what, effort.choose(3, 7), &mut tables, |table| {
+        let measured = alternate(&what, effort.rounds(), &mut tables, |table| {
             let start = Instant::now();
             read(&mut session, table)?;
             Ok(start.elapsed().as_secs_f64() * 1000.0)

@@ -18,7 +18,7 @@ const CLIENTS: usize = 4;
 
 /// The rows of the report on the decision table.
 pub fn measure(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()> {
-    let length = Duration::from_secs(effort.choose(5, 30));
+    let length = Duration::from_secs(effort.choose(5, 15));
     say(&format!("decisions: transactions for {} s", length.as_secs()));
     let mut sessions = (0..CLIENTS)
         .map(|_| stand.session(Contender::Ours, Route::Direct, 2))
@@ -36,13 +36,12 @@ pub fn measure(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()>
         Some(Target::AtMost(200.0)),
         format!("{decisions} transactions"),
     );
-    if effort.quick {
-        return Ok(());
-    }
     say("decisions: until they are forgotten");
     session.batch_execute("ALTER SYSTEM SET pg_fdw_xacts.forget_delay = 0")?;
     stand.fleet.coordinator.reload()?;
     wait_until("decisions are forgotten", Duration::from_secs(180), || {
+        // It need not wait until it looks by itself.
+        session.batch_execute("SELECT FROM pg_fdw_xacts_resolve()")?;
         Ok(count(&mut session)? == 0)
     })?;
     session.batch_execute("ALTER SYSTEM RESET pg_fdw_xacts.forget_delay")?;

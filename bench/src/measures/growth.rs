@@ -16,23 +16,17 @@ mod partitions;
 mod shards;
 mod work;
 
-use anyhow::Result;
+use crate::part::Part;
 
-use crate::curve::Curve;
-use crate::effort::Effort;
-
-/// Measures the curves of one subject.
-pub type Growth = fn(Effort) -> Result<Vec<Curve>>;
-
-/// All, by the names that `--only` takes, in the order of the report.
-pub const ALL: &[(&str, Growth)] = &[
-    ("clients", clients::measure),
-    ("per-shard", shards::measure),
-    ("rows", decisions::measure),
-    ("mappings", mappings::measure),
-    ("in-doubt", doubt::measure),
-    ("partitions", partitions::measure),
-    ("databases", databases::measure),
-    ("limit", limit::measure),
-    ("idle", idle::measure),
+/// All subjects, in the order of the report.
+pub const ALL: &[Part] = &[
+    Part::alone("clients", (10, 60), clients::measure),
+    Part::alone("per-shard", (10, 60), shards::measure),
+    Part::alone("rows", (20, 120), decisions::measure),
+    Part::alone("mappings", (20, 90), mappings::measure),
+    Part::alone("in-doubt", (20, 150), doubt::measure),
+    Part::alone("partitions", (15, 120), partitions::measure),
+    Part::alone("databases", (20, 150), databases::measure),
+    Part::alone("limit", (20, 60), limit::measure),
+    Part::alone("idle", (20, 200), idle::measure),
 ];

@@ -83,7 +83,7 @@ pub fn measure(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()>
         title: format!(
             "{CLIENTS} clients that each change one of {ROWS} rows on each of 2 shards, without a delay"
         ),
-        condition: String::new(),
+        condition: "who, and `remote_isolation`".to_owned(),
         columns: ["transactions per s", "failed per attempt"].map(str::to_owned).to_vec(),
         lines: (0..MANNERS.len())
             .map(|place| {

@@ -11,7 +11,7 @@ use pg_test::{Cluster, Installation};
 
 use crate::effort::Effort;
 use crate::progress::say;
-use crate::report::{Report, Target, Unit};
+use crate::report::{Headline, Report, Target, Unit};
 use crate::stand::Stand;
 use crate::statistics::Spread;
 
@@ -38,9 +38,11 @@ pub fn measure(_: &Stand, _: Effort, report: &mut Report) -> Result<()> {
         Ok((many? - few?) / (RUNS[1] - RUNS[0]) as f64)
     };
     let (with, without) = (per_transaction(true)?, per_transaction(false)?);
+    let figure = Spread::of(&[with / without]);
+    report.headline(Headline::Local, figure);
     report.row(
         "local transactions: instructions of the server with the library loaded, against without",
-        Some(Spread::single(with / without)),
+        figure,
         Unit::Ratio,
         Some(Target::AtMost(1.01)),
         format!("{with:.0} against {without:.0}, without those of the kernel"),

@@ -9,7 +9,7 @@ use postgres::NoTls;
 
 use crate::contender::{Contender, Session};
 use crate::effort::{Effort, alternate};
-use crate::report::{Report, Table, Target, Unit};
+use crate::report::{Headline, Report, Table, Target, Unit};
 use crate::stand::{Ids, Route, Stand};
 use crate::statistics::{Spread, median, ratio};
 
@@ -33,14 +33,16 @@ type Latencies = Vec<(Contender, Vec<Latency>)>;
 
 /// Two shards, at each round-trip time.
 pub fn by_round_trip(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()> {
+    let all = stand.contenders();
     let mut measured = Vec::new();
     let mut wire = Vec::new();
     for round_trip in ROUND_TRIPS {
-        measured.push(run(stand, effort, round_trip, 2)?);
+        measured.push(run(stand, effort, &all, round_trip, 2)?);
         wire.push(ping(stand, round_trip)?);
     }
     let at_one = &measured[ROUND_TRIPS.iter().position(|ms| *ms == 1.0).context("1 ms")?];
     let compare = |ours, theirs| ratio(&whole(at_one, ours)?, &whole(at_one, theirs)?);
+    report.headline(Headline::Latency, compare(Contender::Ours, Contender::StockParallel));
     for (ours, theirs, target) in [
         (Contender::Ours, Contender::StockParallel, Some(Target::AtMost(0.5))),
         (Contender::OursWithoutWait, Contender::StockParallel, None),
@@ -59,7 +61,8 @@ pub fn by_round_trip(stand: &Stand, effort: Effort, report: &mut Report) -> Resu
             "",
         );
     }
-    let in_memory = without_disks(stand, || run(stand, effort, ROUND_TRIP, 2))?;
+    let two = [Contender::Ours, Contender::StockParallel];
+    let in_memory = without_disks(stand, || run(stand, effort, &two, ROUND_TRIP, 2))?;
     report.row(
         format!(
             "the same without waits for disks: {}, against {}",
@@ -88,38 +91,22 @@ pub fn by_round_trip(stand: &Stand, effort: Effort, report: &mut Report) -> Resu
 
 /// At 1 ms, for each number of shards.
 pub fn by_shards(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()> {
+    let all = stand.contenders();
     let measured = SHARDS
         .iter()
-        .map(|shards| run(stand, effort, ROUND_TRIP, *shards))
+        .map(|shards| run(stand, effort, &all, ROUND_TRIP, *shards))
         .collect::<Result<Vec<_>>>()?;
-    let commit = |shards: usize| {
-        let place = SHARDS.iter().position(|number| *number == shards)?;
-        of(&measured[place], Contender::Ours, |latency| latency.commit)
-    };
-    let figure = commit(8).zip(commit(2)).and_then(|(eight, two)| ratio(&eight, &two));
-    report.row(
-        "commit latency with 8 participants against 2, at 1 ms",
-        figure,
-        Unit::Ratio,
-        Some(Target::AtMost(1.3)),
-        "",
-    );
-    for (round_trip, measure, target) in [
-        (ROUND_TRIP, "the same without waits for disks", None),
-        (FAR, "the same at 20 ms, where shards and links do next to nothing", Some(1.1)),
+    let near = eight_against_two(stand, effort, ROUND_TRIP)?;
+    let (in_memory, far) = without_disks(stand, || {
+        let near = eight_against_two(stand, effort, ROUND_TRIP)?;
+        Ok((near, eight_against_two(stand, effort, FAR)?))
+    })?;
+    for (figure, measure, target, remark) in [
+        (near, "commit latency with 8 participants against 2, at 1 ms", Some(1.3), ""),
+        (in_memory, "the same without waits for disks", None, IN_MEMORY),
+        (far, "the same at 20 ms, where shards and links do next to nothing", Some(1.1), IN_MEMORY),
     ] {
-        let commit = |shards| -> Result<Option<Vec<f64>>> {
-            let measured = run(stand, effort, round_trip, shards)?;
-            Ok(of(&measured, Contender::Ours, |latency| latency.commit))
-        };
-        let (eight, two) = without_disks(stand, || Ok((commit(8)?, commit(2)?)))?;
-        report.row(
-            measure,
-            eight.zip(two).and_then(|(eight, two)| ratio(&eight, &two)),
-            Unit::Ratio,
-            target.map(Target::AtMost),
-            IN_MEMORY,
-        );
+        report.row(measure, figure, Unit::Ratio, target.map(Target::AtMost), remark);
     }
     let columns = SHARDS.map(|shards| shards.to_string());
     let mut whole = table(
@@ -155,24 +142,53 @@ pub fn without_disks<T>(stand: &Stand, measure: impl FnOnce() -> Result<T>) -> R
     measured
 }
 
-/// All contenders on `shards` shards at `round_trip` ms; without a delay they have no link in
-/// between.
-fn run(stand: &Stand, effort: Effort, round_trip: f64, shards: usize) -> Result<Latencies> {
+/// `contenders` on `shards` shards at `round_trip` ms.
+fn run(
+    stand: &Stand,
+    effort: Effort,
+    contenders: &[Contender],
+    round_trip: f64,
+    shards: usize,
+) -> Result<Latencies> {
+    let sessions = contenders.iter().map(|contender| (*contender, shards));
+    let what = format!("latency at {round_trip} ms, {shards} shards");
+    let measured = take_turns(stand, effort, &what, round_trip, sessions)?;
+    Ok(contenders.iter().copied().zip(measured).collect())
+}
+
+/// The time of our COMMIT with eight participants over that with two.
+fn eight_against_two(stand: &Stand, effort: Effort, round_trip: f64) -> Result<Option<Spread>> {
+    let sessions = [8, 2].map(|shards| (Contender::Ours, shards));
+    let what = format!("COMMIT at {round_trip} ms, 8 shards and 2");
+    let measured = take_turns(stand, effort, &what, round_trip, sessions)?;
+    let [eight, two] = [0, 1].map(|place| -> Vec<f64> {
+        measured[place].iter().map(|latency: &Latency| latency.commit).collect()
+    });
+    Ok(ratio(&eight, &two))
+}
+
+/// A session of each of these contenders on so many shards, in turn at `round_trip` ms; without a
+/// delay they have no link in between.
+fn take_turns(
+    stand: &Stand,
+    effort: Effort,
+    what: &str,
+    round_trip: f64,
+    sessions: impl IntoIterator<Item = (Contender, usize)>,
+) -> Result<Vec<Vec<Latency>>> {
     let route = if round_trip == 0.0 { Route::Direct } else { Route::Linked };
     stand.set_round_trip(Duration::ZERO);
-    let contenders = stand.contenders();
-    let mut sessions = contenders
-        .iter()
-        .map(|contender| stand.session(*contender, route, shards))
+    let mut sessions = sessions
+        .into_iter()
+        .map(|(contender, shards)| stand.session(contender, route, shards))
         .collect::<Result<Vec<_>>>()?;
     stand.set_round_trip(Duration::from_secs_f64(round_trip / 1000.0));
-    let what = format!("latency at {round_trip} ms, {shards} shards");
     let ids = stand.ids();
-    let measured = alternate(&what, effort.rounds(), &mut sessions, |session| {
+    let measured = alternate(what, effort.rounds(), &mut sessions, |session| {
         slice(session, &ids, effort.slice())
-    })?;
+    });
     stand.set_round_trip(Duration::ZERO);
-    Ok(contenders.into_iter().zip(measured).collect())
+    measured
 }
 
 /// Transactions one after the other for `length`, at least three.

@@ -34,7 +34,7 @@ struct Cost {
 pub fn measure(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()> {
     let mut sessions =
         [Local::prepare(stand.fleet.session()?)?, Local::prepare(stand.plain.client()?)?];
-    let rounds = effort.choose(10, 100) * GROUP;
+    let rounds = effort.choose(5, 20) * GROUP;
     let measured = alternate("local transactions", rounds, &mut sessions, Local::slice)?;
     let compare = |figure: fn(&Cost) -> f64| {
         let figures = |costs: &[Cost]| costs.iter().map(figure).collect::<Vec<f64>>();

@@ -25,9 +25,9 @@ type Cost = [f64; 3];
 
 /// A transaction of one statement on one shard: its name, and its text for a foreign table and the
 /// number of a row.
-type Statement = (&'static str, fn(&str, i32) -> String);
+pub type Statement = (&'static str, fn(&str, i32) -> String);
 
-const STATEMENTS: [Statement; 3] = [
+pub const STATEMENTS: [Statement; 3] = [
     ("SELECT by key", |table, _| format!("SELECT v FROM {table} WHERE id = 0")),
     ("single-row INSERT", |table, id| format!("INSERT INTO {table} VALUES ({id}, 'value')")),
     ("direct UPDATE", |table, _| format!("UPDATE {table} SET v = 'value' WHERE id = 0")),
@@ -39,9 +39,11 @@ pub fn measure(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()>
     let name = "2-shard transactions, `fsync = off`";
     let without = without_disks(stand, || transactions(stand, effort, name, report))?;
     report.tables.extend([with_disks, without]);
+    let mut lines = Vec::new();
     for statement in STATEMENTS {
-        one_statement(stand, effort, statement, report)?;
+        lines.extend(one_statement(stand, effort, statement, report)?);
     }
+    report.tables.push(table("a transaction of one statement, 1 client", lines));
     Ok(())
 }
 
@@ -69,30 +71,33 @@ fn transactions(stand: &Stand, effort: Effort, name: &str, report: &mut Report) 
     if let Some((ours, theirs)) = ours.zip(theirs) {
         row(report, &what, Contender::StockParallel, ours, theirs, Some(Target::AtMost(1.1)));
     }
-    let lines = contenders
-        .iter()
-        .zip(&measured)
-        .map(|(contender, costs)| {
-            let spreads = (0..COLUMNS.len()).map(|column| Spread::of(&pick(costs, column)));
-            (contender.label().to_owned(), spreads.collect())
-        })
-        .collect();
-    Ok(Table {
-        title: format!("Processor time per transaction in µs: {name}, {CLIENTS} clients"),
+    let lines = contenders.iter().zip(&measured);
+    let lines = lines.map(|(contender, costs)| (contender.label().to_owned(), spreads(costs)));
+    Ok(table(&format!("{name}, {CLIENTS} clients"), lines.collect()))
+}
+
+fn table(what: &str, lines: Vec<(String, Vec<Option<Spread>>)>) -> Table {
+    Table {
+        title: format!("Processor time per transaction in µs: {what}"),
         condition: "on".to_owned(),
         columns: COLUMNS.map(str::to_owned).to_vec(),
         lines,
         plot: None,
-    })
+    }
 }
 
-/// One client of ours and one of stock's.
+/// By [`COLUMNS`].
+fn spreads(costs: &[Cost]) -> Vec<Option<Spread>> {
+    (0..COLUMNS.len()).map(|column| Spread::of(&pick(costs, column))).collect()
+}
+
+/// One client of ours and one of stock's: a line for each.
 fn one_statement(
     stand: &Stand,
     effort: Effort,
     (name, text): Statement,
     report: &mut Report,
-) -> Result<()> {
+) -> Result<Vec<(String, Vec<Option<Spread>>)>> {
     const CONTENDERS: [Contender; 2] = [Contender::Ours, Contender::Stock];
     let ids = stand.ids();
     let mut sessions = CONTENDERS
@@ -104,7 +109,7 @@ fn one_statement(
             Ok((client, table))
         })
         .collect::<Result<Vec<_>>>()?;
-    let count = effort.choose(300, 1000);
+    let count = effort.choose(300, 600);
     let what = format!("processor time, {name}");
     let measured = alternate(&what, effort.rounds(), &mut sessions, |(client, table)| {
         cost(stand, 1, || {
@@ -113,7 +118,11 @@ fn one_statement(
         })
     })?;
     row(report, &what, Contender::Stock, &measured[0], &measured[1], None);
-    Ok(())
+    let lines = CONTENDERS.iter().zip(&measured);
+    let line = |(contender, costs): (&Contender, &Vec<Cost>)| {
+        (format!("{name}: {}", contender.label()), spreads(costs))
+    };
+    Ok(lines.map(line).collect())
 }
 
 fn run(

@@ -8,7 +8,7 @@ use postgres::Client;
 
 use crate::contender::Contender;
 use crate::effort::{Effort, alternate};
-use crate::report::{Report, Table, Target, Unit};
+use crate::report::{Headline, Report, Table, Target, Unit};
 use crate::stand::{Route, SHARDS, Stand};
 use crate::statistics::{Spread, median, ratio};
 
@@ -146,9 +146,13 @@ pub fn latency(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()>
                 servers => format!("a sum over {servers} servers"),
             };
             let bound = (servers == 1).then_some(Target::AtMost(1.1));
+            let figure = of(Manner::On).zip(of(Manner::Off)).and_then(|(on, off)| ratio(on, off));
+            if (servers, round_trip) == (2, 1.0) {
+                report.headline(Headline::Reads, figure);
+            }
             report.row(
                 format!("consistent reads, {what} at {round_trip} ms: time with on against off"),
-                of(Manner::On).zip(of(Manner::Off)).and_then(|(on, off)| ratio(on, off)),
+                figure,
                 Unit::Ratio,
                 bound,
                 "in a transaction of its own",

@@ -8,7 +8,7 @@ use anyhow::{Result, anyhow};
 
 use crate::contender::{Contender, Session, Timing};
 use crate::effort::{Effort, alternate};
-use crate::report::{Report, Table, Target, Unit};
+use crate::report::{Headline, Report, Table, Target, Unit};
 use crate::stand::{Ids, Route, Stand};
 use crate::statistics::{Spread, ratio};
 
@@ -49,6 +49,9 @@ pub fn measure(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()>
         };
         for (ours, theirs, least) in COMPARISONS {
             let figure = rates(ours).zip(rates(theirs)).and_then(|(a, b)| ratio(a, b));
+            if (clients, ours, theirs) == (16, Contender::Ours, Contender::StockParallel) {
+                report.headline(Headline::Throughput, figure);
+            }
             report.row(
                 format!(
                     "throughput, {}: {}, against {}",

@@ -10,7 +10,7 @@ use postgres::Client;
 use crate::contender::Contender;
 use crate::effort::Effort;
 use crate::progress::say;
-use crate::report::{Report, Target, Unit};
+use crate::report::{Report, Table, Target, Unit};
 use crate::stand::{Ids, Route, SHARDS, Stand};
 use crate::statistics::Spread;
 
@@ -39,7 +39,7 @@ struct Probe {
 
 fn probe(measure: &str, target: u32, timed: &str) -> Probe {
     Probe {
-        measure: format!("waits: {measure}"),
+        measure: measure.to_owned(),
         target,
         without_wait: None,
         behind: None,
@@ -48,6 +48,18 @@ fn probe(measure: &str, target: u32, timed: &str) -> Probe {
         timed: timed.to_owned(),
         after: String::new(),
         cold: false,
+    }
+}
+
+impl Probe {
+    /// Whether a contender may need another number of waits than the one before it in the table.
+    fn differs(&self, contender: Contender) -> bool {
+        match contender {
+            Contender::OursWithoutWait => self.without_wait.is_some(),
+            Contender::OursBehind => self.behind.is_some(),
+            Contender::StockParallel => self.writes_on_many,
+            _ => true,
+        }
     }
 }
 
@@ -110,29 +122,49 @@ fn probes() -> Vec<Probe> {
 
 /// The rows of the report on waits and turns.
 pub fn measure(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()> {
-    let attempts = effort.choose(3, 8);
+    let attempts = effort.choose(3, 5);
+    let contenders: Vec<Contender> = stand
+        .contenders()
+        .into_iter()
+        .filter(|contender| *contender != Contender::Application)
+        .collect();
+    let mut lines = Vec::new();
     for probe in probes() {
-        let ours = waits(stand, Contender::Ours, &probe, attempts)?;
-        let stock = waits(stand, Contender::Stock, &probe, attempts)?;
-        let mut remark = format!("postgres_fdw {stock}");
-        if probe.writes_on_many {
-            let parallel = waits(stand, Contender::StockParallel, &probe, attempts)?;
+        let counts = contenders
+            .iter()
+            .map(|contender| match probe.differs(*contender) {
+                true => waits(stand, *contender, &probe, attempts).map(Some),
+                false => Ok(None),
+            })
+            .collect::<Result<Vec<Option<u32>>>>()?;
+        let of = |wanted| contenders.iter().zip(&counts).find(|(c, _)| **c == wanted)?.1.as_ref();
+        let mut remark = String::new();
+        if let Some(stock) = of(Contender::Stock) {
+            remark = format!("postgres_fdw {stock}");
+        }
+        if let Some(parallel) = of(Contender::StockParallel) {
             remark += &format!(", with parallel_commit {parallel}");
         }
-        add(report, &probe.measure, probe.target, ours, remark.clone());
         for (contender, target, setting) in [
-            (Contender::OursWithoutWait, probe.without_wait, "commit_wait = off"),
-            (Contender::OursBehind, probe.behind, "write_behind = on"),
+            (Contender::Ours, Some(probe.target), ""),
+            (Contender::OursWithoutWait, probe.without_wait, ", `commit_wait = off`"),
+            (Contender::OursBehind, probe.behind, ", `write_behind = on`"),
         ] {
-            if let Some(target) = target
-                && stand.contenders().contains(&contender)
-            {
-                let ours = waits(stand, contender, &probe, attempts)?;
-                let measure = format!("{}, `{setting}`", probe.measure);
-                add(report, &measure, target, ours, remark.clone());
+            if let Some((target, count)) = target.zip(of(contender)) {
+                let measure = format!("waits: {}{setting}", probe.measure);
+                add(report, &measure, target, *count, remark.clone());
             }
         }
+        let counts = counts.into_iter().map(|count| Some(Spread::single(f64::from(count?))));
+        lines.push((probe.measure, counts.collect()));
     }
+    report.tables.push(Table {
+        title: "Waits for the network, one after the other".to_owned(),
+        condition: "statements".to_owned(),
+        columns: contenders.iter().map(|contender| contender.label().to_owned()).collect(),
+        lines,
+        plot: None,
+    });
     let [ours, stock] = [turns(stand, Contender::Ours)?, turns(stand, Contender::Stock)?];
     add(
         report,
@@ -158,7 +190,7 @@ fn waits(stand: &Stand, contender: Contender, probe: &Probe, attempts: usize) ->
         Contender::OursBehind => probe.behind.unwrap_or(probe.target),
         _ => u32::MAX - 1,
     };
-    say(&format!("{}: {}", probe.measure, contender.label()));
+    say(&format!("waits: {}: {}", probe.measure, contender.label()));
     let ids = stand.ids();
     let mut session = stand.client(contender)?;
     stand.set_round_trip(Duration::ZERO);

@@ -18,7 +18,7 @@ struct Wal {
 
 /// The table of the report on WAL, one client without a delay.
 pub fn measure(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()> {
-    let transactions = effort.choose(100, 1000);
+    let transactions = effort.choose(100, 500);
     let mut lines = Vec::new();
     for contender in stand.contenders() {
         say(&format!("WAL and syncs: {}", contender.label()));

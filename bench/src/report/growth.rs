@@ -1,61 +1,32 @@
 //! `growth.md`: the curves, and of each figure whether it grows, and why.
 
 use std::fmt::Write;
-use std::path::Path;
-
-use anyhow::{Context, Result};
 
 use super::markdown::{significant, spread};
+use super::origin;
 use crate::curve::{Curve, Verdict};
-use crate::machine::Machine;
-use crate::plot;
+use crate::document::Outcome;
 
-/// Everything that is written into `growth.md`.
-#[derive(Debug)]
-pub struct GrowthReport {
-    /// Where and with what.
-    pub machine: Machine,
-    /// Whether slices were short and points few.
-    pub quick: bool,
-    /// What was measured.
-    pub curves: Vec<Curve>,
-}
-
-impl GrowthReport {
-    /// Writes `growth.md` and the plots into `directory`.
-    pub fn write(&self, directory: &Path) -> Result<()> {
-        std::fs::create_dir_all(directory)?;
-        for curve in &self.curves {
-            let name = curve.plot();
-            plot::draw_growth(curve, &directory.join(&name)).context(name)?;
-        }
-        std::fs::write(directory.join("growth.md"), self.render())?;
-        Ok(())
+/// The whole text.
+pub fn render(outcomes: &[Outcome]) -> String {
+    let mut text = String::from(
+        "# How pg_fdw_xacts grows\n\n\
+         Made by `cargo xtask bench --growth`, which measures everything again. Each table has what grows in its \
+         head; a figure is the median of a few rounds, with the smallest and the largest in brackets. Plots show \
+         each figure over its first one, so that what does not grow is a horizontal line. The servers do not wait \
+         for their disks (`fsync = off`), so that what the programs do is seen. Memory is what a process does not \
+         share with others.\n\n",
+    );
+    text += &origin::warning(outcomes);
+    for (_, kept) in outcomes {
+        text.extend(kept.iter().flat_map(|kept| &kept.report.curves).map(section));
     }
-
-    fn render(&self) -> String {
-        let mut text = String::from(
-            "# How pg_fdw_xacts grows\n\n\
-             Made by `cargo xtask bench --growth`, which measures everything again. Each table has what grows in its \
-             head; a figure is the median of a few rounds, with the smallest and the largest in brackets. Plots show \
-             each figure over its first one, so that what does not grow is a horizontal line. The servers do not wait \
-             for their disks (`fsync = off`), so that what the programs do is seen. Memory is what a process does not \
-             share with others.\n\n",
-        );
-        if self.quick {
-            text += "**A quick run** (`--quick`): short slices, few and small points.\n\n";
-        }
-        for (name, value) in self.machine.lines() {
-            let _ = writeln!(text, "* {name}: {value}");
-        }
-        text.extend(self.curves.iter().map(section));
-        text
-    }
+    text + &origin::section(outcomes)
 }
 
 fn section(curve: &Curve) -> String {
     let points: Vec<String> = curve.points.iter().map(usize::to_string).collect();
-    let mut text = format!("\n## {}\n\n{}\n\n", capitalised(curve.what), curve.how);
+    let mut text = format!("\n## {}\n\n{}\n\n", capitalised(&curve.what), curve.how);
     let _ = writeln!(text, "![{}]({})\n", curve.what, curve.plot());
     let _ = writeln!(text, "| | {} | |", points.join(" | "));
     let _ = writeln!(text, "|---|{}---|", "---|".repeat(points.len()));
@@ -66,12 +37,12 @@ fn section(curve: &Curve) -> String {
             .map(|value| value.map_or(String::from("–"), |value| spread(&value, significant)))
             .collect();
         let verdict = line.verdict(&curve.points).map(verdict).unwrap_or_default();
-        let _ = writeln!(text, "| {} | {} | {verdict} |", line.figure.label, values.join(" | "));
+        let _ = writeln!(text, "| {} | {} | {verdict} |", line.label, values.join(" | "));
     }
     let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
     for line in &curve.lines {
         let Some(Verdict::Changes { factor, .. }) = line.verdict(&curve.points) else { continue };
-        let (label, reason) = (line.figure.label, line.figure.reason);
+        let (label, reason) = (line.label.as_str(), line.reason.as_str());
         match reasons.iter_mut().find(|(known, _)| *known == reason) {
             Some((_, labels)) => labels.push(label),
             // What has become less needs no reason.
@@ -125,9 +96,9 @@ mod tests {
             section(&curve),
             "\n## Things\n\nHow.\n\n![things](growth-n.svg)\n\n\
              | | 1 | 10 | |\n|---|---|---|---|\n\
-             | same | 1.00 | 1.00 | flat |\n\
-             | more | 1.00 | 5.00 | × 5.00 from 1 on |\n\
-             | unknown | 1.00 | 5.00 | × 5.00 from 1 on |\n\n\
+             | same | 1 | 1 | flat |\n\
+             | more | 1 | 5 | × 5 from 1 on |\n\
+             | unknown | 1 | 5 | × 5 from 1 on |\n\n\
              * more: It has to.\n* unknown: **not explained**\n"
         );
     }

@@ -2,81 +2,83 @@
 
 use std::fmt::Write;
 
-use super::{Report, Row, Table, Target, Unit};
+use super::{Headline, Report, Row, Table, Target, Unit, origin};
+use crate::document::Outcome;
 use crate::statistics::Spread;
 
-/// The figures of the first page: the measure, and what it means.
-const HEADLINES: [(&str, &str); 6] = [
+/// The figures of the first page, and what they mean.
+const HEADLINES: [(Headline, &str); 5] = [
     (
-        "latency of the 2-shard transaction at 1 ms: pg_fdw_xacts, against postgres_fdw, parallel_commit",
-        "time of a transaction on two shards that are 1 ms away, against `postgres_fdw`, which is not atomic",
+        Headline::Latency,
+        "time of a transaction on two shards that are 1 ms away, against `postgres_fdw` with `parallel_commit`, which \
+         is not atomic",
     ),
     (
-        "throughput, 16 clients: pg_fdw_xacts, against postgres_fdw, parallel_commit",
-        "such transactions per second with 16 clients and no delay, against the same: the price of atomic commit",
+        Headline::Throughput,
+        "such transactions per second with 16 clients and no delay, against the same: what atomic commit costs where \
+         processors and disks are all that counts",
     ),
     (
-        "consistent reads, a sum over 2 servers at 1 ms: time with on against off",
-        "time of a sum over two shards with one snapshot for both, against without",
-    ),
-    (
-        "INSERT … SELECT, 100000 rows: time against COPY straight into the shard",
+        Headline::Bulk,
         "time of `INSERT … SELECT` into a shard, against `COPY` of the same rows straight into it",
     ),
     (
-        "processor time, SELECT by key: pg_fdw_xacts, against postgres_fdw",
-        "processor time of a SELECT by key, all servers together, against `postgres_fdw`",
+        Headline::Reads,
+        "time of a sum over two shards that are 1 ms away with one snapshot for both (`consistent_reads`), against \
+         without",
     ),
     (
-        "local transactions: instructions of the server with the library loaded, against without",
+        Headline::Local,
         "instructions of a transaction that uses no foreign table, with the extension loaded, against without",
     ),
 ];
 
-/// What follows for a user; the same in every report.
+/// What follows for a user; it claims nothing that figures might not show.
 const CHOOSING: &str = include_str!("choosing.md");
 
 /// The whole text: what a user wants to know first, then the tables, then every measure.
-pub fn render(report: &Report) -> String {
-    let mut text = String::from("# Benchmark of pg_fdw_xacts\n\n");
-    text += "Made by `cargo xtask bench`, which measures everything again. Figures are ratios between contenders that \
-             alternate on the same servers: the median of the rounds, with the smallest and the largest in brackets.\n\n";
-    if report.quick {
-        text += "**A quick run** (`--quick`): short slices, few rounds.\n\n";
-    }
-    text += &headlines(report);
-    let mut plots = report.tables.iter().filter(|table| table.plot.is_some());
+pub fn render(outcomes: &[Outcome]) -> String {
+    let reports = || outcomes.iter().filter_map(|(_, kept)| Some(&kept.as_ref()?.report));
+    let mut text = String::from(
+        "# Benchmark of pg_fdw_xacts\n\n\
+         Made by `cargo xtask bench`, which measures everything again. Figures are ratios between contenders that \
+         alternate on the same servers: the median of the rounds, with the smallest and the largest in brackets. Below \
+         1 is less time, or fewer transactions per second.\n\n",
+    );
+    text += &origin::warning(outcomes);
+    text += &headlines(reports().collect::<Vec<_>>().as_slice());
+    let mut plots =
+        reports().flat_map(|report| &report.tables).filter(|table| table.plot.is_some());
     text.extend(plots.by_ref().take(2).map(plot));
     text += CHOOSING;
     text += "\n## How it was measured\n\n\
-             The transaction, where nothing else is said, is `BEGIN`, a single-row `INSERT` on each shard, `COMMIT`, each \
-             sent when the one before is answered. Servers are durable (`fsync`, `synchronous_commit`). Without a \
-             delay the contenders reach the shards directly. The application sends `BEGIN` and `INSERT` in one message, \
-             and each of its two phases to all shards at once; it keeps no record of its decision, so a crash between \
-             the phases leaves what nobody can settle.\n\n";
-    for (name, value) in report.machine.lines() {
-        let _ = writeln!(text, "* {name}: {value}");
-    }
-    for table in &report.tables {
+             A coordinator, its shards and the clients share one machine. The transaction, where nothing else is said, \
+             is `BEGIN`, a single-row `INSERT` on each shard, `COMMIT`, each sent when the one before is answered. \
+             `fsync` and `synchronous_commit` are on where nothing else is said. Without a delay the contenders reach \
+             the shards directly. The application sends `BEGIN` and `INSERT` in one message, and each of its two phases \
+             to all shards at once; it keeps no record of its decision, so a crash between the phases leaves what \
+             nobody can settle.\n";
+    text += &origin::section(outcomes);
+    for table in reports().flat_map(|report| &report.tables) {
         text += &figures(table);
     }
+    text += "\n";
     text.extend(plots.map(plot));
-    text += "\n## Appendix: all measures, with the project's own targets\n\n\
+    text += "## Appendix: all measures, with the project's own targets\n\n\
              | measure | figure | target | reached | remark |\n|---|---|---|---|---|\n";
-    for row in &report.rows {
-        text += &line(row);
-    }
+    text.extend(reports().flat_map(|report| &report.rows).map(line));
     text
 }
 
-fn headlines(report: &Report) -> String {
-    let found = HEADLINES.iter().filter_map(|(measure, meaning)| {
-        let row = report.rows.iter().find(|row| row.measure == *measure)?;
-        let figure = spread(&row.figure, |value| number(value, row.unit));
-        Some(format!("| **{figure}** | {meaning} |\n"))
-    });
-    let lines: String = found.collect();
-    if lines.is_empty() { lines } else { format!("| | |\n|---|---|\n{lines}\n") }
+fn headlines(reports: &[&Report]) -> String {
+    let mut text = String::from("| ratio | of what |\n|---|---|\n");
+    for (headline, meaning) in HEADLINES {
+        let mut known = reports.iter().flat_map(|report| &report.headlines);
+        let figure = known.find(|(other, _)| *other == headline);
+        let figure = figure.map(|(_, figure)| spread(figure, |value| number(value, Unit::Ratio)));
+        let _ = writeln!(text, "| **{}** | {meaning} |", figure.as_deref().unwrap_or("–"));
+    }
+    text + "\n"
 }
 
 fn plot(table: &Table) -> String {
@@ -128,16 +130,20 @@ fn number(value: f64, unit: Unit) -> String {
     }
 }
 
-/// `value` with three significant digits, or all those before the point if there are more.
+/// `value` with three significant digits, or all those before the point if there are more; a count
+/// as it is.
 pub(super) fn significant(value: f64) -> String {
+    if value.fract() == 0.0 {
+        return format!("{value}");
+    }
     let before_point = value.abs().max(1e-9).log10().floor() as i32 + 1;
     format!("{value:.*}", usize::try_from(3 - before_point).unwrap_or(0).min(3))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{figures, line, significant};
-    use crate::report::{Row, Table, Target, Unit};
+    use super::{figures, headlines, line, significant};
+    use crate::report::{Headline, Report, Row, Table, Target, Unit};
     use crate::statistics::Spread;
 
     fn row(median: f64, target: Option<Target>) -> String {
@@ -183,6 +189,17 @@ mod tests {
     fn figures_have_three_digits_that_mean_something() {
         let shown: Vec<String> =
             [0.0, 0.0123, 0.5, 9.876, 98.76, 12345.6].into_iter().map(significant).collect();
-        assert_eq!(shown, ["0.000", "0.012", "0.500", "9.88", "98.8", "12346"]);
+        assert_eq!(shown, ["0", "0.012", "0.500", "9.88", "98.8", "12346"]);
+    }
+
+    #[test]
+    fn a_figure_of_the_first_page_has_a_dash_if_its_part_is_missing() {
+        let mut report = Report::default();
+        report.headline(Headline::Bulk, Some(Spread { median: 1.0, min: 0.9, max: 1.2 }));
+        report.headline(Headline::Reads, None);
+        let text = headlines(&[&Report::default(), &report]);
+        for part in ["| **1.00 (0.90 to 1.20)** | time of `INSERT", "| **–** | time of a sum"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
     }
 }

@@ -1,0 +1,50 @@
+//! Writes a document with its plots, from the results that are kept.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::kept::{Kept, Store};
+use crate::part::Document;
+use crate::plot;
+use crate::report::{growth, markdown};
+
+/// The name of a part, and its result if there is one.
+pub type Outcome = (&'static str, Option<Kept>);
+
+impl Document {
+    /// The name of its file.
+    pub fn file(self) -> &'static str {
+        match self {
+            Self::Benchmark => "report.md",
+            Self::Growth => "growth.md",
+        }
+    }
+
+    /// Writes it into `directory`.
+    pub fn write(self, directory: &Path, store: &Store) -> Result<()> {
+        let outcomes = self
+            .parts()
+            .iter()
+            .map(|part| Ok((part.name, store.find(part.name)?)))
+            .collect::<Result<Vec<Outcome>>>()?;
+        for (_, kept) in &outcomes {
+            let Some(Kept { report, .. }) = kept else { continue };
+            for table in &report.tables {
+                if let Some(name) = &table.plot {
+                    plot::draw(table, &directory.join(name)).with_context(|| name.clone())?;
+                }
+            }
+            for curve in &report.curves {
+                let name = curve.plot();
+                plot::draw_growth(curve, &directory.join(&name)).context(name)?;
+            }
+        }
+        let text = match self {
+            Self::Benchmark => markdown::render(&outcomes),
+            Self::Growth => growth::render(&outcomes),
+        };
+        let path = directory.join(self.file());
+        std::fs::write(&path, text).with_context(|| path.display().to_string())
+    }
+}

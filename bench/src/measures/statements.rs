@@ -1,0 +1,118 @@
+//! How long statements take that are a transaction by themselves, and many single-row INSERTs in one
+//! transaction, over a network.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use postgres::Client;
+
+use super::processor::STATEMENTS;
+use crate::contender::Contender;
+use crate::effort::{Effort, alternate};
+use crate::report::{Report, Table, Target, Unit};
+use crate::stand::{Ids, Route, Stand};
+use crate::statistics::{Spread, median, ratio};
+
+const ROUND_TRIP: Duration = Duration::from_millis(1);
+
+const INSERTS: usize = 100;
+
+/// What a session runs, by the foreign table and a number of a row; each statement waits for its
+/// answer.
+type Work = Box<dyn Fn(&str, &Ids) -> Vec<String>>;
+
+/// The table of the report, and the row on many INSERTs.
+pub fn measure(stand: &Stand, effort: Effort, report: &mut Report) -> Result<()> {
+    let runs = [Contender::Ours, Contender::OursBehind, Contender::Stock];
+    let contenders: Vec<Contender> =
+        stand.contenders().into_iter().filter(|contender| runs.contains(contender)).collect();
+    let mut columns = Vec::new();
+    let mut lines: Vec<(String, Vec<Option<Spread>>)> =
+        contenders.iter().map(|contender| (contender.label().to_owned(), Vec::new())).collect();
+    for (name, work) in works() {
+        let measured = run(stand, effort, &contenders, &name, &work)?;
+        for ((_, values), times) in lines.iter_mut().zip(&measured) {
+            values.push(Spread::of(times));
+        }
+        let of = |contender| {
+            let place = contenders.iter().position(|other| *other == contender)?;
+            Some(&measured[place])
+        };
+        if columns.len() == STATEMENTS.len() {
+            let figure = of(Contender::OursBehind).zip(of(Contender::Stock));
+            report.row(
+                format!("{name} at 1 ms: pg_fdw_xacts, write_behind, against postgres_fdw"),
+                figure.and_then(|(ours, theirs)| ratio(ours, theirs)),
+                Unit::Ratio,
+                Some(Target::AtMost(0.35)),
+                "time from BEGIN to COMMIT, one shard",
+            );
+        }
+        columns.push(name);
+    }
+    report.tables.push(Table {
+        title: "Time of a transaction on one shard at a round trip of 1 ms, in ms".to_owned(),
+        condition: "the whole transaction".to_owned(),
+        columns,
+        lines,
+        plot: None,
+    });
+    Ok(())
+}
+
+/// Those of one statement, then the one of many.
+fn works() -> Vec<(String, Work)> {
+    let single = STATEMENTS.map(|(name, text)| {
+        let work: Work = Box::new(move |table, ids| vec![text(table, ids.next())]);
+        (name.to_owned(), work)
+    });
+    let many: Work = Box::new(|table, ids| {
+        let insert = |_| format!("INSERT INTO {table} VALUES ({}, 'value')", ids.next());
+        let begin = std::iter::once("BEGIN".to_owned());
+        begin.chain((0..INSERTS).map(insert)).chain(["COMMIT".to_owned()]).collect()
+    });
+    single.into_iter().chain([(format!("{INSERTS} single-row INSERTs"), many)]).collect()
+}
+
+/// Medians of each slice in ms, by contender and round.
+fn run(
+    stand: &Stand,
+    effort: Effort,
+    contenders: &[Contender],
+    name: &str,
+    work: &Work,
+) -> Result<Vec<Vec<f64>>> {
+    let ids = stand.ids();
+    stand.set_round_trip(Duration::ZERO);
+    let mut sessions = contenders
+        .iter()
+        .map(|contender| {
+            let mut client = stand.client(*contender)?;
+            let table = Stand::table(*contender, Route::Linked, 1)?;
+            for _ in 0..Stand::WARM_UP {
+                once(&mut client, &work(&table, &ids))?;
+            }
+            Ok((client, table))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    stand.set_round_trip(ROUND_TRIP);
+    let measured = alternate(name, effort.rounds(), &mut sessions, |(client, table)| {
+        // What the slice before has left under way does not count here.
+        once(client, &work(table, &ids))?;
+        let mut times = Vec::new();
+        let start = Instant::now();
+        while start.elapsed() < effort.slice() / 2 || times.len() < 3 {
+            let statements = work(table, &ids);
+            let start = Instant::now();
+            once(client, &statements)?;
+            times.push(start.elapsed().as_secs_f64() * 1000.0);
+        }
+        median(&times).context("no transaction")
+    });
+    stand.set_round_trip(Duration::ZERO);
+    measured
+}
+
+fn once(client: &mut Client, statements: &[String]) -> Result<()> {
+    statements.iter().try_for_each(|statement| Ok(client.batch_execute(statement)?))
+}
