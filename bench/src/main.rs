@@ -111,24 +111,22 @@ fn run(arguments: &Arguments) -> Result<()> {
             minutes(left)
         ));
         let (circumstances, start) = (Circumstances::now()?, Instant::now());
-        match part.measure(effort, &mut stand) {
-            Ok(report) => {
-                let kept = Kept {
-                    quick: effort.quick,
-                    commit: commit.clone(),
-                    circumstances,
-                    machine: machine.clone(),
-                    seconds: start.elapsed().as_secs(),
-                    report,
-                };
-                store.keep(part.name, &kept)?;
-                document.write(&arguments.output, &store)?;
-            }
-            // The other parts are still worth having.
-            Err(error) => {
-                failed.push(part.name);
-                say(&format!("{} FAILED: {error:#}", part.name));
-            }
+        let measured = part.measure(effort, &mut stand).and_then(|report| {
+            let kept = Kept {
+                quick: effort.quick,
+                commit: commit.clone(),
+                circumstances,
+                machine: machine.clone(),
+                seconds: start.elapsed().as_secs(),
+                report,
+            };
+            store.keep(part.name, &kept)?;
+            document.write(&arguments.output, &store)
+        });
+        // The other parts are still worth having.
+        if let Err(error) = measured {
+            failed.push(part.name);
+            say(&format!("{} FAILED: {error:#}", part.name));
         }
     }
     for document in Document::ALL {

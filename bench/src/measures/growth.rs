@@ -20,13 +20,13 @@ use crate::part::Part;
 
 /// All subjects, in the order of the report.
 pub const ALL: &[Part] = &[
-    Part::alone("clients", (10, 60), clients::measure),
-    Part::alone("per-shard", (10, 60), shards::measure),
-    Part::alone("rows", (20, 120), decisions::measure),
-    Part::alone("mappings", (20, 90), mappings::measure),
-    Part::alone("in-doubt", (20, 150), doubt::measure),
-    Part::alone("partitions", (15, 120), partitions::measure),
-    Part::alone("databases", (20, 150), databases::measure),
-    Part::alone("limit", (20, 60), limit::measure),
-    Part::alone("idle", (20, 200), idle::measure),
+    Part::alone("clients", (15, 45), clients::measure),
+    Part::alone("per-shard", (15, 35), shards::measure),
+    Part::alone("rows", (25, 90), decisions::measure),
+    Part::alone("mappings", (20, 45), mappings::measure),
+    Part::alone("in-doubt", (25, 90), doubt::measure),
+    Part::alone("partitions", (15, 80), partitions::measure),
+    Part::alone("databases", (35, 140), databases::measure),
+    Part::alone("limit", (25, 35), limit::measure),
+    Part::alone("idle", (25, 140), idle::measure),
 ];

@@ -51,7 +51,7 @@ fn section(curve: &Curve) -> String {
         }
     }
     if !reasons.is_empty() {
-        text += "\n";
+        text += "\nWhat figures depend on that are not flat:\n\n";
     }
     for (reason, labels) in reasons {
         let reason = if reason.is_empty() { "**not explained**" } else { reason };
@@ -99,6 +99,7 @@ mod tests {
              | same | 1 | 1 | flat |\n\
              | more | 1 | 5 | × 5 from 1 on |\n\
              | unknown | 1 | 5 | × 5 from 1 on |\n\n\
+             What figures depend on that are not flat:\n\n\
              * more: It has to.\n* unknown: **not explained**\n"
         );
     }

@@ -15,8 +15,7 @@ const HEADLINES: [(Headline, &str); 5] = [
     ),
     (
         Headline::Throughput,
-        "such transactions per second with 16 clients and no delay, against the same: what atomic commit costs where \
-         processors and disks are all that counts",
+        "such transactions per second with 16 clients and no delay, against the same: only processors and disks count",
     ),
     (
         Headline::Bulk,
@@ -41,7 +40,7 @@ pub fn render(outcomes: &[Outcome]) -> String {
     let reports = || outcomes.iter().filter_map(|(_, kept)| Some(&kept.as_ref()?.report));
     let mut text = String::from(
         "# Benchmark of pg_fdw_xacts\n\n\
-         Made by `cargo xtask bench`, which measures everything again. Figures are ratios between contenders that \
+         Made by `cargo xtask bench`, which measures everything again. The figures of this page are ratios between contenders that \
          alternate on the same servers: the median of the rounds, with the smallest and the largest in brackets. Below \
          1 is less time, or fewer transactions per second.\n\n",
     );

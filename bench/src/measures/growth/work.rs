@@ -45,12 +45,12 @@ pub fn slice(ground: &Ground, sessions: &mut [Session], length: Duration) -> Res
 
 /// The length of a slice.
 pub fn length(effort: Effort) -> Duration {
-    Duration::from_millis(effort.choose(200, 600))
+    Duration::from_millis(effort.choose(200, 500))
 }
 
 /// How often it is repeated.
 pub fn rounds(effort: Effort) -> usize {
-    effort.choose(2, 5)
+    effort.choose(2, 4)
 }
 
 /// Latency of the transaction on two shards.
