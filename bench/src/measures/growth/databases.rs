@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use pg_test::{DEADLINE, wait_until};
+use pg_test::wait_until;
 use postgres::Client;
 
-use super::ground::Ground;
+use super::ground::{Ground, PATIENCE};
 use super::memory;
 use super::work::{milliseconds, note_transactions};
 use crate::curve::{Curve, Figure};
@@ -52,7 +52,7 @@ pub fn measure(effort: Effort) -> Result<Vec<Curve>> {
         ground.fleet.coordinator.restart()?;
         let start = Instant::now();
         let mut session = ground.fleet.session()?;
-        wait_until("all resolvers work", DEADLINE, || Ok(idle(&mut session)?.len() == databases))?;
+        wait_until("all resolvers work", PATIENCE, || Ok(idle(&mut session)?.len() == databases))?;
         curve.note(START, &[milliseconds(start.elapsed())]);
         note_transactions(&ground, effort, &mut curve)?;
         let resolvers = idle(&mut session)?;

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use pg_test::{DEADLINE, wait_until};
+use pg_test::wait_until;
 
-use super::ground::Ground;
+use super::ground::{Ground, PATIENCE};
 use super::memory;
 use super::work::{milliseconds, note_query, note_time, note_transactions};
 use crate::contender::Contender;
@@ -91,7 +91,7 @@ fn memory_without(ground: &Ground, resolver: i32) -> Result<f64> {
     };
     set("ALTER SYSTEM SET pg_fdw_xacts.forget_delay = 0")?;
     let mut other = ground.fleet.session()?;
-    wait_until("the decisions are forgotten", DEADLINE * 3, || {
+    wait_until("the decisions are forgotten", PATIENCE, || {
         Ok(!other
             .query_one("SELECT EXISTS (SELECT FROM fdw_xacts.decision)", &[])?
             .get::<_, bool>(0))

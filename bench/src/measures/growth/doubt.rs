@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use pg_test::{DEADLINE, StopMode, wait_until};
+use pg_test::{StopMode, wait_until};
 use postgres::Client;
 
-use super::ground::Ground;
+use super::ground::{Ground, PATIENCE};
 use super::memory;
 use super::work::{milliseconds, note_query, note_transactions};
 use crate::contender::Contender;
@@ -76,7 +76,7 @@ pub fn measure(effort: Effort) -> Result<Vec<Curve>> {
         ground.fleet.shard_mut(LOST).start()?;
         let start = Instant::now();
         session.batch_execute("SELECT FROM pg_fdw_xacts_resolve()")?;
-        wait_until("all are settled", DEADLINE * 3, || {
+        wait_until("all are settled", PATIENCE, || {
             let sql = "SELECT count(*) FROM pg_fdw_xacts WHERE status <> 'preparing'";
             Ok(session.query_one(sql, &[])?.get::<_, i64>(0) == 0)
         })?;

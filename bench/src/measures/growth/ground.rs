@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use pg_test::{Cluster, DEADLINE, Fleet, FleetOptions, wait_until};
+use pg_test::{Cluster, Fleet, FleetOptions, PATIENCE, wait_until};
 use postgres::Client;
 
 use crate::contender::{Contender, Session};
@@ -15,6 +15,9 @@ use crate::stand::Ids;
 
 /// A setting of a server.
 pub type Setting = (&'static str, &'static str);
+
+/// How long to wait for something that grows: by then it has failed.
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Settings of all servers.
 const SETTINGS: &[Setting] = &[
@@ -138,7 +141,7 @@ impl Ground {
     pub fn idle_resolver(&self) -> Result<i32> {
         let mut session = self.fleet.session()?;
         let mut idle = None;
-        wait_until("the resolver has nothing to do", DEADLINE * 3, || {
+        wait_until("the resolver has nothing to do", PATIENCE, || {
             let row = session.query_opt(
                 "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_fdw_xacts resolver'
                  AND datname = 'postgres' AND query LIKE 'waiting; 0 of %'",

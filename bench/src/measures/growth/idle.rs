@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use anyhow::Result;
 use pg_test::pooler::{PGBOUNCER_VARIABLE, Pooler};
-use pg_test::{Cluster, DEADLINE, wait_until};
+use pg_test::{Cluster, wait_until};
 use postgres::Client;
 
-use super::ground::Ground;
+use super::ground::{Ground, PATIENCE};
 use super::memory;
 use super::work::milliseconds;
 use crate::curve::{Curve, Figure};
@@ -168,7 +168,7 @@ fn measure_manner(
         })
         .collect::<Result<Vec<Client>>>()?;
     if manner.ends {
-        wait_until("the connections are closed", DEADLINE, || {
+        wait_until("the connections are closed", PATIENCE, || {
             Ok(watch.processes()?.len() <= before)
         })?;
     }
@@ -189,7 +189,7 @@ fn measure_manner(
     next.note(manner.next, &times);
     drop(sessions);
     drop(poolers);
-    wait_until("the sessions have ended", DEADLINE, || Ok(watch.processes()?.len() <= before))
+    wait_until("the sessions have ended", PATIENCE, || Ok(watch.processes()?.len() <= before))
 }
 
 fn read(session: &mut Client, manner: &Manner, shard: usize) -> Result<()> {
