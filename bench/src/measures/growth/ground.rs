@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use pg_test::{Cluster, Fleet, FleetOptions, PATIENCE, wait_until};
+use pg_test::{Cluster, Fleet, FleetOptions, wait_until};
 use postgres::Client;
 
 use crate::contender::{Contender, Session};
