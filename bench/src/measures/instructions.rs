@@ -26,16 +26,17 @@ const TRANSACTION: &str =
     "BEGIN;\nSELECT v FROM lt WHERE id = 7;\nUPDATE lt SET v = 'v' WHERE id = 7;\nCOMMIT;\n";
 
 /// The transactions of two runs, whose difference counts: that leaves out starting and stopping the
-/// server.
-const RUNS: [usize; 2] = [500, 1500];
+/// server. With `--quick`, and without.
+const RUNS: [[usize; 2]; 2] = [[100, 300], [500, 1500]];
 
 /// The row of the report on instructions.
-pub fn measure(_: &Stand, _: Effort, report: &mut Report) -> Result<()> {
+pub fn measure(_: &Stand, effort: Effort, report: &mut Report) -> Result<()> {
     say("local transactions: counting instructions");
     let installation = Installation::from_env()?;
     let per_transaction = |with_library| -> Result<f64> {
-        let [few, many] = RUNS.map(|count| instructions(&installation, with_library, count));
-        Ok((many? - few?) / (RUNS[1] - RUNS[0]) as f64)
+        let counts = effort.choose(RUNS[0], RUNS[1]);
+        let [few, many] = counts.map(|count| instructions(&installation, with_library, count));
+        Ok((many? - few?) / (counts[1] - counts[0]) as f64)
     };
     let (with, without) = (per_transaction(true)?, per_transaction(false)?);
     let figure = Spread::of(&[with / without]);
