@@ -55,7 +55,7 @@ impl Machine {
             ("memory", &self.memory),
             ("kernel", &self.kernel),
             ("file system", &self.file_system),
-            ("PostgreSQL", &self.postgresql),
+            ("servers", &self.postgresql),
             ("pg_fdw_xacts", &self.extension),
         ]
     }

@@ -27,10 +27,11 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use clap::builder::PossibleValuesParser;
 
+use crate::document::Document;
 use crate::effort::Effort;
 use crate::kept::{Kept, Store};
 use crate::machine::{Circumstances, Machine};
-use crate::part::{Document, Part};
+use crate::part::Part;
 use crate::progress::say;
 
 #[derive(Parser)]

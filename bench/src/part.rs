@@ -4,7 +4,6 @@ use anyhow::Result;
 
 use crate::curve::Curve;
 use crate::effort::Effort;
-use crate::measures::{self, growth};
 use crate::report::Report;
 use crate::stand::Stand;
 
@@ -66,42 +65,5 @@ impl Part {
             }
         }
         Ok(report)
-    }
-}
-
-/// What parts are put together to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Document {
-    /// Measures against others.
-    Benchmark,
-    /// What grows with what.
-    Growth,
-}
-
-impl Document {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::Benchmark, Self::Growth];
-
-    /// Its parts, in their order.
-    pub fn parts(self) -> &'static [Part] {
-        match self {
-            Self::Benchmark => measures::ALL,
-            Self::Growth => growth::ALL,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Document;
-
-    #[test]
-    fn a_name_is_that_of_one_part() {
-        let mut names: Vec<_> =
-            Document::ALL.iter().flat_map(|document| document.parts()).map(|p| p.name).collect();
-        let count = names.len();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), count);
     }
 }
