@@ -1,5 +1,5 @@
-//! Documents: which parts each has, and how it is written, with its plots, from the results that are
-//! kept.
+//! Documents: which parts each has, and how it is written, with its plots, from the results that
+//! are kept.
 
 use std::path::Path;
 

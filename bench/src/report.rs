@@ -1,5 +1,5 @@
-//! What a part of the benchmark found: figures for the first page, rows with a target, tables behind
-//! them, and curves.
+//! What a part of the benchmark found: figures for the first page, rows with a target, the tables
+//! behind them, and curves.
 
 pub mod growth;
 pub mod markdown;

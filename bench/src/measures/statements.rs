@@ -1,5 +1,4 @@
-//! How long statements take that are a transaction by themselves, and many single-row INSERTs in one
-//! transaction, over a network.
+//! How long transactions of one statement take over a network, and one of many single-row INSERTs.
 
 use std::time::{Duration, Instant};
 
