@@ -187,10 +187,10 @@ fn what_only_the_partition_has_here_is_kept() -> Outcome {
              ADD CONSTRAINT own CHECK (n < 10);
          COMMENT ON FOREIGN TABLE p1 IS 'a table'; COMMENT ON COLUMN p1.v IS 'a column'",
     )?;
-    let facts = "SELECT string_agg(concat_ws(' ', attname, attnotnull, pg_get_expr(adbin, adrelid),
-                 col_description(attrelid, attnum)), ', ' ORDER BY attnum) || obj_description('p1'::regclass)
-             || (SELECT string_agg(conname || coninhcount || pg_get_constraintdef(oid), ', ' ORDER BY conname)
-                 FROM pg_constraint WHERE conrelid = 'p1'::regclass AND contype = 'c')
+    let facts = "SELECT concat(string_agg(concat_ws(' ', attname, attnotnull, pg_get_expr(adbin, adrelid),
+                 col_description(attrelid, attnum)), ', ' ORDER BY attnum), obj_description('p1'::regclass),
+             (SELECT string_agg(conname || coninhcount || pg_get_constraintdef(oid), ', ' ORDER BY conname)
+                 FROM pg_constraint WHERE conrelid = 'p1'::regclass AND contype = 'c'))
          FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
          WHERE attrelid = 'p1'::regclass AND attnum > 0";
     let before: String = one(&mut session, facts)?;
