@@ -40,8 +40,8 @@ pub unsafe extern "C-unwind" fn pg_fdw_xacts_validator(fcinfo: pg_sys::FunctionC
     })
 }
 
-/// postgres_fdw's HINT names its own options only. Where one of `options` is nearly ours, or ours at
-/// the wrong place, ours is named.
+/// postgres_fdw's HINT names its own options only. Where one of `options` is nearly ours, or ours
+/// at the wrong place, ours is named.
 fn with_hint(error: Error, options: Datum) -> Error {
     if error.sqlstate() != SqlState::FDW_INVALID_OPTION_NAME {
         return error;

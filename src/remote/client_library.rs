@@ -1,8 +1,8 @@
 //! Whether this process has a libpq that PostgreSQL's own libraries can use, too.
 //!
-//! A process has room for one libpq. This library is preloaded, so the one that it is linked with is
-//! also that of postgres_fdw, of dblink and of the WAL receiver of a standby. If it is too old, these
-//! fail long after the start, and with errors that do not name this library.
+//! A process has room for one libpq. This library is preloaded, so the one that it is linked with
+//! is also that of postgres_fdw, of dblink and of the WAL receiver of a standby. If it is too old,
+//! these fail long after the start, and with errors that do not name this library.
 
 use pgrx::pg_sys;
 
