@@ -61,11 +61,10 @@ fn with_hint(error: Error, options: Datum) -> Error {
 
 /// The option of ours that begins like `name`, as no option of postgres_fdw or libpq does.
 fn meant(name: &CStr) -> Option<&'static CStr> {
-    let beginning = |name: &CStr| name.to_bytes().get(..5).map(<[u8]>::to_vec);
-    let given = beginning(name)?;
+    let beginning = name.to_bytes().get(..5)?;
     [TWO_PHASE_COMMIT, REMOTE_ISOLATION]
         .into_iter()
-        .find(|ours| beginning(ours).as_ref() == Some(&given))
+        .find(|ours| ours.to_bytes().starts_with(beginning))
 }
 
 /// Checks our own options of a server and returns the array without them.
