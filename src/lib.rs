@@ -33,6 +33,7 @@ pgrx::extension_sql_file!("../sql/views.sql", finalize);
 pub extern "C-unwind" fn _PG_init() {
     pg::error::boundary(|| {
         if pg::preload::note() {
+            remote::client_library::require()?;
             #[cfg(feature = "inject")]
             xact::inject::define();
             guc::define();

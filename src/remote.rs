@@ -7,12 +7,14 @@
 //!   server process stays ours;
 //! * [`connection`]: the pipelined session with its transaction; [`report`]: its errors;
 //! * [`cache`]: the connections of this backend;
+//! * [`client_library`]: whether libpq is one for this server;
 //! * [`wait`]: waiting for sockets; [`round`]: for the answers of many connections; [`long_wait`]:
 //!   for so long that it may be a deadlock.
 
 pub mod app_name;
 pub mod basis;
 pub mod cache;
+pub mod client_library;
 pub mod connect;
 pub mod connection;
 pub mod credentials;

@@ -114,12 +114,23 @@ pub fn run_for<T>(
     };
     session.wait(default_path)?;
     let before = session.wait(enter)?;
-    let results =
-        asked.iter().map(|asked| session.wait(asked).map(&keep)).collect::<Result<_>>()?;
+    let results = asked
+        .iter()
+        .map(|asked| session.wait(asked).map(&keep).map_err(with_hint))
+        .collect::<Result<_>>()?;
     let after = session.wait(leave)?;
     compare(session, &before, &after)
         .map_err(|error| error.context([b"remote SQL command: ", last.to_bytes()].concat()))?;
     Ok(results)
+}
+
+/// The shard's error for a command that runs in no transaction block, such as VACUUM, says nothing
+/// about where else to run it.
+fn with_hint(error: Error) -> Error {
+    if error.sqlstate() != SqlState::ACTIVE_SQL_TRANSACTION {
+        return error;
+    }
+    error.hint("The remote transaction is part of the local one. Connect to the server itself.")
 }
 
 /// Refuses what has changed between the answers to [`ENTER`] and [`LEAVE`].

@@ -35,9 +35,36 @@ pub unsafe extern "C-unwind" fn pg_fdw_xacts_validator(fcinfo: pg_sys::FunctionC
         } else {
             options
         };
-        stock::validate(others, catalog)?;
+        stock::validate(others, catalog).map_err(|error| with_hint(error, others))?;
         Ok(Datum::null())
     })
+}
+
+/// postgres_fdw's HINT names its own options only. Where one of `options` is nearly ours, or ours
+/// at the wrong place, ours is named.
+fn with_hint(error: Error, options: Datum) -> Error {
+    if error.sqlstate() != SqlState::FDW_INVALID_OPTION_NAME {
+        return error;
+    }
+    // SAFETY: an array of `name=value` texts gives a list of DefElem with names.
+    let names = unsafe {
+        node::pointers::<pg_sys::DefElem>(pg_sys::untransformRelOptions(options))
+            .map(|element| CStr::from_ptr((*element).defname))
+    };
+    match names.filter_map(meant).next() {
+        Some(ours) => error.hint(
+            [b"Perhaps you meant the option \"", ours.to_bytes(), b"\" of the server."].concat(),
+        ),
+        None => error,
+    }
+}
+
+/// The option of ours that begins like `name`, as no option of postgres_fdw or libpq does.
+fn meant(name: &CStr) -> Option<&'static CStr> {
+    let beginning = name.to_bytes().get(..5)?;
+    [TWO_PHASE_COMMIT, REMOTE_ISOLATION]
+        .into_iter()
+        .find(|ours| ours.to_bytes().starts_with(beginning))
 }
 
 /// Checks our own options of a server and returns the array without them.

@@ -101,6 +101,14 @@ mod tests {
         );
         let error = failure("ALTER SERVER one OPTIONS (nonsense '1')");
         assert_contains(&error, "HV00D\ninvalid option \"nonsense\"\n");
+        for (name, meant) in
+            [("two_phase_comit", "two_phase_commit"), ("remote_isolevel", "remote_isolation")]
+        {
+            assert_contains(
+                &failure(&format!("ALTER SERVER one OPTIONS ({name} 'off')")),
+                &format!("Perhaps you meant the option \"{meant}\" of the server."),
+            );
+        }
         assert_contains(&failure("ALTER SERVER one OPTIONS (SET fetch_size '0')"), "22023\n");
         assert_contains(
             &failure("ALTER FOREIGN TABLE f.kept OPTIONS (two_phase_commit 'off')"),

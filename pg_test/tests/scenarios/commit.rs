@@ -11,6 +11,7 @@ mod limits;
 mod modes;
 mod nested;
 mod phases;
+mod publisher;
 mod session_lock;
 mod tracking;
 mod waits;

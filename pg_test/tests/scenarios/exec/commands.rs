@@ -40,6 +40,18 @@ fn the_rows_of_all_commands_are_counted() -> Outcome {
     Ok(())
 }
 
+/// Red before the HINT was added: the shard's error alone does not say where else to run it.
+#[test]
+fn a_command_for_no_transaction_block_is_sent_elsewhere() -> Outcome {
+    let (_fleet, mut session) = start()?;
+    for command in ["VACUUM t", "CREATE INDEX CONCURRENTLY ON t (v)"] {
+        let error = expect_error(exec(&mut session, command), "25001");
+        let hint = "The remote transaction is part of the local one. Connect to the server itself.";
+        assert_eq!(error.hint(), Some(hint));
+    }
+    Ok(())
+}
+
 #[test]
 fn a_command_in_a_savepoint_is_undone_with_it() -> Outcome {
     let (fleet, mut session) = start()?;

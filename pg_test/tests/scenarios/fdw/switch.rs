@@ -22,10 +22,16 @@ fn prepares(fleet: &Fleet, session: &mut Client, id: i32) -> anyhow::Result<bool
     Ok(statements.iter().any(|statement| statement.starts_with("PREPARE TRANSACTION")))
 }
 
-#[test]
-fn sessions_that_have_used_the_tables_follow_the_switch_and_the_way_back() -> Outcome {
-    let fleet = Fleet::start()?;
-    let mut operator = fleet.session()?;
+/// The statements of the book's page that switch while the application goes on.
+fn switch_under_traffic() -> &'static str {
+    let page = include_str!("../../../../docs/src/from-postgres-fdw.md");
+    let begin = page.find("BEGIN;\nSET LOCAL lock_timeout").expect("the page locks the tables");
+    let end = page[begin..].find("```").expect("the end of the block");
+    &page[begin..begin + end]
+}
+
+/// Two servers of stock postgres_fdw, and a table on each.
+fn make_old_tables(fleet: &Fleet, operator: &mut Client) -> anyhow::Result<()> {
     for number in [1, 2] {
         operator.batch_execute(&format!(
             "CREATE SERVER old{number} FOREIGN DATA WRAPPER postgres_fdw
@@ -36,6 +42,33 @@ fn sessions_that_have_used_the_tables_follow_the_switch_and_the_way_back() -> Ou
             fleet.port_of_shard(number)
         ))?;
     }
+    Ok(())
+}
+
+/// Red with the plain `ALTER FOREIGN DATA WRAPPER`, which waits for nobody.
+#[test]
+fn the_switch_under_traffic_waits_for_those_who_use_the_tables() -> Outcome {
+    let fleet = Fleet::start()?;
+    let mut operator = fleet.session()?;
+    make_old_tables(&fleet, &mut operator)?;
+    let mut session = fleet.session()?;
+    session.batch_execute("BEGIN; INSERT INTO old1 VALUES (1, 'x')")?;
+    // It has written with postgres_fdw, and goes on with it.
+    let error = expect_error(operator.batch_execute(switch_under_traffic()), "55P03");
+    assert_eq!(error.message(), "canceling statement due to lock timeout");
+    operator.batch_execute("ROLLBACK")?;
+    session.batch_execute("INSERT INTO old2 VALUES (1, 'x'); COMMIT")?;
+    operator.batch_execute(switch_under_traffic())?;
+    assert!(prepares(&fleet, &mut session, 2)?);
+    assert_settled(&fleet);
+    Ok(())
+}
+
+#[test]
+fn sessions_that_have_used_the_tables_follow_the_switch_and_the_way_back() -> Outcome {
+    let fleet = Fleet::start()?;
+    let mut operator = fleet.session()?;
+    make_old_tables(&fleet, &mut operator)?;
     let mut session = fleet.session()?;
     session.batch_execute("PREPARE joined AS SELECT count(*) FROM old1 JOIN old2 USING (id)")?;
     assert!(!prepares(&fleet, &mut session, 1)?);
