@@ -60,16 +60,23 @@ impl Setup {
     /// Builds the extension, with some of its own features, and installs it where the servers find
     /// it.
     pub fn install_extension(&self, features: &[&str]) -> Result<()> {
-        self.pgrx.install(&self.workspace, &self.installation, features, false)
+        let features = self.test_features(features);
+        self.pgrx.install(&self.workspace, &self.installation, &features, false)
     }
 
     /// Builds the extension as users do, optimised, and installs it where the servers find it.
     pub fn install_released_extension(&self) -> Result<()> {
-        self.pgrx.install(&self.workspace, &self.installation, &[], true)
+        self.pgrx.install(&self.workspace, &self.installation, &self.feature(), true)
     }
 
     /// The cargo feature for the server's version, for example `pg15`.
     pub fn feature(&self) -> String {
         format!("pg{}", self.installation.major())
+    }
+
+    /// The cargo features for a build of the extension that shares its dependencies with the other
+    /// builds of a test run, and some of its own.
+    pub fn test_features(&self, own: &[&str]) -> String {
+        [&[self.feature().as_str(), "tests"], own].concat().join(",")
     }
 }
