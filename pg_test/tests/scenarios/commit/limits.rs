@@ -48,7 +48,7 @@ fn the_last_of_seventy_databases_is_settled_after_a_restart() -> Outcome {
     assert_eq!(prepared_gids(fleet.shard(1))?.len(), 1);
     let mark = fleet.coordinator.log().mark()?;
     fleet.coordinator.start()?;
-    wait_until("what was in doubt is settled", Duration::from_secs(30), || {
+    wait_until("what was in doubt is settled", DEADLINE, || {
         Ok(prepared_gids(fleet.shard(1))?.is_empty() && prepared_gids(fleet.shard(2))?.is_empty())
     })?;
     assert_eq!((fleet.ids_on_shard(1)?, fleet.ids_on_shard(2)?), (vec![1], vec![1]));

@@ -86,7 +86,6 @@ fn a_shard_that_hangs_in_phase_two_delays_only_itself() -> Outcome {
     hit.release();
     let start = Instant::now();
     wait_until("shard 2 commits", DEADLINE, || Ok(fleet.ids_on_shard(2)? == [1]))?;
-    assert!(!commit.is_finished(), "nothing hung");
     let (mut session, result) = commit.join();
     result?;
     assert!(start.elapsed() < lengthened_by_load(Duration::from_secs(8)), "{:?}", start.elapsed());
