@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use pg_test::oracle::{assert_settled, assert_usable, expect_error, expect_terminated, one};
-use pg_test::{DEADLINE, Fault, Fleet, Point};
+use pg_test::{DEADLINE, Fault, Fleet, Point, lengthened_by_load};
 use postgres::{Client, Error};
 
 use crate::support::{
@@ -57,9 +57,11 @@ fn statement_timeout_limits_phase_one() -> Outcome {
     let fleet = Fleet::start_proxied()?;
     let mut session = fleet.session()?;
     patient(&mut session)?;
-    session
-        .batch_execute("SET pg_fdw_xacts.commit_timeout = '4s'; SET statement_timeout = '1s'")?;
+    session.batch_execute("SET pg_fdw_xacts.commit_timeout = '4s'")?;
     begin_everywhere(&mut session, 1)?;
+    // For COMMIT only, and long enough for it to get there.
+    let limit = lengthened_by_load(Duration::from_secs(1)).as_millis();
+    session.batch_execute(&format!("SET LOCAL statement_timeout = {limit}"))?;
     let (commit, hit) = commit_held_at(&fleet, session, 1, Point::Answer, "PREPARE TRANSACTION")?;
     let start = Instant::now();
     let (mut session, result) = commit.join();
@@ -67,7 +69,6 @@ fn statement_timeout_limits_phase_one() -> Outcome {
     assert!(start.elapsed() < AT_ONCE, "{:?}", start.elapsed());
     assert_usable(&mut session);
     hit.release();
-    session.batch_execute("RESET statement_timeout")?;
     assert_recovered(&fleet, 1, false)?;
     assert_interruptible(&fleet, session)
 }
