@@ -407,6 +407,8 @@ DECLARE
     plan text[];
     afterwards text[] := '{}';
     grants text[] := '{}';
+    own text[];
+    own_statement text;
 BEGIN
     IF parent IS NULL OR to_server IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
@@ -441,6 +443,29 @@ BEGIN
             DETAIL = format('A partitioned table with these unique indexes has no foreign partitions: %s.', wrong),
             HINT = 'Drop them, and give each partition its own.';
     END IF;
+
+    -- What the partition has here and its parent has not. Detaching it would hide the difference. The constraints of a
+    -- table here go to the server with it.
+    own := ARRAY(
+        SELECT format('ALTER FOREIGN TABLE %s ALTER COLUMN %I ', p.name, attname) || action
+        FROM (SELECT a.*, b.attnotnull AS is_parents, pg_get_expr(x.adbin, x.adrelid) AS value,
+                pg_get_expr(y.adbin, y.adrelid) AS parents
+            FROM pg_attribute a JOIN pg_attribute b ON b.attrelid = parent AND b.attname = a.attname
+            LEFT JOIN pg_attrdef x ON x.adrelid = a.attrelid AND x.adnum = a.attnum
+            LEFT JOIN pg_attrdef y ON y.adrelid = b.attrelid AND y.adnum = b.attnum
+            WHERE a.attrelid = partition AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '') a,
+        LATERAL (VALUES (CASE WHEN value IS DISTINCT FROM parents
+                THEN coalesce('SET DEFAULT ' || value, 'DROP DEFAULT') END),
+            (CASE WHEN attnotnull AND NOT is_parents THEN 'SET NOT NULL' END)) v (action)
+        WHERE action IS NOT NULL
+        UNION ALL SELECT format('ALTER FOREIGN TABLE %s ADD CONSTRAINT %I %s', p.name, conname,
+            pg_get_constraintdef(oid))
+        FROM pg_constraint WHERE conrelid = partition AND contype = 'c' AND coninhcount = 0 AND p.server IS NOT NULL
+        UNION ALL SELECT format('COMMENT ON FOREIGN TABLE %s IS %L', p.name, description)
+        FROM pg_description WHERE objoid = partition AND classoid = 'pg_class'::regclass AND objsubid = 0
+        UNION ALL SELECT format('COMMENT ON COLUMN %s.%I IS %L', p.name, attname, description)
+        FROM pg_description JOIN pg_attribute ON attrelid = objoid AND attnum = objsubid
+        WHERE objoid = partition AND classoid = 'pg_class'::regclass AND objsubid <> 0);
 
     -- Nobody else reads or writes it from here on: no session of this server, no transaction that is still to be
     -- delivered on its server, and nobody who is connected to that.
@@ -498,6 +523,9 @@ BEGIN
     afterwards := afterwards || ARRAY[[NULL, format(
         'CREATE FOREIGN TABLE %s PARTITION OF %s %s SERVER %I OPTIONS (schema_name %L, table_name %L%s)',
         p.name, parent, p.bound, to_server, p.schema, p.table_name, p.other_options)]] || here.options;
+    FOREACH own_statement IN ARRAY own LOOP
+        afterwards := afterwards || ARRAY[[NULL, own_statement]];
+    END LOOP;
     -- The partition's own owner and privileges, and that nothing depends on it.
     FOR d IN SELECT * FROM @extschema@.pg_fdw_xacts_definition(NULL, p.name, true) LOOP
         IF d.part IN ('grant', 'owner') THEN

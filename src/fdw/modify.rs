@@ -322,7 +322,11 @@ impl Modification {
         };
         // The executor would look for so many slots.
         if affected > slots.len() {
-            return Err(report::unexpected_answer(&self.session.connection().server_name));
+            let server = &self.session.connection().server_name;
+            return Err(match self.ctid {
+                Some(_) => targets::ambiguous(server, affected),
+                None => report::unexpected_answer(server),
+            });
         }
         if affected > 0
             && let Some(reader) = &mut self.reader

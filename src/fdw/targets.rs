@@ -1,6 +1,6 @@
 //! What a modification sets on the foreign table, and how it finds its row.
 
-use std::ffi::c_int;
+use std::ffi::{CStr, c_int};
 
 use pgrx::pg_sys::{self, Oid, Plan};
 
@@ -25,6 +25,17 @@ pub unsafe fn row_identifier(source: *const Plan) -> Result<i16> {
     } else {
         Err(Error::new(SqlState::INTERNAL_ERROR, "could not find junk ctid column"))
     }
+}
+
+/// More than one row had the `ctid`. They have been changed, so the error has to undo that.
+pub fn ambiguous(server: &CStr, rows: usize) -> Error {
+    Error::new(
+        SqlState::FDW_ERROR,
+        [b"server \"", server.to_bytes(), format!("\" has changed {rows} rows instead of one").as_bytes()]
+            .concat(),
+    )
+    .detail("The rows are identified by ctid, which is not unique in a table with partitions or children.")
+    .hint("Use a statement that the server can execute as a whole, or foreign tables for the partitions themselves.")
 }
 
 /// The target columns with their types, and what stands for them in VALUES.

@@ -46,6 +46,7 @@ mod failures;
 mod fitting;
 mod idle_timeout;
 mod lock_timeout;
+mod preparing;
 mod savepoints;
 mod sending;
 mod session_lock;

@@ -94,15 +94,17 @@ impl<'a, M: Copy> Round<'a, M> {
         self.was_sent(member, connection, command.tag, connection.send_alone(&command.sql))
     }
 
-    /// Sends PREPARE TRANSACTION for a member, which the server skips if the session has lost its
-    /// advisory lock; `false` if the connection is lost.
+    /// Sends PREPARE TRANSACTION for a member, as [`Connection::send_prepare`] does; `false` if the
+    /// connection is lost.
     pub fn send_prepare(
         &mut self,
         member: M,
         connection: &'a Connection,
         prepare: &Command,
+        is_settled_here: bool,
     ) -> bool {
-        self.was_sent(member, connection, prepare.tag, connection.send_prepare(&prepare.sql))
+        let ticket = connection.send_prepare(&prepare.sql, is_settled_here);
+        self.was_sent(member, connection, prepare.tag, ticket)
     }
 
     /// A command for a member was sent with this ticket, which is `None` if the connection is lost.

@@ -63,7 +63,7 @@ pub fn phase_one(explicit: bool) -> Result<()> {
     let (awaited, unawaited): (Vec<&Participant>, Vec<&Participant>) =
         readers.iter().partition(|p| waits || !p.connection.is_kept());
     commit_readers(&unawaited)?;
-    first_round(&awaited, &writers, deadline, timeout)?;
+    first_round(&awaited, &writers, explicit, deadline, timeout)?;
     for p in of(Step::CommitLast) {
         one_phase::commit(p)?;
     }
@@ -145,6 +145,7 @@ fn commit_readers(readers: &[&Participant]) -> Result<()> {
 fn first_round(
     readers: &[&Participant],
     writers: &[&Participant],
+    explicit: bool,
     deadline: Instant,
     timeout: Duration,
 ) -> Result<()> {
@@ -154,7 +155,7 @@ fn first_round(
         let sent = match p.prepared() {
             Some(prepared) => {
                 p.apply(Event::SendPrepare)?;
-                round.send_prepare(*p, &p.connection, &prepared.prepare)
+                round.send_prepare(*p, &p.connection, &prepared.prepare, !explicit)
             }
             None => {
                 p.apply(Event::SendCommit)?;

@@ -7,7 +7,7 @@
 use std::ffi::CStr;
 use std::rc::Rc;
 
-use super::setup::{CONSTRAINTS, probe_name};
+use super::setup::probe_name;
 use super::state::{FetchRun, Parsed, State};
 use super::wire::Wire;
 use super::{Connection, Opening};
@@ -328,37 +328,24 @@ impl Connection {
         }
     }
 
-    /// Sends `PREPARE TRANSACTION`, which is executed only if the session still holds its advisory
-    /// lock. Deferred constraints are checked before that, because their triggers might release it.
-    /// It is sent on a doomed or sealed connection too. `None` if the connection is lost.
-    pub fn send_prepare(&self, prepare: &CStr) -> Option<Ticket> {
-        let check = self.inner.borrow().session.lock.held()?.check_name();
-        self.conn.set_gid(prepare);
-        self.send_commands(
-            &[(CONSTRAINTS.0, Control::Constraints), (&check, Control::LockCheck)],
-            prepare,
-            |fifo| fifo.statement(0, None),
-        )
-    }
-
     /// Sends one command outside of any statement's segment, as the protocol needs: COMMIT, COMMIT
     /// PREPARED, ROLLBACK PREPARED, ROLLBACK, and the resolver's questions. It is sent on a doomed
     /// or sealed connection too. `None` if the connection is lost.
     pub fn send_alone(&self, command: &CStr) -> Option<Ticket> {
-        self.send_commands(&[], command, |fifo| fifo.statement(0, None))
+        self.send_commands(|_, _| Some(()), command, |fifo| fifo.statement(0, None))
     }
 
     /// Sends what ends a transaction, as [`Self::send_alone`] does, for an answer that the
     /// connection takes itself. `false` if the connection is lost.
     pub fn send_ending(&self, command: &CStr, control: Control) -> bool {
-        self.send_commands(&[], command, |fifo| fifo.control(control)).is_some()
+        self.send_commands(|_, _| Some(()), command, |fifo| fifo.control(control)).is_some()
     }
 
-    /// Sends one command, with the prepared statements that must succeed `before` it, as a segment
-    /// of its own; `expect` notes whose the answer is. `None` if the connection is lost.
-    fn send_commands<T>(
+    /// Sends one command, with what must succeed `before` it, as a segment of its own; `expect`
+    /// notes whose the answer is. `None` if the connection is lost.
+    pub(super) fn send_commands<T>(
         &self,
-        before: &[(&CStr, Control)],
+        before: impl FnOnce(&Wire, &mut State) -> Option<()>,
         command: &CStr,
         expect: impl FnOnce(&mut Fifo<PgResult>) -> T,
     ) -> Option<T> {
@@ -366,10 +353,7 @@ impl Connection {
             let inner = &mut *self.inner.borrow_mut();
             (|| {
                 self.queue_preamble(inner)?;
-                for &(name, control) in before {
-                    self.conn.send_prepared(name, &[]).then_some(())?;
-                    inner.fifo.control(control);
-                }
+                before(&self.conn, inner)?;
                 self.conn.send_query(command, &[]).then_some(())?;
                 let expected = expect(&mut inner.fifo);
                 self.conn.send_sync().then_some(())?;

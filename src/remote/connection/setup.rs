@@ -76,8 +76,8 @@ pub(super) fn probe_name(modified: bool) -> &'static CStr {
 }
 
 impl Connection {
-    /// Session set-up, the session's lock, and what has waited for the end of a transaction, each
-    /// in a segment of its own.
+    /// Session set-up, the session's lock, its timeout, and what has waited for the end of a
+    /// transaction, each in a segment of its own.
     pub(super) fn queue_preamble(&self, inner: &mut State) -> Option<()> {
         let conn = &self.conn;
         if !inner.session.is_set_up {
@@ -104,6 +104,7 @@ impl Connection {
             conn.send_sync().then_some(())?;
             inner.fifo.sync();
         }
+        Self::queue_idle_timeout_again(conn, inner)?;
         if inner.transaction.depth == 0 && !inner.session.after_transaction.is_empty() {
             Self::queue_after_transaction(conn, inner)?;
             conn.send_sync().then_some(())?;

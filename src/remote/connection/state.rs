@@ -82,6 +82,8 @@ pub(super) struct Session {
     pub prepared_check: Option<SessionLock>,
     /// How long it may be idle, in milliseconds; 0: as the server says.
     pub idle_timeout: i32,
+    /// That does not hold there until the next command is sent.
+    pub idle_timeout_is_off: bool,
     /// How long it waits for locks.
     pub lock_timeout: LockTimeout,
     /// Commands to send outside of any transaction, where their failure does no harm, or with the

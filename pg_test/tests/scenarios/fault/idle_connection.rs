@@ -300,6 +300,45 @@ fn idle_connections_are_closed_when_they_are_to_be() -> Outcome {
     Ok(())
 }
 
+/// A session that has prepared is not idle as long as it waits for another server. Red: it was
+/// ended, COMMIT warned, and its own session did not see what it had committed.
+#[test]
+fn a_session_that_has_prepared_is_not_closed() -> Outcome {
+    let fleet = Fleet::start()?;
+    let (mut first, mut second) = (fleet.shard(1).client()?, fleet.shard(2).client()?);
+    second.batch_execute(
+        "CREATE FUNCTION waits() RETURNS trigger LANGUAGE plpgsql
+             AS 'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END';
+         CREATE CONSTRAINT TRIGGER waits AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW EXECUTE FUNCTION waits();
+         SELECT pg_advisory_lock(1)",
+    )?;
+    let mut session = fleet.session()?;
+    session.batch_execute("SET pg_fdw_xacts.idle_connection_timeout = '200ms'")?;
+    begin_everywhere(&mut session, 1)?;
+    let committing = std::thread::spawn(move || session.batch_execute("COMMIT").map(|()| session));
+    let mut is_there = |condition: &str| {
+        one::<bool>(
+            &mut first,
+            &format!(
+                "SELECT EXISTS (SELECT FROM pg_stat_activity
+                     WHERE application_name = 'postgres_fdw' {condition})"
+            ),
+        )
+    };
+    wait_until("it has prepared", DEADLINE, || {
+        is_there("AND state = 'idle' AND query LIKE 'PREPARE %'")
+    })?;
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(is_there("")?, "the session was ended");
+    second.batch_execute("SELECT pg_advisory_unlock(1)")?;
+    let mut session = committing.join().expect("no panic")?;
+    assert_eq!(one::<i64>(&mut session, "SELECT count(*) FROM ft1")?, 1);
+    wait_until("the connection is closed", DEADLINE, || Ok(!is_there("")?))?;
+    assert_everywhere(&fleet, 1, true)?;
+    Ok(())
+}
+
 /// The server ends an idle session after the connection was found to be there, and before the
 /// statement is sent. Red while COMMIT travelled behind it all the same: 08006.
 #[test]

@@ -210,3 +210,32 @@ fn a_connection_that_breaks_in_its_first_message_is_an_error_and_never_a_wait() 
     }
     Ok(())
 }
+
+/// Two rows of a partitioned table on the shard have the same `ctid`. Red: the error blamed a
+/// program between the servers.
+#[test]
+fn a_row_that_its_ctid_does_not_identify_is_not_changed() -> Outcome {
+    let fleet = Fleet::start()?;
+    let mut shard = fleet.shard(1).client()?;
+    shard.batch_execute(
+        "CREATE TABLE p (id int, v text) PARTITION BY LIST (id);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1);
+         CREATE TABLE p2 PARTITION OF p FOR VALUES IN (2);
+         INSERT INTO p VALUES (1, 'x'), (2, 'x')",
+    )?;
+    let mut session = fleet.session()?;
+    session.batch_execute("CREATE FOREIGN TABLE p (id int, v text) SERVER shard1")?;
+    for statement in [
+        "DELETE FROM p WHERE id = 1 AND random() >= 0",
+        "UPDATE p SET v = 'y' WHERE id = 1 AND random() >= 0",
+        "UPDATE p SET v = 'y' WHERE id = 1 AND random() >= 0 RETURNING *",
+    ] {
+        let error = expect_error(session.batch_execute(statement), "HV000");
+        assert_eq!(error.message(), "server \"shard1\" has changed 2 rows instead of one");
+        assert!(error.detail().unwrap_or_default().contains("partitions"), "{error:?}");
+        assert_eq!(one::<i64>(&mut shard, "SELECT count(*) FROM p WHERE v = 'x'")?, 2);
+    }
+    session.batch_execute("UPDATE p SET v = 'y' WHERE id = 1; DELETE FROM p WHERE id = 2")?;
+    assert_eq!(one::<String>(&mut shard, "SELECT string_agg(id || v, ' ') FROM p")?, "1y");
+    Ok(())
+}

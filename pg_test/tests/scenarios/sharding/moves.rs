@@ -172,3 +172,29 @@ fn two_who_do_the_same_at_once_do_it_once() -> Outcome {
     assert_settled(&fleet);
     Ok(())
 }
+
+/// Red: a moved partition had the defaults and constraints of its parent only.
+#[test]
+fn what_only_the_partition_has_here_is_kept() -> Outcome {
+    let fleet = Fleet::start()?;
+    let mut session = fleet.session()?;
+    fleet.shard(1).client()?.batch_execute("CREATE TABLE p1 (id int, v text, w text, n int)")?;
+    session.batch_execute(
+        "CREATE TABLE p (id int, v text, w text DEFAULT 'w', n int NOT NULL CHECK (n > 0))
+             PARTITION BY LIST (id);
+         CREATE FOREIGN TABLE p1 PARTITION OF p FOR VALUES IN (1) SERVER shard1;
+         ALTER FOREIGN TABLE p1 ALTER v SET DEFAULT 'own', ALTER w DROP DEFAULT, ALTER v SET NOT NULL,
+             ADD CONSTRAINT own CHECK (n < 10);
+         COMMENT ON FOREIGN TABLE p1 IS 'a table'; COMMENT ON COLUMN p1.v IS 'a column'",
+    )?;
+    let facts = "SELECT concat(string_agg(concat_ws(' ', attname, attnotnull, pg_get_expr(adbin, adrelid),
+                 col_description(attrelid, attnum)), ', ' ORDER BY attnum), obj_description('p1'::regclass),
+             (SELECT string_agg(conname || coninhcount || pg_get_constraintdef(oid), ', ' ORDER BY conname)
+                 FROM pg_constraint WHERE conrelid = 'p1'::regclass AND contype = 'c'))
+         FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+         WHERE attrelid = 'p1'::regclass AND attnum > 0";
+    let before: String = one(&mut session, facts)?;
+    session.batch_execute("SELECT pg_fdw_xacts_move_partition('p1', 'shard2')")?;
+    assert_eq!(one::<String>(&mut session, facts)?, before);
+    Ok(())
+}
