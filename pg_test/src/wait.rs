@@ -35,13 +35,30 @@ pub fn wait_until(
     }
 }
 
-/// `usual`; longer where more than four processes want each processor, in proportion. For promises
-/// of how soon something happens: they cannot be judged on a machine that is busy with other work.
+/// `usual`; longer where more than four processes want each processor, in proportion, either now or
+/// during the last minute. For promises of how soon something happens: they cannot be judged on a
+/// machine that is busy with other work.
 pub fn lengthened_by_load(usual: Duration) -> Duration {
     let processors = std::thread::available_parallelism().map_or(1, usize::from) as f64;
-    let load = std::fs::read_to_string("/proc/loadavg")
-        .ok()
-        .and_then(|text| text.split(' ').next()?.parse::<f64>().ok())
-        .unwrap_or(0.0);
+    let load = std::fs::read_to_string("/proc/loadavg").map_or(0.0, |text| load(&text));
     usual.mul_f64((load / (4.0 * processors)).max(1.0))
+}
+
+/// How many processes want a processor, as `/proc/loadavg` has it: the mean over a minute, over five
+/// and fifteen, and those that run now, before a slash.
+fn load(text: &str) -> f64 {
+    let mut words = text.split([' ', '/']).map(|word| word.parse().unwrap_or(0.0));
+    words.next().unwrap_or(0.0_f64).max(words.nth(2).unwrap_or(0.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::load;
+
+    #[test]
+    fn a_machine_is_busy_that_was_or_is_now() {
+        assert_eq!(load("24.50 3.00 2.00 3/812 4711\n"), 24.5);
+        assert_eq!(load("0.50 3.00 2.00 30/812 4711\n"), 30.0);
+        assert_eq!(load(""), 0.0);
+    }
 }

@@ -35,6 +35,8 @@ impl CargoPgrx {
         println!("installing cargo-pgrx {wanted} (some minutes)");
         let mut install = workspace.cargo();
         install.args(["install", "--locked", "cargo-pgrx", "--version", wanted]);
+        // It is not what takes time when it runs: without optimising it is there in half the time.
+        install.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0");
         if other {
             install.arg("--root").arg(workspace.target.join("tools"));
         }
@@ -88,20 +90,18 @@ impl CargoPgrx {
         finish(&mut init).map(drop)
     }
 
-    /// Builds the extension with the given features of its own, optimised if `release`, and
-    /// installs it into `installation`.
+    /// Builds the extension with the given cargo features, optimised if `release`, and installs it
+    /// into `installation`.
     pub fn install(
         &self,
         workspace: &Workspace,
         installation: &Installation,
-        features: &[&str],
+        features: &str,
         release: bool,
     ) -> Result<()> {
-        let version = format!("pg{}", installation.major());
-        let features = [&[version.as_str()], features].concat().join(",");
         let status = self
             .command(workspace)
-            .args(["install", "--no-default-features", "--features", &features, "--pg-config"])
+            .args(["install", "--no-default-features", "--features", features, "--pg-config"])
             .arg(installation.pg_config())
             .args(release.then_some("--release"))
             .status()?;

@@ -60,16 +60,27 @@ impl Setup {
     /// Builds the extension, with some of its own features, and installs it where the servers find
     /// it.
     pub fn install_extension(&self, features: &[&str]) -> Result<()> {
-        self.pgrx.install(&self.workspace, &self.installation, features, false)
+        let features = self.test_features(features);
+        self.pgrx.install(&self.workspace, &self.installation, &features, false)
     }
 
     /// Builds the extension as users do, optimised, and installs it where the servers find it.
     pub fn install_released_extension(&self) -> Result<()> {
-        self.pgrx.install(&self.workspace, &self.installation, &[], true)
+        self.pgrx.install(&self.workspace, &self.installation, &self.feature(), true)
     }
 
     /// The cargo feature for the server's version, for example `pg15`.
     pub fn feature(&self) -> String {
         format!("pg{}", self.installation.major())
+    }
+
+    /// The cargo features for a build of the extension that shares its dependencies with the other
+    /// builds of a test run, and some of its own. The pgrx for PostgreSQL 19 has no tests yet.
+    pub fn test_features(&self, own: &[&str]) -> String {
+        let version = self.feature();
+        let tests = (self.installation.major() < 19).then_some("tests");
+        let all: Vec<&str> =
+            std::iter::once(&*version).chain(tests).chain(own.iter().copied()).collect();
+        all.join(",")
     }
 }

@@ -18,7 +18,7 @@ use crate::clients::{self, Clients};
 use crate::names::{self, Test};
 use crate::pgrx::sudo_stand_in;
 use crate::setup::Setup;
-use crate::workspace::Workspace;
+use crate::workspace::{EXTENSION, Workspace};
 
 mod tally;
 
@@ -191,9 +191,11 @@ fn checks(setup: &Setup) -> Result<()> {
     formatting(setup)?;
     clippy(setup)?;
     heading("cargo doc");
-    let mut doc = setup.workspace.cargo();
-    doc.arg("doc").args(everything(setup)).args(["--no-deps", "--document-private-items"]);
-    check(doc.env("RUSTDOCFLAGS", "-D warnings"))
+    both_parts(setup).iter().try_for_each(|part| {
+        let mut doc = setup.workspace.cargo();
+        doc.arg("doc").args(part).args(["--no-deps", "--document-private-items"]);
+        check(doc.env("RUSTDOCFLAGS", "-D warnings"))
+    })
 }
 
 fn formatting(setup: &Setup) -> Result<()> {
@@ -203,32 +205,44 @@ fn formatting(setup: &Setup) -> Result<()> {
 
 fn clippy(setup: &Setup) -> Result<()> {
     heading("cargo clippy");
-    let mut clippy = setup.workspace.cargo();
-    clippy.arg("clippy").args(everything(setup)).args(["--all-targets", "--", "-D", "warnings"]);
-    check(&mut clippy)
+    both_parts(setup).iter().try_for_each(|part| {
+        let mut clippy = setup.workspace.cargo();
+        clippy.arg("clippy").args(part).args(["--all-targets", "--", "-D", "warnings"]);
+        check(&mut clippy)
+    })
 }
 
-/// Selects the whole workspace, for the server's version.
-fn everything(setup: &Setup) -> [String; 4] {
-    let feature = format!("{}/{}", crate::workspace::EXTENSION, setup.feature());
-    ["--workspace", "--no-default-features", "--features", &feature].map(str::to_owned)
+/// Selects all that belongs to the extension's tests but the extension. Cargo enables the features
+/// of dependencies that any of the packages selected wants, and builds a dependency again for other
+/// features; so tests are always built with the same selection.
+const TOOLS: [&str; 8] = ["-p", "xtask", "-p", "pg_test", "-p", "bench", "-p", "render-docs"];
+
+/// The same for what is checked without servers.
+const MODELS: [&str; 4] = ["-p", "model", "-p", "fuzz"];
+
+/// Selects the workspace in two parts: the extension, for the server's version, with the features
+/// of its dependencies with which it is installed for tests; and all other packages.
+fn both_parts(setup: &Setup) -> [Vec<String>; 2] {
+    let features = setup.test_features(&[]);
+    [
+        vec!["--workspace", "--exclude", EXTENSION],
+        vec!["-p", EXTENSION, "--no-default-features", "--features", &features],
+    ]
+    .map(|part| part.into_iter().map(str::to_owned).collect())
 }
 
 fn unit(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     heading("unit tests of the tools");
     let mut command = setup.workspace.cargo();
-    command
-        .args(["test", "-p", "xtask", "-p", "pg_test", "-p", "bench", "-p", "render-docs"])
-        .args(["--lib", "--bins"])
-        .args(filter);
+    command.arg("test").args(TOOLS).args(["--lib", "--bins"]).args(filter);
     test(&mut command, tally)?;
     heading("the model");
     let mut command = setup.workspace.cargo();
-    command.args(["test", "-p", "model", "--test", "model", "--"]).args(filter);
+    command.arg("test").args(MODELS).args(["--test", "model", "--"]).args(filter);
     test(&mut command, tally)?;
     heading("the corpora");
     let mut command = setup.workspace.cargo();
-    command.args(["test", "-p", "fuzz", "--test", "corpora", "--"]).args(filter);
+    command.arg("test").args(MODELS).args(["--test", "corpora", "--"]).args(filter);
     test(&mut command, tally)
 }
 
@@ -236,10 +250,10 @@ fn unit(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
 /// them, so that nothing is built twice.
 fn extension_units(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     heading("unit tests of the extension");
-    let features = format!("{} pg_test", setup.feature());
+    let features = setup.test_features(&["pg_test"]);
     let mut command = setup.workspace.cargo();
     command
-        .args(["test", "-p", crate::workspace::EXTENSION, "--lib", "--no-default-features"])
+        .args(["test", "-p", EXTENSION, "--lib", "--no-default-features"])
         // pgrx begins the names of tests in a server so.
         .args(["--features", &features, "--", "--skip", "::pg_"])
         .args(filter);
@@ -250,6 +264,7 @@ fn extension(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<(
     heading("unit tests of the extension, and its tests in one server");
     let mut command = setup.pgrx.command(&setup.workspace);
     command.args(["test", &setup.feature(), "--no-default-features"]);
+    command.args(["--features", &setup.test_features(&[])]);
     // The server's socket lies there, and the path of a socket has to be short.
     let data = tempdir_under_tmp()?;
     command.arg("--pgdata").arg(data.path());
@@ -294,7 +309,9 @@ fn clusters(
         .envs(variables.iter().copied())
         // Much of the time a test only waits for its servers.
         .env("RUST_TEST_THREADS", (available_parallelism()?.get() + 1).to_string())
-        .args(["test", "-p", "pg_test", "--test", name, "--"])
+        .arg("test")
+        .args(TOOLS)
+        .args(["--test", name, "--"])
         .args(arguments);
     test(&mut command, tally)
 }

@@ -10,7 +10,7 @@ mod view;
 use std::time::{Duration, Instant};
 
 use pg_test::oracle::one;
-use pg_test::{DEADLINE, Fleet, FleetOptions, wait_until};
+use pg_test::{DEADLINE, Fleet, FleetOptions, lengthened_by_load, wait_until};
 use postgres::{Client, Error};
 
 use crate::support::{Background, Outcome, in_background};
@@ -62,7 +62,8 @@ pub fn waits_on(
     let before = waiting(&mut shard)?;
     let background = in_background(session, sql);
     wait_until(&format!("{sql} waits on shard {number}"), DEADLINE, || {
-        Ok(waiting(&mut shard)? > before)
+        // On a busy machine it may have waited, and ended, since the last look.
+        Ok(background.is_finished() || waiting(&mut shard)? > before)
     })?;
     Ok(background)
 }
@@ -97,11 +98,11 @@ pub fn one_gives_way(
     Ok((error, victim, sessions))
 }
 
-/// A deadlock that was complete at `begin` has ended in time: half a second more than is promised,
-/// for a busy machine. Without detection it is for ever.
+/// A deadlock that was complete at `begin` has ended in time, with some seconds for a busy machine.
+/// Without detection it is for ever.
 #[track_caller]
 pub fn in_time(begin: Instant) {
-    let limit = LONG + Duration::from_millis(1500);
+    let limit = lengthened_by_load(LONG + Duration::from_secs(9));
     assert!(begin.elapsed() < limit, "it took {:?}", begin.elapsed());
 }
 

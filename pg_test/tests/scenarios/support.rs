@@ -66,10 +66,10 @@ impl Background {
 /// What one of many sessions does until it is told to stop.
 pub type Busy<'a> = Box<dyn FnOnce(&AtomicBool) -> Outcome + Send + 'a>;
 
-/// Runs all of them at once until it `is_enough`, one of them has ended, or a minute has passed.
+/// Runs all of them at once until it `is_enough`, one of them has ended, or minutes have passed.
 pub fn run_until(is_enough: impl Fn() -> bool, sessions: Vec<Busy>) -> Outcome {
     let stop = AtomicBool::new(false);
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + 3 * DEADLINE;
     std::thread::scope(|scope| {
         let stop = &stop;
         let threads: Vec<_> =

@@ -6,7 +6,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use pg_test::oracle::{assert_usable, expect_error, one, prepared_gids};
-use pg_test::{Cluster, DEADLINE, Fleet, FleetOptions, Installation, StopMode, wait_until};
+use pg_test::{
+    Cluster, DEADLINE, Fleet, FleetOptions, Installation, StopMode, lengthened_by_load, wait_until,
+};
 
 use crate::support::{NONE, Outcome};
 
@@ -134,7 +136,9 @@ fn what_a_subscription_settles_is_delivered_at_once() -> Outcome {
         ))?;
         wait_until("the shards have prepared", DEADLINE, || Ok(count(&fleet)? == 2))?;
         source.batch_execute(&format!("{settle} PREPARED 'source'"))?;
-        wait_until(&format!("{settle} is delivered"), SOON, || Ok(count(&fleet)? == 0))?;
+        wait_until(&format!("{settle} is delivered"), lengthened_by_load(SOON), || {
+            Ok(count(&fleet)? == 0)
+        })?;
     }
     assert_eq!(fleet.ids_on_shard(1)?, [1, 3, 5]);
     assert_eq!(fleet.ids_on_shard(2)?, [1, 3, 5]);

@@ -1,10 +1,10 @@
 //! Cycles of several sessions. All of them wait for ever with `pg_fdw_xacts.detect_deadlocks = off`.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pg_test::oracle::one;
 
-use pg_test::Fleet;
+use pg_test::{Fleet, lengthened_by_load};
 
 use super::{commit_all, detail, one_gives_way, session_that, start, waits_on};
 use crate::support::Outcome;
@@ -181,7 +181,8 @@ fn nobody_can_give_way() -> Outcome {
     let mark = fleet.coordinator.log().mark()?;
     let local = session_that(&fleet, "UPDATE ft2 SET v = 'b' WHERE id = 2")?;
     let mut committer = session_that(&fleet, COMMITS_IN_ONE_PHASE)?;
-    committer.batch_execute("SET LOCAL pg_fdw_xacts.commit_timeout = '5s'")?;
+    let limit = lengthened_by_load(Duration::from_secs(5)).as_millis();
+    committer.batch_execute(&format!("SET LOCAL pg_fdw_xacts.commit_timeout = '{limit}ms'"))?;
     let committer = waits_on(&fleet, 2, committer, "COMMIT")?;
     let local = waits_on(&fleet, 0, local, "UPDATE lt SET v = 'b' WHERE id = 1")?;
     let (committer, result) = committer.join();

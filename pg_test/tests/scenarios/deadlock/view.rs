@@ -35,8 +35,7 @@ fn everybody_is_shown_with_whom_he_waits_for() -> Outcome {
     let stranger = waits_on(&fleet, 1, stranger, "UPDATE t SET v = 's' WHERE id = 2; ROLLBACK")?;
     let second = waits_on(&fleet, 0, second, "UPDATE lt SET v = 'b' WHERE id = 1; ROLLBACK")?;
     let first = waits_on(&fleet, 1, first, "UPDATE ft1 SET v = 'a' WHERE id = 1; ROLLBACK")?;
-    let sleeps = "SELECT pg_fdw_xacts_exec('shard2', 'SELECT pg_sleep(4)')";
-    let third = in_background(third, &format!("{sleeps}; ROLLBACK"));
+    let third = in_background(third, "SELECT pg_fdw_xacts_exec('shard2', 'SELECT pg_sleep(600)')");
     let [one, two, three] = pids;
     for condition in [
         format!(
@@ -59,7 +58,10 @@ fn everybody_is_shown_with_whom_he_waits_for() -> Outcome {
     ] {
         wait_until(&condition, DEADLINE, || shown(&fleet, &condition))?;
     }
-    for waits in [third, second, stranger, first] {
+    let wake = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    fleet.shard(2).client()?.batch_execute(wake)?;
+    expect_error(third.join().1, "57014");
+    for waits in [second, stranger, first] {
         waits.join().1?;
     }
     wait_until("nobody is shown any more", DEADLINE, || {

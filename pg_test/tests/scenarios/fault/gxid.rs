@@ -7,7 +7,7 @@ use pg_test::oracle::{
     assert_usable, expect_error, prepared_gids, settled_within, wait_for_attempts,
 };
 use pg_test::proxy::NewConnections;
-use pg_test::{DEADLINE, Fault, Fleet, Point, wait_until};
+use pg_test::{DEADLINE, Fault, Fleet, Point, lengthened_by_load, wait_until};
 
 use crate::support::{
     Outcome, assert_recovered, begin_everywhere, commit_held_at, in_background, statuses,
@@ -147,7 +147,7 @@ fn a_terminated_resolver_comes_back() -> Outcome {
              WHERE backend_type = 'pg_fdw_xacts resolver'",
         )?;
         fleet.proxy(1).set_new_connections(NewConnections::Served);
-        settled_within(&fleet, Duration::from_secs(10))?;
+        settled_within(&fleet, lengthened_by_load(Duration::from_secs(10)))?;
     }
     assert_recovered(&fleet, 1, true)
 }

@@ -35,7 +35,7 @@ fn notice() -> Message {
 
 /// Rounds of transactions, with answers spoiled by fixed seeds; more: `cargo xtask fuzz shard`.
 fn rounds(manner: Manner) -> Outcome {
-    let duration = Duration::from_secs(8);
+    let duration = Duration::from_secs(5);
     let report =
         run(Options { seed: 1, manner, may_be_silent: false, duration, rounds: 100 }, |_| ())?;
     assert!(report.spoiled > 0, "{report:?}");

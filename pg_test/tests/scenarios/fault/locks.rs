@@ -1,8 +1,6 @@
 //! What an operator or a default of the database does to the extension's tables stops
 //! nobody else.
 
-use std::time::Duration;
-
 use pg_test::oracle::{assert_settled, expect_error, one};
 use pg_test::{DEADLINE, Fleet, FleetOptions, wait_until};
 
@@ -45,7 +43,7 @@ fn a_commit_does_not_wait_for_a_lock_on_the_decisions_past_its_limit() -> Outcom
     session.batch_execute("SET pg_fdw_xacts.prepare_timeout = '1s'")?;
     begin_everywhere(&mut session, 1)?;
     let commit = in_background(session, "COMMIT");
-    wait_until("COMMIT has given up", Duration::from_secs(15), || Ok(commit.is_finished()))?;
+    wait_until("COMMIT has given up", DEADLINE, || Ok(commit.is_finished()))?;
     let (mut session, result) = commit.join();
     let error = expect_error(result, "55P03");
     assert!(error.hint().is_some_and(|h| h.contains("prepare_timeout")), "{error:#?}");

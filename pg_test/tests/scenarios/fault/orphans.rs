@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use pg_test::oracle::{one, prepared_gids, settled_within};
 use pg_test::pooler::Pooler;
-use pg_test::{Cluster, DEADLINE, Fleet, FleetOptions, Frozen, StopMode, wait_until};
+use pg_test::{
+    Cluster, DEADLINE, Fleet, FleetOptions, Frozen, StopMode, lengthened_by_load, wait_until,
+};
 use postgres::Client;
 
 use crate::support::{
@@ -128,7 +130,7 @@ fn settled_in(mut fleet: Fleet, work: Work, end: End) -> Outcome {
     } else {
         fleet.coordinator.start()?;
     }
-    settled_within(&fleet, LIVELY)?;
+    settled_within(&fleet, lengthened_by_load(LIVELY))?;
     assert_everywhere(&fleet, 3, false)?;
     drop(orphan._another);
     assert_recovered(&fleet, 3, false)
@@ -207,7 +209,7 @@ fn a_session_that_waits_for_the_orphan_of_a_leader_that_was_halted() -> Outcome 
     assert_eq!(prepared_gids(fleet.shard(1))?.len(), 1, "rolled back beside a living owner");
     leader.kill9()?;
     drop(frozen);
-    settled_within(&fleet, LIVELY)?;
+    settled_within(&fleet, lengthened_by_load(LIVELY))?;
     assert!(orphan.commit.join().1.is_err(), "an answer from a dead server");
     assert!(orphan.bystander.join().1.is_err(), "an answer from a dead server");
     assert_recovered(&fleet, 3, false)

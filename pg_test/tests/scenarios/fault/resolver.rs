@@ -41,12 +41,11 @@ fn a_rollback_by_hand_after_the_decision_is_a_heuristic_outcome() -> Outcome {
     let mark = fleet.coordinator.log().mark()?;
     fleet.reconnect(1);
     wait_until("it is counted", DEADLINE, || Ok(statistic(&fleet, 1, "heuristic")? == 1))?;
-    let log = fleet.coordinator.log().since(mark)?;
-    let report = log
-        .lines()
-        .find(|line| line.contains("WARNING") && line.contains("heuristic outcome"))
-        .unwrap_or_else(|| panic!("no warning: {log}"));
-    assert!(report.contains(&gid) && report.contains("shard1"), "{report}");
+    wait_until("the log tells of it", DEADLINE, || {
+        let log = fleet.coordinator.log().since(mark)?;
+        let words = ["WARNING", "heuristic outcome", &gid, "shard1"];
+        Ok(log.lines().any(|line| words.iter().all(|word| line.contains(word))))
+    })?;
     assert_settled(&fleet);
     assert_eq!((fleet.ids_in_lt()?, fleet.ids_on_shard(2)?), (vec![1], vec![1]));
     assert_eq!(fleet.ids_on_shard(1)?, NONE);
@@ -214,7 +213,7 @@ fn beside_busy_sessions_the_resolver_disturbs_none() -> Outcome {
             })
             .collect();
         let start = Instant::now();
-        while start.elapsed() < Duration::from_secs(10) {
+        while start.elapsed() < Duration::from_secs(4) {
             for number in [1, 2] {
                 let before = statistic(&fleet, number, "attempts")?;
                 for point in [Point::Statement, Point::Answer] {

@@ -26,6 +26,20 @@ fn view(fleet: &Fleet, session: &mut Client, name: &str, columns: &str, query: &
     Ok(())
 }
 
+/// `run` fetches with these sizes. It is run again where it has not: a FETCH that takes long on a
+/// busy machine is not followed by a larger one.
+fn assert_fetches(fleet: &Fleet, expected: &[u32], mut run: impl FnMut() -> Outcome) -> Outcome {
+    let mut sizes = Vec::new();
+    for _ in 0..10 {
+        sizes = fetches(fleet, &mut run)?;
+        if sizes == expected {
+            break;
+        }
+    }
+    assert_eq!(sizes, expected);
+    Ok(())
+}
+
 /// How many rows each FETCH on shard 1 asks for while `run` runs.
 fn fetches(fleet: &Fleet, run: impl FnOnce() -> Outcome) -> anyhow::Result<Vec<u32>> {
     let mark = fleet.shard(1).log().mark()?;
@@ -41,14 +55,13 @@ fn the_batches_of_a_long_scan_grow() -> Outcome {
     let mut expected = vec![100; 8];
     expected.push(200);
     expected.extend([400; 23]);
-    let sizes = fetches(&fleet, || {
+    assert_fetches(&fleet, &expected, || {
         let sum: i64 = one(&mut session, "SELECT sum(id) FROM (SELECT id FROM ft1 OFFSET 0) s")?;
         assert_eq!(sum, 50_005_000);
         Ok(())
     })?;
-    assert_eq!(sizes, expected);
     // Again from the beginning, as another scan and as the same.
-    let sizes = fetches(&fleet, || {
+    assert_fetches(&fleet, &[&expected[..], &expected[..]].concat(), || {
         let sum: i64 = one(
             &mut session,
             "SELECT sum(n)::int8 FROM generate_series(1, 2) k, LATERAL
@@ -56,9 +69,7 @@ fn the_batches_of_a_long_scan_grow() -> Outcome {
         )?;
         assert_eq!(sum, 20_000);
         Ok(())
-    })?;
-    assert_eq!(sizes, [&expected[..], &expected[..]].concat());
-    Ok(())
+    })
 }
 
 #[test]
@@ -107,12 +118,11 @@ fn a_batch_that_has_become_too_large_is_followed_by_smaller_ones() -> Outcome {
     fleet.shard(1).client()?.batch_execute(
         "INSERT INTO t SELECT i, repeat('x', 20000) FROM generate_series(1001, 1600) i",
     )?;
-    let sizes = fetches(&fleet, || {
+    let expected = [&[100; 8][..], &[200, 400, 100, 100, 100]].concat();
+    assert_fetches(&fleet, &expected, || {
         assert_eq!(session.query("SELECT * FROM ft1", &[])?.len(), 1600);
         Ok(())
-    })?;
-    assert_eq!(sizes, [&[100; 8][..], &[200, 400, 100, 100, 100]].concat());
-    Ok(())
+    })
 }
 
 /// Each FETCH is a statement there, with the shard's timeout.

@@ -1,11 +1,9 @@
 //! What is told after a restart of what was decided before it, when nobody has asked the
 //! participants yet.
 
-use std::time::Duration;
-
 use pg_test::oracle::{assert_settled, expect_error, one, prepared_gids, wait_for_attempts};
 use pg_test::proxy::NewConnections;
-use pg_test::{Fleet, Point, StopMode, wait_until};
+use pg_test::{DEADLINE, Fleet, Point, StopMode, wait_until};
 
 use crate::doubt::{log_lines, resolve, told};
 use crate::support::{
@@ -161,7 +159,7 @@ fn what_is_handed_over_while_a_sweep_is_under_way_causes_another() -> Outcome {
         cut.wait()?;
         hit.release();
         asked.join().1?;
-        wait_until("nothing is shown any more", Duration::from_secs(6), || {
+        wait_until("nothing is shown any more", DEADLINE, || {
             Ok(one::<i64>(&mut session, "SELECT count(*) FROM pg_fdw_xacts")? == 0)
         })?;
         assert_settled(&fleet);

@@ -4,13 +4,15 @@
 use std::time::Duration;
 
 use pg_test::oracle::{expect_error, one};
-use pg_test::{DEADLINE, Fleet, wait_until};
+use pg_test::{DEADLINE, Fleet, lengthened_by_load, wait_until};
 use postgres::Client;
 
 use crate::support::{Outcome, in_background};
 
-/// Far less than a pause that nobody ends, which was ten seconds.
-const SOON: Duration = Duration::from_secs(5);
+/// Less than a pause that nobody ends, which was ten seconds.
+fn soon() -> Duration {
+    lengthened_by_load(Duration::from_secs(5))
+}
 
 /// A second database, `other`, with a resolver and tables on both shards.
 fn start() -> anyhow::Result<(Fleet, Client)> {
@@ -98,7 +100,7 @@ fn the_resolver_is_back_when_the_command_has_ended() -> Outcome {
             Some(code) => drop(expect_error(outcome, code)),
             None => outcome?,
         }
-        wait_until(&format!("the resolver is back after {command}"), SOON, || {
+        wait_until(&format!("the resolver is back after {command}"), soon(), || {
             Ok(resolver(&mut session)?.is_some())
         })?;
         commit(&mut fleet.coordinator.client_for("other", "postgres")?, id)?;
@@ -106,7 +108,7 @@ fn the_resolver_is_back_when_the_command_has_ended() -> Outcome {
     // A transaction that goes on keeps the lock, and its end ends the pause.
     alone(&mut session)?;
     session.batch_execute("BEGIN; ALTER DATABASE other RENAME TO another; ROLLBACK")?;
-    wait_until("the resolver is back", SOON, || Ok(resolver(&mut session)?.is_some()))?;
+    wait_until("the resolver is back", soon(), || Ok(resolver(&mut session)?.is_some()))?;
     // One after the other, while the resolver is still on its way back.
     for _ in 0..10 {
         session.batch_execute("ALTER DATABASE other RENAME TO another")?;

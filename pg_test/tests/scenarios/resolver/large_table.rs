@@ -79,7 +79,7 @@ fn what_runs_while_the_resolver_looks_leaves_no_row_behind() -> Outcome {
         fleet.coordinator.configure(&[("pg_fdw_xacts.resolver_interval", interval)])?;
         fleet.coordinator.reload()
     };
-    for round in 0..4 {
+    for round in 0..3 {
         every("1s")?;
         session.batch_execute("SELECT pg_fdw_xacts_resolve()")?;
         std::thread::scope(|scope| {
@@ -87,7 +87,7 @@ fn what_runs_while_the_resolver_looks_leaves_no_row_behind() -> Outcome {
                 scope.spawn(move || {
                     let start = Instant::now();
                     let mut id = (round * 4 + n) * 100_000;
-                    while start.elapsed() < Duration::from_secs(4) {
+                    while start.elapsed() < Duration::from_secs(2) {
                         id += 1;
                         load.batch_execute(&format!(
                             "BEGIN; INSERT INTO lt VALUES ({id}); INSERT INTO ft1 VALUES ({id}); COMMIT"
@@ -99,9 +99,7 @@ fn what_runs_while_the_resolver_looks_leaves_no_row_behind() -> Outcome {
             // The last look comes while they run: what it leaves behind stays for half an hour.
             every("30min")
         })?;
-        wait_until("no row is left behind", Duration::from_secs(5), || {
-            Ok(shown(&mut session)? == "none")
-        })?;
+        wait_until("no row is left behind", DEADLINE, || Ok(shown(&mut session)? == "none"))?;
     }
     Ok(())
 }

@@ -1,8 +1,6 @@
 //! While the synchronous standby is away, what needs no decision of its own goes on: the resolver
 //! waits for no standby itself. And what does wait for the standby says so.
 
-use std::time::Duration;
-
 use pg_test::oracle::{assert_settled, expect_error, one, prepared_gids};
 use pg_test::{Cluster, DEADLINE, Fleet, wait_until};
 use postgres::Client;
@@ -41,7 +39,7 @@ fn sweeps_go_on(fleet: &Fleet, id: i32) -> Outcome {
     let gid = leave_orphan(fleet, 1, "postgres", id)?;
     // It is asked for what it does not look for by itself.
     let asked = in_background(fleet.session()?, "SELECT pg_fdw_xacts_resolve()");
-    wait_until("an orphan is settled", Duration::from_secs(20), || {
+    wait_until("an orphan is settled", DEADLINE, || {
         Ok(!prepared_gids(fleet.shard(1))?.contains(&gid))
     })?;
     // The answer says nothing that a standby could lose.
@@ -55,7 +53,7 @@ fn sweeps_go_on(fleet: &Fleet, id: i32) -> Outcome {
 fn old_decisions_and_labels_are_deleted_and_the_resolver_goes_on() -> Outcome {
     let (fleet, mut standby) = start()?;
     let mut session = fleet.session()?;
-    wait_until("the decision and the label have been deleted", Duration::from_secs(30), || {
+    wait_until("the decision and the label have been deleted", DEADLINE, || {
         Ok(count(&mut session, "decision")? + count(&mut session, "label")? == 0)
     })?;
     sweeps_go_on(&fleet, 1)?;
