@@ -219,7 +219,7 @@ fn unit(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     let mut command = setup.workspace.cargo();
     command
         .args(["test", "-p", "xtask", "-p", "pg_test", "-p", "bench", "-p", "render-docs"])
-        .args(["--lib", "--bins"])
+        .args(["-p", "dashboard", "--lib", "--bins"])
         .args(filter);
     test(&mut command, tally)?;
     heading("the model");
