@@ -107,12 +107,11 @@ fn panel(area: &Area, chart: &Chart, moments: &[Moment], seconds: f64) -> Outcom
         .margin_bottom(10 + legend)
         .x_label_area_size(22)
         .y_label_area_size(50)
-        .build_cartesian_2d(0.0..seconds, 0.0..top)?;
+        .build_cartesian_2d((0.0..seconds).with_key_points(half_minutes(seconds)), 0.0..top)?;
     plot.configure_mesh()
         .light_line_style(TRANSPARENT)
         .bold_line_style(PALE)
         .axis_style(GREY)
-        .x_labels(6)
         .y_labels(5)
         .x_label_formatter(&|at| clock(*at))
         .y_label_formatter(&|value| with_unit(*value, &chart.unit))
@@ -120,9 +119,8 @@ fn panel(area: &Area, chart: &Chart, moments: &[Moment], seconds: f64) -> Outcom
         .draw()?;
     for (moment, letter) in moments.iter().zip(letters()) {
         plot.draw_series(LineSeries::new([(moment.at, 0.0), (moment.at, top)], GREY))?;
-        let name = (letter.to_string(), ("sans-serif", 12));
         let place = (moment.at + seconds / 200.0, top);
-        plot.draw_series([Text::new(name.0, place, name.1)])?;
+        plot.draw_series([Text::new(letter.to_string(), place, ("sans-serif", 12))])?;
     }
     for (line, colour) in chart.lines.iter().zip(COLOURS.into_iter().cycle()) {
         plot.draw_series(LineSeries::new(line.points.clone(), colour.stroke_width(2)))?;
@@ -135,6 +133,11 @@ fn panel(area: &Area, chart: &Chart, moments: &[Moment], seconds: f64) -> Outcom
         area.draw(&Text::new(line.name.clone(), (x + 24, y), ("sans-serif", 12)))?;
     }
     Ok(())
+}
+
+/// The times that the axis names.
+fn half_minutes(seconds: f64) -> Vec<f64> {
+    (0..).map(|n| f64::from(n) * 30.0).take_while(|at| *at <= seconds).collect()
 }
 
 /// Seconds as minutes and seconds.
@@ -175,7 +178,7 @@ mod tests {
         draw(&path, &charts, &moments, 10.0, "A remark.").expect("it is drawn");
         let text = std::fs::read_to_string(&path).expect("it is there");
         std::fs::remove_file(&path).expect("it is ours");
-        for part in ["One", "Another", "The last", "shard3", "a crash", "A remark.", "0:10", "2 s"]
+        for part in ["One", "Another", "The last", "shard3", "a crash", "A remark.", "0:00", "2 s"]
         {
             assert!(text.contains(part), "{part} in {text}");
         }
