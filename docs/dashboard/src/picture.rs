@@ -30,6 +30,8 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 const PANEL: (u32, u32) = (480, 210);
+/// What the axis of time counts, in seconds: plotters names round numbers.
+const UNIT: f64 = 30.0;
 /// The height of a line of text.
 const TEXT: u32 = 17;
 const GREY: RGBColor = RGBColor(110, 110, 110);
@@ -107,23 +109,26 @@ fn panel(area: &Area, chart: &Chart, moments: &[Moment], seconds: f64) -> Outcom
         .margin_bottom(10 + legend)
         .x_label_area_size(22)
         .y_label_area_size(50)
-        .build_cartesian_2d((0.0..seconds).with_key_points(half_minutes(seconds)), 0.0..top)?;
+        .build_cartesian_2d(0.0..seconds / UNIT, 0.0..top)?;
     plot.configure_mesh()
         .light_line_style(TRANSPARENT)
         .bold_line_style(PALE)
         .axis_style(GREY)
+        .x_labels(10)
         .y_labels(5)
-        .x_label_formatter(&|at| clock(*at))
+        .x_label_formatter(&|at| clock(at * UNIT))
         .y_label_formatter(&|value| with_unit(*value, &chart.unit))
         .label_style(("sans-serif", 12))
         .draw()?;
     for (moment, letter) in moments.iter().zip(letters()) {
-        plot.draw_series(LineSeries::new([(moment.at, 0.0), (moment.at, top)], GREY))?;
-        let place = (moment.at + seconds / 200.0, top);
+        let at = moment.at / UNIT;
+        plot.draw_series(LineSeries::new([(at, 0.0), (at, top)], GREY))?;
+        let place = (at + seconds / UNIT / 200.0, top);
         plot.draw_series([Text::new(letter.to_string(), place, ("sans-serif", 12))])?;
     }
     for (line, colour) in chart.lines.iter().zip(COLOURS.into_iter().cycle()) {
-        plot.draw_series(LineSeries::new(line.points.clone(), colour.stroke_width(2)))?;
+        let points = line.points.iter().map(|(at, value)| (at / UNIT, *value));
+        plot.draw_series(LineSeries::new(points, colour.stroke_width(2)))?;
     }
     let bottom = area.dim_in_pixel().1 - legend - 4;
     for ((line, colour), n) in chart.lines.iter().zip(COLOURS.into_iter().cycle()).zip(0..) {
@@ -133,11 +138,6 @@ fn panel(area: &Area, chart: &Chart, moments: &[Moment], seconds: f64) -> Outcom
         area.draw(&Text::new(line.name.clone(), (x + 24, y), ("sans-serif", 12)))?;
     }
     Ok(())
-}
-
-/// The times that the axis names.
-fn half_minutes(seconds: f64) -> Vec<f64> {
-    (0..).map(|n| f64::from(n) * 30.0).take_while(|at| *at <= seconds).collect()
 }
 
 /// Seconds as minutes and seconds.
@@ -175,10 +175,10 @@ mod tests {
         };
         let moments = [Moment { at: 5.0, text: "a crash" }];
         let charts = [chart("One"), chart("Another"), chart("The last")];
-        draw(&path, &charts, &moments, 10.0, "A remark.").expect("it is drawn");
+        draw(&path, &charts, &moments, 40.0, "A remark.").expect("it is drawn");
         let text = std::fs::read_to_string(&path).expect("it is there");
         std::fs::remove_file(&path).expect("it is ours");
-        for part in ["One", "Another", "The last", "shard3", "a crash", "A remark.", "0:00", "2 s"]
+        for part in ["One", "Another", "The last", "shard3", "a crash", "A remark.", "0:30", "2 s"]
         {
             assert!(text.contains(part), "{part} in {text}");
         }
