@@ -21,6 +21,8 @@
 //! | [`wire`] | PostgreSQL's message framing and which answer belongs to which statement |
 //! | [`ha`] | the bank on servers that Patroni has fail over |
 //! | [`pooler`] | PgBouncer in front of a server |
+//! | [`prometheus`] | Prometheus and postgres_exporter beside a coordinator |
+//! | [`dashboard`] | the dashboard of `monitoring/` and what it asks |
 //! | [`proxy`] | the fault proxy: cut, hold, refuse, at exactly one statement |
 //! | [`hostile`] | a shard whose answers are spoiled, and rounds of transactions with it |
 //! | [`valgrind`] | the coordinator under valgrind |
@@ -28,6 +30,7 @@
 pub mod bank;
 pub mod client;
 pub mod cluster;
+pub mod dashboard;
 pub mod fleet;
 pub mod ha;
 pub mod history;
@@ -42,6 +45,7 @@ mod place;
 pub mod pooler;
 mod port;
 mod process;
+pub mod prometheus;
 pub mod proxy;
 pub mod valgrind;
 mod wait;

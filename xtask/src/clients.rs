@@ -1,6 +1,6 @@
 //! Programs of others that some scenarios use: Python with the packages of
-//! `pg_test/clients/requirements.txt`, a JDK with PostgreSQL's JDBC driver, Prometheus's promtool,
-//! and PgBouncer.
+//! `pg_test/clients/requirements.txt`, a JDK with PostgreSQL's JDBC driver, Prometheus with its
+//! promtool and postgres_exporter, and PgBouncer.
 //!
 //! The Python packages go into an environment under the target directory, which is made again when
 //! the requirements change.
@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use pg_test::client::{JDBC_VARIABLE, PROMTOOL_VARIABLE, PYTHON_VARIABLE};
 use pg_test::install::finish;
 use pg_test::pooler::PGBOUNCER_VARIABLE;
+use pg_test::prometheus::{EXPORTER_VARIABLE, PROMETHEUS_VARIABLE};
 
 use crate::names::Test;
 use crate::packages;
@@ -31,7 +32,7 @@ pub struct Clients {
     python: PathBuf,
     jdbc: PathBuf,
     pgbouncer: PathBuf,
-    promtool: PathBuf,
+    monitoring: Monitoring,
 }
 
 /// PgBouncer, if it is there.
@@ -43,7 +44,9 @@ pub fn pgbouncer() -> Option<PathBuf> {
 impl Clients {
     /// Whether a test uses any of them.
     pub fn are_used_by(test: &Test) -> bool {
-        mentions(test, "pg_test::client") || mentions(test, "pg_test::pooler")
+        ["client", "pooler", "prometheus"]
+            .iter()
+            .any(|module| mentions(test, &format!("pg_test::{module}")))
     }
 
     /// Finds or installs them. The error says what is missing and that the tests were not run.
@@ -74,17 +77,19 @@ impl Clients {
         let Some(pgbouncer) = pgbouncer() else {
             bail!("no {DEBIAN_PGBOUNCER}: name PgBouncer with {PGBOUNCER_VARIABLE}");
         };
-        Ok(Self { python: python(workspace)?, jdbc, pgbouncer, promtool: promtool(workspace)? })
+        let monitoring = Monitoring::provide(workspace)?;
+        Ok(Self { python: python(workspace)?, jdbc, pgbouncer, monitoring })
     }
 
     /// The environment variables by which the scenarios find them.
-    pub fn variables(&self) -> [(&'static str, &Path); 4] {
-        [
+    pub fn variables(&self) -> Vec<(&'static str, &Path)> {
+        let mut variables: Vec<(&str, &Path)> = vec![
             (PYTHON_VARIABLE, &self.python),
             (JDBC_VARIABLE, &self.jdbc),
             (PGBOUNCER_VARIABLE, &self.pgbouncer),
-            (PROMTOOL_VARIABLE, &self.promtool),
-        ]
+        ];
+        variables.extend(self.monitoring.variables());
+        variables
     }
 }
 
@@ -110,18 +115,50 @@ fn mentions(test: &Test, module: &str) -> bool {
     std::fs::read_to_string(&test.file).unwrap_or_default().contains(module)
 }
 
-/// Prometheus's promtool: the one installed, or the one in Debian's package, which is not installed
-/// because it would start a server.
-fn promtool(workspace: &Workspace) -> Result<PathBuf> {
-    let named = std::env::var_os(PROMTOOL_VARIABLE).map(PathBuf::from);
-    let installed = named.unwrap_or_else(|| PathBuf::from("promtool"));
-    if packages::succeeds(Command::new(&installed).arg("--version")) {
-        return Ok(installed);
+/// Prometheus and postgres_exporter.
+pub struct Monitoring {
+    prometheus: PathBuf,
+    promtool: PathBuf,
+    exporter: PathBuf,
+}
+
+impl Monitoring {
+    /// Those that are named, or those in Debian's packages, which are not installed because they
+    /// would start servers.
+    pub fn provide(workspace: &Workspace) -> Result<Self> {
+        let find = |variable: &str, package: &str, program: &str| {
+            let named = std::env::var_os(variable).map(PathBuf::from);
+            let installed = named.unwrap_or_else(|| PathBuf::from(program));
+            if packages::succeeds(Command::new(&installed).arg("--version")) {
+                return Ok(installed);
+            }
+            if packages::debian_postgresql().is_none() {
+                bail!("no {program}: install {package}, or name it with {variable}");
+            }
+            let file = format!("usr/bin/{program}");
+            packages::extract(package, &file, &workspace.target.join("clients"))
+        };
+        let exporter = "prometheus-postgres-exporter";
+        Ok(Self {
+            prometheus: find(PROMETHEUS_VARIABLE, "prometheus", "prometheus")?,
+            promtool: find(PROMTOOL_VARIABLE, "prometheus", "promtool")?,
+            exporter: find(EXPORTER_VARIABLE, exporter, exporter)?,
+        })
     }
-    if packages::debian_postgresql().is_none() {
-        bail!("no promtool: install Prometheus, or name it with {PROMTOOL_VARIABLE}");
+
+    /// The two that run, with their names.
+    pub fn servers(&self) -> [(&'static str, &Path); 2] {
+        [("Prometheus", &self.prometheus), ("postgres_exporter", &self.exporter)]
     }
-    packages::extract("prometheus", "usr/bin/promtool", &workspace.target.join("clients"))
+
+    /// The environment variables by which they are found.
+    pub fn variables(&self) -> [(&'static str, &Path); 3] {
+        [
+            (PROMETHEUS_VARIABLE, &self.prometheus),
+            (PROMTOOL_VARIABLE, &self.promtool),
+            (EXPORTER_VARIABLE, &self.exporter),
+        ]
+    }
 }
 
 /// The Python of an environment with the packages that the scenarios use.

@@ -228,7 +228,14 @@ enum Command {
         output: Option<PathBuf>,
     },
     /// Render the documentation to HTML: target/book
-    Docs,
+    Docs {
+        #[command(flatten)]
+        server: ServerChoice,
+        /// First draw the dashboard of monitoring/ anew, with four minutes of traffic and faults on
+        /// real servers that Prometheus watches: docs/src/dashboard.svg
+        #[arg(long)]
+        dashboard: bool,
+    },
     /// Build the extension, optimised, and lay out its files as for the server's directories:
     /// target/package
     Package {
@@ -323,7 +330,13 @@ fn run(command: Command) -> Result<()> {
             let choice = Choice { quick, growth, only, resume, render };
             bench::run(&setup, &choice, output.as_deref())
         }
-        Command::Docs => docs::render(&workspace),
+        Command::Docs { server, dashboard } => {
+            if dashboard {
+                let workspace = Workspace::find()?;
+                docs::draw_dashboard(&Setup::prepare(workspace, server.pg_config.as_deref())?)?;
+            }
+            docs::render(&workspace)
+        }
         Command::Package { server } => {
             package::run(&Setup::prepare(workspace, server.pg_config.as_deref())?)
         }

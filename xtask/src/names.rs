@@ -9,10 +9,11 @@ use crate::suites::Suite;
 
 /// Where the tests of each suite are. `cargo test` calls a test in `a/b.rs` of such a directory
 /// `a::b::name`.
-const SOURCES: [(Suite, &str); 9] = [
+const SOURCES: [(Suite, &str); 10] = [
     (Suite::Unit, "xtask/src"),
     (Suite::Unit, "pg_test/src"),
     (Suite::Unit, "bench/src"),
+    (Suite::Unit, "docs/dashboard/src"),
     (Suite::Unit, "docs/render/src"),
     (Suite::Unit, "model/tests/model"),
     (Suite::Unit, "fuzz/tests/corpora"),

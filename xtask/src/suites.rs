@@ -215,7 +215,8 @@ fn clippy(setup: &Setup) -> Result<()> {
 /// Selects all that belongs to the extension's tests but the extension. Cargo enables the features
 /// of dependencies that any of the packages selected wants, and builds a dependency again for other
 /// features; so tests are always built with the same selection.
-const TOOLS: [&str; 8] = ["-p", "xtask", "-p", "pg_test", "-p", "bench", "-p", "render-docs"];
+const TOOLS: [&str; 10] =
+    ["-p", "xtask", "-p", "pg_test", "-p", "bench", "-p", "render-docs", "-p", "dashboard"];
 
 /// The same for what is checked without servers.
 const MODELS: [&str; 4] = ["-p", "model", "-p", "fuzz"];

@@ -7,6 +7,7 @@ mod large_table;
 mod many_unasked;
 mod monitoring;
 mod monitoring_alerts;
+mod monitoring_served;
 mod operators;
 mod reasons;
 mod security;

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use pg_test::dashboard::{self, Panel};
 use pg_test::log::Mark;
 use pg_test::oracle::{assert_settled, one, wait_for_attempts};
 use pg_test::{DEADLINE, Fault, Fleet, Point, StopMode, wait_until};
@@ -233,26 +234,19 @@ fn alert_rules_speak_of_metrics_and_labels_that_exist() -> Outcome {
 /// on a panel.
 #[test]
 fn the_dashboard_shows_what_the_exporter_gives() -> Outcome {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../monitoring/grafana_dashboard.json");
-    let dashboard: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path)?)?;
-    let list = |of: &serde_json::Value| of.as_array().cloned().unwrap_or_default();
-    let text = |of: &serde_json::Value| of.as_str().unwrap_or_default().to_owned();
     let declared = declared()?;
     let mut shown = BTreeSet::new();
-    for panel in list(&dashboard["panels"]) {
-        let title = text(&panel["title"]);
-        assert!(!text(&panel["description"]).is_empty(), "{title}");
-        assert!(!list(&panel["targets"]).is_empty(), "{title}");
-        for target in list(&panel["targets"]) {
-            let expr = text(&target["expr"]);
-            let metrics = metrics(&expr);
+    for Panel { title, description, targets, .. } in dashboard::panels()? {
+        assert!(!description.is_empty(), "{title}");
+        assert!(!targets.is_empty(), "{title}");
+        for target in targets {
+            let expr = &target.expr;
+            let metrics = metrics(expr);
             assert!(!metrics.is_empty(), "{title}: {expr}");
             for metric in metrics {
                 let labels = declared.get(&metric).unwrap_or_else(|| panic!("{title}: {metric}"));
                 let matched = expr.split(['{', ',']).filter_map(|part| part.split_once("=~"));
-                let legend = text(&target["legendFormat"]);
-                let written = legend.split("{{").skip(1).filter_map(|part| part.split_once("}}"));
-                for (label, _) in matched.chain(written) {
+                for label in matched.map(|(label, _)| label).chain(target.labels()) {
                     assert!(labels.iter().any(|l| l == label), "{title}: {metric}: {label}");
                 }
                 shown.insert(metric);
