@@ -15,6 +15,7 @@
 //! | `values` | the columns of rows |
 //! | `rounds` | transactions with such a shard, and what must be true afterwards |
 
+mod kinds;
 mod rounds;
 mod spoiling;
 mod values;
