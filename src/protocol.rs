@@ -20,7 +20,8 @@
 //! * [`shown`]: what others see of a participant;
 //! * [`verdict`]: what the resolver may conclude about a prepared transaction it found;
 //! * [`retry`]: when to try again;
-//! * [`waits`]: who waits for whom over several servers, and the deadlocks among that.
+//! * [`waits`]: who waits for whom over several servers, and the deadlocks among that;
+//! * [`wall_clock`]: how long ago something was, by a clock that somebody may set.
 
 #![forbid(unsafe_code)]
 
@@ -45,3 +46,4 @@ pub mod session_lock;
 pub mod shown;
 pub mod verdict;
 pub mod waits;
+pub mod wall_clock;

@@ -134,7 +134,7 @@ fn of_table(
     let by_id: HashMap<i32, &ParticipantRecord> = list.iter().map(|r| (r.id, r)).collect();
     decisions::for_each(|row| {
         let is_pending = row.decision == Decision::InProgress;
-        let is_unknown = unasked && !is_pending && asked.is_older(row.xid);
+        let is_unknown = unasked && !is_pending && asked.is_older(row.xid, row.is_frozen);
         if !is_pending && !is_unknown {
             return;
         }
@@ -163,10 +163,10 @@ fn of_table(
 
 /// Whether a transaction was committed before the start of this server, and one of its participants
 /// has not been asked since whether it was delivered there. False on a standby, which cannot tell.
-pub fn is_unasked(xid: TransactionId) -> bool {
+pub fn is_unasked(xid: TransactionId, is_frozen: bool) -> bool {
     let standby = in_recovery();
     let asked = seen::asked();
-    if standby || !asked.is_older(xid) {
+    if standby || !asked.is_older(xid, is_frozen) {
         return false;
     }
     let list = participant_list::all();

@@ -123,7 +123,7 @@ fn look(label: &CStr) -> Result<(Known, bool)> {
         (false, false) => Known::Committed,
     };
     // In this order: whatever is left of a participant that counts as asked has an entry by then.
-    let unconfirmed = (known == Known::Committed && doubt::is_unasked(row.xid))
+    let unconfirmed = (known == Known::Committed && doubt::is_unasked(row.xid, row.is_frozen))
         || !entries::of_transaction(row.xid).is_empty();
     Ok((known, unconfirmed))
 }

@@ -369,13 +369,13 @@ pub fn reap(limit: Duration) {
         return;
     }
     let gone: HashSet<i32> = owners.into_iter().filter(|pid| !shmem::is_alive(*pid)).collect();
-    let overdue = now() - limit.as_micros() as i64;
+    let now = now();
     shmem::write(|m| {
         let mut table = m.entries();
         for place in table.owned() {
             let entry = *table.at(place);
             let is_gone = owner(&entry).is_some_and(|pid| gone.contains(&pid));
-            if is_gone || (entry.status.is_decided() && entry.since < overdue) {
+            if is_gone || entry.is_overdue(now, limit) {
                 table.change(place, |entry| {
                     entry.owner = Owner::Resolver;
                     if entry.status == Status::Preparing {

@@ -1,10 +1,13 @@
 //! What shared memory holds of one participant that is prepared or about to be.
 
+use std::time::Duration;
+
 use pgrx::pg_sys::{self, Oid};
 
 use crate::protocol::gid::{Gid, Identity, Nonce};
 use crate::protocol::place::Place;
 use crate::protocol::verdict::Reason;
+use crate::protocol::wall_clock::has_passed;
 
 pub use crate::protocol::shown::Status;
 
@@ -109,6 +112,11 @@ impl Entry {
     /// Whether it is on that server; `place` is where that leads, if it is known.
     pub fn is_on(&self, serverid: Oid, place: Option<Place>) -> bool {
         self.serverid == serverid || place.is_some_and(|place| place.is_same(&self.place))
+    }
+
+    /// Whether what was decided has not been delivered within `limit`.
+    pub fn is_overdue(&self, now: i64, limit: Duration) -> bool {
+        self.status.is_decided() && has_passed(self.since, now, limit)
     }
 
     /// Whether no backend settles it.

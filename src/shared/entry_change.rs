@@ -200,6 +200,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_decided_is_overdue_after_a_while_whatever_happens_to_the_clock() {
+        let limit = std::time::Duration::from_micros(10);
+        let since = 3_600_000_000;
+        let decided = Entry { since, ..entry(State::Committing).unwrap() };
+        assert!(!decided.is_overdue(since + 10, limit) && decided.is_overdue(since + 11, limit));
+        assert!(decided.is_overdue(0, limit), "the clock was set back by an hour");
+        let undecided = Entry { since, ..entry(State::Prepared).unwrap() };
+        assert!(!undecided.is_overdue(since + 11, limit));
+    }
+
+    #[test]
     fn only_what_is_the_resolvers_can_be_claimed() {
         let mut left = entry(State::Waiting).unwrap();
         Change::Claim(Status::Aborting).write(&mut left, 8, 5);

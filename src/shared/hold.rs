@@ -22,6 +22,7 @@ use crate::pg::globals::now;
 use crate::pg::latch;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::Gid;
+use crate::protocol::wall_clock::lasts;
 use crate::shared::order;
 use crate::shared::shmem::{self, Memory};
 
@@ -76,7 +77,7 @@ impl Hold {
     }
 
     fn is_held(&self, now: i64) -> bool {
-        now < self.until
+        lasts(self.until, now, LONGEST)
     }
 }
 
@@ -191,6 +192,15 @@ mod tests {
         assert!(!hold.is_held(first.until));
         let third = begin(&mut hold, first.until, 0).unwrap();
         assert!(has_held(&hold, &third) && has_held(&hold, &second));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_does_not_make_it_longer() {
+        let mut hold = Hold::default();
+        let first = begin(&mut hold, 3_600_000_000, 0).unwrap();
+        assert!(!hold.is_held(0));
+        let second = begin(&mut hold, 0, 0).unwrap();
+        assert!(!has_held(&hold, &first) && has_held(&hold, &second) && hold.is_held(1));
     }
 
     #[test]

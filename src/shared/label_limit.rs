@@ -10,6 +10,7 @@ use pgrx::pg_sys;
 
 use crate::guc;
 use crate::pg::error::{Error, Result, SqlState};
+use crate::protocol::wall_clock::has_passed;
 use crate::shared::shmem;
 
 const COUNTERS: usize = 4096;
@@ -29,7 +30,7 @@ struct Counter {
 impl Counter {
     /// Counts one more label; `false` if that is more than allowed.
     fn add(&mut self, now: i64, retention: Duration, limit: u64) -> bool {
-        if now - self.since > retention.as_micros() as i64 {
+        if has_passed(self.since, now, retention) {
             *self = Self { since: now, labels: 0 };
         }
         if self.labels >= limit {
@@ -70,5 +71,13 @@ mod tests {
             .map(|now| counter.add(now, retention, 2))
             .into();
         assert_eq!(used, [true, true, false, false, true, true, false]);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_does_not_make_it_longer() {
+        let retention = Duration::from_micros(100);
+        let mut counter = Counter { since: 1000, labels: 2 };
+        assert!(!counter.add(950, retention, 2));
+        assert!(counter.add(800, retention, 2));
     }
 }

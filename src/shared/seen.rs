@@ -11,9 +11,10 @@
 
 use std::collections::HashMap;
 
-use pgrx::pg_sys::{self, Oid, TransactionId};
+use pgrx::pg_sys::{Oid, TransactionId};
 
 use crate::pg::globals::my_database;
+use crate::pg::snapshot::{full_near, next_xid};
 use crate::shared::shmem;
 
 const WORDS: usize = 4096;
@@ -23,7 +24,7 @@ const WORDS: usize = 4096;
 pub struct Seen {
     /// Transactions with an older xid are from before the start of this server, or its promotion. 0
     /// until the launcher has started; no distributed transaction commits before that.
-    first_xid: TransactionId,
+    first_xid: u64,
     words: [Word; WORDS],
 }
 
@@ -43,11 +44,10 @@ fn place(participant: i32) -> (u32, u64) {
 
 /// The server has started: what is in the tables by now is from before the start.
 pub fn note_start() {
-    // SAFETY: called in a background worker of a server that is not in recovery.
-    let next = unsafe { pg_sys::ReadNextFullTransactionId() };
+    let next = next_xid();
     shmem::write(|m| {
-        if m.shared.seen.first_xid == pg_sys::InvalidTransactionId {
-            m.shared.seen.first_xid = TransactionId::from_inner(next.value as u32);
+        if m.shared.seen.first_xid == 0 {
+            m.shared.seen.first_xid = next;
         }
     });
 }
@@ -94,15 +94,17 @@ pub fn forget_database(dbid: Oid) {
 
 /// Which participants of this database have been asked.
 pub struct Asked {
-    first_xid: TransactionId,
+    first_xid: u64,
+    next_xid: u64,
     words: HashMap<u32, u64>,
 }
 
 /// Which participants of this database have been asked.
 pub fn asked() -> Asked {
-    let dbid = my_database();
+    let (dbid, next_xid) = (my_database(), next_xid());
     shmem::read(|m| Asked {
         first_xid: m.shared.seen.first_xid,
+        next_xid,
         words: m
             .shared
             .seen
@@ -121,10 +123,39 @@ impl Asked {
         self.words.get(&index).is_some_and(|bits| bits & bit != 0)
     }
 
-    /// Whether a transaction is from before the start.
-    pub fn is_older(&self, xid: TransactionId) -> bool {
-        // SAFETY: only compares numbers.
-        self.first_xid == pg_sys::InvalidTransactionId
-            || unsafe { pg_sys::TransactionIdPrecedes(xid, self.first_xid) }
+    /// Whether a transaction is from before the start; it counts as older where its row is frozen
+    /// and its xid does not tell any more.
+    pub fn is_older(&self, xid: TransactionId, is_frozen: bool) -> bool {
+        self.first_xid == 0 || is_frozen || full_near(xid, self.next_xid) < self.first_xid
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(first_xid: u64, next_xid: u64) -> Asked {
+        Asked { first_xid, next_xid, words: HashMap::new() }
+    }
+
+    #[test]
+    fn what_is_older_than_the_start_stays_so_when_xids_begin_anew() {
+        const EPOCH: u64 = 1 << 32;
+        for first in [1000, EPOCH - 2, EPOCH, 3 * EPOCH + 5] {
+            for since in [0, 3, 1 << 31, 3 << 31, 5 * EPOCH] {
+                let next = first + since;
+                let asked = asked(first, next);
+                // Those that are not frozen are among the last 2^31.
+                for back in [1, 2, 900, 1 << 30, (1 << 31) - 1] {
+                    let Some(xid) = next.checked_sub(back) else { continue };
+                    let is_older = asked.is_older((xid as u32).into(), false);
+                    assert_eq!(is_older, xid < first, "{first} {next} {xid}");
+                }
+                assert!(asked.is_older(7.into(), true), "nobody can tell");
+                // Given after it was asked what the next one is.
+                assert!(!asked.is_older(((next + 9) as u32).into(), false));
+            }
+        }
+        assert!(asked(0, 1000).is_older(7.into(), false), "the launcher has not started");
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::pg::globals::now;
 use crate::pg::latch;
 use crate::pg::wait_event::WaitEvent;
+use crate::protocol::wall_clock::lasts;
 use crate::shared::shmem;
 
 /// How long those who deliver wait for it.
@@ -32,7 +33,8 @@ impl Window {
     /// Closes it for so long, if it may be closed now; returns until when it is.
     fn close(&self, now: i64, duration: Duration) -> Option<i64> {
         let closed_until = self.closed_until.load(Ordering::SeqCst);
-        if now < self.open_until.load(Ordering::SeqCst).max(closed_until) {
+        let open_until = self.open_until.load(Ordering::SeqCst);
+        if lasts(open_until, now, LONGEST) || lasts(closed_until, now, LONGEST) {
             return None;
         }
         let until = now + duration.as_micros() as i64;
@@ -56,7 +58,7 @@ impl Window {
     }
 
     fn is_closed(&self, now: i64) -> bool {
-        now < self.closed_until.load(Ordering::SeqCst)
+        lasts(self.closed_until.load(Ordering::SeqCst), now, LONGEST)
     }
 }
 
@@ -111,6 +113,22 @@ mod tests {
         assert_eq!(window.close(15, FIVE), Some(20), "whoever had closed it has died");
         window.open(16, 10, 15);
         assert!(window.is_closed(16), "it is not the first one's any more");
+    }
+
+    /// The clock is set back, while it is closed or open for those who write.
+    #[test]
+    fn a_clock_that_is_set_back_does_not_keep_it_as_it_was() {
+        const BACK: i64 = 3_600_000_000;
+        let window = new();
+        let until = window.close(BACK, FIVE).unwrap();
+        assert!(!window.is_closed(0));
+        assert!(window.close(0, FIVE).is_some());
+        window.open(BACK, BACK, until);
+        assert!(window.is_closed(4), "it is not the first one's any more");
+        let window = new();
+        let until = window.close(BACK, FIVE).unwrap();
+        window.open(BACK + 3, BACK, until);
+        assert!(window.close(0, FIVE).is_some());
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct Row {
     pub decision: Decision,
     /// The local transaction.
     pub xid: TransactionId,
+    /// It was so long ago that its xid may be another transaction's by now.
+    pub is_frozen: bool,
     /// The numbers of its participants on the list of participants, each with the transaction's xid
     /// there; 0 where it is not known.
     pub participants: Vec<(i32, u64)>,
@@ -136,7 +138,13 @@ fn decision(row: &table::Row) -> Decision {
 fn read(row: &table::Row, nonce: Nonce) -> Row {
     let numbers = row.int8_array(1).into_iter().map(|id| id as i32);
     let xids = row.int8_array(2).into_iter().map(|xid| xid as u64);
-    Row { nonce, decision: decision(row), xid: row.xid, participants: numbers.zip(xids).collect() }
+    Row {
+        nonce,
+        decision: decision(row),
+        xid: row.xid,
+        is_frozen: row.is_frozen,
+        participants: numbers.zip(xids).collect(),
+    }
 }
 
 /// What is decided of a local transaction that has inserted a row, without reading the row.

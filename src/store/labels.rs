@@ -26,6 +26,8 @@ const TRACES_LAST: i64 = 30;
 pub struct Label {
     /// The transaction that inserted it.
     pub xid: TransactionId,
+    /// It was so long ago that its xid may be another transaction's by now.
+    pub is_frozen: bool,
     /// That transaction has not ended.
     pub in_progress: bool,
     /// The label was taken.
@@ -43,8 +45,12 @@ pub fn find(label: &CStr) -> Result<Option<Label>> {
         See::Dirty,
         &Key::Text(label),
         |row| {
-            found =
-                Some(Label { xid: row.xid, in_progress: row.in_progress, taken: row.boolean(2) });
+            found = Some(Label {
+                xid: row.xid,
+                is_frozen: row.is_frozen,
+                in_progress: row.in_progress,
+                taken: row.boolean(2),
+            });
         },
     )?;
     Ok(found)

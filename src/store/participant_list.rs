@@ -10,7 +10,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::pg::error::Result;
 use crate::pg::transaction::make_durable;
-use crate::protocol::fingerprint::{Fingerprint, escaped};
+use crate::protocol::fingerprint::{Fingerprint, of_stored};
 use crate::protocol::gid::{Gid, Identity, Nonce};
 use crate::protocol::place::Place;
 use crate::store::table::{See, Table, text};
@@ -75,7 +75,7 @@ pub fn all() -> Vec<ParticipantRecord> {
             serverid: row.oid(1),
             userid: row.oid(2),
             system_identifier: row.int8(3) as u64,
-            database: escaped(&row.text(4)),
+            database: of_stored(row.text(4)),
             address: (row.len() > ADDRESS && !row.is_null(ADDRESS)).then(|| row.text(ADDRESS)),
         });
     });

@@ -20,7 +20,8 @@ const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-l
 /// No input is longer: what is worth keeping stays small.
 const LONGEST: usize = 160;
 
-/// Of a corpus so many characters are kept, the shortest inputs first.
+/// Of a corpus so many characters are kept: inputs that reach all branches, and of the others the
+/// shortest.
 const KEPT: usize = 8000;
 
 /// Runs one target, or all of them, each for so long or for so many inputs, and keeps what adds to
@@ -60,13 +61,18 @@ pub fn run(
                 .arg(format!("-artifact_prefix=fuzz/{name}-"));
             check(&mut fuzzer)?;
         }
-        let small = directory.with_extension("small");
-        let _ = std::fs::remove_dir_all(&small);
-        std::fs::create_dir_all(&small)?;
-        let mut merge = std::process::Command::new(&program);
-        merge.env("FUZZ_TARGET", name).current_dir(&workspace.target).arg("-merge=1");
-        check(merge.args([&small, &directory]))?;
-        corpora.pack(name, &small)?;
+        // As few as reach every branch; and those that reach one more often than others do, too.
+        let smaller = |extension, options: &[&str]| -> Result<PathBuf> {
+            let small = directory.with_extension(extension);
+            let _ = std::fs::remove_dir_all(&small);
+            std::fs::create_dir_all(&small)?;
+            let mut merge = std::process::Command::new(&program);
+            merge.env("FUZZ_TARGET", name).current_dir(&workspace.target).args(options);
+            check(merge.args([&small, &directory]))?;
+            Ok(small)
+        };
+        let branches = smaller("branches", &["-set_cover_merge=1", "-use_counters=0"])?;
+        corpora.pack(name, &branches, &smaller("small", &["-merge=1"])?)?;
     }
     Ok(())
 }
@@ -119,20 +125,37 @@ impl Corpora {
         Ok(())
     }
 
-    fn pack(&self, name: &str, from: &Path) -> Result<()> {
-        let mut lines = Vec::new();
-        for entry in std::fs::read_dir(from)? {
-            let bytes = std::fs::read(entry?.path())?;
-            lines.push(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n");
-        }
-        lines.sort_by_key(|line| (line.len(), line.clone()));
-        let mut length = 0;
-        lines.retain(|line| {
-            length += line.len();
-            length <= KEPT && line.len() > 1
-        });
+    fn pack(&self, name: &str, all_of: &Path, some_of: &Path) -> Result<()> {
+        let lines = packed(inputs(all_of)?, inputs(some_of)?);
         Ok(std::fs::write(self.0.join(name), lines.concat())?)
     }
+}
+
+/// The inputs in a directory, each as a line.
+fn inputs(directory: &Path) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let bytes = std::fs::read(entry?.path())?;
+        lines.push(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n");
+    }
+    Ok(lines)
+}
+
+/// All of some lines, and as many of others as there is room for; the shortest first.
+fn packed(all_of: Vec<String>, some_of: Vec<String>) -> Vec<String> {
+    let order = |line: &String| (line.len(), line.clone());
+    let mut lines = all_of;
+    let mut length: usize = lines.iter().map(String::len).sum();
+    let mut others: Vec<String> =
+        some_of.into_iter().filter(|line| !lines.contains(line)).collect();
+    others.sort_by_key(order);
+    lines.extend(others.into_iter().take_while(|line| {
+        length += line.len();
+        length <= KEPT
+    }));
+    lines.retain(|line| line.len() > 1);
+    lines.sort_by_key(order);
+    lines
 }
 
 fn byte(digits: &str) -> Option<u8> {
@@ -153,4 +176,18 @@ pub fn shard(setup: &Setup, seconds: u64, seed: u64, one: bool, lying: bool) -> 
         .args(one.then_some("one"))
         .args(lying.then_some("lying"));
     check(&mut command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{KEPT, packed};
+
+    #[test]
+    fn what_reaches_a_branch_is_kept_however_long_it_is() {
+        let line = |digits: &str, times| digits.repeat(times) + "\n";
+        let long = line("aa", KEPT / 4);
+        let others = vec![line("bb", KEPT / 4), line("", 0), line("dd", 2), line("cc", 1)];
+        let kept = packed(vec![long.clone()], [others, vec![long.clone()]].concat());
+        assert_eq!(kept, [line("cc", 1), line("dd", 2), long]);
+    }
 }

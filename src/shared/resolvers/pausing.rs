@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use pgrx::pg_sys::Oid;
 
-use super::{State, read_slot, slot_of};
+use super::{Slot, State, read_slot, slot_of};
 use crate::pg::globals::{my_database, my_pid, now};
+use crate::protocol::wall_clock::has_passed;
 use crate::shared::shmem;
 
 /// Has the resolver of a database leave it, because this backend needs it to itself.
@@ -50,7 +51,7 @@ pub fn end_pauses(limit: Duration) -> bool {
         let mut others = false;
         for slot in m.resolvers.iter_mut() {
             if slot.state == State::Paused && slot.pid == 0 {
-                if now - slot.paused_at >= limit.as_micros() as i64 {
+                if slot.has_paused_for(limit, now) {
                     slot.state = State::Wanted;
                 } else {
                     others = true;
@@ -61,7 +62,28 @@ pub fn end_pauses(limit: Duration) -> bool {
     })
 }
 
+impl Slot {
+    fn has_paused_for(&self, limit: Duration, now: i64) -> bool {
+        has_passed(self.paused_at, now, limit)
+    }
+}
+
 /// Whether this resolver has to leave its database.
 pub fn is_paused() -> bool {
     read_slot(my_database()).is_some_and(|slot| slot.state == State::Paused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_ends_whatever_happens_to_the_clock() {
+        let limit = Duration::from_micros(10);
+        let paused_at = 3_600_000_000;
+        let slot = Slot { paused_at, ..Slot::new(State::Paused, Oid::from_u32(1), 0) };
+        assert!(!slot.has_paused_for(limit, paused_at + 9));
+        assert!(slot.has_paused_for(limit, paused_at + 11));
+        assert!(slot.has_paused_for(limit, 0), "the clock was set back by an hour");
+    }
 }

@@ -18,6 +18,9 @@ pub enum See {
     Dirty,
 }
 
+/// Bits of a row's header.
+const FROZEN: u16 = pg_sys::HEAP_XMIN_FROZEN as u16;
+
 /// How many blocks are scanned at once where others wait meanwhile: a few milliseconds.
 const PART: u32 = 32;
 
@@ -40,6 +43,8 @@ pub struct Row<'a> {
     nulls: &'a [bool],
     /// The transaction that inserted it.
     pub xid: pg_sys::TransactionId,
+    /// VACUUM has found that to be long ago: the xid may be another transaction's by now.
+    pub is_frozen: bool,
     /// That transaction still runs, or is prepared on this server.
     pub in_progress: bool,
     pub(super) tuple: pg_sys::HeapTuple,
@@ -218,8 +223,10 @@ impl Table {
                 nulls.as_mut_ptr(),
             );
             let in_progress = running != pg_sys::InvalidTransactionId;
-            let xid = (*(*tuple).t_data).t_choice.t_heap.t_xmin;
-            f(&Row { values, nulls, xid, in_progress, tuple });
+            let header = &*(*tuple).t_data;
+            let xid = header.t_choice.t_heap.t_xmin;
+            let is_frozen = header.t_infomask & FROZEN == FROZEN;
+            f(&Row { values, nulls, xid, is_frozen, in_progress, tuple });
         }
     }
 

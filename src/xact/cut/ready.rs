@@ -88,7 +88,7 @@ fn may_owe(asked: &seen::Asked) -> HashSet<i32> {
     let forgotten = forgotten::all();
     let mut owing = HashSet::new();
     decisions::for_each(|row| {
-        if row.decision == Decision::Committed && asked.is_older(row.xid) {
+        if row.decision == Decision::Committed && asked.is_older(row.xid, row.is_frozen) {
             let ids = row.participants.into_iter().map(|(id, _)| id);
             owing.extend(ids.filter(|id| !forgotten.contains(&(row.nonce, *id))));
         }

@@ -10,25 +10,21 @@ use postgres::Client;
 
 use crate::support::{Outcome, assert_commits, serverid};
 
-/// How long so many PREPARE TRANSACTION and COMMIT PREPARED take, the best of three.
+/// How long so many PREPARE TRANSACTION and COMMIT PREPARED take.
 fn explicit_commits(session: &mut Client, count: usize) -> anyhow::Result<Duration> {
-    let mut best = Duration::MAX;
-    for _ in 0..3 {
-        let start = Instant::now();
-        for _ in 0..count {
-            session.batch_execute("BEGIN; INSERT INTO lt VALUES (-1) ON CONFLICT DO NOTHING")?;
-            session.batch_execute("UPDATE ft1 SET v = 'y'; PREPARE TRANSACTION 'x'")?;
-            session.batch_execute("COMMIT PREPARED 'x'")?;
-        }
-        best = best.min(start.elapsed());
+    let start = Instant::now();
+    for _ in 0..count {
+        session.batch_execute("BEGIN; INSERT INTO lt VALUES (-1) ON CONFLICT DO NOTHING")?;
+        session.batch_execute("UPDATE ft1 SET v = 'y'; PREPARE TRANSACTION 'x'")?;
+        session.batch_execute("COMMIT PREPARED 'x'")?;
     }
-    Ok(best)
+    Ok(start.elapsed())
 }
 
 /// Red on 0.2.0, where entries were searched one by one: some twelve times as long.
 #[test]
 fn a_commit_does_not_cost_what_the_limit_is() -> Outcome {
-    let mut times = Vec::new();
+    let mut fleets = Vec::new();
     for limit in ["1000", "1000000"] {
         let fleet = Fleet::start_with(&FleetOptions {
             shards: 1,
@@ -38,11 +34,21 @@ fn a_commit_does_not_cost_what_the_limit_is() -> Outcome {
         let mut session = fleet.session()?;
         session.batch_execute("INSERT INTO ft1 VALUES (1, 'x')")?;
         explicit_commits(&mut session, 10)?;
-        times.push(explicit_commits(&mut session, 100)?);
-        assert_settled(&fleet);
+        fleets.push((fleet, session));
+    }
+    // The best of several, in turns: what the machine does besides only ever adds.
+    let mut times = [Duration::MAX; 2];
+    for _ in 0..10 {
+        for ((_, session), best) in fleets.iter_mut().zip(&mut times) {
+            *best = explicit_commits(session, 100)?.min(*best);
+        }
+        if times[1] < times[0] * 3 {
+            break;
+        }
     }
     eprintln!("max_foreign_xacts 1000: {:?}, 1000000: {:?}", times[0], times[1]);
     assert!(times[1] < times[0] * 3, "{times:?}");
+    fleets.iter().for_each(|(fleet, _)| assert_settled(fleet));
     Ok(())
 }
 

@@ -154,6 +154,46 @@ fn two_copies_of_one_server() -> Outcome {
     Ok(())
 }
 
+/// The coordinator's own database, and a server that leads back there: two snapshots of one place.
+///
+/// Red with the second name before it was escaped here as the server does it: the table was empty,
+/// and not by way of the server.
+#[test]
+fn a_server_that_leads_back_here_shows_what_the_table_does() -> Outcome {
+    let fleet = Fleet::start()?;
+    let servers = [
+        ("back", fleet.coordinator.port()),
+        ("read", fleet.port_of_shard(1)),
+        ("other", fleet.port_of_shard(2)),
+    ];
+    for (id, database) in [(1, "back"), (2, r"b\ck")] {
+        let create = format!(r#"CREATE DATABASE "{database}" TEMPLATE template0"#);
+        fleet.session()?.batch_execute(&create)?;
+        let connect = || fleet.coordinator.client_for(database, "postgres");
+        let (mut writer, mut reader) = (connect()?, connect()?);
+        writer.batch_execute("CREATE EXTENSION pg_fdw_xacts CASCADE; CREATE TABLE t (id int)")?;
+        for (name, port) in servers {
+            let dbname = if name == "back" { database } else { "postgres" };
+            writer.batch_execute(&format!(
+                "CREATE SERVER {name} FOREIGN DATA WRAPPER pg_fdw_xacts
+                     OPTIONS (host '127.0.0.1', port '{port}', dbname '{dbname}');
+                 CREATE USER MAPPING FOR CURRENT_USER SERVER {name} OPTIONS (user 'postgres');
+                 CREATE FOREIGN TABLE {name} (id int) SERVER {name} OPTIONS (table_name 't')"
+            ))?;
+        }
+        reader.batch_execute(
+            "SET pg_fdw_xacts.consistent_reads = on;
+             BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM read",
+        )?;
+        writer.batch_execute(&format!(
+            "BEGIN; INSERT INTO back VALUES ({id}); INSERT INTO other VALUES ({id}); COMMIT"
+        ))?;
+        assert_eq!(one::<i64>(&mut reader, "SELECT count(*) FROM t")?, 0);
+        expect_error(reader.query("SELECT count(*) FROM back", &[]), "40001");
+    }
+    Ok(())
+}
+
 /// A standby does not tell what is in progress: it is refused where several are read together.
 #[test]
 fn a_shard_in_recovery_is_read_alone() -> Outcome {
