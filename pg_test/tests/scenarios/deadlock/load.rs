@@ -3,8 +3,8 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use pg_test::{Fleet, FleetOptions};
 use pg_test::oracle::one;
+use pg_test::{Fleet, FleetOptions};
 
 use super::{commit_all, start_with};
 use crate::support::Outcome;
