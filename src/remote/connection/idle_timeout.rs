@@ -4,8 +4,8 @@
 //!
 //! It is the server's `idle_session_timeout`, which 14 has brought; before that nothing happens.
 //!
-//! A session that has prepared is outside of any transaction, too, and waits for the others, for the
-//! local commit and its synchronous standbys. Until it is told the outcome, it has no timeout.
+//! A session that has prepared is outside of any transaction, too, and waits for the others, for
+//! the local commit and its synchronous standbys. Until it is told the outcome, it has no timeout.
 
 use std::ffi::CString;
 
