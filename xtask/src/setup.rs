@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use pg_test::Installation;
 
+use crate::matrix::NEXT;
 use crate::pgrx::CargoPgrx;
 use crate::workspace::Workspace;
-use crate::{packages, server};
+use crate::{next, packages, server};
 
 /// A machine on which the extension can be built and run.
 pub struct Setup {
@@ -60,6 +61,9 @@ impl Setup {
     /// Builds the extension, with some of its own features, and installs it where the servers find
     /// it.
     pub fn install_extension(&self, features: &[&str]) -> Result<()> {
+        if self.installation.major() == NEXT {
+            return next::install(&self.workspace, &self.installation, features);
+        }
         self.pgrx.install(&self.workspace, &self.installation, features, false)
     }
 
