@@ -1,6 +1,7 @@
 //! The extension for a version of PostgreSQL that the pinned cargo-pgrx does not know: cargo builds
-//! the library, and the SQL objects, which are the same for every version, are those of this
-//! machine's own server.
+//! the library, and the SQL objects are those of this machine's own server. They are the same for
+//! every version but for `pg_fdw_xacts_get_connections()`, which fails if that server is older than
+//! 18.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
