@@ -13,6 +13,7 @@
 //! * [`async_scan`]: the same scans below an Append that runs many at once;
 //! * [`explain`]: what EXPLAIN prints of them;
 //! * [`truncate`], [`analyze`], [`import`]: the callbacks of utility commands, with SQL of our own;
+//! * `statistics`: from PostgreSQL 19 on, postgres_fdw's import of statistics;
 //! * [`names`]: the remote names of tables and columns, and quoting;
 //! * [`targets`]: what a modification sets; [`answer`]: who needs the server's answer to it;
 //! * [`statement`]: the remote statement of a modification, and when it is prepared;
@@ -43,6 +44,8 @@ pub mod rows;
 mod scan;
 mod state;
 mod statement;
+#[cfg(feature = "pg19")]
+mod statistics;
 mod stock;
 mod targets;
 mod truncate;

@@ -87,8 +87,13 @@ fn check_may_estimate(table: Oid) -> Result<()> {
             return Err(refused_estimates(table, &server.name));
         }
     }
-    ESTIMATED.get().set(versions::local_transaction());
+    note_own_sessions();
     Ok(())
+}
+
+/// postgres_fdw uses sessions of its own in this transaction.
+pub fn note_own_sessions() {
+    ESTIMATED.get().set(versions::local_transaction());
 }
 
 fn estimates_remotely(options: &[OptionPair]) -> Option<bool> {

@@ -7,6 +7,8 @@
 
 use pgrx::pg_sys::{self, Datum, FdwRoutine, Oid};
 
+#[cfg(feature = "pg19")]
+use crate::fdw::statistics;
 use crate::fdw::{
     analyze, async_scan, batch, direct, estimates, explain, import, insert, modify, scan, stock,
     truncate,
@@ -96,5 +98,7 @@ fn ours(stock: &FdwRoutine) -> FdwRoutine {
         ..FdwRoutine::default()
     };
     explain::behind(stock, &mut routine);
+    #[cfg(feature = "pg19")]
+    statistics::in_front_of(stock, &mut routine);
     routine
 }

@@ -143,6 +143,19 @@ pub fn is_read_only() -> bool {
     read!(pg_sys::XactReadOnly)
 }
 
+/// The outermost nesting level that is READ ONLY; 0 if the current one is not.
+#[cfg(feature = "pg19")]
+pub fn top_read_only_level() -> u32 {
+    // SAFETY: reads the transaction's state.
+    unsafe { pg_sys::GetTopReadOnlyTransactionNestLevel() as u32 }
+}
+
+/// Whether the transaction is DEFERRABLE.
+#[cfg(feature = "pg19")]
+pub fn is_deferrable() -> bool {
+    read!(pg_sys::XactDeferrable)
+}
+
 /// The nesting level of the current subtransaction: 1 in a transaction without savepoints.
 pub fn nest_level() -> u32 {
     // SAFETY: reads the transaction's state.

@@ -46,6 +46,7 @@ mod failures;
 mod fitting;
 mod idle_timeout;
 mod lock_timeout;
+mod modes;
 mod preparing;
 mod savepoints;
 mod sending;
@@ -59,6 +60,7 @@ mod written;
 
 pub use answers::{Asked, if_lost};
 pub use cursors::{Opening, declare_command, fetch_command};
+pub use modes::Modes;
 pub use sending::{Isolation, Manner, Message};
 
 use state::{Broken, State};

@@ -14,7 +14,7 @@ use crate::pg::globals::{deadlock_timeout, lock_timeout, nest_level};
 use crate::protocol::pipeline::Ticket;
 use crate::protocol::plan::{Access, Mode};
 use crate::remote::cache::{self, Cached};
-use crate::remote::connection::{Asked, Connection, Manner, Message, Opening, if_lost};
+use crate::remote::connection::{Asked, Connection, Manner, Message, Modes, Opening, if_lost};
 use crate::remote::credentials;
 use crate::remote::options::Mapping;
 use crate::shared::incarnation::session_lock;
@@ -272,14 +272,14 @@ impl Attachment {
         }
         let scan = opening.filter(|_| self.access == Access::Reads);
         let opened = cut::before_statement(&Statement { connection, userid, unit, scan })?;
-        let isolation = renewal::isolation(connection, unit);
+        let (isolation, modes) = (renewal::isolation(connection, unit), Modes::current());
         // A cursor may be fetched inside a later savepoint than its own: then a failure is rolled
         // back to that one.
         let (owner, access) = (self.level.get(), self.access);
         self.connection.set_lock_timeout(lock_timeout());
         self.connection.set_idle_timeout();
         let query = Some(query);
-        Ok(Manner { isolation, opened, owner, level, access, opening, query })
+        Ok(Manner { isolation, modes, opened, owner, level, access, opening, query })
     }
 
     /// Whether it is a session on this connection.

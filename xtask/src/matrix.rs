@@ -3,6 +3,7 @@
 
 mod page;
 pub mod server;
+mod unpacked;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -24,6 +25,9 @@ use server::Server;
 
 /// The versions that the extension supports.
 pub const MAJORS: [u32; 4] = [15, 16, 17, 18];
+
+/// A version that is not released, and not supported yet. It is only run where it is asked for.
+pub const NEXT: u32 = 19;
 
 /// What decides the results: the last commit of it is the one tested.
 const TESTED: [&str; 6] = ["src", "sql", "pg_test", "build.rs", "Cargo.toml", "Cargo.lock"];
@@ -63,9 +67,12 @@ pub fn run(workspace: &Workspace, choice: &Choice) -> Result<()> {
         "--source is the tree of one version: choose it with --major"
     );
     let commit = commit(workspace)?;
-    let chosen = |major: &u32| choice.majors.is_empty() || choice.majors.contains(major);
+    let chosen = |major: &u32| match choice.majors.as_slice() {
+        [] => *major != NEXT,
+        majors => majors.contains(major),
+    };
     let mut failed = Vec::new();
-    for major in MAJORS.into_iter().filter(chosen) {
+    for major in MAJORS.into_iter().chain([NEXT]).filter(chosen) {
         if let Err(error) = run_version(major, choice, &commit, &mut failed) {
             println!("PostgreSQL {major}: {error:#}");
             failed.push(format!("PostgreSQL {major}"));
@@ -96,6 +103,7 @@ fn run_version(major: u32, choice: &Choice, commit: &str, failed: &mut Vec<Strin
     for suite in to_run {
         heading(&format!("PostgreSQL {major}: {suite:?}"));
         let outcome = match suite {
+            Suite::Extension if major == NEXT => Outcome::not_run("pgrx has no tests for it yet"),
             Suite::Extension => whole(&setup, suites::Suite::Extension)?,
             Suite::Inject => whole(&setup, suites::Suite::Inject)?,
             Suite::Scenarios => scenarios(&setup, &server, commit, &choice.names)?,

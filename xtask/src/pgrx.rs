@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use pg_test::Installation;
 use pg_test::install::finish;
 
+use crate::matrix::NEXT;
 use crate::workspace::Workspace;
 
 /// A cargo-pgrx of the right version.
@@ -65,8 +66,12 @@ impl CargoPgrx {
     }
 
     /// Makes `installation` the one that pgrx uses for its major version; other versions keep
-    /// theirs.
+    /// theirs, but for one that this cargo-pgrx does not know: then it is the only one.
     pub fn configure(&self, workspace: &Workspace, installation: &Installation) -> Result<()> {
+        if installation.major() == NEXT {
+            let server = (NEXT, installation.pg_config().to_owned());
+            return write_configuration(workspace, &[server]);
+        }
         let home = workspace.pgrx_home();
         let text = std::fs::read_to_string(home.join("config.toml")).unwrap_or_default();
         let before = configured(&text);
@@ -132,6 +137,21 @@ impl CargoPgrx {
         }
         Ok(())
     }
+}
+
+/// Writes pgrx's configuration, with the `pg_config` of each version. Cargo builds pgrx again when
+/// the file is written, so it is only written if it changes.
+pub fn write_configuration(workspace: &Workspace, servers: &[(u32, PathBuf)]) -> Result<()> {
+    let mut text = "[configs]\n".to_owned();
+    for (major, pg_config) in servers {
+        text += &format!("pg{major} = \"{}\"\n", pg_config.display());
+    }
+    let file = workspace.pgrx_home().join("config.toml");
+    if std::fs::read_to_string(&file).ok().as_ref() != Some(&text) {
+        std::fs::create_dir_all(workspace.pgrx_home())?;
+        std::fs::write(file, text)?;
+    }
+    Ok(())
 }
 
 /// The version of a cargo-pgrx; `None` if there is none.

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use pg_test::Installation;
 
+use crate::matrix::NEXT;
 use crate::pgrx::CargoPgrx;
 use crate::workspace::Workspace;
-use crate::{packages, server};
+use crate::{next, packages, server};
 
 /// A machine on which the extension can be built and run.
 pub struct Setup {
@@ -60,6 +61,9 @@ impl Setup {
     /// Builds the extension, with some of its own features, and installs it where the servers find
     /// it.
     pub fn install_extension(&self, features: &[&str]) -> Result<()> {
+        if self.installation.major() == NEXT {
+            return next::install(&self.workspace, &self.installation, features);
+        }
         let features = self.test_features(features);
         self.pgrx.install(&self.workspace, &self.installation, &features, false)
     }
@@ -78,7 +82,7 @@ impl Setup {
     /// builds of a test run, and some of its own. The pgrx for PostgreSQL 19 has no tests yet.
     pub fn test_features(&self, own: &[&str]) -> String {
         let version = self.feature();
-        let tests = (self.installation.major() < 19).then_some("tests");
+        let tests = (self.installation.major() < NEXT).then_some("tests");
         let all: Vec<&str> =
             std::iter::once(&*version).chain(tests).chain(own.iter().copied()).collect();
         all.join(",")

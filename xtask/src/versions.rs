@@ -4,13 +4,10 @@
 use anyhow::Result;
 
 use crate::headers;
-use crate::matrix::MAJORS;
-use crate::packages;
+use crate::matrix::{MAJORS, NEXT};
 use crate::suites::{check, heading};
 use crate::workspace::{EXTENSION, Workspace};
-
-/// A version that is not released, and not supported yet.
-const NEXT: u32 = 19;
+use crate::{packages, pgrx};
 
 /// Compiles for each of them in turn.
 pub fn compile() -> Result<()> {
@@ -19,17 +16,12 @@ pub fn compile() -> Result<()> {
     // Of its own, because pgrx is built again for each change of its configuration.
     let build = workspace.target.join("versions");
     let majors = || MAJORS.into_iter().chain([NEXT]);
-    let mut configuration = "[configs]\n".to_owned();
+    let mut servers = Vec::new();
     for major in majors() {
-        let pg_config = headers::provide(&workspace, major)?;
-        configuration += &format!("pg{major} = \"{}\"\n", pg_config.display());
+        servers.push((major, headers::provide(&workspace, major)?));
     }
     let workspace = workspace.building_in(build);
-    let file = workspace.pgrx_home().join("config.toml");
-    if std::fs::read_to_string(&file).ok().as_ref() != Some(&configuration) {
-        std::fs::create_dir_all(workspace.pgrx_home())?;
-        std::fs::write(file, configuration)?;
-    }
+    pgrx::write_configuration(&workspace, &servers)?;
     for major in majors() {
         heading(&format!("the extension for PostgreSQL {major}"));
         let mut clippy = workspace.cargo();

@@ -18,6 +18,7 @@ mod long_bulk;
 mod long_scans;
 mod lost_connections;
 pub mod memory;
+mod modes;
 mod modify;
 mod parsed;
 mod scan;

@@ -11,6 +11,7 @@
 use std::ffi::{CStr, CString};
 use std::rc::Rc;
 
+use super::modes::Modes;
 use super::sending::{Isolation, Manner, Message};
 use super::state::{Broken, State};
 use super::{Connection, Opening};
@@ -31,6 +32,7 @@ pub struct Unanswered {
 
 struct Segment {
     isolation: Isolation,
+    modes: Modes,
     opened_at: Option<Opened>,
     owner: u32,
     level: u32,
@@ -119,12 +121,13 @@ impl State {
             }
             copies.push(copy);
         }
-        let Manner { isolation, opened: opened_at, owner, level, access, opening, query } = manner;
+        let Manner { isolation, modes, owner, level, access, opening, query, .. } = manner;
         let (opening, query) = (opening.cloned(), query.cloned());
         let messages = copies;
         kept.segments.push(Segment {
             isolation,
-            opened_at,
+            modes,
+            opened_at: manner.opened,
             owner,
             level,
             access,
@@ -179,7 +182,7 @@ impl Connection {
         };
         let waiting = std::mem::take(&mut self.inner.borrow_mut().transaction.openings);
         for segment in kept.into_iter().flat_map(|kept| kept.segments) {
-            let Segment { isolation, opened_at, owner, level, access, opened, .. } = segment;
+            let Segment { isolation, modes, opened_at, owner, level, access, opened, .. } = segment;
             let (opening, messages, query) = (segment.opening, segment.messages, segment.query);
             // In each segment the same cursors are opened as before, in the same order.
             for opening in &opened {
@@ -190,8 +193,8 @@ impl Connection {
             let params: Vec<_> = messages.iter().map(Owned::params).collect();
             let again: Vec<_> = messages.iter().zip(&params).map(|(m, p)| m.message(p)).collect();
             let (opening, query) = (opening.as_ref(), query.as_ref());
-            let manner =
-                Manner { isolation, opened: opened_at, owner, level, access, opening, query };
+            let opened = opened_at;
+            let manner = Manner { isolation, modes, opened, owner, level, access, opening, query };
             if self.queue_segment(manner, &again).is_none() {
                 let _ = self.lose();
                 break;

@@ -7,6 +7,7 @@
 use std::ffi::CStr;
 use std::rc::Rc;
 
+use super::modes::{Modes, ReadOnly, SET_READ_ONLY};
 use super::setup::probe_name;
 use super::state::{FetchRun, Parsed, State};
 use super::wire::Wire;
@@ -50,6 +51,8 @@ pub enum Isolation {
 pub struct Manner<'a> {
     /// That of the transaction, if they begin it.
     pub isolation: Isolation,
+    /// The modes of the local transaction.
+    pub modes: Modes,
     /// If they begin it: it is to tell its snapshot, for a unit of readers that began then.
     pub opened: Option<Opened>,
     /// The nesting level of their owner, who takes their answers.
@@ -204,10 +207,11 @@ impl Connection {
                 Isolation::RepeatableRead => c"START TRANSACTION ISOLATION LEVEL REPEATABLE READ",
                 Isolation::Serializable => c"START TRANSACTION ISOLATION LEVEL SERIALIZABLE",
             };
-            conn.send_query(start, &[]).then_some(())?;
+            conn.send_query(&manner.modes.added_to(start), &[]).then_some(())?;
             inner.fifo.control(Control::Begin);
             inner.transaction.depth = 1;
             inner.transaction.isolation = Some(manner.isolation);
+            inner.transaction.read_only = ReadOnly::at_start(manner.modes);
             if let Some(opened) = opened {
                 Self::queue_snapshot(conn, inner, opened)?;
             }
@@ -223,6 +227,7 @@ impl Connection {
 
     /// The savepoints up to the level of the statements.
     pub(super) fn queue_savepoints(conn: &Wire, inner: &mut State, manner: Manner) -> Option<()> {
+        Self::queue_read_only(conn, inner, manner.modes)?;
         while inner.transaction.depth < manner.level {
             Self::queue_openings(conn, inner)?;
             Self::queue_own_opening(conn, inner, manner)?;
@@ -230,6 +235,17 @@ impl Connection {
             conn.send_query(&c_string(format!("SAVEPOINT s{next}")), &[]).then_some(())?;
             inner.fifo.control(Control::Savepoint(next));
             inner.transaction.depth = next;
+            Self::queue_read_only(conn, inner, manner.modes)?;
+        }
+        Some(())
+    }
+
+    /// READ ONLY at the depth of the transaction, if it has to be set there.
+    fn queue_read_only(conn: &Wire, inner: &mut State, modes: Modes) -> Option<()> {
+        let transaction = &mut inner.transaction;
+        if transaction.read_only.is_to_be_set(modes, transaction.depth) {
+            conn.send_query(SET_READ_ONLY, &[]).then_some(())?;
+            inner.fifo.control(Control::Cleanup);
         }
         Some(())
     }
@@ -317,11 +333,14 @@ impl Connection {
         if !is_unknown || self.is_doomed() || self.is_copying() {
             return;
         }
-        // The transaction has begun, so its isolation level is not sent.
+        // The transaction has begun, so its isolation level is not sent; nor is READ ONLY, which the
+        // next statement brings.
         let isolation = Isolation::RepeatableRead;
         let access = Access::Reads;
         let (opening, query, opened) = (None, None, None);
-        let manner = Manner { isolation, opened, owner: level, level, access, opening, query };
+        let modes = Modes::default();
+        let manner =
+            Manner { isolation, modes, opened, owner: level, level, access, opening, query };
         match self.queue_segment(manner, &[]) {
             Some(_) => self.flush(),
             None => drop(self.lose()),

@@ -5,6 +5,7 @@
 use std::ffi::CStr;
 use std::rc::Rc;
 
+use super::modes::Modes;
 use super::sending::{Isolation, Manner};
 use super::state::{RemoteTransaction, State};
 use super::wire::Wire;
@@ -93,10 +94,10 @@ impl Connection {
         if self.is_doomed() {
             return Err(self.refusal(QUESTION.1));
         }
-        let isolation = Isolation::ReadCommitted;
+        let (isolation, modes) = (Isolation::ReadCommitted, Modes::current());
         let (opening, query, access) = (None, None, Access::Reads);
         let manner =
-            Manner { isolation, opened: None, owner: level, level, access, opening, query };
+            Manner { isolation, modes, opened: None, owner: level, level, access, opening, query };
         let queued = {
             let inner = &mut *self.inner.borrow_mut();
             self.queue_between(inner, manner, opened)
@@ -147,8 +148,9 @@ impl Connection {
         }
         let (opening, query) = (None, None);
         let (owner, level, access) = (1, 1, Access::Reads);
+        let modes = Modes::current();
         let manner =
-            Manner { isolation, opened: Some(opened), owner, level, access, opening, query };
+            Manner { isolation, modes, opened: Some(opened), owner, level, access, opening, query };
         let queued = {
             let inner = &mut *self.inner.borrow_mut();
             self.queue_take(inner, manner)

@@ -11,6 +11,7 @@ use super::behind::Behind;
 use super::copying::Copying;
 use super::cursors::Opening;
 use super::lock_timeout::LockTimeout;
+use super::modes::ReadOnly;
 use super::sending::Isolation;
 use super::session_lock::{self, Lock};
 use super::setup;
@@ -100,6 +101,8 @@ pub(super) struct RemoteTransaction {
     pub confirmed: u32,
     /// How it was begun.
     pub isolation: Option<Isolation>,
+    /// Where it is READ ONLY.
+    pub read_only: ReadOnly,
     /// Something else than a query was sent.
     pub modifies: bool,
     /// Whether it has an xid.

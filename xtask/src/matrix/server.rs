@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use pg_test::install::finish;
 use serde_json::Value;
 
+use super::{NEXT, unpacked};
 use crate::packages;
 use crate::suites::heading;
 use crate::upstream::source::{self, Part};
@@ -84,7 +85,7 @@ impl Server {
         // The last thing made, so that what was interrupted is made again.
         let complete = home.join("complete");
         let found = source::find(&home.join("source"))?;
-        let mut is_complete = complete.exists();
+        let mut is_complete = complete.exists() && runs(&pg_config);
         if let Some(tree) = found.as_ref().filter(|_| is_complete && was_moved(&pg_config, &prefix))
         {
             println!(
@@ -104,10 +105,18 @@ impl Server {
             source
         };
         let built = source.is_some();
-        let origin =
-            if built { "Debian's source package" } else { "binaries of package registries" };
+        let origin = match built {
+            true => "Debian's source package",
+            false if major == NEXT => "packages of Debian's experimental",
+            false => "binaries of package registries",
+        };
         Ok(Self { major, home, pg_config, origin, assertions: built, source })
     }
+}
+
+/// Whether a server is where its programs find their libraries.
+fn runs(pg_config: &Path) -> bool {
+    packages::succeeds(Command::new(pg_config).arg("--version"))
 }
 
 /// Whether a server that was built is not where it was meant to be. Its libraries name that place.
@@ -126,9 +135,13 @@ fn make(home: &Path, major: u32, prefix: &Path) -> Result<Option<PathBuf>> {
                 build(&tree, prefix)?;
                 return Ok(Some(tree));
             }
-            (Err(error), None) => return Err(error),
-            (Err(error), Some(_)) => println!("{error:#}\nIts binaries are taken instead."),
+            (Err(error), None) if major != NEXT => return Err(error),
+            (Err(error), _) => println!("{error:#}\nIts binaries are taken instead."),
         }
+    }
+    if major == NEXT {
+        unpacked::make(&home.join("packed"), major, prefix)?;
+        return Ok(None);
     }
     let binaries = binaries.with_context(|| format!("nobody is known to have {major}"))?;
     assemble(binaries, home, prefix)?;
@@ -162,13 +175,7 @@ fn assemble(binaries: &Binaries, home: &Path, prefix: &Path) -> Result<()> {
     }
     packages::install(&["python3-venv".to_owned()])?;
     let packed = home.join("packed");
-    for directory in [&packed, &prefix.to_owned()] {
-        if directory.is_symlink() {
-            std::fs::remove_file(directory)?;
-        } else if directory.exists() {
-            std::fs::remove_dir_all(directory)?;
-        }
-    }
+    clear(&[&packed, prefix])?;
     std::fs::create_dir_all(&packed)?;
     let environment = packed.join("python");
     finish(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(&environment))?;
@@ -193,6 +200,18 @@ fn assemble(binaries: &Binaries, home: &Path, prefix: &Path) -> Result<()> {
             finish(Command::new("cp").arg("-a").arg(headers).arg(include)).map(drop)
         }
     }
+}
+
+/// Removes what an earlier attempt has left.
+pub(super) fn clear(left: &[&Path]) -> Result<()> {
+    for path in left {
+        if path.is_symlink() {
+            std::fs::remove_file(path)?;
+        } else if path.exists() {
+            std::fs::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Adds the modules of `contrib` that the package for Node.js has of the same version.

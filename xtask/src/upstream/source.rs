@@ -27,7 +27,7 @@ pub fn fetch(directory: &Path, major: u32, release: Option<&str>, part: Part) ->
         return Ok(found);
     }
     std::fs::create_dir_all(directory)?;
-    let apt = Apt::prepare(directory, release, Kind::Source)?;
+    let apt = Apt::prepare(directory, release.as_slice(), Kind::Source)?;
     let package = format!("postgresql-{major}");
     let listed = finish(apt.command("apt-cache").args(["madison", &package]))?;
     for version in listed.lines().filter_map(source_version) {
@@ -50,16 +50,65 @@ pub fn fetch(directory: &Path, major: u32, release: Option<&str>, part: Part) ->
 /// unpacks it there, below the path that is returned.
 pub fn unpacked_package(directory: &Path, name: &str, release: &str) -> Result<PathBuf> {
     std::fs::create_dir_all(directory)?;
-    let apt = Apt::prepare(directory, Some(release), Kind::Package)?;
+    let apt = Apt::prepare(directory, &[release], Kind::Package)?;
     println!("fetching {name} of {release}");
     finish(apt.command("apt-get").args(["download", name]))?;
-    let archive = std::fs::read_dir(directory)?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .with_context(|| format!("apt-get has left no {name} in {}", directory.display()))?;
     let root = directory.join("root");
-    finish(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&root))?;
+    if unpack_packages(directory, &root)? == 0 {
+        bail!("apt-get has left no {name} in {}", directory.display());
+    }
     Ok(root)
+}
+
+/// Fetches packages of these releases of Debian into `directory`, and everything that they need of
+/// which nothing is in `without`; they are unpacked there, below the path that is returned. Nothing
+/// that this machine has installed counts.
+///
+/// `closed` are the packages with what they need, `alone` those without it, each as apt-get takes
+/// them: a name, and a release behind a slash where it is not the first.
+pub fn unpacked_with_all(
+    directory: &Path,
+    releases: &[&str],
+    (closed, alone): (&[String], &[String]),
+    without: &[&str],
+) -> Result<PathBuf> {
+    std::fs::create_dir_all(directory)?;
+    let apt = Apt::prepare(directory, releases, Kind::Package)?;
+    let installed: String = without
+        .iter()
+        .map(|name| {
+            format!(
+                "Package: {name}\nStatus: install ok installed\nArchitecture: all\nVersion: 9999\n\
+                 Maintainer: -\nDescription: -\n\n"
+            )
+        })
+        .collect();
+    let status = directory.join("status");
+    std::fs::write(&status, installed)?;
+    let status = format!("Dir::State::status={}", status.display());
+    println!("fetching {} of {} with all they need", closed.join(" "), releases.join(", "));
+    let mut fetch = apt.command("apt-get");
+    fetch.args(["-o", &status, "-o", "Debug::NoLocking=1"]);
+    fetch.args(["install", "--yes", "--no-install-recommends", "--download-only"]).args(closed);
+    finish(&mut fetch)?;
+    finish(apt.command("apt-get").arg("download").args(alone))?;
+    let root = directory.join("root");
+    unpack_packages(&directory.join("cache/archives"), &root)?;
+    unpack_packages(directory, &root)?;
+    Ok(root)
+}
+
+/// Unpacks the packages in `directory` below `root`, and returns how many they are.
+fn unpack_packages(directory: &Path, root: &Path) -> Result<usize> {
+    let mut count = 0;
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            finish(Command::new("dpkg-deb").arg("-x").arg(&path).arg(root))?;
+            count += 1;
+        }
+    }
+    Ok(count)
 }
 
 /// "postgresql-15 | 15.18-0+deb12u1 | ADDRESS bookworm/main Sources"
@@ -127,10 +176,12 @@ struct Apt {
 }
 
 impl Apt {
-    fn prepare(directory: &Path, release: Option<&str>, kind: Kind) -> Result<Self> {
+    /// With the archives of these releases, or of this machine's own if there are none.
+    fn prepare(directory: &Path, releases: &[&str], kind: Kind) -> Result<Self> {
         let own = std::fs::read_to_string("/etc/os-release")?;
         let own = own.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
-        let change = own.zip(release).filter(|(own, release)| own != release);
+        let own = own.unwrap_or_default();
+        let releases = if releases.is_empty() { &[own] } else { releases };
         let parts = directory.join("sources.d");
         for sub in ["lists/partial", "cache/archives/partial", "sources.d"] {
             std::fs::create_dir_all(directory.join(sub))?;
@@ -144,7 +195,11 @@ impl Apt {
             let (Ok(text), Some(name)) = (std::fs::read_to_string(&file), file.file_name()) else {
                 continue;
             };
-            std::fs::write(parts.join(name), listing(kind, &text, change))?;
+            for release in releases {
+                let change = Some((own, *release)).filter(|(own, release)| own != release);
+                let part = format!("{release}-{}", name.to_string_lossy());
+                std::fs::write(parts.join(part), listing(kind, &text, change))?;
+            }
         }
         let apt = Self { directory: directory.to_owned() };
         // An archive of others' that has no sources fails it; what matters is what can be listed

@@ -2,7 +2,7 @@
 //! everything else.
 
 use pg_test::oracle::{assert_settled, assert_usable, expect_error, one};
-use pg_test::{DEADLINE, wait_until};
+use pg_test::{DEADLINE, Installation, wait_until};
 use postgres::{Client, NoTls};
 
 use crate::support::{Outcome, in_background, session_with_notices, start, start_with_rows};
@@ -53,6 +53,35 @@ fn an_analyze_fills_the_statistics() -> Outcome {
     for (bound, expected) in bounds.iter().zip((0..=10).map(|n| n * 1000)) {
         assert!((bound - expected).abs() < 500, "{bounds:?}");
     }
+    Ok(())
+}
+
+/// From 19 on, ANALYZE takes what the shard knows, if it is told so: here of rows that are gone.
+/// A transaction that has done so can be prepared like any other.
+#[test]
+fn the_option_import_stats_takes_the_statistics_of_the_shard() -> Outcome {
+    let (fleet, mut session) = start()?;
+    let add = "ALTER FOREIGN TABLE ft1 OPTIONS (ADD import_stats 'true')";
+    if Installation::from_env()?.major() < 19 {
+        let error = expect_error(session.batch_execute(add), "HV00D");
+        assert_eq!(error.message(), "invalid option \"import_stats\"");
+        return Ok(());
+    }
+    fleet.shard(1).client()?.batch_execute(
+        "ALTER TABLE t SET (autovacuum_enabled = off);
+         INSERT INTO t SELECT i, 'x' FROM generate_series(1, 1000) i; ANALYZE t; DELETE FROM t",
+    )?;
+    session.batch_execute(&format!(
+        "{add}; BEGIN; INSERT INTO ft2 VALUES (1); ANALYZE ft1; PREPARE TRANSACTION 'x'"
+    ))?;
+    session.batch_execute("COMMIT PREPARED 'x'")?;
+    assert_eq!(size(&mut session, "ft1")?.0, 1000);
+    let known: i64 = one(&mut session, "SELECT count(*) FROM pg_stats WHERE tablename = 'ft1'")?;
+    assert_eq!(known, 2);
+    session.batch_execute("ALTER FOREIGN TABLE ft1 OPTIONS (SET import_stats 'false')")?;
+    session.batch_execute("ANALYZE ft1")?;
+    assert_eq!(size(&mut session, "ft1")?.0, 0);
+    assert_settled(&fleet);
     Ok(())
 }
 
