@@ -18,9 +18,7 @@ const AT_ONCE: Duration = DEADLINE;
 
 /// Neither phase of a COMMIT ends by itself while a test runs.
 fn patient(session: &mut Client) -> Result<(), Error> {
-    session.batch_execute(
-        "SET pg_fdw_xacts.prepare_timeout = '10min'; SET pg_fdw_xacts.commit_timeout = '10min'",
-    )
+    session.batch_execute("SET pg_fdw_xacts.commit_timeout = '10min'")
 }
 
 fn pid(session: &mut Client) -> anyhow::Result<i32> {
@@ -32,9 +30,10 @@ fn a_cancel_while_a_shard_prepares_aborts_everywhere() -> Outcome {
     for point in [Point::Statement, Point::Answer] {
         let fleet = Fleet::start_proxied()?;
         let mut session = fleet.session()?;
-        patient(&mut session)?;
         // The abort waits so long for what is held.
-        session.batch_execute("SET pg_fdw_xacts.commit_timeout = '3s'")?;
+        session.batch_execute(
+            "SET pg_fdw_xacts.prepare_timeout = '10min'; SET pg_fdw_xacts.commit_timeout = '3s'",
+        )?;
         let pid = pid(&mut session)?;
         begin_everywhere(&mut session, 1)?;
         let (commit, hit) = commit_held_at(&fleet, session, 1, point, "PREPARE TRANSACTION")?;
@@ -56,7 +55,6 @@ fn a_cancel_while_a_shard_prepares_aborts_everywhere() -> Outcome {
 fn statement_timeout_limits_phase_one() -> Outcome {
     let fleet = Fleet::start_proxied()?;
     let mut session = fleet.session()?;
-    patient(&mut session)?;
     session.batch_execute("SET pg_fdw_xacts.commit_timeout = '4s'")?;
     begin_everywhere(&mut session, 1)?;
     // For COMMIT only, and long enough for it to get there.

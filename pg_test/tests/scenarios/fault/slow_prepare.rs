@@ -13,8 +13,7 @@ use crate::support::{Outcome, assert_commits, assert_everywhere, in_background};
 const AT_ONCE: Duration = DEADLINE;
 
 /// Neither phase of a COMMIT ends by itself while a test runs.
-const PATIENT: &str =
-    "SET pg_fdw_xacts.prepare_timeout = '10min'; SET pg_fdw_xacts.commit_timeout = '10min'";
+const PATIENT: &str = "SET pg_fdw_xacts.commit_timeout = '10min'";
 
 /// A fleet where what inserts on shard 1 takes ten minutes at its end.
 fn start() -> anyhow::Result<Fleet> {
