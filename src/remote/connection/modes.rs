@@ -1,9 +1,9 @@
 //! READ ONLY and DEFERRABLE of the local transaction, which the remote one is given where
 //! postgres_fdw gives it them: from PostgreSQL 19 on.
 //!
-//! A local subtransaction that is READ ONLY has its savepoint made so, or what has begun before READ
-//! ONLY was set, with the next statement there. At the end of the savepoint the server takes it
-//! back as this one does.
+//! A local subtransaction that is READ ONLY has its savepoint made so, or what has begun before
+//! READ ONLY was set, with the next statement there. At the end of the savepoint the server takes
+//! it back as this one does.
 
 use std::borrow::Cow;
 use std::ffi::CStr;
@@ -58,8 +58,8 @@ impl ReadOnly {
         Self(u32::from(modes.read_only == 1))
     }
 
-    /// Whether the server has to be told now that it is `depth` levels deep. To be asked before each
-    /// statement and after each savepoint that is made, so that the end of one is noticed.
+    /// Whether the server has to be told now that it is `depth` levels deep. To be asked before
+    /// each statement and after each savepoint that is made, so that the end of one is noticed.
     pub(super) fn is_to_be_set(&mut self, modes: Modes, depth: u32) -> bool {
         if self.0 > depth {
             self.0 = 0;

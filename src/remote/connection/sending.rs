@@ -333,8 +333,8 @@ impl Connection {
         if !is_unknown || self.is_doomed() || self.is_copying() {
             return;
         }
-        // The transaction has begun, so its isolation level is not sent; nor is READ ONLY, which the
-        // next statement brings.
+        // The transaction has begun, so its isolation level is not sent; nor is READ ONLY, which
+        // the next statement brings.
         let isolation = Isolation::RepeatableRead;
         let access = Access::Reads;
         let (opening, query, opened) = (None, None, None);
