@@ -76,9 +76,8 @@ pub const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a cancel request and its effect may take where the server may go on without.
 pub const CANCEL_EFFECT: Duration = Duration::from_secs(2);
 
-/// How long a cancel waits for the previous transaction's COMMIT; beyond that the server counts as
-/// hung.
-const ENDING_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a cancel waits for what it must not hit; beyond that the server counts as hung.
+const SPARED_TIMEOUT: Duration = Duration::from_secs(1);
 
 static CONNECTIONS_MADE: BackendLocal<Cell<u64>> = BackendLocal::new(Cell::new(0));
 
@@ -289,8 +288,7 @@ impl Connection {
     /// effect. The transaction is doomed if the server does not take it.
     pub fn cancel(&self) {
         self.withhold_copy();
-        // A cancel for this transaction must not hit the previous one's COMMIT.
-        if !self.pass_endings(Instant::now() + ENDING_TIMEOUT) {
+        if !self.pass_spared(Instant::now() + SPARED_TIMEOUT) {
             self.doom();
             return;
         }

@@ -99,13 +99,17 @@ impl Connection {
         }
     }
 
-    /// Waits until no end of an earlier transaction is on its way any more. `false` if one still is
-    /// when the deadline has come or the wait is interrupted.
-    pub(super) fn pass_endings(&self, deadline: Instant) -> bool {
+    /// Waits until nothing is on its way any more that a cancel of a statement must not hit: the
+    /// end of an earlier transaction, and what begins the session, without which it could not be
+    /// used after a savepoint. `false` if something still is when the deadline has come or the wait
+    /// is interrupted.
+    pub(super) fn pass_spared(&self, deadline: Instant) -> bool {
+        const SPARED: [Control; 4] =
+            [Control::Delivery, Control::Ending, Control::Setup, Control::SessionLock];
         loop {
             let underway = {
                 let fifo = &self.inner.borrow().fifo;
-                fifo.awaits(Control::Delivery) || fifo.awaits(Control::Ending)
+                SPARED.into_iter().any(|control| fifo.awaits(control))
             };
             if !underway || self.is_doomed() {
                 return !underway;
