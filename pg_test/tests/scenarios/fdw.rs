@@ -5,6 +5,7 @@ mod async_faults;
 mod async_scan;
 mod batch;
 mod bulk;
+mod bulk_kinds;
 mod command_log;
 mod connections;
 mod credentials;
