@@ -7,6 +7,7 @@
 //! * [`scan`], [`modify`], [`direct`], [`insert`]: the execution callbacks, a file per kind of
 //!   plan; many rows of an INSERT go by COPY (`modify/bulk.rs`), where nobody notices
 //!   (`modify/eligible.rs`);
+//! * [`ahead`]: which scans are asked for rows when the query begins;
 //! * [`fetch_size`]: how many rows a scan asks for at once;
 //! * [`rescans`]: whether it may begin again;
 //! * [`async_scan`]: the same scans below an Append that runs many at once;
@@ -21,6 +22,7 @@
 //! * [`params`], [`rows`]: values out, rows in;
 //! * [`state`]: execution state that is freed after an ERROR, too.
 
+mod ahead;
 mod analyze;
 mod answer;
 mod async_scan;
@@ -51,4 +53,9 @@ mod validator;
 mod volatility;
 
 pub use handler::is_ours;
-pub use modify::install;
+
+/// Installs the hooks; called while the server loads the library.
+pub fn install() {
+    modify::install();
+    ahead::install();
+}

@@ -3,7 +3,7 @@
 //! * [`error`]: PostgreSQL's ERROR as a `Result`, and back; [`debug`]: messages at DEBUG1;
 //! * [`frames`], [`function`]: C functions of ours that PostgreSQL calls;
 //! * [`globals`]: its variables; [`catalog`]: look-ups in its catalog;
-//! * [`portal`]: the command that the client has sent;
+//! * [`portal`]: the command that the client has sent; [`executor_run`]: a query that is run;
 //! * [`raw`]: its functions and variables that pgrx does not bind, or guards;
 //! * [`layout`]: layouts and numbers copied from its sources;
 //! * [`node`]: its nodes and lists; [`text`]: texts in the server's encoding;
@@ -21,6 +21,7 @@ pub mod backend_local;
 pub mod catalog;
 pub mod debug;
 pub mod error;
+pub mod executor_run;
 pub mod frames;
 pub mod function;
 pub mod globals;

@@ -1,5 +1,6 @@
 //! The protocol as plain functions over plain data: no PostgreSQL, no I/O, no unsafe.
 //!
+//! * [`ahead`]: which scans are asked before the executor comes to them;
 //! * [`answers`]: what an answer says of a participant's transaction;
 //! * [`conclusion`]: what a sweep concludes about what is not listed;
 //! * [`copy_text`]: rows in the text format of COPY;
@@ -25,6 +26,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod ahead;
 pub mod answers;
 pub mod conclusion;
 pub mod copy_text;

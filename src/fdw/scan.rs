@@ -4,7 +4,7 @@
 //! CLOSE travels with the next statement. A scan shows the rows that were there when its statement
 //! began: whatever writes on the participant before the first FETCH has DECLARE sent first. For a
 //! user's cursor it is sent when the cursor is declared, for parameters that other nodes compute
-//! with the first FETCH.
+//! with the first FETCH. Some scans are asked before the executor comes to them ([`ahead`]).
 //!
 //! Rows are converted a batch at a time, into a memory context of their own. At most one FETCH of a
 //! scan is under way at any time, and besides it at most one batch is in memory.
@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use pgrx::pg_sys::{self, ForeignScanState, HeapTuple, MemoryContext, TupleTableSlot};
 
+use crate::fdw::ahead::Begun;
 use crate::fdw::fetch_size::FetchSize;
 use crate::fdw::params::{self, Params};
 use crate::fdw::query::{begins_cursor, only_reads};
@@ -28,6 +29,9 @@ use crate::protocol::plan::Access;
 use crate::remote::cache::Cached;
 use crate::remote::connection::{Asked, Opening, declare_command, fetch_command};
 use crate::xact::{Attachment, attach, reads_consistently};
+
+mod ahead;
+mod in_append;
 
 /// A scan that has begun.
 pub struct Scan {
@@ -62,6 +66,9 @@ pub struct Scan {
     /// An Append asks for rows and is notified when they have come, so the scan does not wait for
     /// them.
     is_async: bool,
+    /// What has become of asking ahead, until the executor comes to the scan.
+    ahead: Option<Result<()>>,
+    _begun: Begun,
 }
 
 /// A FETCH that was sent, and the DECLARE before it, as long as that is not answered.
@@ -140,6 +147,7 @@ pub unsafe extern "C-unwind" fn end(node: *mut ForeignScanState) {
     // SAFETY: as in `iterate`; the state is NULL in EXPLAIN.
     boundary(|| unsafe {
         let Some(mut scan) = state::take::<Scan>((*node).fdw_state) else { return Ok(()) };
+        debug_assert!(scan.ahead.is_none(), "a scan was asked ahead and not needed");
         scan.discard();
         if let Some(asked) = &scan.last_asked {
             scan.session.connection().wait_discarded(asked)?;
@@ -194,6 +202,8 @@ impl Scan {
                 // The node's flag, not the plan's: EvalPlanQual runs the same plan without an
                 // asynchronous Append.
                 is_async: (*node).ss.ps.async_capable,
+                ahead: None,
+                _begun: Begun::new(),
                 session,
             })
         }
@@ -223,13 +233,6 @@ impl Scan {
     /// The session that it uses.
     pub fn session(&self) -> &Attachment {
         &self.session
-    }
-
-    /// An Append is about to sleep until the FETCH under way is answered.
-    pub fn note_wait(&self) {
-        if let Some(under_way) = &self.under_way {
-            self.session.note_wait(&under_way.fetch);
-        }
     }
 
     /// The connection that the scan runs on.
@@ -275,11 +278,6 @@ impl Scan {
         self.fetch_size.restart();
     }
 
-    /// Whether the FETCH under way has still to be answered.
-    pub fn is_under_way(&self) -> bool {
-        self.under_way.is_some()
-    }
-
     /// Asks for the next batch, unless that has been done, and opens the cursor if necessary.
     ///
     /// # Safety
@@ -288,11 +286,18 @@ impl Scan {
     /// # Errors
     /// Those of the parameters and of [`Attachment::submit`].
     pub unsafe fn ask(&mut self, context: *mut pg_sys::ExprContext) -> Result<()> {
+        self.ahead.take().unwrap_or(Ok(()))?;
         match &self.under_way {
             Some(_) if self.epoch == self.session.unit_epoch() => return Ok(()),
             Some(_) => self.begin_again(),
             None => {}
         }
+        // SAFETY: by contract.
+        unsafe { self.send(context) }
+    }
+
+    /// Sends the next FETCH.
+    unsafe fn send(&mut self, context: *mut pg_sys::ExprContext) -> Result<()> {
         // Locks of a later savepoint than the scan's may be given up before it returns the rows.
         let rows = if self.session.locks_for_less() { 1 } else { self.fetch_size.rows() };
         let fetch: Rc<CStr> = fetch_command(self.cursor, rows).into();
@@ -315,41 +320,13 @@ impl Scan {
             self.is_open = true;
             (declare, fetch)
         };
-        if self.is_async {
+        if self.is_async || self.ahead.is_some() {
             self.last_asked = Some(fetch.clone());
         }
         self.fetch_size.ask();
         self.epoch = self.session.unit_epoch();
         self.under_way = Some(UnderWay { declare, fetch, rows, since: Instant::now() });
         Ok(())
-    }
-
-    /// Takes the batch that was asked for if the connection has read it. Returns whether it has.
-    ///
-    /// # Errors
-    /// The remote's, reported for the query and not for the FETCH; the lost connection; an input
-    /// function's.
-    pub fn take_batch(&mut self) -> Result<bool> {
-        let Some(result) = self.poll().transpose() else { return Ok(false) };
-        if self.session.settle_unit()? {
-            self.begin_again();
-            return Ok(false);
-        }
-        let result = result?;
-        self.under_way.take().map_or(Ok(()), |under_way| self.load(&result, &under_way))?;
-        Ok(true)
-    }
-
-    /// The answer to the FETCH under way, or a failure of its DECLARE, if it has been read.
-    fn poll(&mut self) -> Result<Option<Rc<PgResult>>> {
-        let Some(under_way) = &mut self.under_way else { return Ok(None) };
-        if let Some(declare) = &under_way.declare {
-            if self.session.poll(declare)?.is_none() {
-                return Ok(None);
-            }
-            under_way.declare = None;
-        }
-        self.session.poll(&under_way.fetch)
     }
 
     /// Converts a batch, which replaces the current one.

@@ -78,6 +78,7 @@ unsafe fn plan_is_volatile(plan: *const Plan) -> bool {
             | NodeTag::T_Agg
             | NodeTag::T_WindowAgg
             | NodeTag::T_Unique
+            | NodeTag::T_SetOp
             | NodeTag::T_Gather
             | NodeTag::T_GatherMerge => false,
             _ => true,

@@ -168,6 +168,12 @@ unsafe extern "C-unwind" {
         completion: *mut pg_sys::QueryCompletion,
     );
     pub fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, eflags: c_int);
+    pub fn standard_ExecutorRun(
+        query: *mut pg_sys::QueryDesc,
+        direction: pg_sys::ScanDirection::Type,
+        count: u64,
+        #[cfg(pre_pg18)] once: bool,
+    );
     pub fn standard_ExecutorFinish(query: *mut pg_sys::QueryDesc);
 }
 

@@ -1,5 +1,6 @@
 //! Foreign tables beside those of postgres_fdw: plans, rows, modifications, connections, errors.
 
+mod ahead;
 mod analyze;
 mod async_faults;
 mod async_scan;

@@ -158,6 +158,25 @@ fn a_hundred_rows_are_one_statement() -> Outcome {
     network.assert_waits(sql, 2)
 }
 
+/// On 0.2.0 they wait once for each scan.
+#[test]
+fn a_query_that_reads_both_shards_in_any_case_takes_one_wait() -> Outcome {
+    let mut network = Network::start(2)?;
+    network.session.batch_execute(
+        "CREATE TABLE pt (id int, v text) PARTITION BY LIST (id); SET enable_sort = off",
+    )?;
+    for number in 1..=8 {
+        network.session.batch_execute(&format!(
+            "CREATE FOREIGN TABLE p{number} PARTITION OF pt FOR VALUES IN ({number})
+                 SERVER shard{} OPTIONS (table_name 't')",
+            2 - number % 2
+        ))?;
+    }
+    network.assert_waits("SELECT id FROM ft1 UNION ALL SELECT id FROM ft2 WHERE id < {}", 1)?;
+    network.assert_waits("SELECT FROM ft1 a FULL JOIN ft2 b USING (id) WHERE a IS NULL", 1)?;
+    network.assert_waits("SELECT id FROM pt WHERE id < {} ORDER BY v", 1)
+}
+
 #[test]
 fn the_commit_of_eight_shards_takes_two_waits() -> Outcome {
     let mut network = Network::start(8)?;

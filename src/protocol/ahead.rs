@@ -1,0 +1,138 @@
+//! Which scans of a query are asked for their first rows when it begins, all at once, instead of
+//! each when the executor comes to it: only those that it is certain to come to, so that nothing is
+//! ever asked in vain.
+
+/// What is asked ahead together may be expected to have so many bytes.
+const MOST_BYTES: usize = 8 << 20;
+
+/// Behind scans that are expected to take so many fetches, one wait is not worth a transaction that
+/// stays open on another server meanwhile.
+const MOST_FETCHES: usize = 100;
+
+/// A plan, as far as it says which of its scans are executed, and in which order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Node<S> {
+    /// A foreign scan.
+    Scan(S),
+    /// Anything of which it is not known.
+    Other,
+    /// A row of what is below it is needed for its first row, and all of them for all of its own.
+    Through(Box<Self>),
+    /// All rows of what is below it are needed for its first row.
+    Whole(Box<Self>),
+    /// A row of what is below it is needed, and perhaps not all of them.
+    Part(Box<Self>),
+    /// A row of each is needed for its first row.
+    Together(Vec<Self>),
+    /// One after the other, each in full for all of its own rows.
+    InTurn(Vec<Self>),
+}
+
+/// A scan that is certain to be asked for a row.
+#[derive(PartialEq, Eq, Debug)]
+pub struct Certain<S> {
+    /// The scan.
+    pub scan: S,
+    /// The node that needs a row of it together with those of others, before it asks any of them
+    /// for more.
+    pub together: Option<usize>,
+}
+
+/// How much of a node is certain to be needed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    OneRow,
+    AllRows,
+}
+
+/// The scans that are certain to be asked for a row, in the order in which they are.
+/// `is_run_to_end`: all rows of the query are asked for, and not only one or more.
+pub fn certain<S>(plan: Node<S>, is_run_to_end: bool) -> Vec<Certain<S>> {
+    let mut walk = Walk { found: Vec::new(), nodes: 0 };
+    walk.visit(plan, if is_run_to_end { Need::AllRows } else { Need::OneRow }, None);
+    walk.found
+}
+
+struct Walk<S> {
+    found: Vec<Certain<S>>,
+    /// The number of nodes that need rows of several together.
+    nodes: usize,
+}
+
+impl<S> Walk<S> {
+    fn visit(&mut self, plan: Node<S>, need: Need, together: Option<usize>) {
+        match plan {
+            Node::Scan(scan) => self.found.push(Certain { scan, together }),
+            Node::Other => {}
+            Node::Through(below) => self.visit(*below, need, together),
+            Node::Whole(below) => self.visit(*below, Need::AllRows, None),
+            Node::Part(below) => self.visit(*below, Need::OneRow, together),
+            Node::Together(all) => {
+                self.nodes += 1;
+                let together = together.or(Some(self.nodes));
+                all.into_iter().for_each(|plan| self.visit(plan, need, together));
+            }
+            Node::InTurn(all) => {
+                let mut all = all.into_iter();
+                if let Some(first) = all.next() {
+                    self.visit(first, need, together);
+                }
+                if need == Need::AllRows {
+                    all.for_each(|plan| self.visit(plan, need, None));
+                }
+            }
+        }
+    }
+}
+
+/// A scan that is certain to be asked, in the order of [`certain`].
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate {
+    /// The connection that it runs on.
+    pub connection: usize,
+    /// As in [`Certain`].
+    pub together: Option<usize>,
+    /// Whether its first rows can be asked for when the query begins.
+    pub is_known: bool,
+    /// How many bytes those are expected to have.
+    pub bytes: usize,
+    /// How many fetches all of its rows are expected to take.
+    pub fetches: usize,
+}
+
+/// Which of these are asked ahead, by their positions; none if there is nothing to gain.
+///
+/// On each connection that is the first only, because the answers come in the order of the
+/// questions: another one's rows would have to be kept until the first has all of its own, and its
+/// failure would be that of the first. Those that are needed together are kept together in any
+/// case.
+pub fn choose(scans: &[Candidate]) -> Vec<usize> {
+    let mut firsts: Vec<&Candidate> = Vec::new();
+    let mut chosen = Vec::new();
+    let mut bytes = 0_usize;
+    for (n, scan) in scans.iter().enumerate() {
+        let may_follow = match firsts.iter().find(|first| first.connection == scan.connection) {
+            Some(first) => {
+                first.is_known && first.together == scan.together && first.together.is_some()
+            }
+            None => {
+                firsts.push(scan);
+                true
+            }
+        };
+        let is_apart =
+            |before: &&Candidate| before.together.is_none() || before.together != scan.together;
+        let fetches_before = scans[..n].iter().filter(is_apart).map(|before| before.fetches);
+        let is_soon = fetches_before.fold(0, usize::saturating_add) <= MOST_FETCHES;
+        // The first of all is not asked earlier than it would be.
+        let sum = if n == 0 { 0 } else { bytes.saturating_add(scan.bytes) };
+        if scan.is_known && may_follow && is_soon && sum <= MOST_BYTES {
+            bytes = sum;
+            chosen.push(n);
+        }
+    }
+    if chosen == [0] { Vec::new() } else { chosen }
+}
+
+#[cfg(test)]
+mod tests;
