@@ -2,10 +2,20 @@
 //! all of them: those of which the plan says that the executor will come to them
 //! ([`crate::protocol::ahead`]).
 //!
-//! That is for queries that only read, and call nothing that may write: what is sent to a server
-//! stays in the order in which the executor would send it.
+//! What another server answers, or that it does not answer, can be noticed then before the scans
+//! that come first have failed, and the locks of views are taken in another order. To that the
+//! option `async_capable` of a server or a table consents, by which an Append asks its scans at
+//! once. In a subtransaction even that would not do: what is under way when it fails could end the
+//! whole transaction.
+//!
+//! It is for queries that only read, and call nothing that may write or query; and where no other
+//! scan of the session uses the connection, such as one of a subquery or behind a loop, which
+//! would be overtaken: what is sent to a server stays in the order in which the executor would
+//! send it.
 
-use std::cell::Cell;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::rc::Rc;
 
 use pgrx::pg_sys::{
@@ -18,28 +28,43 @@ use crate::fdw::scan::{self, Scan};
 use crate::fdw::volatility;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Result, catch};
+use crate::pg::globals::{async_append_is_enabled, nest_level};
 use crate::pg::{executor_run, node};
 use crate::protocol::ahead::{self, Candidate, Certain, certain, choose};
+use crate::remote::cache::Cached;
+use crate::remote::options::{TableOptions, parse_bool};
 
 type Node = ahead::Node<*mut ForeignScanState>;
 
-/// How many scans have begun and not ended.
-static BEGUN: BackendLocal<Cell<usize>> = BackendLocal::new(Cell::new(0));
+/// How many scans have begun and not ended on each connection, by its address.
+static BEGUN: BackendLocal<RefCell<BTreeMap<usize, usize>>> =
+    BackendLocal::new(RefCell::new(BTreeMap::new()));
 
-/// Counts a scan as long as it lives, so that queries without scans cost nothing here.
-pub struct Begun(());
+/// Notes that a scan uses a connection, as long as both live.
+pub struct Begun(usize);
 
 impl Begun {
-    pub fn new() -> Self {
-        BEGUN.get().set(BEGUN.get().get() + 1);
-        Self(())
+    pub fn on(connection: &Rc<Cached>) -> Self {
+        let address = address(connection);
+        *BEGUN.get().borrow_mut().entry(address).or_default() += 1;
+        Self(address)
     }
 }
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        BEGUN.get().set(BEGUN.get().get() - 1);
+        let mut all = BEGUN.get().borrow_mut();
+        if let Entry::Occupied(mut count) = all.entry(self.0) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
+}
+
+fn address(connection: &Rc<Cached>) -> usize {
+    Rc::as_ptr(connection).addr()
 }
 
 /// Installs the hook on the run of a query; called while the server loads the library.
@@ -50,7 +75,9 @@ pub fn install() {
 /// # Safety
 /// A valid query that has begun and was not run yet.
 unsafe fn before_run(query: *mut QueryDesc, count: u64) -> Result<()> {
-    if BEGUN.get().get() < 2 {
+    let begun: usize = BEGUN.get().borrow().values().sum();
+    // A PL/pgSQL block with an EXCEPTION clause is a subtransaction, too.
+    if begun < 2 || nest_level() > 1 || !async_append_is_enabled() {
         return Ok(());
     }
     // SAFETY: by contract; the nodes and states of a query's scans are valid until it ends.
@@ -63,7 +90,9 @@ unsafe fn before_run(query: *mut QueryDesc, count: u64) -> Result<()> {
         let candidates: Vec<Candidate> = scans.iter().map(|scan| candidate(scan)).collect();
         let chosen = choose(&candidates);
         let plan = (*(*query).plannedstmt).planTree;
-        if chosen.is_empty() || catch(|| volatility::is_volatile(estate, plan))? {
+        let does_more =
+            || volatility::is_volatile(estate, plan) || volatility::may_run_queries(estate, plan);
+        if chosen.is_empty() || catch(does_more)? {
             return Ok(());
         }
         let _in = node::InContext::enter((*estate).es_query_cxt);
@@ -81,14 +110,26 @@ unsafe fn candidate(certain: &Certain<*mut ForeignScanState>) -> Candidate {
         let scan = Scan::of(certain.scan);
         let plan = &*(*certain.scan).ss.ps.plan;
         let first_rows = scan.first_rows();
+        let connection = address(&scan.connection());
         Candidate {
-            connection: Rc::as_ptr(&scan.connection()).addr(),
+            connection,
+            begun: BEGUN.get().borrow().get(&connection).copied().unwrap_or(0),
             together: certain.together,
-            is_known: scan.can_be_asked_ahead(),
+            may_be_asked: scan.can_be_asked_ahead() && consents(certain.scan),
             bytes: first_rows.saturating_mul(usize::try_from(plan.plan_width).unwrap_or(0)),
             fetches: ((plan.plan_rows / first_rows as f64) as usize).saturating_add(1),
         }
     }
+}
+
+/// Whether all tables of a scan, or their servers, have the option `async_capable`.
+unsafe fn consents(state: *const ForeignScanState) -> bool {
+    // SAFETY: a valid state.
+    let tables = unsafe { node::scanned_tables(state) };
+    tables.into_iter().all(|table| {
+        let options = TableOptions::read(table);
+        options.get(c"async_capable").and_then(parse_bool).unwrap_or(false)
+    })
 }
 
 /// The plan below a node, as the executor of all supported versions executes it.
@@ -187,18 +228,8 @@ unsafe fn has_limit(limit: *const pg_sys::Limit) -> Option<bool> {
 
 /// The plans of a list that are executed; none if that is only known later.
 unsafe fn those(plans: *const *mut PlanState, numbers: *const Bitmapset) -> Vec<Node> {
-    let mut nodes = Vec::new();
-    let mut number = -1;
     // SAFETY: the set holds numbers of the list, or is NULL.
-    unsafe {
-        loop {
-            number = pg_sys::bms_next_member(numbers, number);
-            if number < 0 {
-                return nodes;
-            }
-            nodes.push(read(*plans.add(number as usize)));
-        }
-    }
+    unsafe { node::members(numbers).map(|number| read(*plans.add(number as usize))).collect() }
 }
 
 /// Whether it is a scan that has begun here. A modification that its server runs as a whole is

@@ -95,7 +95,7 @@ unsafe extern "C-unwind" fn sample(
 /// An open relation.
 unsafe fn attach_as_owner(relation: Relation, table: &Table) -> Result<Attachment> {
     // SAFETY: by contract.
-    attach(unsafe { (*(*relation).rd_rel).relowner }, table.serverid)
+    attach(unsafe { (*(*relation).rd_rel).relowner }, table.options.serverid)
 }
 
 fn number(text: Option<&CStr>) -> Option<f64> {
@@ -134,7 +134,7 @@ fn for_each_batch(
 
 fn fetch_size(table: &Table) -> c_int {
     let mut size = FETCH_SIZE;
-    if let Some(text) = table.option(c"fetch_size") {
+    if let Some(text) = table.options.get(c"fetch_size") {
         // SAFETY: a C string and room for the answer.
         unsafe { pg_sys::parse_int(text.as_ptr(), &mut size, 0, std::ptr::null_mut()) };
     }
@@ -175,7 +175,7 @@ impl Method {
     const DEFAULT: Self = if cfg!(feature = "pg15") { Self::Off } else { Self::Auto };
 
     fn read(table: &Table) -> Self {
-        match table.option(c"analyze_sampling").map(CStr::to_bytes) {
+        match table.options.get(c"analyze_sampling").map(CStr::to_bytes) {
             Some(b"off") => Self::Off,
             Some(b"auto") => Self::Auto,
             Some(b"random") => Self::Random,

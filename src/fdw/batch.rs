@@ -54,7 +54,7 @@ pub(super) unsafe fn asked_for(relation: Relation) -> Option<usize> {
     // SAFETY: an open foreign table; parse_int gets a C string and room for the answer.
     unsafe {
         let table = Table::read(relation);
-        let text = table.option(c"batch_size")?;
+        let text = table.options.get(c"batch_size")?;
         let mut size: c_int = 1;
         pg_sys::parse_int(text.as_ptr(), &mut size, 0, std::ptr::null_mut());
         Some(size.max(1) as usize)

@@ -23,7 +23,7 @@ use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, boundary, catch};
 use crate::pg::layout::{XactCallback, XactCallbackItem};
 use crate::pg::{globals, versions};
-use crate::remote::options::{self, OptionPair, Server};
+use crate::remote::options::{Server, TableOptions, option, parse_bool};
 use crate::xact::participants;
 
 /// Before what the planner's transactions have to end.
@@ -66,19 +66,11 @@ unsafe extern "C-unwind" fn rel_size(
 
 /// Refuses to plan a foreign table with remote estimates that would wait for our own locks.
 fn check_may_estimate(table: Oid) -> Result<()> {
-    // SAFETY: a foreign table that is being planned; the catalog's entries live in this call's
-    // memory.
-    let (serverid, of_table) = unsafe {
-        let table = &*pg_sys::GetForeignTable(table);
-        (table.serverid, options::read_list(table.options))
-    };
-    let server = Server::read(serverid);
-    if !estimates_remotely(&of_table)
-        .or_else(|| estimates_remotely(&server.options))
-        .unwrap_or(false)
-    {
+    let options = TableOptions::read(table);
+    if !options.get(c"use_remote_estimate").and_then(parse_bool).unwrap_or(false) {
         return Ok(());
     }
+    let TableOptions { serverid, server, .. } = options;
     for participant in participants::all() {
         let there = participant.serverid == serverid
             || Server::find(participant.serverid)
@@ -96,13 +88,9 @@ pub fn note_own_sessions() {
     ESTIMATED.get().set(versions::local_transaction());
 }
 
-fn estimates_remotely(options: &[OptionPair]) -> Option<bool> {
-    options::option(options, c"use_remote_estimate").and_then(options::parse_bool)
-}
-
 /// The options that lead to a server: objects that agree in them stand for the same server.
 fn place(server: &Server) -> [Option<&CStr>; 4] {
-    [c"host", c"hostaddr", c"port", c"dbname"].map(|name| options::option(&server.options, name))
+    [c"host", c"hostaddr", c"port", c"dbname"].map(|name| option(&server.options, name))
 }
 
 fn refused_estimates(table: Oid, server: &CStr) -> Error {

@@ -4,18 +4,16 @@
 
 use std::ffi::{CStr, c_int};
 
-use pgrx::pg_sys::{self, Oid, Relation};
+use pgrx::pg_sys::{self, Relation};
 
 use crate::pg::node;
-use crate::remote::options::{self, OptionPair, Server};
+use crate::remote::options::{self, TableOptions};
 
 /// A foreign table with the options that it and its server have.
 pub struct Table {
-    /// Its server.
-    pub serverid: Oid,
     relation: Relation,
-    of_table: Vec<OptionPair>,
-    of_server: Vec<OptionPair>,
+    /// Its options, and those of its server.
+    pub options: TableOptions,
 }
 
 impl Table {
@@ -27,21 +25,9 @@ impl Table {
     /// # Errors
     /// PostgreSQL's own when an entry is missing.
     pub unsafe fn read(relation: Relation) -> Self {
-        // SAFETY: by contract; the catalog's entries live in this call's memory.
-        unsafe {
-            let table = &*pg_sys::GetForeignTable((*relation).rd_id);
-            Self {
-                serverid: table.serverid,
-                relation,
-                of_table: options::read_list(table.options),
-                of_server: Server::read(table.serverid).options,
-            }
-        }
-    }
-
-    /// The value of an option of the table, or else of its server.
-    pub fn option(&self, name: &CStr) -> Option<&CStr> {
-        options::option(&self.of_table, name).or_else(|| options::option(&self.of_server, name))
+        // SAFETY: by contract.
+        let table = unsafe { (*relation).rd_id };
+        Self { relation, options: TableOptions::read(table) }
     }
 
     /// Its qualified remote name, quoted for SQL.
@@ -51,8 +37,8 @@ impl Table {
             let schema = pg_sys::get_namespace_name((*(*self.relation).rd_rel).relnamespace);
             (CStr::from_ptr(schema), node::relation_name(self.relation))
         };
-        let schema = options::option(&self.of_table, c"schema_name").unwrap_or(local_schema);
-        let name = options::option(&self.of_table, c"table_name").unwrap_or(local_name);
+        let schema = options::option(&self.options.own, c"schema_name").unwrap_or(local_schema);
+        let name = options::option(&self.options.own, c"table_name").unwrap_or(local_name);
         [&identifier(schema), &b"."[..], &identifier(name)].concat()
     }
 

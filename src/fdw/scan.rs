@@ -203,7 +203,7 @@ impl Scan {
                 // asynchronous Append.
                 is_async: (*node).ss.ps.async_capable,
                 ahead: None,
-                _begun: Begun::new(),
+                _begun: Begun::on(&session.shared_connection()),
                 session,
             })
         }

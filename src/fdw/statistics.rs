@@ -11,7 +11,7 @@ use pgrx::pg_sys::{self, FdwRoutine, List, Relation};
 use crate::fdw::estimates;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::boundary;
-use crate::remote::options::{self, OptionPair, Server};
+use crate::remote::options::{TableOptions, parse_bool};
 
 static STOCK: BackendLocal<Cell<pg_sys::ImportForeignStatistics_function>> =
     BackendLocal::new(Cell::new(None));
@@ -22,20 +22,11 @@ pub fn in_front_of(stock: &FdwRoutine, ours: &mut FdwRoutine) {
     ours.ImportForeignStatistics = Some(import);
 }
 
-fn is_wanted_by(options: &[OptionPair]) -> Option<bool> {
-    options::option(options, c"import_stats").and_then(options::parse_bool)
-}
-
 unsafe extern "C-unwind" fn import(relation: Relation, columns: *mut List, level: c_int) -> bool {
     let is_wanted = boundary(|| {
-        // SAFETY: a foreign table that is open; the catalog's entries live in this call's memory.
-        let (serverid, of_table) = unsafe {
-            let table = &*pg_sys::GetForeignTable((*relation).rd_id);
-            (table.serverid, options::read_list(table.options))
-        };
-        Ok(is_wanted_by(&of_table)
-            .or_else(|| is_wanted_by(&Server::read(serverid).options))
-            .unwrap_or(false))
+        // SAFETY: a foreign table that is open.
+        let options = TableOptions::read(unsafe { (*relation).rd_id });
+        Ok(options.get(c"import_stats").and_then(parse_bool).unwrap_or(false))
     });
     if !is_wanted {
         return false;

@@ -34,7 +34,7 @@ pub unsafe extern "C-unwind" fn execute(
             if behavior == DropBehavior::DROP_CASCADE { b" CASCADE" } else { b" RESTRICT" };
         let list = names.join(&b", "[..]);
         let sql = c_string([b"TRUNCATE ", &list[..], identity, b" IDENTITY", dependents].concat());
-        let serverid = tables.first().expect("TRUNCATE of at least one table").serverid;
+        let serverid = tables.first().expect("TRUNCATE of at least one table").options.serverid;
         let session = attach_to_write(current_user(), serverid)?;
         estimates::end_planner_transactions(Before::ExclusiveLock)?;
         session.run(sql, &[])?;
@@ -46,7 +46,7 @@ pub unsafe extern "C-unwind" fn execute(
 unsafe fn truncatable(relation: pg_sys::Relation) -> Result<Table> {
     // SAFETY: as in `execute`.
     let (table, name) = unsafe { (Table::read(relation), node::relation_name(relation)) };
-    if table.option(c"truncatable").and_then(parse_bool) == Some(false) {
+    if table.options.get(c"truncatable").and_then(parse_bool) == Some(false) {
         return Err(Error::new(
             SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
             [b"foreign table \"", name.to_bytes(), b"\" does not allow truncates"].concat(),

@@ -1,14 +1,20 @@
-//! Whether the rows that a statement inserts may depend on the rows that it has already inserted.
+//! What the functions that a statement calls may do besides computing a value.
 //!
 //! A volatile function in the source of an INSERT may read the target. If rows are sent one by one,
 //! it finds the rows before its own there; if they are sent in batches, it does not. Unless batches
 //! were asked for, such rows are sent one by one.
+//!
+//! A stable function may run queries, which must find the servers as if no scan had been asked
+//! before its turn.
 
 use std::ffi::c_void;
 
-use pgrx::pg_sys::{self, EState, List, Node, NodeTag, Plan};
+use pgrx::pg_sys::{self, EState, List, Node, NodeTag, Oid, Plan};
 
 use crate::pg::{node, raw};
+
+/// Something that an expression, or a list of them, may have in it. It may raise.
+type Test = unsafe fn(*mut List) -> bool;
 
 /// Whether a volatile function other than `nextval` is evaluated below `plan`, or may be: for
 /// unknown kinds of nodes it is assumed.
@@ -17,48 +23,64 @@ use crate::pg::{node, raw};
 /// A valid plan of the statement that `estate` runs.
 pub unsafe fn is_volatile(estate: *const EState, plan: *const Plan) -> bool {
     // SAFETY: by contract.
+    unsafe { any_has(estate, plan, list_is_volatile) }
+}
+
+/// Whether a function that may run queries is evaluated below `plan`, or may be: one that is not
+/// PostgreSQL's own and is not immutable, or an aggregate that is not, whose functions are not
+/// looked at.
+///
+/// # Safety
+/// As for [`is_volatile`].
+pub unsafe fn may_run_queries(estate: *const EState, plan: *const Plan) -> bool {
+    // SAFETY: by contract.
+    unsafe { any_has(estate, plan, list_may_run_queries) }
+}
+
+unsafe fn any_has(estate: *const EState, plan: *const Plan, test: Test) -> bool {
+    // SAFETY: by contract.
     unsafe {
         let statement = (*estate).es_plannedstmt;
         let subplans = statement.as_ref().map_or(std::ptr::null_mut(), |s| s.subplans);
-        plan_is_volatile(plan) || node::pointers(subplans).any(|subplan| plan_is_volatile(subplan))
+        plan_has(plan, test) || node::pointers(subplans).any(|subplan| plan_has(subplan, test))
     }
 }
 
-unsafe fn plan_is_volatile(plan: *const Plan) -> bool {
+unsafe fn plan_has(plan: *const Plan, test: Test) -> bool {
     // SAFETY: NULL or a valid plan; each tag tells the node's type.
     unsafe {
         let Some(node) = plan.as_ref() else { return false };
         let own = match node.type_ {
             NodeTag::T_Result => {
                 let result = &*plan.cast::<pg_sys::Result>();
-                list_is_volatile(result.resconstantqual.cast())
+                test(result.resconstantqual.cast())
             }
             NodeTag::T_FunctionScan => {
-                list_is_volatile((*plan.cast::<pg_sys::FunctionScan>()).functions)
+                test((*plan.cast::<pg_sys::FunctionScan>()).functions)
             }
             NodeTag::T_ValuesScan => {
-                list_is_volatile((*plan.cast::<pg_sys::ValuesScan>()).values_lists)
+                test((*plan.cast::<pg_sys::ValuesScan>()).values_lists)
             }
             NodeTag::T_SubqueryScan => {
-                plan_is_volatile((*plan.cast::<pg_sys::SubqueryScan>()).subplan)
+                plan_has((*plan.cast::<pg_sys::SubqueryScan>()).subplan, test)
             }
-            NodeTag::T_Append => any_is_volatile((*plan.cast::<pg_sys::Append>()).appendplans),
+            NodeTag::T_Append => list_has((*plan.cast::<pg_sys::Append>()).appendplans, test),
             NodeTag::T_MergeAppend => {
-                any_is_volatile((*plan.cast::<pg_sys::MergeAppend>()).mergeplans)
+                list_has((*plan.cast::<pg_sys::MergeAppend>()).mergeplans, test)
             }
             NodeTag::T_ForeignScan => {
                 let scan = &*plan.cast::<pg_sys::ForeignScan>();
-                list_is_volatile(scan.fdw_exprs) || list_is_volatile(scan.fdw_recheck_quals)
+                test(scan.fdw_exprs) || test(scan.fdw_recheck_quals)
             }
             NodeTag::T_NestLoop | NodeTag::T_MergeJoin | NodeTag::T_HashJoin => {
                 // All three begin with the struct of a join. Their other clauses have operators
                 // that indexes and hashing use, which are not volatile.
-                list_is_volatile((*plan.cast::<pg_sys::Join>()).joinqual)
+                test((*plan.cast::<pg_sys::Join>()).joinqual)
             }
             NodeTag::T_Limit => {
                 let limit = &*plan.cast::<pg_sys::Limit>();
-                list_is_volatile(limit.limitCount.cast())
-                    || list_is_volatile(limit.limitOffset.cast())
+                test(limit.limitCount.cast())
+                    || test(limit.limitOffset.cast())
             }
             // Beyond their columns and conditions, these compute nothing that may be volatile.
             NodeTag::T_SeqScan
@@ -83,19 +105,18 @@ unsafe fn plan_is_volatile(plan: *const Plan) -> bool {
             | NodeTag::T_GatherMerge => false,
             _ => true,
         };
-        own || list_is_volatile(node.targetlist)
-            || list_is_volatile(node.qual)
-            || plan_is_volatile(node.lefttree)
-            || plan_is_volatile(node.righttree)
+        own || test(node.targetlist)
+            || test(node.qual)
+            || plan_has(node.lefttree, test)
+            || plan_has(node.righttree, test)
     }
 }
 
-unsafe fn any_is_volatile(plans: *const List) -> bool {
+unsafe fn list_has(plans: *const List, test: Test) -> bool {
     // SAFETY: NIL or a list of plans.
-    unsafe { node::pointers(plans).any(|plan| plan_is_volatile(plan)) }
+    unsafe { node::pointers(plans).any(|plan| plan_has(plan, test)) }
 }
 
-/// Of an expression, or a list of them.
 unsafe fn list_is_volatile(expressions: *mut List) -> bool {
     // SAFETY: NULL or a valid expression tree, which a list is, too.
     unsafe {
@@ -112,5 +133,35 @@ unsafe extern "C-unwind" fn coerces_to_domain(node: *mut Node, context: *mut c_v
         !node.is_null()
             && ((*node).type_ == NodeTag::T_CoerceToDomain
                 || raw::expression_tree_walker(node, coerces_to_domain, context))
+    }
+}
+
+unsafe fn list_may_run_queries(expressions: *mut List) -> bool {
+    // SAFETY: NULL or a valid expression tree, which a list is, too.
+    unsafe { calls_such(expressions.cast(), std::ptr::null_mut()) }
+}
+
+/// The frame owns nothing, because the walker may raise.
+unsafe extern "C-unwind" fn calls_such(node: *mut Node, context: *mut c_void) -> bool {
+    // SAFETY: NULL or a node of a valid expression tree.
+    unsafe {
+        !node.is_null()
+            && (pg_sys::check_functions_in_node(node, Some(is_such), node.cast())
+                || raw::expression_tree_walker(node, calls_such, context))
+    }
+}
+
+/// `caller`: the node that calls the function.
+unsafe extern "C-unwind" fn is_such(function: Oid, caller: *mut c_void) -> bool {
+    if function.to_u32() < pg_sys::FirstUnpinnedObjectId {
+        return false;
+    }
+    // SAFETY: a node of the expression; the function exists, because the plan depends on it.
+    unsafe {
+        let is_of_rows = matches!(
+            (*caller.cast::<Node>()).type_,
+            NodeTag::T_Aggref | NodeTag::T_WindowFunc
+        );
+        is_of_rows || pg_sys::func_volatile(function) != pg_sys::PROVOLATILE_IMMUTABLE as _
     }
 }

@@ -162,6 +162,12 @@ pub fn nest_level() -> u32 {
     unsafe { pg_sys::GetCurrentTransactionNestLevel() as u32 }
 }
 
+/// The setting `enable_async_append`.
+pub fn async_append_is_enabled() -> bool {
+    // SAFETY: a variable of this process.
+    unsafe { pg_sys::enable_async_append }
+}
+
 /// Whether the transaction has a transaction ID, as everything that writes here has.
 pub fn has_written() -> bool {
     // SAFETY: reads the transaction's state.

@@ -124,6 +124,36 @@ pub unsafe fn scan_access(node: *const pg_sys::ForeignScanState) -> (Oid, Oid) {
     }
 }
 
+/// The tables that a foreign scan reads.
+///
+/// # Safety
+/// A valid state of a scan of foreign tables.
+pub unsafe fn scanned_tables(node: *const pg_sys::ForeignScanState) -> Vec<Oid> {
+    // SAFETY: by contract; a join names its members.
+    unsafe {
+        let plan: *const pg_sys::ForeignScan = (*node).ss.ps.plan.cast();
+        let estate = (*node).ss.ps.state;
+        let table = |index| (*range_table_entry(estate, index)).relid;
+        match (*plan).scan.scanrelid {
+            0 => members(versions::fs_base_relids(plan)).map(|index| table(index as u32)).collect(),
+            index => vec![table(index)],
+        }
+    }
+}
+
+/// The members of a set, in their order.
+///
+/// # Safety
+/// NULL, which is the empty set, or a valid set that stays while the iterator lives.
+pub unsafe fn members(set: *const pg_sys::Bitmapset) -> impl Iterator<Item = c_int> {
+    let mut last = -1;
+    std::iter::from_fn(move || {
+        // SAFETY: by contract.
+        last = unsafe { pg_sys::bms_next_member(set, last) };
+        (last >= 0).then_some(last)
+    })
+}
+
 /// The user that a modification accesses its target as. `entry` is the range table entry of the
 /// target; a partition that rows are routed to shares that of its root.
 ///

@@ -2,12 +2,14 @@
 //! each when the executor comes to it: only those that it is certain to come to, so that nothing is
 //! ever asked in vain.
 
+use std::collections::BTreeMap;
+
 /// What is asked ahead together may be expected to have so many bytes.
 const MOST_BYTES: usize = 8 << 20;
 
 /// Behind scans that are expected to take so many fetches, one wait is not worth a transaction that
 /// stays open on another server meanwhile.
-const MOST_FETCHES: usize = 100;
+const MOST_FETCHES: u128 = 100;
 
 /// A plan, as far as it says which of its scans are executed, and in which order.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -90,10 +92,12 @@ impl<S> Walk<S> {
 pub struct Candidate {
     /// The connection that it runs on.
     pub connection: usize,
+    /// How many scans have begun on that connection, whether they are certain to be asked or not.
+    pub begun: usize,
     /// As in [`Certain`].
     pub together: Option<usize>,
-    /// Whether its first rows can be asked for when the query begins.
-    pub is_known: bool,
+    /// Whether its first rows can be asked for when the query begins, and the user consents.
+    pub may_be_asked: bool,
     /// How many bytes those are expected to have.
     pub bytes: usize,
     /// How many fetches all of its rows are expected to take.
@@ -105,31 +109,40 @@ pub struct Candidate {
 /// On each connection that is the first only, because the answers come in the order of the
 /// questions: another one's rows would have to be kept until the first has all of its own, and its
 /// failure would be that of the first. Those that are needed together are kept together in any
-/// case.
+/// case. None where others have begun on the connection: they may come first, and would be
+/// overtaken.
 pub fn choose(scans: &[Candidate]) -> Vec<usize> {
-    let mut firsts: Vec<&Candidate> = Vec::new();
+    let mut known: BTreeMap<usize, usize> = BTreeMap::new();
+    scans.iter().for_each(|scan| *known.entry(scan.connection).or_default() += 1);
+    let mut firsts: BTreeMap<usize, &Candidate> = BTreeMap::new();
+    // Sums that cannot overflow.
+    let (mut fetches, mut fetches_together) = (0_u128, BTreeMap::<Option<usize>, u128>::new());
     let mut chosen = Vec::new();
     let mut bytes = 0_usize;
     for (n, scan) in scans.iter().enumerate() {
-        let may_follow = match firsts.iter().find(|first| first.connection == scan.connection) {
+        let may_follow = match firsts.get(&scan.connection) {
             Some(first) => {
-                first.is_known && first.together == scan.together && first.together.is_some()
+                first.may_be_asked && first.together == scan.together && first.together.is_some()
             }
             None => {
-                firsts.push(scan);
+                firsts.insert(scan.connection, scan);
                 true
             }
         };
-        let is_apart =
-            |before: &&Candidate| before.together.is_none() || before.together != scan.together;
-        let fetches_before = scans[..n].iter().filter(is_apart).map(|before| before.fetches);
-        let is_soon = fetches_before.fold(0, usize::saturating_add) <= MOST_FETCHES;
+        let with_it = match scan.together {
+            Some(_) => fetches_together.get(&scan.together).copied().unwrap_or(0),
+            None => 0,
+        };
+        let is_soon = fetches - with_it <= MOST_FETCHES;
         // The first of all is not asked earlier than it would be.
         let sum = if n == 0 { 0 } else { bytes.saturating_add(scan.bytes) };
-        if scan.is_known && may_follow && is_soon && sum <= MOST_BYTES {
+        let is_overtaking = known[&scan.connection] < scan.begun;
+        if scan.may_be_asked && !is_overtaking && may_follow && is_soon && sum <= MOST_BYTES {
             bytes = sum;
             chosen.push(n);
         }
+        fetches += scan.fetches as u128;
+        *fetches_together.entry(scan.together).or_default() += scan.fetches as u128;
     }
     if chosen == [0] { Vec::new() } else { chosen }
 }

@@ -157,6 +157,36 @@ impl Mapping {
     }
 }
 
+/// A foreign table's own options and its server.
+pub struct TableOptions {
+    /// `pg_foreign_server.oid`.
+    pub serverid: Oid,
+    /// The server with its options.
+    pub server: Server,
+    /// Those of the table alone.
+    pub own: Vec<OptionPair>,
+}
+
+impl TableOptions {
+    /// Reads the catalog entries of a foreign table.
+    ///
+    /// # Errors
+    /// PostgreSQL's own when it is none.
+    pub fn read(table: Oid) -> Self {
+        // SAFETY: it raises if there is none; the entry lives in this call's memory.
+        let (serverid, own) = unsafe {
+            let table = &*pg_sys::GetForeignTable(table);
+            (table.serverid, read_list(table.options))
+        };
+        Self { serverid, server: Server::read(serverid), own }
+    }
+
+    /// The value of an option of the table, or else of its server.
+    pub fn get(&self, name: &CStr) -> Option<&CStr> {
+        option(&self.own, name).or_else(|| option(&self.server.options, name))
+    }
+}
+
 /// The value of an option, if it is set.
 pub fn option<'a>(options: &'a [OptionPair], name: &CStr) -> Option<&'a CStr> {
     options.iter().find(|(n, _)| n.as_c_str() == name).map(|(_, v)| v.as_c_str())

@@ -118,7 +118,9 @@ pub(super) fn before_statement(statement: &Statement) -> Result<Option<Opened>> 
     if let Some(unit) = unit.filter(|unit| !unit.is_accepted.get() || reading.is_one_unit) {
         unit.members.borrow().iter().for_each(|member| add_to(&mut members, member));
     }
-    if is_first {
+    let is_pending = unit.is_some_and(|unit| unit.pending.borrow().is_some());
+    // With a cut under way they were looked at when it began, and what they ask is its question.
+    if is_first && !is_pending {
         // What they still ask for themselves does not tell what they have to lose.
         settle_down(&members.iter().map(|member| &member.connection).collect::<Vec<_>>())?;
     }

@@ -163,14 +163,19 @@ fn they_are_certain_in_the_order_in_which_they_are_asked() {
 
 /// A short scan of narrow rows on that connection.
 fn short(connection: usize) -> Candidate {
-    Candidate { connection, together: None, is_known: true, bytes: 0, fetches: 1 }
+    Candidate { connection, begun: 1, together: None, may_be_asked: true, bytes: 0, fetches: 1 }
 }
 
 /// The scans of a plan that are asked ahead, each with the number of its connection.
 fn asked(plan: Node<(usize, usize)>, is_run_to_end: bool) -> Vec<usize> {
     let found = certain(plan, is_run_to_end);
-    let candidates: Vec<_> =
-        found.iter().map(|c| Candidate { together: c.together, ..short(c.scan.1) }).collect();
+    let begun = |connection| found.iter().filter(|c| c.scan.1 == connection).count();
+    let candidate = |c: &Certain<(usize, usize)>| Candidate {
+        together: c.together,
+        begun: begun(c.scan.1),
+        ..short(c.scan.1)
+    };
+    let candidates: Vec<_> = found.iter().map(candidate).collect();
     choose(&candidates).into_iter().map(|n| found[n].scan.0).collect()
 }
 
@@ -211,10 +216,23 @@ fn of_a_full_join_both_sides() {
 #[test]
 fn what_is_not_known_yet_is_not_asked_nor_what_comes_behind_it_on_its_connection() {
     let known = |connection| Candidate { together: Some(1), ..short(connection) };
-    let unknown = |connection| Candidate { is_known: false, ..known(connection) };
-    assert_eq!(choose(&[unknown(1), known(2), known(1), known(3)]), [1, 3]);
+    let unknown = |connection| Candidate { may_be_asked: false, ..known(connection) };
+    let two = |scan| Candidate { begun: 2, ..scan };
+    assert_eq!(choose(&[two(unknown(1)), known(2), two(known(1)), known(3)]), [1, 3]);
     assert_eq!(choose(&[unknown(1)]), NONE);
     assert_eq!(choose(&[known(1), unknown(2)]), NONE);
+}
+
+#[test]
+fn nothing_where_another_scan_may_come_first_on_the_connection() {
+    let beside = |connection| Candidate { begun: 2, ..short(connection) };
+    assert_eq!(choose(&[short(1), beside(2), short(3)]), [0, 2]);
+    assert_eq!(choose(&[beside(1), beside(2)]), NONE);
+    assert_eq!(choose(&[beside(1), short(2)]), [1]);
+    let merged = |scan| Candidate { together: Some(1), ..scan };
+    assert_eq!(choose(&[merged(beside(1)), merged(beside(1)), merged(short(2))]), [0, 1, 2]);
+    let three = |connection| merged(Candidate { begun: 3, ..short(connection) });
+    assert_eq!(choose(&[three(1), three(1), merged(short(2))]), [2]);
 }
 
 #[test]
@@ -229,7 +247,7 @@ fn no_more_than_has_room() {
 fn nothing_behind_a_long_scan_unless_it_is_needed_with_it() {
     let long = |connection, fetches| Candidate { fetches, ..short(connection) };
     let merged = |scan| Candidate { together: Some(1), ..scan };
-    let most = MOST_FETCHES;
+    let most = MOST_FETCHES as usize;
     assert_eq!(choose(&[long(1, most), short(2), short(3)]), [0, 1]);
     assert_eq!(choose(&[long(1, usize::MAX), long(2, usize::MAX)]), NONE);
     assert_eq!(choose(&[merged(long(1, usize::MAX)), merged(short(2)), short(3)]), [0, 1]);

@@ -163,7 +163,9 @@ fn a_hundred_rows_are_one_statement() -> Outcome {
 fn a_query_that_reads_both_shards_in_any_case_takes_one_wait() -> Outcome {
     let mut network = Network::start(2)?;
     network.session.batch_execute(
-        "CREATE TABLE pt (id int, v text) PARTITION BY LIST (id); SET enable_sort = off",
+        "ALTER SERVER shard1 OPTIONS (ADD async_capable 'true');
+         ALTER SERVER shard2 OPTIONS (ADD async_capable 'true');
+         CREATE TABLE pt (id int, v text) PARTITION BY LIST (id); SET enable_sort = off",
     )?;
     for number in 1..=8 {
         network.session.batch_execute(&format!(
@@ -172,9 +174,22 @@ fn a_query_that_reads_both_shards_in_any_case_takes_one_wait() -> Outcome {
             2 - number % 2
         ))?;
     }
-    network.assert_waits("SELECT id FROM ft1 UNION ALL SELECT id FROM ft2 WHERE id < {}", 1)?;
     network.assert_waits("SELECT FROM ft1 a FULL JOIN ft2 b USING (id) WHERE a IS NULL", 1)?;
     network.assert_waits("SELECT id FROM pt WHERE id < {} ORDER BY v", 1)
+}
+
+/// The second scan's question does not wait until the second shard has told its snapshot.
+#[test]
+fn one_snapshot_of_both_shards_takes_no_wait_more() -> Outcome {
+    let mut network = Network::start(2)?;
+    network.session.batch_execute(
+        "ALTER SERVER shard1 OPTIONS (ADD async_capable 'true');
+         ALTER SERVER shard2 OPTIONS (ADD async_capable 'true');
+         SET pg_fdw_xacts.consistent_reads = on",
+    )?;
+    let both = "SELECT id FROM ft1 UNION ALL SELECT id FROM ft2 WHERE id < {}";
+    network.assert_waits(both, 1)?;
+    network.assert_waits(&format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {both}; COMMIT"), 1)
 }
 
 #[test]
