@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use pg_test::log::Mark;
 use pg_test::oracle::{assert_no_locks, assert_settled, expect_error, expect_terminated, one};
 use pg_test::proxy::Hit;
-use pg_test::{DEADLINE, Fault, Fleet, Point, wait_until};
+use pg_test::{Cluster, DEADLINE, Fault, Fleet, Point, wait_until};
 use postgres::{Client, Error, NoTls};
 
 pub use pg_test::fleet::begin_everywhere;
@@ -282,6 +282,43 @@ pub fn wait_for_lock(fleet: &Fleet, number: usize) -> Outcome {
     let mut shard = fleet.shard(number).client()?;
     let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock')";
     wait_until("somebody waits for a lock", DEADLINE, || one(&mut shard, waits))
+}
+
+/// From now on commits on `cluster` wait for a standby that there is not. The first of them is what
+/// is returned, for [`release_commits`].
+pub fn hold_commits(cluster: &Cluster) -> anyhow::Result<Background> {
+    set_standbys(cluster, "nobody")?;
+    // The checkpointer tells all others.
+    let first = in_background(cluster.client()?, "CREATE TABLE first ()");
+    wait_for_held_commit(cluster, &first, "CREATE TABLE first")?;
+    Ok(first)
+}
+
+/// Waits until a statement that begins with `statement` has committed on `cluster`, and waits for
+/// the standby. `first` is what [`hold_commits`] returned.
+pub fn wait_for_held_commit(cluster: &Cluster, first: &Background, statement: &str) -> Outcome {
+    let waiting = format!(
+        "SELECT EXISTS (SELECT FROM pg_stat_activity
+                        WHERE wait_event = 'SyncRep' AND query LIKE '{statement}%')"
+    );
+    let mut witness = cluster.client()?;
+    wait_until(&format!("{statement} waits for the standby"), DEADLINE, || {
+        if first.is_finished() {
+            anyhow::bail!("the setting was not known in time");
+        }
+        one(&mut witness, &waiting)
+    })
+}
+
+/// Commits on `cluster` wait no more.
+pub fn release_commits(cluster: &Cluster, first: Background) -> Outcome {
+    set_standbys(cluster, "")?;
+    Ok(first.join().1?)
+}
+
+fn set_standbys(cluster: &Cluster, names: &str) -> Outcome {
+    cluster.configure(&[("synchronous_standby_names", names)])?;
+    cluster.reload()
 }
 
 /// The backend can be cancelled and terminated; a hold-off count gone wrong would prevent both for

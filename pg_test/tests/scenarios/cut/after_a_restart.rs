@@ -4,7 +4,10 @@ use pg_test::oracle::{assert_settled, expect_error, one};
 use pg_test::{DEADLINE, Fault, Fleet, FleetOptions, Point, wait_until};
 use postgres::Client;
 
-use crate::support::{Outcome, assert_commits, begin_everywhere, in_background};
+use crate::support::{
+    Outcome, assert_commits, begin_everywhere, hold_commits, in_background, release_commits,
+    wait_for_held_commit,
+};
 
 const BOTH: &str = "SELECT (SELECT count(*) FROM ft1) - (SELECT count(*) FROM ft2)";
 
@@ -28,29 +31,9 @@ fn what_the_resolver_has_to_leave_is_waited_for() -> Outcome {
     let writer = in_background(writer, "COMMIT");
     hit.wait()?;
     wait_until("shard 1 has it", DEADLINE, || Ok(fleet.ids_on_shard(1)?.contains(&1)))?;
-    let mut witness = fleet.shard(2).client()?;
-    let standbys = |fleet: &Fleet, names: &str| {
-        fleet.shard(2).configure(&[("synchronous_standby_names", names)])?;
-        fleet.shard(2).reload()
-    };
-    standbys(&fleet, "nobody")?;
-    // The checkpointer tells all others.
-    let probe = in_background(fleet.shard(2).client()?, "CREATE TABLE probe ()");
-    let waiting = |of: &str| {
-        format!(
-            "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE '{of}%'"
-        )
-    };
-    wait_until("commits wait", DEADLINE, || {
-        if probe.is_finished() {
-            anyhow::bail!("the setting was not known in time");
-        }
-        Ok(one::<i64>(&mut witness, &waiting("CREATE"))? == 1)
-    })?;
+    let held = hold_commits(fleet.shard(2))?;
     hit.release();
-    wait_until("it waits for the standby", DEADLINE, || {
-        Ok(one::<i64>(&mut witness, &waiting("COMMIT PREPARED"))? == 1)
-    })?;
+    wait_for_held_commit(fleet.shard(2), &held, "COMMIT PREPARED")?;
     fleet.coordinator.kill9()?;
     drop(writer.join());
     fleet.coordinator.start()?;
@@ -63,8 +46,7 @@ fn what_the_resolver_has_to_leave_is_waited_for() -> Outcome {
     let refused = reader.query("SELECT count(*) FROM ft2", &[]);
     assert!(refused.is_err(), "{refused:?}");
     reader.batch_execute("ROLLBACK")?;
-    standbys(&fleet, "")?;
-    probe.join().1?;
+    release_commits(fleet.shard(2), held)?;
     wait_until("it is everywhere", DEADLINE, || Ok(fleet.ids_on_shard(2)?.contains(&1)))?;
     assert_eq!(one::<i64>(&mut reader, BOTH)?, 0);
     assert_settled(&fleet);
