@@ -326,8 +326,8 @@ pub fn commit_timeout() -> Duration {
     milliseconds(&COMMIT_TIMEOUT)
 }
 
-/// How long the resolver waits for an answer. A short deadline of COMMIT is for clients, so it does
-/// not count here.
+/// How long the resolver waits for a server's answer, and a session for its resolver to come up or
+/// to answer. A short deadline of COMMIT is for clients, so it does not count here.
 pub fn answer_timeout() -> Duration {
     commit_timeout().max(Duration::from_secs(10))
 }

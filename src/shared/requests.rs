@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use pgrx::pg_sys::Oid;
 
+use crate::guc::answer_timeout;
 use crate::pg::error::{Error, Result, SqlState, c_string};
 use crate::pg::globals::{my_database, my_pid};
 use crate::pg::versions;
 use crate::protocol::fingerprint::Fingerprint;
 use crate::protocol::gid::Nonce;
 use crate::protocol::label;
-use crate::shared::resolvers::{self, RESOLVER_DEADLINE, wait_for};
+use crate::shared::resolvers::{self, wait_for};
 use crate::shared::shmem::{self, Memory};
 
 /// How long a backend waits while the resolver tries every participant.
@@ -173,7 +174,7 @@ impl Place {
 pub fn register(serverid: Oid, userid: Oid, fingerprint: &Fingerprint) -> Result<i32> {
     let Fingerprint { system_identifier, ref database, .. } = *fingerprint;
     let database = database.clone();
-    ask(&Ask::Register { serverid, userid, system_identifier, database }, RESOLVER_DEADLINE)
+    ask(&Ask::Register { serverid, userid, system_identifier, database }, answer_timeout())
 }
 
 /// Asks to have every participant swept, and waits until each has been tried.
@@ -198,7 +199,7 @@ pub fn resolve_within(limit: Duration) -> Result<()> {
 /// # Errors
 /// 55000 when the resolver does not answer.
 pub fn forget_transaction(nonce: Nonce, serverid: Oid, userid: Oid) -> Result<i32> {
-    ask(&Ask::ForgetTransaction { nonce, serverid, userid }, RESOLVER_DEADLINE)
+    ask(&Ask::ForgetTransaction { nonce, serverid, userid }, answer_timeout())
 }
 
 /// Gives up a server that will never come back, with everything that may be left there.
@@ -206,7 +207,7 @@ pub fn forget_transaction(nonce: Nonce, serverid: Oid, userid: Oid) -> Result<i3
 /// # Errors
 /// 55000 when the resolver does not answer.
 pub fn forget_server(serverid: Oid) -> Result<i32> {
-    ask(&Ask::ForgetServer(serverid), RESOLVER_DEADLINE)
+    ask(&Ask::ForgetServer(serverid), answer_timeout())
 }
 
 /// Takes a label, so that no transaction can use it any more; `false` if one has used it meanwhile,
@@ -215,7 +216,7 @@ pub fn forget_server(serverid: Oid) -> Result<i32> {
 /// # Errors
 /// 55000 when the resolver does not answer.
 pub fn take_label(label: &CStr) -> Result<bool> {
-    ask(&Ask::TakeLabel(label.to_owned()), RESOLVER_DEADLINE).map(|taken| taken != 0)
+    ask(&Ask::TakeLabel(label.to_owned()), answer_timeout()).map(|taken| taken != 0)
 }
 
 fn ask(ask: &Ask, limit: Duration) -> Result<i32> {

@@ -20,7 +20,7 @@ pub use lifecycle::{
     set_unsettled_elsewhere, state, take_wanted, want_again, want_lost, want_to_look,
 };
 pub use pausing::{end_pause, end_pauses, is_paused, pause};
-pub use waiting::{RESOLVER_DEADLINE, await_look_at, identity};
+pub use waiting::{await_look_at, identity};
 
 pub(super) use waiting::wait_for;
 

@@ -123,8 +123,8 @@ enum Command {
         #[arg(long, value_name = "PATH", requires = "major")]
         source: Option<PathBuf>,
     },
-    /// Run scenarios with the coordinator under valgrind: a short list, or those with NAME in
-    /// their names
+    /// Run scenarios with the coordinator under valgrind: those of a short list that have not
+    /// passed yet, or those with NAME in their names
     Valgrind {
         /// The version of PostgreSQL, one that `matrix` builds from source
         #[arg(long, default_value_t = 15)]

@@ -1,11 +1,11 @@
 //! `cargo xtask matrix`: the suites under every version of PostgreSQL that is supported, and
 //! postgres_fdw's own tests; the results go into a page of the book.
 
+mod journal;
 mod page;
 pub mod server;
 mod unpacked;
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -14,12 +14,12 @@ use clap::ValueEnum;
 use pg_test::install::finish;
 use serde::{Deserialize, Serialize};
 
-use crate::names;
 use crate::packages;
 use crate::setup::Setup;
 use crate::suites::{self, heading};
 use crate::upstream;
 use crate::workspace::Workspace;
+use journal::Journal;
 use page::{Difference, Outcome, Page};
 use server::Server;
 
@@ -141,18 +141,26 @@ const UNDER_VALGRIND: [&str; 8] = [
     "fdw::values::",
 ];
 
-/// Runs scenarios with these in their names, or a short list of them, with the coordinator under
-/// valgrind.
+/// Runs scenarios with the coordinator under valgrind: those with these in their names, or those of
+/// a short list that have not passed in an earlier run at this commit.
 pub fn valgrind(workspace: Workspace, major: u32, names: &[String]) -> Result<()> {
     packages::install(&["valgrind".to_owned()])?;
+    let commit = commit(&workspace)?;
     let server = Server::provide(&workspace, major)?;
     let Some(source) = &server.source else {
         bail!("valgrind does not understand a server that was not built for it; take 15 or 18");
     };
     let suppressions = source.join("src/tools/valgrind.supp");
     let setup = setup(workspace, &server)?;
-    let short = UNDER_VALGRIND.map(str::to_owned);
-    suites::valgrind(&setup, &suppressions, if names.is_empty() { &short } else { names })
+    let journal = Journal::of(&server, "valgrind", &commit);
+    let to_run = match names {
+        [] => journal.left(&setup.workspace, &UNDER_VALGRIND.map(str::to_owned))?.0,
+        names => names.to_vec(),
+    };
+    if to_run.is_empty() {
+        return Ok(());
+    }
+    suites::valgrind(&setup, &suppressions, &to_run, journal.open()?)
 }
 
 fn whole(setup: &Setup, suite: suites::Suite) -> Result<Outcome> {
@@ -166,26 +174,15 @@ fn whole(setup: &Setup, suite: suites::Suite) -> Result<Outcome> {
 /// A scenario that fails beside others is run once more alone, since a busy machine may have
 /// exceeded its deadline; the page names it either way.
 fn scenarios(setup: &Setup, server: &Server, commit: &str, chosen: &[String]) -> Result<Outcome> {
-    let journal = server.home.join(format!("passed-at-{commit}"));
-    let open = || File::options().create(true).append(true).open(&journal);
-    open()?;
-    let passed = || -> Result<Vec<String>> {
-        Ok(std::fs::read_to_string(&journal)?.lines().map(str::to_owned).collect())
-    };
-    let before = passed()?;
-    let (to_run, others): (Vec<_>, Vec<_>) = names::all(&setup.workspace.root)?
-        .into_iter()
-        .filter(|test| test.suite == suites::Suite::Scenarios && !before.contains(&test.name))
-        .map(|test| test.name)
-        .partition(|name| chosen.is_empty() || chosen.iter().any(|part| name.contains(part)));
-    println!("{} have passed, {} are run", before.len(), to_run.len());
+    let journal = Journal::of(server, "passed", commit);
+    let (to_run, others) = journal.left(&setup.workspace, chosen)?;
     let mut failed = match to_run.as_slice() {
         [] => Vec::new(),
-        names => suites::run_scenarios(setup, &[], names, open()?)?.failures,
+        names => suites::run_scenarios(setup, &[], names, journal.open()?)?.failures,
     };
     let mut alone = Vec::new();
     if !failed.is_empty() {
-        let again = suites::run_scenarios(setup, &["--test-threads=1"], &failed, open()?)?;
+        let again = suites::run_scenarios(setup, &["--test-threads=1"], &failed, journal.open()?)?;
         (failed, alone) = failed.into_iter().partition(|name| again.failures.contains(name));
     }
     // Of the others, what another run at this commit has found stays.
@@ -203,11 +200,12 @@ fn scenarios(setup: &Setup, server: &Server, commit: &str, chosen: &[String]) ->
     let failed_before: Vec<String> =
         failed_before.into_iter().filter(|name| others.contains(name)).collect();
     let left = others.iter().filter(|name| !failed_before.contains(name)).count();
-    let mut outcome = Outcome::of_tests(passed()?.len() as u64, [failed, failed_before].concat());
+    let mut outcome =
+        Outcome::of_tests(journal.passed()?.len() as u64, [failed, failed_before].concat());
     outcome.alone = [alone, alone_before].concat();
     outcome.left = left;
     if left == 0 {
-        std::fs::remove_file(journal)?;
+        journal.remove()?;
     }
     Ok(outcome)
 }

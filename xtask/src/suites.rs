@@ -328,12 +328,15 @@ fn in_memory() -> Option<PathBuf> {
 }
 
 /// Runs the scenarios with these in their names, one after another, with the coordinator under
-/// valgrind.
-pub fn valgrind(setup: &Setup, suppressions: &Path, names: &[String]) -> Result<()> {
+/// valgrind. It takes so long that what fails is shown at once, and the name of each that passes is
+/// added to `journal`.
+pub fn valgrind(setup: &Setup, suppressions: &Path, names: &[String], journal: File) -> Result<()> {
     let variables = [(SUPPRESSIONS_VARIABLE, suppressions)];
-    let arguments: Vec<&str> =
-        std::iter::once("--test-threads=1").chain(names.iter().map(|name| &**name)).collect();
-    let mut tally = Tally::default();
+    let arguments: Vec<&str> = ["--test-threads=1", "--nocapture"]
+        .into_iter()
+        .chain(names.iter().map(|name| &**name))
+        .collect();
+    let mut tally = Tally { journal: Some(journal), ..Tally::default() };
     let outcome = clusters(setup, "scenarios", &[], &variables, &arguments, &mut tally);
     finish(&tally, outcome)
 }

@@ -5,15 +5,13 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys::Oid;
 
 use super::{State, doubt, has_been_looked_at, read_slot, wake};
+use crate::guc::answer_timeout;
 use crate::pg::error::{Error, Result, SqlState, check_for_interrupts};
 use crate::pg::globals::{in_recovery, is_single_user, my_database};
 use crate::pg::latch;
 use crate::pg::wait_event::WaitEvent;
 use crate::protocol::gid::Identity;
 use crate::store::identity;
-
-/// How long a backend waits for its database's resolver to come up or to answer.
-pub const RESOLVER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How often it checks for that.
 const POLL: Duration = Duration::from_millis(20);
@@ -25,7 +23,7 @@ const POLL: Duration = Duration::from_millis(20);
 pub fn identity() -> Result<Identity> {
     can_have_resolver()?;
     let mut tried = false;
-    wait_for("the resolver of this database is not running", RESOLVER_DEADLINE, || {
+    wait_for("the resolver of this database is not running", answer_timeout(), || {
         let slot = read_slot(my_database());
         match slot.map_or(State::Free, |slot| slot.state) {
             State::Ready => {
@@ -71,7 +69,7 @@ fn can_have_resolver() -> Result<()> {
 /// # Errors
 /// A cancel.
 pub fn await_look_at(dbid: Oid) -> Result<()> {
-    let deadline = Instant::now() + RESOLVER_DEADLINE;
+    let deadline = Instant::now() + answer_timeout();
     wake(dbid);
     while !has_been_looked_at(dbid) && Instant::now() < deadline {
         check_for_interrupts()?;
