@@ -43,8 +43,8 @@ pub extern "C-unwind" fn _PG_init() {
             fdw::install();
             xact::on_long_wait(fdw::estimates::on_long_wait);
             remote::long_wait::install(xact::LONG_WAITS);
-            // pg_upgrade has read the next transaction id before it starts the old server, and drops
-            // databases of the new one: no process writes there, and no command is refused.
+            // pg_upgrade has read the next transaction id before it starts the old server, and
+            // drops databases of the new one: no process writes, and no command is refused.
             if !pg::globals::is_in_pg_upgrade() {
                 hooks::install();
                 resolver::launcher::register();
