@@ -39,12 +39,16 @@ pub extern "C-unwind" fn _PG_init() {
             guc::define();
             pg::shmem_hooks::install(shared::shmem::request, shared::shmem::start_up);
             xact::callbacks::install();
-            hooks::install();
             fdw::estimates::watch_handlers();
             fdw::install();
             xact::on_long_wait(fdw::estimates::on_long_wait);
             remote::long_wait::install(xact::LONG_WAITS);
-            resolver::launcher::register();
+            // pg_upgrade has read the next transaction id before it starts the old server, and
+            // drops databases of the new one: no process writes, and no command is refused.
+            if !pg::globals::is_in_pg_upgrade() {
+                hooks::install();
+                resolver::launcher::register();
+            }
         }
         Ok(())
     });

@@ -14,6 +14,7 @@
 //! would be committed), the callback is not called, and the statement is refused instead.
 
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::ffi::{CStr, c_void};
 
 use pgrx::pg_sys::{self, LocalTransactionId, Oid, PlannerInfo, RelOptInfo};
@@ -22,7 +23,7 @@ use crate::fdw::stock;
 use crate::pg::backend_local::BackendLocal;
 use crate::pg::error::{Error, Result, SqlState, boundary, catch};
 use crate::pg::layout::{XactCallback, XactCallbackItem};
-use crate::pg::{globals, versions};
+use crate::pg::{catalog, globals, versions};
 use crate::remote::options::{Server, TableOptions, option, parse_bool};
 use crate::xact::participants;
 
@@ -189,23 +190,10 @@ fn try_end() -> Result<bool> {
 /// transaction.
 fn is_stock_in_use() -> Result<bool> {
     let stock = stock::routine()?;
-    let mut wrappers = std::collections::HashSet::new();
-    // SAFETY: a scan of a catalog in the order of the heap; tuples are read while the scan stands.
+    let wrappers: HashSet<Oid> =
+        catalog::foreign_servers().into_iter().map(|(_, wrapper)| wrapper).collect();
+    // SAFETY: look-ups in catalogs; the wrappers exist.
     unsafe {
-        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-        let catalog = pg_sys::table_open(pg_sys::ForeignServerRelationId, lock);
-        let none = std::ptr::null_mut();
-        let scan = pg_sys::systable_beginscan(catalog, Oid::INVALID, false, none, 0, none.cast());
-        loop {
-            let tuple = pg_sys::systable_getnext(scan);
-            if tuple.is_null() {
-                break;
-            }
-            let server = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_foreign_server>();
-            wrappers.insert(server.srvfdw);
-        }
-        pg_sys::systable_endscan(scan);
-        pg_sys::table_close(catalog, lock);
         Ok(wrappers.into_iter().any(|wrapper| {
             let handler = (*pg_sys::GetForeignDataWrapper(wrapper)).fdwhandler;
             handler != Oid::INVALID && {

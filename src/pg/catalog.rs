@@ -18,6 +18,29 @@ pub fn foreign_server(name: &CStr) -> Oid {
     unsafe { pg_sys::get_foreign_server_oid(name.as_ptr(), true) }
 }
 
+/// All foreign servers of this database, each with its wrapper.
+pub fn foreign_servers() -> Vec<(Oid, Oid)> {
+    let mut found = Vec::new();
+    // SAFETY: a scan of a catalog in the order of the heap; tuples are read while the scan stands.
+    unsafe {
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let catalog = pg_sys::table_open(pg_sys::ForeignServerRelationId, lock);
+        let none = std::ptr::null_mut();
+        let scan = pg_sys::systable_beginscan(catalog, Oid::INVALID, false, none, 0, none.cast());
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            let server = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_foreign_server>();
+            found.push((server.oid, server.srvfdw));
+        }
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(catalog, lock);
+    }
+    found
+}
+
 /// A database.
 pub fn database(name: &CStr) -> Oid {
     // SAFETY: a look-up that may find nothing.

@@ -44,6 +44,11 @@ pub fn is_single_user() -> bool {
     read!(!pg_sys::IsUnderPostmaster)
 }
 
+/// Whether `pg_upgrade` runs this server.
+pub fn is_in_pg_upgrade() -> bool {
+    read!(pg_sys::IsBinaryUpgrade)
+}
+
 /// Whether the server is loading `shared_preload_libraries`.
 pub fn is_preloading() -> bool {
     read!(pg_sys::process_shared_preload_libraries_in_progress)

@@ -11,6 +11,7 @@
 //! * [`answering`]: does what backends ask for;
 //! * [`sweeping`]: takes in what backends have left, and starts sweeps; [`results`]: what follows;
 //! * [`reading`]: reads the tables;
+//! * [`addresses`]: where the foreign servers are;
 //! * [`participant`]: one participant, and when to sweep it; [`roster`]: all of them;
 //! * [`pending`]: what is prepared here under the application's 'gxid';
 //! * [`telling`]: what the log says of what is left.
@@ -37,6 +38,7 @@ use crate::shared::{confirmed, resolvers, seen, stats};
 use crate::store::participant_list::{self, ParticipantRecord};
 use crate::store::{forgotten, identity, trusted};
 
+mod addresses;
 mod answering;
 mod participant;
 mod pending;

@@ -49,11 +49,12 @@ pub fn run(majors: &[u32], check: bool) -> Result<()> {
         let directory = workspace.target.join("deb");
         let version = env!("CARGO_PKG_VERSION");
         let pg_config = headers::provide(&workspace, major)?;
+        let commit = check.then(|| check::commit(&workspace)).transpose()?;
         let deb = build(workspace, &directory, &pg_config, major, version)?;
         println!("{}", deb.path.display());
-        if check {
+        if let Some(commit) = commit {
             let previous = previous::build(&directory, &pg_config, major)?;
-            check::in_clean_debian(&directory, &deb, previous.as_ref())?;
+            check::in_clean_debian(&directory, &deb, commit, previous.as_ref())?;
         }
     }
     Ok(())

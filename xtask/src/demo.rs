@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use pg_test::install::ServerUser;
 use pg_test::{Cluster, Installation, fleet};
 
 use crate::session::{self, Stage, recording};
@@ -55,18 +56,29 @@ pub fn play(setup: &Setup, record: Option<&Path>) -> Result<()> {
         recording::write(root, &stage.server_version()?, &stage.recording())?;
     }
 
+    let pg_ctl = pg_ctl(&setup.installation, &directory.join("shard1/data"));
     println!("\nThe servers keep running; connect to them with\n{}", command_lines.join("\n"));
     println!(
         "\nTry next, on the coordinator (lt is a local table; ft1 and ft2 are on the shards):\n  \
          BEGIN; INSERT INTO ft1 VALUES (100, 'a'); INSERT INTO ft2 VALUES (100, 'b'); PREPARE TRANSACTION 'mine';\n  \
          SELECT * FROM pg_fdw_xacts;        -- two participants, prepared\n  \
-         kill or stop any server in between: pg_ctl -D {0}/shard1/data stop -m immediate\n  \
+         Stop a shard before the next line, and start it again afterwards:\n    \
+         {pg_ctl} -m immediate stop\n    \
+         {pg_ctl} start\n  \
          COMMIT PREPARED 'mine';            -- a warning if a shard is down; it commits once it is back\n  \
          SELECT * FROM pg_stat_fdw_xacts;   -- counters, and what is in doubt\n\
          Logs: {0}/*/log. Documentation: docs/src, or cargo xtask docs. To stop the servers: cargo xtask demo --stop",
         directory.display()
     );
     Ok(())
+}
+
+/// The command line that stops and starts the server of a data directory, by whoever runs this.
+fn pg_ctl(installation: &Installation, data: &Path) -> String {
+    let program = installation.bindir().join("pg_ctl");
+    let (program, data) = (program.display(), data.display());
+    let user = installation.user().map(|_| format!("runuser -u {} -- ", ServerUser::NAME));
+    format!("{}{program} -D {data} -l {data}/log", user.unwrap_or_default())
 }
 
 /// Stops the servers of an earlier demo.

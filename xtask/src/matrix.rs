@@ -237,12 +237,16 @@ fn compare(setup: &Setup, source: &std::path::Path) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// The last commit that could change a result; with a plus sign where there are changes on top.
 /// The last commit of what is tested, with a plus sign where it has been changed since.
 pub fn commit(workspace: &Workspace) -> Result<String> {
+    commit_of(workspace, &TESTED)
+}
+
+/// The last commit of what is at `paths`, with a plus sign where it has been changed since.
+pub fn commit_of(workspace: &Workspace, paths: &[&str]) -> Result<String> {
     let git = |arguments: &[&str]| {
         let mut command = Command::new("git");
-        finish(command.current_dir(&workspace.root).args(arguments).arg("--").args(TESTED))
+        finish(command.current_dir(&workspace.root).args(arguments).arg("--").args(paths))
     };
     let commit = git(&["log", "-1", "--format=%h"])?.trim().to_owned();
     if commit.is_empty() {

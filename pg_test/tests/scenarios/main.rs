@@ -19,6 +19,7 @@
 //! | 'gxid' pending over crash, checkpoint, restart | `commit::explicit`, `fault::gxid`, `clients::managers` |
 //! | synchronous_commit = off, no local write | `fault::crash` |
 //! | fail-over of the coordinator or a shard | `fault::failover` |
+//! | `pg_upgrade` of the coordinator with something in doubt | `resolver::pg_upgrade` |
 //! | all servers restored to one restore point; points of which one was not made | `restore` |
 //! | synchronous standbys of the coordinator; no room in shared memory | `fault::replication` |
 //! | resolver beside busy sessions | `fault::resolver::beside_busy_sessions…`, `bank` |

@@ -9,6 +9,7 @@ mod monitoring;
 mod monitoring_alerts;
 mod monitoring_served;
 mod operators;
+mod pg_upgrade;
 mod reasons;
 mod security;
 mod standby_away;

@@ -84,15 +84,15 @@ impl Participant {
 
     /// With whose user mapping to connect: with its own, and after failed attempts in turn also
     /// with those of others in the same place. Its user may have lost the right to connect, or its
-    /// mapping the password.
+    /// mapping the password. `is_gone`: its server or its mapping no longer exists.
     pub(super) fn connect_as<'a>(
         &'a self,
         stand_ins: &'a [ParticipantRecord],
+        is_gone: bool,
     ) -> &'a ParticipantRecord {
-        match self.failures as usize % (stand_ins.len() + 1) {
-            0 => &self.registered,
-            turn => &stand_ins[turn - 1],
-        }
+        let own = usize::from(!is_gone || stand_ins.is_empty());
+        let turn = self.failures as usize % (own + stand_ins.len());
+        turn.checked_sub(own).map_or(&self.registered, |turn| &stand_ins[turn])
     }
 
     /// Takes in the result of a sweep. `noted`: there is an entry for whatever it has left.

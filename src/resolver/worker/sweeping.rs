@@ -2,18 +2,17 @@
 //! swept now, together with which others.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::CString;
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys::{Oid, TransactionId};
 
 use super::Worker;
+use super::addresses::Addresses;
 use crate::pg::error::Result;
 use crate::pg::transaction;
 use crate::protocol::gid::Gid;
 use crate::protocol::ledger::{Noted, open_by_entries};
 use crate::protocol::verdict::Decision;
-use crate::remote::options::Server;
 use crate::resolver::sweep::{Decided, Decisions, Open, Progress, Subject, Sweep};
 use crate::shared::entries;
 use crate::shared::entry::{Entry, Status};
@@ -37,13 +36,6 @@ const STAND_INS: usize = 16;
 
 /// How many committed transactions one sweep asks for: backends are answered between two sweeps.
 const OPEN_IN_SWEEP: usize = 10_000;
-
-/// The address of each server by its options; None for a server that no longer exists.
-type Addresses = HashMap<Oid, Option<CString>>;
-
-fn address(serverid: Oid) -> Option<CString> {
-    Server::find(serverid).map(|server| server.address())
-}
 
 impl Worker {
     /// Something may be left on a participant: it is swept soon.
@@ -162,7 +154,7 @@ impl Worker {
         }
         let owned: HashSet<Gid> = entries::owned().iter().filter_map(Entry::gid).collect();
         let left = entries::left();
-        let mut addresses = Addresses::new();
+        let mut addresses = Addresses::default();
         for id in due {
             if all >= SWEEPS {
                 break;
@@ -202,6 +194,7 @@ impl Worker {
     ) -> Result<bool> {
         let id = registered.id;
         let group = self.group(&registered, addresses)?;
+        let successors = addresses.successors(&registered)?;
         // Only one session of ours can hold the fence there.
         let mut fenced = None;
         for holder in self.participants.fenced_at(&registered) {
@@ -210,7 +203,7 @@ impl Worker {
                 fenced = kept;
             }
         }
-        let subject = self.subject(registered, group, owned, left);
+        let subject = self.subject(registered, group, successors, owned, left);
         match Sweep::start(subject, fenced) {
             Ok(sweep) => {
                 self.participants.change(id, |p| p.sweep = Some(Box::new(sweep)));
@@ -224,11 +217,12 @@ impl Worker {
     }
 
     /// What the sweep of a participant and others in the same place is about; they are not due any
-    /// more.
+    /// more. `successors`: see [`Addresses::successors`].
     fn subject(
         &mut self,
         participant: ParticipantRecord,
         group: Vec<i32>,
+        successors: Option<Vec<ParticipantRecord>>,
         owned: &HashSet<Gid>,
         left: &[Entry],
     ) -> Subject {
@@ -262,8 +256,11 @@ impl Worker {
         if stand_ins.is_empty() {
             stand_ins = self.stand_ins(&participant);
         }
-        let connect_as = self.participants.get(participant.id);
-        let connect_as = connect_as.map(|p| p.connect_as(&stand_ins).clone());
+        let is_gone = successors.is_some();
+        stand_ins.splice(0..0, successors.into_iter().flatten());
+        stand_ins.truncate(STAND_INS);
+        let itself = self.participants.get(participant.id);
+        let connect_as = itself.map(|p| p.connect_as(&stand_ins, is_gone).clone());
         Subject {
             identity: self.identity,
             connect_as: connect_as.unwrap_or_else(|| participant.clone()),
@@ -284,19 +281,12 @@ impl Worker {
             .filter(|p| p.registered.address == registered.address)
             .map(|p| (p.registered.id, p.registered.serverid))
             .collect();
-        let unknown: HashSet<Oid> = beside.iter().map(|(_, serverid)| *serverid).collect();
-        if beside.len() > 1 && unknown.iter().any(|serverid| !addresses.contains_key(serverid)) {
-            transaction::run(|| {
-                for serverid in unknown {
-                    addresses.entry(serverid).or_insert_with(|| address(serverid));
-                }
-                Ok(())
-            })?;
+        if beside.len() > 1 {
+            addresses.read(beside.iter().map(|(_, serverid)| *serverid))?;
         }
-        let own = addresses.get(&registered.serverid).and_then(Option::as_ref);
+        let own = addresses.of(registered.serverid);
         let is_same = |(id, serverid): &(i32, Oid)| {
-            let other = addresses.get(serverid).and_then(Option::as_ref);
-            *id == registered.id || (own.is_some() && own == other)
+            *id == registered.id || (own.is_some() && own == addresses.of(*serverid))
         };
         Ok(beside.into_iter().filter(is_same).map(|(id, _)| id).collect())
     }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use pg_test::install::finish;
 
 use super::{Deb, report};
-use crate::matrix::{server::Server, today};
+use crate::matrix::{commit_of, server::Server, today};
 use crate::packages;
 use crate::suites::{check as succeed, heading};
 use crate::workspace::Workspace;
@@ -16,9 +16,22 @@ use crate::workspace::Workspace;
 /// Where a version of PostgreSQL is tried that no release has.
 const FOR_OTHERS: &str = "trixie";
 
+/// What a package is made of, and tried with.
+const PACKED: [&str; 6] = ["src", "sql", "packaging", "build.rs", "Cargo.toml", "Cargo.lock"];
+
+/// The commit of what a package is made of now.
+pub fn commit(workspace: &Workspace) -> Result<String> {
+    commit_of(workspace, &PACKED)
+}
+
 /// Installs `previous` in a clean Debian, upgrades to `deb` with transactions in doubt, and plays
-/// its demo. What was found goes into the book.
-pub fn in_clean_debian(directory: &Path, deb: &Deb, previous: Option<&Deb>) -> Result<()> {
+/// its demo. What was found goes into the book, with the `commit` that the package was built from.
+pub fn in_clean_debian(
+    directory: &Path,
+    deb: &Deb,
+    commit: String,
+    previous: Option<&Deb>,
+) -> Result<()> {
     let workspace = Workspace::find()?;
     let (release, server) = match packages::release_with(deb.major) {
         Some(release) => (release, None),
@@ -48,7 +61,8 @@ pub fn in_clean_debian(directory: &Path, deb: &Deb, previous: Option<&Deb>) -> R
             .args(arguments),
     )?;
     let facts = std::fs::read_to_string(root.join("facts"))?;
-    report::record(&workspace.root, deb, release, &facts, &today()?)
+    let when = report::When { day: today()?, commit };
+    report::record(&workspace.root, deb, release, &facts, &when)
 }
 
 /// A Debian with its base system alone, made the first time.
