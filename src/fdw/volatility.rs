@@ -55,12 +55,8 @@ unsafe fn plan_has(plan: *const Plan, test: Test) -> bool {
                 let result = &*plan.cast::<pg_sys::Result>();
                 test(result.resconstantqual.cast())
             }
-            NodeTag::T_FunctionScan => {
-                test((*plan.cast::<pg_sys::FunctionScan>()).functions)
-            }
-            NodeTag::T_ValuesScan => {
-                test((*plan.cast::<pg_sys::ValuesScan>()).values_lists)
-            }
+            NodeTag::T_FunctionScan => test((*plan.cast::<pg_sys::FunctionScan>()).functions),
+            NodeTag::T_ValuesScan => test((*plan.cast::<pg_sys::ValuesScan>()).values_lists),
             NodeTag::T_SubqueryScan => {
                 plan_has((*plan.cast::<pg_sys::SubqueryScan>()).subplan, test)
             }
@@ -79,8 +75,7 @@ unsafe fn plan_has(plan: *const Plan, test: Test) -> bool {
             }
             NodeTag::T_Limit => {
                 let limit = &*plan.cast::<pg_sys::Limit>();
-                test(limit.limitCount.cast())
-                    || test(limit.limitOffset.cast())
+                test(limit.limitCount.cast()) || test(limit.limitOffset.cast())
             }
             // Beyond their columns and conditions, these compute nothing that may be volatile.
             NodeTag::T_SeqScan
@@ -158,10 +153,8 @@ unsafe extern "C-unwind" fn is_such(function: Oid, caller: *mut c_void) -> bool 
     }
     // SAFETY: a node of the expression; the function exists, because the plan depends on it.
     unsafe {
-        let is_of_rows = matches!(
-            (*caller.cast::<Node>()).type_,
-            NodeTag::T_Aggref | NodeTag::T_WindowFunc
-        );
+        let is_of_rows =
+            matches!((*caller.cast::<Node>()).type_, NodeTag::T_Aggref | NodeTag::T_WindowFunc);
         is_of_rows || pg_sys::func_volatile(function) != pg_sys::PROVOLATILE_IMMUTABLE as _
     }
 }

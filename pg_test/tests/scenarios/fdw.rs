@@ -26,6 +26,7 @@ mod scan;
 mod security;
 mod side_by_side;
 mod standby;
+mod subscriptions;
 mod subtransactions;
 mod switch;
 mod utility;

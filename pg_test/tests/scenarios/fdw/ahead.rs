@@ -202,7 +202,9 @@ fn a_shard_is_asked_ahead_where_nothing_notices() -> Outcome {
     // An earlier failure would be rolled back alone; one of the second shard's session, or its
     // silence, ends the transaction.
     assert!(!is_asked(&format!("BEGIN; SAVEPOINT a; {both}"))?);
-    let caught = format!("DO $$ BEGIN PERFORM FROM ({both}) a; EXCEPTION WHEN no_data_found THEN NULL; END $$");
+    let caught = format!(
+        "DO $$ BEGIN PERFORM FROM ({both}) a; EXCEPTION WHEN no_data_found THEN NULL; END $$"
+    );
     assert!(!is_asked(&caught)?);
     // What may write, or query that shard, comes before its scan.
     assert!(!is_asked(&both.replace("id FROM bad1", "fails(id) FROM ft1"))?);
