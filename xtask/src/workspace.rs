@@ -77,11 +77,6 @@ impl Workspace {
         Self { build: Some(directory), ..self }
     }
 
-    /// Where cargo's output goes.
-    pub fn output(&self) -> &Path {
-        self.build.as_ref().unwrap_or(&self.target)
-    }
-
     /// A cargo command in this workspace, with the environment that pgrx needs.
     pub fn cargo(&self) -> Command {
         let mut command = cargo_command();
