@@ -7,7 +7,7 @@
 //! A stable function may run queries, which must find the servers as if no scan had been asked
 //! before its turn.
 
-use std::ffi::c_void;
+use std::ffi::{c_char, c_void};
 
 use pgrx::pg_sys::{self, EState, List, Node, NodeTag, Oid, Plan};
 
@@ -155,6 +155,6 @@ unsafe extern "C-unwind" fn is_such(function: Oid, caller: *mut c_void) -> bool 
     unsafe {
         let is_of_rows =
             matches!((*caller.cast::<Node>()).type_, NodeTag::T_Aggref | NodeTag::T_WindowFunc);
-        is_of_rows || pg_sys::func_volatile(function) != pg_sys::PROVOLATILE_IMMUTABLE as _
+        is_of_rows || pg_sys::func_volatile(function) != pg_sys::PROVOLATILE_IMMUTABLE as c_char
     }
 }

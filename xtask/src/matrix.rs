@@ -6,7 +6,7 @@ pub mod server;
 mod unpacked;
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,7 +18,8 @@ use crate::names;
 use crate::packages;
 use crate::setup::Setup;
 use crate::suites::{self, heading};
-use crate::upstream;
+use crate::upstream::source::{self, Part};
+use crate::upstream::{self, Expected};
 use crate::workspace::Workspace;
 use page::{Difference, Outcome, Page};
 use server::Server;
@@ -107,7 +108,10 @@ fn run_version(major: u32, choice: &Choice, commit: &str, failed: &mut Vec<Strin
             Suite::Inject => whole(&setup, suites::Suite::Inject)?,
             Suite::Scenarios => scenarios(&setup, &server, commit, &choice.names)?,
             Suite::Upstream => match choice.source.as_ref().or(server.source.as_ref()) {
-                Some(tree) => compare(&setup, tree)?,
+                Some(tree) => compare(&setup, tree, Expected::AsWritten)?,
+                None if major == NEXT => {
+                    compare(&setup, &source_before(&setup.workspace)?, Expected::AsWithout)?
+                }
                 None => Outcome::not_run("its source is not to be had"),
             },
         };
@@ -211,9 +215,15 @@ fn scenarios(setup: &Setup, server: &Server, commit: &str, chosen: &[String]) ->
     Ok(outcome)
 }
 
+/// The source of the version before the next one, as the matrix has it.
+fn source_before(workspace: &Workspace) -> Result<PathBuf> {
+    let directory = workspace.server_files()?.join(format!("matrix/{}/source", NEXT - 1));
+    source::fetch(&directory, NEXT - 1, packages::release_with(NEXT - 1), Part::All)
+}
+
 /// postgres_fdw's tests as results: one passes if no line differs without a known reason.
-fn compare(setup: &Setup, source: &std::path::Path) -> Result<Outcome> {
-    let comparisons = upstream::compare(setup, source)?;
+fn compare(setup: &Setup, source: &Path, expected: Expected) -> Result<Outcome> {
+    let comparisons = upstream::compare(setup, source, expected)?;
     let name = |switched| if switched { "with pg_fdw_xacts" } else { "with postgres_fdw alone" };
     let (passed, failed): (Vec<_>, Vec<_>) =
         comparisons.iter().partition(|comparison| comparison.unexplained() == 0);
