@@ -3,7 +3,7 @@
 
 mod page;
 pub mod server;
-mod unpacked;
+pub mod unpacked;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

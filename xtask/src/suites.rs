@@ -16,6 +16,7 @@ use pg_test::install::{DIRECTORY_VARIABLE, HOMES_VARIABLE, PG_CONFIG_VARIABLE, S
 use pg_test::valgrind::SUPPRESSIONS_VARIABLE;
 
 use crate::clients::{self, Clients};
+use crate::matrix::unpacked;
 use crate::names::{self, Test};
 use crate::pgrx::{cargo_stand_in, sudo_stand_in};
 use crate::setup::Setup;
@@ -250,6 +251,7 @@ fn extension_units(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Re
     heading("unit tests of the extension");
     let features = setup.test_features(&["pg_test"]);
     let mut command = setup.workspace.cargo_for_extension("test");
+    command.envs(unpacked::runner(setup.installation.pg_config())?);
     // pgrx begins the names of tests in a server so.
     command.args(["--lib", "--features", &features, "--", "--skip", "::pg_"]).args(filter);
     test(&mut command, tally)
@@ -261,6 +263,7 @@ fn extension(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<(
     command.args(["test", &setup.feature(), "--no-default-features"]);
     command.args(["--features", &setup.test_features(&[])]);
     command.envs(cargo_stand_in(&setup.workspace)?.map(|cargo| ("CARGO", cargo)));
+    command.envs(unpacked::runner(setup.installation.pg_config())?);
     // The server's socket lies there, and the path of a socket has to be short.
     let data = tempdir_under_tmp()?;
     command.arg("--pgdata").arg(data.path());

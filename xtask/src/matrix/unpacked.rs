@@ -39,7 +39,7 @@ pub fn make(directory: &Path, major: u32, prefix: &Path) -> Result<()> {
     let alone = [format!("postgresql-server-dev-{major}")];
     let root = source::unpacked_with_all(directory, &RELEASES, (&closed, &alone), &WITHOUT)?;
     let home = root.join(format!("usr/lib/postgresql/{major}"));
-    let libraries = root.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH));
+    let libraries = libraries(&root);
     let loader = loader(&root)?;
     for entry in std::fs::read_dir(home.join("bin"))? {
         let program = entry?.path();
@@ -52,6 +52,23 @@ pub fn make(directory: &Path, major: u32, prefix: &Path) -> Result<()> {
         finish(patch.arg("--set-rpath").arg(&libraries).arg(program))?;
     }
     std::os::unix::fs::symlink(home, prefix).with_context(|| prefix.display().to_string())
+}
+
+/// With what cargo is to run programs that use the libpq of such a server, as a variable of its
+/// environment: they need the libraries that this libpq needs. `None` for any other server.
+pub fn runner(pg_config: &Path) -> Result<Option<(String, String)>> {
+    let Some(root) = pg_config.ancestors().find(|path| path.ends_with("packed/root")) else {
+        return Ok(None);
+    };
+    let variable =
+        format!("CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_RUNNER", std::env::consts::ARCH.to_uppercase());
+    let (loader, libraries) = (loader(root)?, libraries(root));
+    let runner = format!("{} --library-path {}", loader.display(), libraries.display());
+    Ok(Some((variable, runner)))
+}
+
+fn libraries(root: &Path) -> PathBuf {
+    root.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH))
 }
 
 /// The dynamic linker among the libraries.
