@@ -21,6 +21,7 @@ mod lost_connections;
 pub mod memory;
 mod modes;
 mod modify;
+mod newer;
 mod parsed;
 mod scan;
 mod security;
