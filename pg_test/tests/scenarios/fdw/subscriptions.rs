@@ -22,9 +22,9 @@ fn a_subscription_may_name_a_server() -> Outcome {
     // Options that postgres_fdw does not have are no part of the connection.
     session.batch_execute(
         "ALTER SERVER shard1 OPTIONS (ADD remote_isolation 'repeatable read');
-         CREATE TABLE t (id int PRIMARY KEY, v text);
-         CREATE SUBSCRIPTION s SERVER shard1 PUBLICATION p",
+         CREATE TABLE t (id int PRIMARY KEY, v text)",
     )?;
+    session.batch_execute("CREATE SUBSCRIPTION s SERVER shard1 PUBLICATION p")?;
     transaction(&mut session, &["INSERT INTO ft1 VALUES (2)", "INSERT INTO ft2 VALUES (2)"])?;
     wait_until("the subscriber has both rows", DEADLINE, || {
         Ok(one::<i64>(&mut session, "SELECT count(*) FROM t")? == 2)
