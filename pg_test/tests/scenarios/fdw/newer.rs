@@ -62,7 +62,7 @@ fn modifications_and_modes_have_the_answers_of_postgres_fdw() -> Outcome {
     let fleet = both()?;
     fleet.shard(1).client()?.batch_execute(
         "CREATE FUNCTION write() RETURNS int LANGUAGE sql AS
-             'INSERT INTO t VALUES (0) RETURNING id';
+             'INSERT INTO public.t VALUES (0) RETURNING id';
          CREATE VIEW modes AS SELECT current_setting('transaction_read_only') AS r,
              current_setting('transaction_deferrable') AS d;
          CREATE VIEW written AS SELECT write() AS id",
