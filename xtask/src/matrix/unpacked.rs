@@ -41,17 +41,24 @@ pub fn make(directory: &Path, major: u32, prefix: &Path) -> Result<()> {
     let home = root.join(format!("usr/lib/postgresql/{major}"));
     let libraries = libraries(&root);
     let loader = loader(&root)?;
-    for entry in std::fs::read_dir(home.join("bin"))? {
-        let program = entry?.path();
-        if !std::fs::read(&program)?.starts_with(b"\x7fELF") {
-            continue;
+    // Its programs, and the drivers of PostgreSQL's own tests.
+    for directory in ["bin", "lib/pgxs/src/test/regress", "lib/pgxs/src/test/isolation"] {
+        for entry in std::fs::read_dir(home.join(directory))? {
+            point_at(&entry?.path(), &loader, &libraries)?;
         }
-        // The kind of path that also holds for the libraries of what is loaded.
-        let mut patch = Command::new("patchelf");
-        patch.arg("--set-interpreter").arg(&loader).arg("--force-rpath");
-        finish(patch.arg("--set-rpath").arg(&libraries).arg(program))?;
     }
     std::os::unix::fs::symlink(home, prefix).with_context(|| prefix.display().to_string())
+}
+
+/// Has a program find the libraries there, if it is one.
+fn point_at(program: &Path, loader: &Path, libraries: &Path) -> Result<()> {
+    if !std::fs::read(program)?.starts_with(b"\x7fELF") {
+        return Ok(());
+    }
+    // The kind of path that also holds for the libraries of what is loaded.
+    let mut patch = Command::new("patchelf");
+    patch.arg("--set-interpreter").arg(loader).arg("--force-rpath");
+    finish(patch.arg("--set-rpath").arg(libraries).arg(program)).map(drop)
 }
 
 /// With what cargo is to run programs that use the libpq of such a server, as a variable of its
