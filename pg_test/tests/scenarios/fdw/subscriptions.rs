@@ -34,7 +34,7 @@ fn a_subscription_may_name_a_server() -> Outcome {
     Ok(())
 }
 
-/// So it is after pg_upgrade until `ALTER EXTENSION postgres_fdw UPDATE`, and with a wrapper that
+/// As each wrapper was before. So it is after pg_upgrade until `ALTER EXTENSION postgres_fdw UPDATE`, and with a wrapper that
 /// was made without it.
 #[test]
 fn a_wrapper_without_a_connection_function_says_so_and_can_be_given_it() -> Outcome {
