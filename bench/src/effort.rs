@@ -1,10 +1,11 @@
 //! How long to measure, and how contenders take turns.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 use crate::progress::say;
+use crate::statistics::median;
 
 /// How long the benchmark may take.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +50,20 @@ pub fn alternate<C, T>(
         }
     }
     Ok(measured)
+}
+
+/// The median time, in ms, of what is done again and again for so long.
+pub fn repeated(length: Duration, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+    // What the slice before has left under way does not count here.
+    work()?;
+    let mut times = Vec::new();
+    let start = Instant::now();
+    while start.elapsed() < length || times.len() < 3 {
+        let start = Instant::now();
+        work()?;
+        times.push(start.elapsed().as_secs_f64() * 1000.0);
+    }
+    Ok(median(&times).expect("at least three"))
 }
 
 #[cfg(test)]

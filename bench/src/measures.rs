@@ -10,6 +10,7 @@ mod latency;
 mod local;
 mod processor;
 mod reads;
+mod several;
 mod statements;
 mod throughput;
 mod waits;
@@ -26,6 +27,7 @@ pub const ALL: &[Part] = &[
     Part::on_stand("throughput", (20, 90), throughput::measure),
     Part::on_stand("processor", (25, 80), processor::measure),
     Part::on_stand("reads", (20, 60), reads::latency),
+    Part::on_stand("several", (8, 20), several::measure),
     Part::on_stand("beside", (10, 60), beside::measure),
     Part::on_stand("hot", (5, 25), hot::measure),
     Part::on_stand("insert", (10, 30), bulk::insert),

@@ -12,7 +12,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use postgres::{Client, Config, NoTls};
 use tempfile::TempDir;
 
 use crate::install::{Installation, finish};
@@ -23,6 +22,7 @@ use crate::process::Frozen;
 use crate::{place, process, valgrind, wait_until};
 
 mod archive;
+mod clients;
 mod standby;
 
 /// How a server is asked to stop; the signals of `pg_ctl stop -m`.
@@ -313,49 +313,6 @@ impl Cluster {
 
     fn take_postmaster(&mut self) -> Result<Child> {
         self.postmaster.take().ok_or_else(|| anyhow!("{} is not running", self.name))
-    }
-
-    /// A connection as superuser to the database `postgres`.
-    pub fn client(&self) -> Result<Client> {
-        self.client_for("postgres", "postgres")
-    }
-
-    /// A connection to `database` as `user`.
-    pub fn client_for(&self, database: &str, user: &str) -> Result<Client> {
-        self.connect(self.config().dbname(database).user(user))
-            .with_context(|| format!("cannot connect to {} as {user}", self.name))
-    }
-
-    /// Connects from the server's own host.
-    pub fn connect(&self, config: &Config) -> Result<Client> {
-        match &self.host {
-            Some(host) => host.inside(|| Ok(config.connect(NoTls)?)),
-            None => Ok(config.connect(NoTls)?),
-        }
-    }
-
-    /// How to connect, for a test that wants more than [`client`](Self::client).
-    pub fn config(&self) -> Config {
-        Self::config_at(self.port())
-    }
-
-    /// How to connect as superuser by way of `port`, a server's or its proxy's.
-    pub fn config_at(port: u16) -> Config {
-        let mut config = Config::new();
-        config
-            .host("127.0.0.1")
-            .port(port)
-            .dbname("postgres")
-            .user("postgres")
-            .application_name("pg_test")
-            .connect_timeout(Duration::from_secs(10));
-        config
-    }
-
-    /// The command line that reaches this server.
-    pub fn psql(&self) -> String {
-        let psql = self.installation.bindir().join("psql");
-        format!("{} -h 127.0.0.1 -p {} -U postgres postgres", psql.display(), self.port())
     }
 
     /// Moves the directory to where no later run removes it, and says where. Not by `eprintln!`,

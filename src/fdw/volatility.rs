@@ -7,7 +7,7 @@
 //! A stable function may run queries, which must find the servers as if no scan had been asked
 //! before its turn.
 
-use std::ffi::{c_char, c_void};
+use std::ffi::c_void;
 
 use pgrx::pg_sys::{self, EState, List, Node, NodeTag, Oid, Plan};
 
@@ -27,8 +27,8 @@ pub unsafe fn is_volatile(estate: *const EState, plan: *const Plan) -> bool {
 }
 
 /// Whether a function that may run queries is evaluated below `plan`, or may be: one that is not
-/// PostgreSQL's own and is not immutable, or an aggregate that is not, whose functions are not
-/// looked at.
+/// PostgreSQL's own and is not immutable, an aggregate that is not its own, whose functions are not
+/// looked at, or one of its few that query tables.
 ///
 /// # Safety
 /// As for [`is_volatile`].
@@ -68,10 +68,27 @@ unsafe fn plan_has(plan: *const Plan, test: Test) -> bool {
                 let scan = &*plan.cast::<pg_sys::ForeignScan>();
                 test(scan.fdw_exprs) || test(scan.fdw_recheck_quals)
             }
-            NodeTag::T_NestLoop | NodeTag::T_MergeJoin | NodeTag::T_HashJoin => {
-                // All three begin with the struct of a join. Their other clauses have operators
-                // that indexes and hashing use, which are not volatile.
-                test((*plan.cast::<pg_sys::Join>()).joinqual)
+            NodeTag::T_NestLoop => test((*plan.cast::<pg_sys::Join>()).joinqual),
+            NodeTag::T_MergeJoin => {
+                let join = &*plan.cast::<pg_sys::MergeJoin>();
+                test(join.join.joinqual) || test(join.mergeclauses)
+            }
+            NodeTag::T_HashJoin => {
+                let join = &*plan.cast::<pg_sys::HashJoin>();
+                test(join.join.joinqual) || test(join.hashclauses)
+            }
+            NodeTag::T_IndexScan => {
+                let scan = &*plan.cast::<pg_sys::IndexScan>();
+                test(scan.indexqual) || test(scan.indexorderby)
+            }
+            NodeTag::T_IndexOnlyScan => {
+                let scan = &*plan.cast::<pg_sys::IndexOnlyScan>();
+                test(scan.indexqual) || test(scan.indexorderby)
+            }
+            NodeTag::T_BitmapIndexScan => test((*plan.cast::<pg_sys::BitmapIndexScan>()).indexqual),
+            NodeTag::T_WindowAgg => {
+                let window = &*plan.cast::<pg_sys::WindowAgg>();
+                test(window.startOffset.cast()) || test(window.endOffset.cast())
             }
             NodeTag::T_Limit => {
                 let limit = &*plan.cast::<pg_sys::Limit>();
@@ -79,10 +96,7 @@ unsafe fn plan_has(plan: *const Plan, test: Test) -> bool {
             }
             // Beyond their columns and conditions, these compute nothing that may be volatile.
             NodeTag::T_SeqScan
-            | NodeTag::T_IndexScan
-            | NodeTag::T_IndexOnlyScan
             | NodeTag::T_BitmapHeapScan
-            | NodeTag::T_BitmapIndexScan
             | NodeTag::T_BitmapAnd
             | NodeTag::T_BitmapOr
             | NodeTag::T_CteScan
@@ -93,7 +107,6 @@ unsafe fn plan_has(plan: *const Plan, test: Test) -> bool {
             | NodeTag::T_IncrementalSort
             | NodeTag::T_Group
             | NodeTag::T_Agg
-            | NodeTag::T_WindowAgg
             | NodeTag::T_Unique
             | NodeTag::T_SetOp
             | NodeTag::T_Gather
@@ -148,13 +161,16 @@ unsafe extern "C-unwind" fn calls_such(node: *mut Node, context: *mut c_void) ->
 
 /// `caller`: the node that calls the function.
 unsafe extern "C-unwind" fn is_such(function: Oid, caller: *mut c_void) -> bool {
-    if function.to_u32() < pg_sys::FirstUnpinnedObjectId {
-        return false;
+    let number = function.to_u32();
+    if number < pg_sys::FirstUnpinnedObjectId {
+        // PostgreSQL's own that query tables, such as `table_to_xml`.
+        let xml_of_tables = pg_sys::F_TABLE_TO_XML..=pg_sys::F_DATABASE_TO_XML_AND_XMLSCHEMA;
+        return xml_of_tables.contains(&number);
     }
     // SAFETY: a node of the expression; the function exists, because the plan depends on it.
     unsafe {
         let is_of_rows =
             matches!((*caller.cast::<Node>()).type_, NodeTag::T_Aggref | NodeTag::T_WindowFunc);
-        is_of_rows || pg_sys::func_volatile(function) != pg_sys::PROVOLATILE_IMMUTABLE as c_char
+        is_of_rows || pg_sys::func_volatile(function) as u8 != pg_sys::PROVOLATILE_IMMUTABLE
     }
 }

@@ -72,7 +72,13 @@ impl<S> Walk<S> {
             Node::Together(all) => {
                 self.nodes += 1;
                 let together = together.or(Some(self.nodes));
-                all.into_iter().for_each(|plan| self.visit(plan, need, together));
+                let last = all.len().saturating_sub(1);
+                for (n, plan) in all.into_iter().enumerate() {
+                    // Which of them it asks for a second row first depends on the rows. What the
+                    // last has behind its first row comes behind the first rows of all.
+                    let need = if n == last { need } else { Need::OneRow };
+                    self.visit(plan, need, together);
+                }
             }
             Node::InTurn(all) => {
                 let mut all = all.into_iter();
@@ -109,25 +115,21 @@ pub struct Candidate {
 /// On each connection that is the first only, because the answers come in the order of the
 /// questions: another one's rows would have to be kept until the first has all of its own, and its
 /// failure would be that of the first. Those that are needed together are kept together in any
-/// case. None where others have begun on the connection: they may come first, and would be
-/// overtaken.
+/// case; behind one that is not asked, none is. None where others have begun on the connection:
+/// they may come first, and would be overtaken.
 pub fn choose(scans: &[Candidate]) -> Vec<usize> {
     let mut known: BTreeMap<usize, usize> = BTreeMap::new();
     scans.iter().for_each(|scan| *known.entry(scan.connection).or_default() += 1);
-    let mut firsts: BTreeMap<usize, &Candidate> = BTreeMap::new();
+    // Of each connection: what a further scan there must be needed together with to be asked.
+    let mut open: BTreeMap<usize, Option<usize>> = BTreeMap::new();
     // Sums that cannot overflow.
     let (mut fetches, mut fetches_together) = (0_u128, BTreeMap::<Option<usize>, u128>::new());
     let mut chosen = Vec::new();
     let mut bytes = 0_usize;
     for (n, scan) in scans.iter().enumerate() {
-        let may_follow = match firsts.get(&scan.connection) {
-            Some(first) => {
-                first.may_be_asked && first.together == scan.together && first.together.is_some()
-            }
-            None => {
-                firsts.insert(scan.connection, scan);
-                true
-            }
+        let may_follow = match open.get(&scan.connection) {
+            Some(together) => together.is_some() && *together == scan.together,
+            None => true,
         };
         let with_it = match scan.together {
             Some(_) => fetches_together.get(&scan.together).copied().unwrap_or(0),
@@ -137,7 +139,10 @@ pub fn choose(scans: &[Candidate]) -> Vec<usize> {
         // The first of all is not asked earlier than it would be.
         let sum = if n == 0 { 0 } else { bytes.saturating_add(scan.bytes) };
         let is_overtaking = known[&scan.connection] < scan.begun;
-        if scan.may_be_asked && !is_overtaking && may_follow && is_soon && sum <= MOST_BYTES {
+        let is_chosen =
+            scan.may_be_asked && !is_overtaking && may_follow && is_soon && sum <= MOST_BYTES;
+        open.insert(scan.connection, if is_chosen { scan.together } else { None });
+        if is_chosen {
             bytes = sum;
             chosen.push(n);
         }

@@ -107,6 +107,9 @@ pub(super) fn before_statement(statement: &Statement) -> Result<Option<Opened>> 
         return Ok(None);
     };
     settle_another(unit)?;
+    if unit.is_some_and(|unit| unit.has_failed.get()) {
+        return Err(caught());
+    }
     let own = || statement.member();
     let anew = Terms { unit, reading: &reading, may: May::Retake };
     let is_first = unit.is_some_and(|unit| !unit.has_begun_on(connection));

@@ -5,6 +5,7 @@
 
 mod concurrent;
 pub mod recording;
+mod texts;
 
 use std::cell::RefCell;
 use std::io::IsTerminal;
@@ -16,8 +17,9 @@ use pg_test::fleet::ids;
 use pg_test::log::Mark;
 use pg_test::oracle::{one, prepared_gids};
 use pg_test::{Cluster, Fault, Point, Proxy, StopMode, wait_until};
-use postgres::error::DbError;
 use postgres::{Client, NoTls};
+
+use texts::{is_housekeeping, report, shortened};
 
 /// Widths of the three columns: the coordinator's statements, and those of each shard.
 const WIDTHS: [usize; 3] = [43, 28, 28];
@@ -368,48 +370,5 @@ impl Stage {
 
     fn paint(&self, code: &str, text: &str) -> String {
         if self.colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
-    }
-}
-
-/// A statement in one line of at most `width` characters. Names of prepared transactions are cut,
-/// because they are long and say nothing here.
-fn shortened(statement: &str, width: usize) -> String {
-    let words = statement
-        .split_whitespace()
-        .map(|word| if word.starts_with("'px_") { "'px_…'" } else { word });
-    let line = words.collect::<Vec<_>>().join(" ");
-    if line.chars().count() <= width {
-        return line;
-    }
-    let cut: String = line.chars().take(width - 1).collect();
-    format!("{}…", cut.trim_end())
-}
-
-/// An error or warning as psql shows it.
-fn report(report: &DbError) -> String {
-    let mut text = format!("{}:  {}", report.severity(), report.message());
-    for (label, part) in [("DETAIL", report.detail()), ("HINT", report.hint())] {
-        if let Some(part) = part {
-            text += &format!("\n{label}:  {part}");
-        }
-    }
-    text
-}
-
-/// Whether a statement only sets up a session or asks for its state, as in every session.
-fn is_housekeeping(statement: &str) -> bool {
-    let start = statement.trim_start().to_uppercase();
-    start.starts_with("SET ") || start.starts_with("SELECT")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::shortened;
-
-    #[test]
-    fn statements_fit_into_their_column() {
-        assert_eq!(shortened("COMMIT", 10), "COMMIT");
-        assert_eq!(shortened("COMMIT PREPARED 'px_0123_4_5'", 28), "COMMIT PREPARED 'px_…'");
-        assert_eq!(shortened("INSERT\n  INTO t VALUES (1)", 12), "INSERT INTO…");
     }
 }

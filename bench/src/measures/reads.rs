@@ -1,16 +1,16 @@
 //! What consistent reads cost those who read: a key on one server, and a sum over several, in a
 //! transaction of its own.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use postgres::Client;
 
 use crate::contender::Contender;
-use crate::effort::{Effort, alternate};
+use crate::effort::{Effort, alternate, repeated};
 use crate::report::{Headline, Report, Table, Target, Unit};
 use crate::stand::{Route, SHARDS, Stand};
-use crate::statistics::{Spread, median, ratio};
+use crate::statistics::{Spread, ratio};
 
 /// On each shard, and how much is on each.
 pub const ACCOUNTS: i64 = 32;
@@ -195,23 +195,10 @@ fn run(stand: &Stand, effort: Effort, round_trip: f64, servers: usize) -> Result
     stand.set_round_trip(Duration::from_secs_f64(round_trip / 1000.0));
     let what = format!("reads at {round_trip} ms, {servers} servers");
     let measured = alternate(&what, effort.rounds(), &mut readers, |(session, transaction)| {
-        slice(session, transaction, effort.slice() / 2)
+        repeated(effort.slice() / 2, || once(session, transaction))
     });
     stand.set_round_trip(Duration::ZERO);
     measured
-}
-
-fn slice(session: &mut Client, transaction: &[String], length: Duration) -> Result<f64> {
-    // What the slice before has left under way does not count here.
-    once(session, transaction)?;
-    let mut times = Vec::new();
-    let start = Instant::now();
-    while start.elapsed() < length || times.len() < 3 {
-        let start = Instant::now();
-        once(session, transaction)?;
-        times.push(start.elapsed().as_secs_f64() * 1000.0);
-    }
-    median(&times).context("no transaction")
 }
 
 fn once(session: &mut Client, transaction: &[String]) -> Result<()> {

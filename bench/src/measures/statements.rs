@@ -1,16 +1,16 @@
 //! How long transactions of one statement take over a network, and one of many single-row INSERTs.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use postgres::Client;
 
 use super::processor::STATEMENTS;
 use crate::contender::Contender;
-use crate::effort::{Effort, alternate};
+use crate::effort::{Effort, alternate, repeated};
 use crate::report::{Report, Table, Target, Unit};
 use crate::stand::{Ids, Route, Stand};
-use crate::statistics::{Spread, median, ratio};
+use crate::statistics::{Spread, ratio};
 
 const ROUND_TRIP: Duration = Duration::from_millis(1);
 
@@ -95,17 +95,7 @@ fn run(
         .collect::<Result<Vec<_>>>()?;
     stand.set_round_trip(ROUND_TRIP);
     let measured = alternate(name, effort.rounds(), &mut sessions, |(client, table)| {
-        // What the slice before has left under way does not count here.
-        once(client, &work(table, &ids))?;
-        let mut times = Vec::new();
-        let start = Instant::now();
-        while start.elapsed() < effort.slice() / 2 || times.len() < 3 {
-            let statements = work(table, &ids);
-            let start = Instant::now();
-            once(client, &statements)?;
-            times.push(start.elapsed().as_secs_f64() * 1000.0);
-        }
-        median(&times).context("no transaction")
+        repeated(effort.slice() / 2, || once(client, &work(table, &ids)))
     });
     stand.set_round_trip(Duration::ZERO);
     measured

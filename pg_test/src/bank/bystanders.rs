@@ -48,7 +48,7 @@ pub(super) fn change(shared: &Shared, plan: &Plan, number: u64) -> Result<()> {
         let (shard, size) = (1 + random.below(SHARDS as u64), 10 + random.below(100));
         let alter =
             random.choose(&["ADD COLUMN IF NOT EXISTS note text", "DROP COLUMN IF EXISTS note"]);
-        let statement = match random.below(10) {
+        let statement = match random.below(12) {
             0 => format!("ALTER FOREIGN TABLE account{shard} OPTIONS (ADD fetch_size '{size}')"),
             1 => format!("ALTER FOREIGN TABLE account{shard} OPTIONS (DROP fetch_size)"),
             2 => format!("ALTER SERVER shard{shard} OPTIONS (ADD batch_size '{size}')"),
@@ -60,6 +60,8 @@ pub(super) fn change(shared: &Shared, plan: &Plan, number: u64) -> Result<()> {
             6 => format!("SELECT pg_fdw_xacts_exec('shard{shard}', 'ALTER TABLE public.account {alter}')"),
             7 => format!("ALTER TABLE account {alter}"),
             8 => "VACUUM ANALYZE account".to_owned(),
+            9 => format!("ALTER SERVER shard{shard} OPTIONS (ADD async_capable 'true')"),
+            10 => format!("ALTER SERVER shard{shard} OPTIONS (DROP async_capable)"),
             _ => "VACUUM FULL fdw_xacts.decision".to_owned(),
         };
         let _ = session.batch_execute(&statement);

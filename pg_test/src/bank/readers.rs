@@ -163,6 +163,8 @@ struct Failed {
 enum Manner {
     /// All by one query.
     Together,
+    /// The same in the order of the amounts, which the shards are to sort by.
+    Merged,
     /// The same by a cursor, bit by bit.
     Cursor,
     /// One after the other.
@@ -194,7 +196,8 @@ struct Question {
 impl Question {
     fn draw(plan: &Plan, random: &mut Random) -> Self {
         let isolation = random.choose(&["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]);
-        let manner = random.choose(&[Manner::Together, Manner::Each, Manner::Cursor]);
+        let manner =
+            random.choose(&[Manner::Together, Manner::Merged, Manner::Each, Manner::Cursor]);
         let fixes = random.choose(&[Fixes::Nothing, Fixes::Nothing, Fixes::These, Fixes::All]);
         let mut shards: Vec<usize> = (1..=SHARDS).collect();
         random.shuffle(&mut shards);
@@ -257,6 +260,10 @@ impl Question {
     }
 
     fn ask(&self, session: &mut Client, query: &str) -> Result<Vec<Row>, Error> {
+        if self.manner == Manner::Merged {
+            session.batch_execute("SET LOCAL enable_sort = off")?;
+            return session.query(&format!("{query} ORDER BY 4"), &[]);
+        }
         if self.manner != Manner::Cursor {
             return session.query(query, &[]);
         }

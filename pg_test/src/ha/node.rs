@@ -134,6 +134,13 @@ postgresql:
         self.ask("GET", path, "").is_ok_and(|status| status == 200)
     }
 
+    /// Whether the other node receives what this one writes. Patroni takes a standby for one that
+    /// has everything although it has not connected yet, as long as nothing is written.
+    pub(super) fn streams(&self) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT FROM pg_stat_replication WHERE state = 'streaming')";
+        one(&mut self.client()?, sql)
+    }
+
     /// Has Patroni make `candidate` the leader in place of this one.
     pub(super) fn switch_over(&self, candidate: &Self) -> Result<()> {
         let body = format!(r#"{{"leader": "{}", "candidate": "{}"}}"#, self.name, candidate.name);

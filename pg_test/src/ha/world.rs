@@ -76,8 +76,10 @@ impl Pair {
             std::thread::sleep(PAUSE);
             let leader = self.leader();
             Ok(leader.is_some_and(|leader| {
-                let other = &self.nodes[1 - leader];
-                other.is_standby(is_synchronous) && other.is_standby(false)
+                let (leader, other) = (&self.nodes[leader], &self.nodes[1 - leader]);
+                other.is_standby(is_synchronous)
+                    && other.is_standby(false)
+                    && leader.streams().unwrap_or(false)
             }))
         })
         .with_context(|| {

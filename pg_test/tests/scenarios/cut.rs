@@ -2,6 +2,7 @@
 
 mod after_a_restart;
 pub mod bank;
+mod caught;
 mod ends;
 mod faults;
 mod half_delivered;

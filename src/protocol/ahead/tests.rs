@@ -145,19 +145,27 @@ fn what_is_certain_is_asked_whatever_the_rows_are() {
     assert!(checked > 30_000, "{checked}");
 }
 
-/// Without any row, a plan without conditions asks what is certain and nothing else, unless that
-/// depends on rows.
+/// Whatever the rows are, and how many of them are dropped.
 #[test]
 fn they_are_certain_in_the_order_in_which_they_are_asked() {
     for mut plan in plans(3) {
-        number(&mut plan, &mut 0);
+        let mut scans = 0;
+        number(&mut plan, &mut scans);
         let found: Vec<_> = certain(plan.clone(), true).into_iter().map(|c| c.scan).collect();
-        let mut asked = Vec::new();
-        let mut running = Running::begin(&plan, 0, false);
-        running.next(&mut asked);
-        asked.dedup();
-        let in_order: Vec<_> = asked.into_iter().filter(|scan| found.contains(scan)).collect();
-        assert_eq!(found, in_order, "{plan:?}");
+        for rows in 0..3_u32.pow(scans as u32) {
+            for drops in [false, true] {
+                let mut asked = Vec::new();
+                let mut running = Running::begin(&plan, rows, drops);
+                while running.next(&mut asked) {}
+                let mut in_order = Vec::new();
+                for scan in asked {
+                    if found.contains(&scan) && !in_order.contains(&scan) {
+                        in_order.push(scan);
+                    }
+                }
+                assert_eq!(found, in_order, "{plan:?}, {rows}");
+            }
+        }
     }
 }
 
@@ -221,6 +229,9 @@ fn what_is_not_known_yet_is_not_asked_nor_what_comes_behind_it_on_its_connection
     assert_eq!(choose(&[two(unknown(1)), known(2), two(known(1)), known(3)]), [1, 3]);
     assert_eq!(choose(&[unknown(1)]), NONE);
     assert_eq!(choose(&[known(1), unknown(2)]), NONE);
+    let three = |scan| Candidate { begun: 3, ..scan };
+    let others = [three(known(1)), three(unknown(1)), three(known(1)), known(2)];
+    assert_eq!(choose(&others), [0, 3]);
 }
 
 #[test]
@@ -241,6 +252,11 @@ fn no_more_than_has_room() {
     let most = MOST_BYTES;
     assert_eq!(choose(&[wide(1, usize::MAX), wide(2, most), wide(3, 1), wide(4, 0)]), [0, 1, 3]);
     assert_eq!(choose(&[wide(1, 0), wide(2, most + 1), wide(3, usize::MAX)]), NONE);
+    // What comes behind one that has no room does not overtake it.
+    let merged =
+        |connection, bytes| Candidate { together: Some(1), begun: 2, ..wide(connection, bytes) };
+    let behind = [merged(1, 0), merged(2, most + 1), merged(1, 0), merged(2, 0)];
+    assert_eq!(choose(&behind), [0, 2]);
 }
 
 #[test]

@@ -22,8 +22,10 @@ const MEMORY: Figure = Figure {
     label: "memory of the resolver, MB",
     reason: "It remembers which transactions are confirmed until `pg_fdw_xacts.forget_delay` has passed.",
 };
-const FORGOTTEN: Figure =
-    Figure { label: "memory of the resolver once they are forgotten, MB", reason: "" };
+const FORGOTTEN: Figure = Figure {
+    label: "memory of the resolver once they are forgotten, MB",
+    reason: "The C library keeps a part of what was freed, less than a byte for each.",
+};
 const RESTART: Figure = Figure {
     label: "from a crash to the first COMMIT, ms",
     reason: "PostgreSQL's recovery reads what was written since the last checkpoint.",

@@ -16,7 +16,11 @@ use crate::measures::processor::{used_by, used_by_process};
 use crate::progress::say;
 
 const LEAVE: Figure =
-    Figure { label: "processor time on the coordinator for leaving one more, ms", reason: "" };
+    Figure { label: "processor time for leaving one more, without the resolver's, ms", reason: "" };
+const NOTICE: Figure = Figure {
+    label: "that of the resolver, ms",
+    reason: "It is woken for each, and goes through all of them.",
+};
 const VIEW: Figure =
     Figure { label: "SELECT count(*) FROM pg_fdw_xacts, ms", reason: "It shows a row for each." };
 const STATISTICS: Figure =
@@ -54,16 +58,24 @@ pub fn measure(effort: Effort) -> Result<Vec<Curve>> {
         drop(ground.session(Contender::Ours, 3)?);
         prepare(&ground, &mut session, count)?;
         ground.fleet.shard_mut(LOST).stop(StopMode::Fast)?;
-        let before = used_by(&ground.fleet.coordinator)?;
+        let resolver = resolver(&mut session)?;
+        let used = || {
+            Ok::<_, anyhow::Error>((
+                used_by(&ground.fleet.coordinator)?,
+                used_by_process(resolver)?,
+            ))
+        };
+        let before = used()?;
         session.batch_execute("SET client_min_messages = error")?;
         for number in 0..count {
             session.batch_execute(&format!("COMMIT PREPARED 'g{number}'"))?;
         }
         if count > 0 {
-            let used = used_by(&ground.fleet.coordinator)? - before;
-            curve.note(LEAVE, &[used / 1e6 / count as f64]);
+            let now = used()?;
+            let noticed = now.1 - before.1;
+            curve.note(LEAVE, &[(now.0 - before.0 - noticed) / 1e6 / count as f64]);
+            curve.note(NOTICE, &[noticed / 1e6 / count as f64]);
         }
-        let resolver = resolver(&mut session)?;
         note_transactions(&ground, effort, &mut curve)?;
         note_query(effort, &mut curve, VIEW, &mut session, "SELECT count(*) FROM pg_fdw_xacts")?;
         let statistics = "SELECT * FROM pg_stat_fdw_xacts";

@@ -127,12 +127,13 @@ impl Ground {
     }
 
     /// A transaction on the first shards, in a session of its own.
-    pub fn first_transaction(&self, shards: usize) -> Result<()> {
+    pub fn first_transaction(&self, contender: Contender, shards: usize) -> Result<()> {
         let mut session = self.fleet.session()?;
         session.batch_execute("BEGIN")?;
         let id = self.ids.next();
         for shard in 1..=shards {
-            session.batch_execute(&format!("INSERT INTO x{shard} VALUES ({id}, 'value')"))?;
+            let table = Self::table(contender, shard)?;
+            session.batch_execute(&format!("INSERT INTO {table} VALUES ({id}, 'value')"))?;
         }
         Ok(session.batch_execute("COMMIT")?)
     }

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::ground::Ground;
 use super::memory;
-use super::work::{milliseconds, note_query, note_time, note_transactions};
+use super::work::{MACHINE, milliseconds, note_query, note_time, note_transactions};
 use crate::contender::Contender;
 use crate::curve::{Curve, Figure};
 use crate::effort::Effort;
@@ -16,8 +16,12 @@ const SWEPT: Figure = Figure {
     label: "from a crash until all are swept, ms",
     reason: "One session asks for all mappings at an address; what has grown is the list of them that it goes through.",
 };
-const FIRST: Figure = Figure { label: "first transaction of a session, ms", reason: "" };
-const STATISTICS: Figure = Figure { label: "SELECT * FROM pg_stat_fdw_xacts, ms", reason: "" };
+const FIRST: Figure = Figure { label: "first transaction of a session, ms", reason: MACHINE };
+const STOCK_FIRST: Figure = Figure { label: "postgres_fdw: the same, ms", reason: MACHINE };
+const STATISTICS: Figure = Figure {
+    label: "SELECT * FROM pg_stat_fdw_xacts, ms",
+    reason: "It reads the list of participants.",
+};
 const MEMORY: Figure =
     Figure { label: "memory of the resolver, MB", reason: "It knows each of them." };
 
@@ -43,7 +47,11 @@ pub fn measure(effort: Effort) -> Result<Vec<Curve>> {
         let resolver = ground.idle_resolver()?;
         curve.note(SWEPT, &[milliseconds(start.elapsed())]);
         note_transactions(&ground, effort, &mut curve)?;
-        note_time(effort, &mut curve, FIRST, || ground.first_transaction(2))?;
+        for (figure, contender) in
+            [(FIRST, Contender::Ours), (STOCK_FIRST, Contender::StockParallel)]
+        {
+            note_time(effort, &mut curve, figure, || ground.first_transaction(contender, 2))?;
+        }
         let mut session = ground.fleet.session()?;
         let statistics = "SELECT * FROM pg_stat_fdw_xacts";
         note_query(effort, &mut curve, STATISTICS, &mut session, statistics)?;

@@ -53,20 +53,34 @@ pub fn rounds(effort: Effort) -> usize {
     effort.choose(2, 4)
 }
 
-/// Latency of the transaction on two shards.
-pub const LATENCY: Figure = Figure { label: "a 2-shard transaction, ms", reason: "" };
-/// Processor time of it.
-pub const PROCESSOR: Figure =
-    Figure { label: "processor time of it on the coordinator, µs", reason: "" };
+/// Why times differ from point to point that do not depend on what grows.
+pub const MACHINE: &str = "A point is measured minutes after the one before, and the machine is not always as fast: \
+                       what counts is the ratio to postgres_fdw beside it.";
+const LATENCY: Figure = Figure { label: "a 2-shard transaction, ms", reason: MACHINE };
+const PROCESSOR: Figure =
+    Figure { label: "processor time of it on the coordinator, µs", reason: MACHINE };
+const LATENCY_RATIO: Figure = Figure { label: "its time, against postgres_fdw", reason: "" };
+const PROCESSOR_RATIO: Figure =
+    Figure { label: "its processor time, against postgres_fdw", reason: "" };
 
-/// Notes how one client does that writes on two shards.
+/// Notes how one client does that writes on two shards, and one that does so with `postgres_fdw`
+/// in turn.
 pub fn note_transactions(ground: &Ground, effort: Effort, curve: &mut Curve) -> Result<()> {
-    let mut session = [ground.session(Contender::Ours, 2)?];
-    let slices = (0..rounds(effort))
-        .map(|_| slice(ground, &mut session, length(effort)))
+    let mut ours = [ground.session(Contender::Ours, 2)?];
+    let mut stock = [ground.session(Contender::StockParallel, 2)?];
+    let pairs = (0..rounds(effort))
+        .map(|_| {
+            let measure = |sessions| slice(ground, sessions, length(effort));
+            Ok((measure(&mut ours)?, measure(&mut stock)?))
+        })
         .collect::<Result<Vec<_>>>()?;
-    curve.note(LATENCY, &pick(&slices, |slice| slice.latency));
-    curve.note(PROCESSOR, &pick(&slices, |slice| slice.processor));
+    let mut note = |figure: Figure, ratio: Figure, of: fn(&Slice) -> f64| {
+        curve.note(figure, &pairs.iter().map(|(ours, _)| of(ours)).collect::<Vec<_>>());
+        let ratios = pairs.iter().map(|(ours, stock)| of(ours) / of(stock));
+        curve.note(ratio, &ratios.collect::<Vec<_>>());
+    };
+    note(LATENCY, LATENCY_RATIO, |slice| slice.latency);
+    note(PROCESSOR, PROCESSOR_RATIO, |slice| slice.processor);
     Ok(())
 }
 

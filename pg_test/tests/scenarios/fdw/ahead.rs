@@ -210,6 +210,15 @@ fn a_shard_is_asked_ahead_where_nothing_notices() -> Outcome {
     assert!(!is_asked(&both.replace("id FROM bad1", "fails(id) FROM ft1"))?);
     assert!(!is_asked(&both.replace("id FROM bad1", "reads(id) FROM bad1"))?);
     assert!(!is_asked(&both.replace("DISTINCT id FROM bad1", "total(id) FROM bad1"))?);
+    let as_xml = "id + length(table_to_xml('ft2', true, true, '')::text)";
+    assert!(!is_asked(&both.replace("id FROM bad1", &format!("{as_xml} FROM bad1")))?);
+    // In the condition of a join or an index, and in a window's frame, too.
+    let also = |query: &str| both.replace("ALL", &format!("ALL {query} UNION ALL"));
+    let joined = "bad1 b FULL JOIN lt ON reads(b.id) = lt.id";
+    assert!(!is_asked(&both.replace("id FROM bad1", &format!("b.id FROM {joined}")))?);
+    assert!(!is_asked(&also("SELECT id FROM lt WHERE id = reads((SELECT 1))"))?);
+    assert!(!is_asked(&also("SELECT count(*) OVER (ROWS reads((SELECT 1)) PRECEDING) FROM lt"))?);
+    assert!(is_asked(&also("SELECT id FROM lt WHERE id = abs(1)"))?);
     // So does another scan there, which is not certain to be asked: in a subquery, behind a loop.
     assert!(!is_asked(&format!("{both} UNION ALL SELECT (SELECT max(id) FROM ft2)"))?);
     let by_key = "SELECT s.id FROM bad1 b, LATERAL (SELECT id FROM ft2 WHERE id = b.id OFFSET 0) s";
