@@ -10,6 +10,10 @@ use std::path::Path;
 use pgrx_pg_config::{PgConfig, Pgrx};
 
 fn main() {
+    // The package here has the features of 15 to 18, that in `pg19` has the one of 19.
+    println!(
+        "cargo:rustc-check-cfg=cfg(feature, values(\"pg15\", \"pg16\", \"pg17\", \"pg18\", \"pg19\"))"
+    );
     for newer in [17, 18] {
         println!("cargo:rustc-check-cfg=cfg(pre_pg{newer})");
         if (15..newer).any(|major| has_feature(&format!("PG{major}"))) {

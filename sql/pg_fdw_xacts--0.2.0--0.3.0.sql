@@ -15,6 +15,18 @@ CREATE FUNCTION pg_fdw_xacts_resolve(identifier text DEFAULT NULL, OUT identifie
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'pg_fdw_xacts_resolve_and_tell_wrapper';
 REVOKE EXECUTE ON FUNCTION pg_fdw_xacts_resolve(text) FROM PUBLIC;
 
+-- CREATE SUBSCRIPTION ... SERVER, from PostgreSQL 19 on. The options that say where a server is are those of
+-- postgres_fdw, whose function makes a connection string of them, from its version 1.3 on.
+DO $$
+DECLARE
+    function text := (SELECT format('%s.postgres_fdw_connection', extnamespace::regnamespace)
+                      FROM pg_extension WHERE extname = 'postgres_fdw');
+BEGIN
+    IF to_regprocedure(function || '(oid, oid, internal)') IS NOT NULL THEN
+        EXECUTE 'ALTER FOREIGN DATA WRAPPER pg_fdw_xacts CONNECTION ' || function;
+    END IF;
+END $$;
+
 -- Where a participant was: two servers of one image cannot be told apart otherwise. Not known of those from before.
 ALTER TABLE fdw_xacts.participant ADD COLUMN address text COLLATE "C";
 

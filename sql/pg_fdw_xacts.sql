@@ -9,6 +9,18 @@ CREATE FUNCTION pg_fdw_xacts_validator(text[], oid) RETURNS void
 CREATE FOREIGN DATA WRAPPER pg_fdw_xacts
     HANDLER pg_fdw_xacts_handler VALIDATOR pg_fdw_xacts_validator;
 
+-- CREATE SUBSCRIPTION ... SERVER, from PostgreSQL 19 on. The options that say where a server is are those of
+-- postgres_fdw, whose function makes a connection string of them, from its version 1.3 on.
+DO $$
+DECLARE
+    function text := (SELECT format('%s.postgres_fdw_connection', extnamespace::regnamespace)
+                      FROM pg_extension WHERE extname = 'postgres_fdw');
+BEGIN
+    IF to_regprocedure(function || '(oid, oid, internal)') IS NOT NULL THEN
+        EXECUTE 'ALTER FOREIGN DATA WRAPPER pg_fdw_xacts CONNECTION ' || function;
+    END IF;
+END $$;
+
 -- Any SQL on a participant, inside this transaction. Not for PUBLIC: USAGE on a server would not allow DDL there
 -- otherwise.
 CREATE FUNCTION pg_fdw_xacts_exec(server name, command text) RETURNS bigint

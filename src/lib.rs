@@ -2,9 +2,6 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
-#[cfg(feature = "pg19")]
-extern crate pgrx19 as pgrx;
-
 pgrx::pg_module_magic!(name, version);
 
 mod api;

@@ -14,7 +14,6 @@ mod ha;
 mod headers;
 mod matrix;
 mod names;
-mod next;
 mod package;
 mod packages;
 mod pgrx;

@@ -4,9 +4,9 @@
 mod journal;
 mod page;
 pub mod server;
-mod unpacked;
+pub mod unpacked;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use crate::packages;
 use crate::setup::Setup;
 use crate::suites::{self, heading};
-use crate::upstream;
+use crate::upstream::source::{self, Part};
+use crate::upstream::{self, Expected};
 use crate::workspace::Workspace;
 use journal::Journal;
 use page::{Difference, Outcome, Page};
@@ -30,7 +31,7 @@ pub const MAJORS: [u32; 4] = [15, 16, 17, 18];
 pub const NEXT: u32 = 19;
 
 /// What decides the results: the last commit of it is the one tested.
-const TESTED: [&str; 6] = ["src", "sql", "pg_test", "build.rs", "Cargo.toml", "Cargo.lock"];
+const TESTED: [&str; 7] = ["src", "sql", "pg_test", "pg19", "build.rs", "Cargo.toml", "Cargo.lock"];
 
 /// What is run under each version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
@@ -103,12 +104,14 @@ fn run_version(major: u32, choice: &Choice, commit: &str, failed: &mut Vec<Strin
     for suite in to_run {
         heading(&format!("PostgreSQL {major}: {suite:?}"));
         let outcome = match suite {
-            Suite::Extension if major == NEXT => Outcome::not_run("pgrx has no tests for it yet"),
             Suite::Extension => whole(&setup, suites::Suite::Extension)?,
             Suite::Inject => whole(&setup, suites::Suite::Inject)?,
             Suite::Scenarios => scenarios(&setup, &server, commit, &choice.names)?,
             Suite::Upstream => match choice.source.as_ref().or(server.source.as_ref()) {
-                Some(tree) => compare(&setup, tree)?,
+                Some(tree) => compare(&setup, tree, Expected::AsWritten)?,
+                None if major == NEXT => {
+                    compare(&setup, &source_before(&setup.workspace)?, Expected::AsWithout)?
+                }
                 None => Outcome::not_run("its source is not to be had"),
             },
         };
@@ -210,9 +213,15 @@ fn scenarios(setup: &Setup, server: &Server, commit: &str, chosen: &[String]) ->
     Ok(outcome)
 }
 
+/// The source of the version before the next one, as the matrix has it.
+fn source_before(workspace: &Workspace) -> Result<PathBuf> {
+    let directory = workspace.server_files()?.join(format!("matrix/{}/source", NEXT - 1));
+    source::fetch(&directory, NEXT - 1, packages::release_with(NEXT - 1), Part::All)
+}
+
 /// postgres_fdw's tests as results: one passes if no line differs without a known reason.
-fn compare(setup: &Setup, source: &std::path::Path) -> Result<Outcome> {
-    let comparisons = upstream::compare(setup, source)?;
+fn compare(setup: &Setup, source: &Path, expected: Expected) -> Result<Outcome> {
+    let comparisons = upstream::compare(setup, source, expected)?;
     let name = |switched| if switched { "with pg_fdw_xacts" } else { "with postgres_fdw alone" };
     let (passed, failed): (Vec<_>, Vec<_>) =
         comparisons.iter().partition(|comparison| comparison.unexplained() == 0);

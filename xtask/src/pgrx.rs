@@ -10,7 +10,6 @@ use anyhow::{Context, Result, bail};
 use pg_test::Installation;
 use pg_test::install::finish;
 
-use crate::matrix::NEXT;
 use crate::workspace::Workspace;
 
 /// A cargo-pgrx of the right version.
@@ -20,11 +19,13 @@ pub struct CargoPgrx {
 
 impl CargoPgrx {
     /// Finds cargo-pgrx in the pinned version, or installs it: in cargo's home, or, if another
-    /// version is there for other projects, in the target directory.
+    /// version is there for other projects, or it is for the next PostgreSQL, in the target
+    /// directory.
     pub fn provide(workspace: &Workspace) -> Result<Self> {
         let wanted = &workspace.pgrx_version;
-        let ours = workspace.target.join("tools/bin/cargo-pgrx");
-        let mut other = false;
+        let root = workspace.target.join(format!("tools/cargo-pgrx-{wanted}"));
+        let ours = root.join("bin/cargo-pgrx");
+        let mut other = workspace.any_rust().is_some();
         for program in [Path::new("cargo-pgrx"), &ours] {
             match version(program) {
                 Some(found) if found == *wanted => {
@@ -36,10 +37,11 @@ impl CargoPgrx {
         println!("installing cargo-pgrx {wanted} (some minutes)");
         let mut install = workspace.cargo();
         install.args(["install", "--locked", "cargo-pgrx", "--version", wanted]);
+        install.args(workspace.any_rust());
         // It is not what takes time when it runs: without optimising it is there in half the time.
         install.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0");
         if other {
-            install.arg("--root").arg(workspace.target.join("tools"));
+            install.arg("--root").arg(root);
         }
         let status = install.status()?;
         if !status.success() {
@@ -54,11 +56,14 @@ impl CargoPgrx {
         Ok(Self { program })
     }
 
-    /// `cargo pgrx …` in the workspace.
+    /// `cargo pgrx …` for the extension's package.
     pub fn command(&self, workspace: &Workspace) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("pgrx");
         workspace.adapt(&mut command);
+        command.current_dir(&workspace.extension);
+        // pgrx's own variable for flags of its builds.
+        command.envs(workspace.any_rust().map(|flag| ("PGRX_BUILD_FLAGS", flag)));
         // Without this, pgrx builds the extension with other flags than its tests, and every
         // dependency twice.
         command.env("CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND", "1");
@@ -66,12 +71,8 @@ impl CargoPgrx {
     }
 
     /// Makes `installation` the one that pgrx uses for its major version; other versions keep
-    /// theirs, but for one that this cargo-pgrx does not know: then it is the only one.
+    /// theirs.
     pub fn configure(&self, workspace: &Workspace, installation: &Installation) -> Result<()> {
-        if installation.major() == NEXT {
-            let server = (NEXT, installation.pg_config().to_owned());
-            return write_configuration(workspace, &[server]);
-        }
         let home = workspace.pgrx_home();
         let text = std::fs::read_to_string(home.join("config.toml")).unwrap_or_default();
         let before = configured(&text);
@@ -184,17 +185,36 @@ pub fn sudo_stand_in(workspace: &Workspace) -> Result<Option<PathBuf>> {
         return Ok(None);
     }
     let directory = workspace.target.join("sudo-stand-in");
-    std::fs::create_dir_all(&directory)?;
-    let script = directory.join("sudo");
-    std::fs::write(
-        &script,
-        "#!/bin/sh\n\
-         # sudo [-u USER] [NAME=VALUE ...] COMMAND, for root.\n\
+    write_script(
+        &directory.join("sudo"),
+        "# sudo [-u USER] [NAME=VALUE ...] COMMAND, for root.\n\
          if [ \"$1\" = -u ]; then user=$2; shift 2; exec runuser -u \"$user\" -- env \"$@\"; fi\n\
          exec env \"$@\"\n",
     )?;
-    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
     Ok(Some(directory))
+}
+
+/// The cargo that `cargo pgrx test` is to call: where the Rust here is older than pgrx asks for, a
+/// stand-in that adds the flag for it. pgrx adds its flags for cargo only to its builds.
+pub fn cargo_stand_in(workspace: &Workspace) -> Result<Option<PathBuf>> {
+    let Some(flag) = workspace.any_rust() else { return Ok(None) };
+    let script = workspace.target.join("cargo-stand-in/cargo");
+    let cargo = workspace.cargo();
+    let cargo = cargo.get_program().to_string_lossy();
+    write_script(
+        &script,
+        &format!(
+            "if [ \"$1\" = test ]; then shift; exec '{cargo}' test {flag} \"$@\"; fi\n\
+             exec '{cargo}' \"$@\"\n"
+        ),
+    )?;
+    Ok(Some(script))
+}
+
+fn write_script(path: &Path, commands: &str) -> Result<()> {
+    std::fs::create_dir_all(path.parent().context("a script is in a directory")?)?;
+    std::fs::write(path, format!("#!/bin/sh\n{commands}"))?;
+    Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?)
 }
 
 #[cfg(test)]

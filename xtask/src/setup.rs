@@ -9,7 +9,7 @@ use pg_test::Installation;
 use crate::matrix::NEXT;
 use crate::pgrx::CargoPgrx;
 use crate::workspace::Workspace;
-use crate::{next, packages, server};
+use crate::{packages, server};
 
 /// A machine on which the extension can be built and run.
 pub struct Setup {
@@ -53,6 +53,7 @@ impl Setup {
             (Some(installation), _) => installation,
             (None, major) => server::private_copy(&server_files, major.unwrap_or_default())?,
         };
+        let workspace = workspace.for_version(installation.major())?;
         let pgrx = CargoPgrx::provide(&workspace)?;
         pgrx.configure(&workspace, &installation)?;
         Ok(Self { workspace, installation, pgrx, server_files })
@@ -61,9 +62,6 @@ impl Setup {
     /// Builds the extension, with some of its own features, and installs it where the servers find
     /// it.
     pub fn install_extension(&self, features: &[&str]) -> Result<()> {
-        if self.installation.major() == NEXT {
-            return next::install(&self.workspace, &self.installation, features);
-        }
         let features = self.test_features(features);
         self.pgrx.install(&self.workspace, &self.installation, &features, false)
     }
@@ -79,7 +77,8 @@ impl Setup {
     }
 
     /// The cargo features for a build of the extension that shares its dependencies with the other
-    /// builds of a test run, and some of its own. The pgrx for PostgreSQL 19 has no tests yet.
+    /// builds of a test run, and some of its own. For the next version it is a package of its own,
+    /// and shares nothing.
     pub fn test_features(&self, own: &[&str]) -> String {
         let version = self.feature();
         let tests = (self.installation.major() < NEXT).then_some("tests");

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread::available_parallelism;
 use std::time::Instant;
 
@@ -15,8 +16,9 @@ use pg_test::install::{DIRECTORY_VARIABLE, HOMES_VARIABLE, PG_CONFIG_VARIABLE, S
 use pg_test::valgrind::SUPPRESSIONS_VARIABLE;
 
 use crate::clients::{self, Clients};
+use crate::matrix::unpacked;
 use crate::names::{self, Test};
-use crate::pgrx::sudo_stand_in;
+use crate::pgrx::{cargo_stand_in, sudo_stand_in};
 use crate::setup::Setup;
 use crate::workspace::{EXTENSION, Workspace};
 
@@ -191,9 +193,8 @@ fn checks(setup: &Setup) -> Result<()> {
     formatting(setup)?;
     clippy(setup)?;
     heading("cargo doc");
-    both_parts(setup).iter().try_for_each(|part| {
-        let mut doc = setup.workspace.cargo();
-        doc.arg("doc").args(part).args(["--no-deps", "--document-private-items"]);
+    both_parts(setup, "doc").into_iter().try_for_each(|mut doc| {
+        doc.args(["--no-deps", "--document-private-items"]);
         check(doc.env("RUSTDOCFLAGS", "-D warnings"))
     })
 }
@@ -205,11 +206,9 @@ fn formatting(setup: &Setup) -> Result<()> {
 
 fn clippy(setup: &Setup) -> Result<()> {
     heading("cargo clippy");
-    both_parts(setup).iter().try_for_each(|part| {
-        let mut clippy = setup.workspace.cargo();
-        clippy.arg("clippy").args(part).args(["--all-targets", "--", "-D", "warnings"]);
-        check(&mut clippy)
-    })
+    both_parts(setup, "clippy")
+        .into_iter()
+        .try_for_each(|mut clippy| check(clippy.args(["--all-targets", "--", "-D", "warnings"])))
 }
 
 /// Selects all that belongs to the extension's tests but the extension. Cargo enables the features
@@ -221,15 +220,14 @@ const TOOLS: [&str; 10] =
 /// The same for what is checked without servers.
 const MODELS: [&str; 4] = ["-p", "model", "-p", "fuzz"];
 
-/// Selects the workspace in two parts: the extension, for the server's version, with the features
-/// of its dependencies with which it is installed for tests; and all other packages.
-fn both_parts(setup: &Setup) -> [Vec<String>; 2] {
-    let features = setup.test_features(&[]);
-    [
-        vec!["--workspace", "--exclude", EXTENSION],
-        vec!["-p", EXTENSION, "--no-default-features", "--features", &features],
-    ]
-    .map(|part| part.into_iter().map(str::to_owned).collect())
+/// A command of cargo for the workspace in two parts: the extension, for the server's version, with
+/// the features of its dependencies with which it is installed for tests; and all other packages.
+fn both_parts(setup: &Setup, subcommand: &str) -> [Command; 2] {
+    let mut others = setup.workspace.cargo();
+    others.args([subcommand, "--workspace", "--exclude", EXTENSION]);
+    let mut extension = setup.workspace.cargo_for_extension(subcommand);
+    extension.args(["--features", &setup.test_features(&[])]);
+    [others, extension]
 }
 
 fn unit(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
@@ -252,12 +250,10 @@ fn unit(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
 fn extension_units(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     heading("unit tests of the extension");
     let features = setup.test_features(&["pg_test"]);
-    let mut command = setup.workspace.cargo();
-    command
-        .args(["test", "-p", EXTENSION, "--lib", "--no-default-features"])
-        // pgrx begins the names of tests in a server so.
-        .args(["--features", &features, "--", "--skip", "::pg_"])
-        .args(filter);
+    let mut command = setup.workspace.cargo_for_extension("test");
+    command.envs(unpacked::runner(setup.installation.pg_config())?);
+    // pgrx begins the names of tests in a server so.
+    command.args(["--lib", "--features", &features, "--", "--skip", "::pg_"]).args(filter);
     test(&mut command, tally)
 }
 
@@ -266,6 +262,8 @@ fn extension(setup: &Setup, filter: Option<&str>, tally: &mut Tally) -> Result<(
     let mut command = setup.pgrx.command(&setup.workspace);
     command.args(["test", &setup.feature(), "--no-default-features"]);
     command.args(["--features", &setup.test_features(&[])]);
+    command.envs(cargo_stand_in(&setup.workspace)?.map(|cargo| ("CARGO", cargo)));
+    command.envs(unpacked::runner(setup.installation.pg_config())?);
     // The server's socket lies there, and the path of a socket has to be short.
     let data = tempdir_under_tmp()?;
     command.arg("--pgdata").arg(data.path());

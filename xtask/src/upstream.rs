@@ -80,14 +80,24 @@ pub fn run(setup: &Setup, source: Option<&Path>, if_available: bool) -> Result<(
             &fetched
         }
     };
-    let unexplained: usize = compare(setup, tree)?.iter().map(Comparison::unexplained).sum();
+    let unexplained: usize =
+        compare(setup, tree, Expected::AsWritten)?.iter().map(Comparison::unexplained).sum();
     ensure!(unexplained == 0, "{unexplained} lines differ without a known reason");
     Ok(())
 }
 
+/// What a test's output is compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// What comes with the tests.
+    AsWritten,
+    /// What it is without this extension, because the tests are those of another version.
+    AsWithout,
+}
+
 /// Runs the tests of the source tree `source`, without and with this extension, and prints the
 /// lines that differ.
-pub fn compare(setup: &Setup, source: &Path) -> Result<Vec<Comparison>> {
+pub fn compare(setup: &Setup, source: &Path, expected: Expected) -> Result<Vec<Comparison>> {
     let tests = source.join("contrib/postgres_fdw").canonicalize()?;
     let home = setup.server_files.join("upstream");
     recreate(&home)?;
@@ -99,8 +109,13 @@ pub fn compare(setup: &Setup, source: &Path) -> Result<Vec<Comparison>> {
             (Driver::Isolation, names(&tests, "specs", "spec")?),
         ] {
             let results = run_driver(setup, &home, &tests, mode, driver, &names)?;
+            let expected = match (expected, mode) {
+                (Expected::AsWritten, _) => tests.join("expected"),
+                (Expected::AsWithout, Mode::Upstream) => continue,
+                (Expected::AsWithout, Mode::Switched) => results_of(&home, Mode::Upstream, driver),
+            };
             for name in &names {
-                comparisons.push(report(&tests, &results, mode, name)?);
+                comparisons.push(report(&expected, &results, mode, name)?);
             }
         }
     }
@@ -133,8 +148,9 @@ fn run_driver(
     driver: Driver,
     names: &[String],
 ) -> Result<PathBuf> {
-    let directory = home.join(format!("{mode:?}-{driver:?}").to_lowercase());
-    std::fs::create_dir(&directory)?;
+    let results = results_of(home, mode, driver);
+    let directory = results.parent().context("the driver's directory")?;
+    std::fs::create_dir(directory)?;
     let (program, input, extension) = match driver {
         Driver::Regression => ("regress/pg_regress", "sql", "sql"),
         Driver::Isolation => ("isolation/pg_isolation_regress", "specs", "spec"),
@@ -156,17 +172,17 @@ fn run_driver(
     }
     let settings = directory.join("settings");
     std::fs::write(&settings, switch::settings(mode == Mode::Switched))?;
-    open_to_server(setup, &directory)?;
+    open_to_server(setup, directory)?;
 
     let pgxs = pgxs(setup)?;
     let mut command =
         as_server_user(setup.installation.user(), &pgxs.join("src/test").join(program));
-    command.current_dir(&directory).env_remove("RUST_BACKTRACE").env("LC_ALL", "C");
+    command.current_dir(directory).env_remove("RUST_BACKTRACE").env("LC_ALL", "C");
     command.stdin(Stdio::null()).stdout(Stdio::null());
     let option = |name: &str, value: &Path| format!("--{name}={}", value.display());
     command.args([
-        option("inputdir", &directory),
-        option("outputdir", &directory),
+        option("inputdir", directory),
+        option("outputdir", directory),
         option("bindir", setup.installation.bindir()),
         option("temp-instance", &directory.join("instance")),
         option("temp-config", &settings),
@@ -183,18 +199,23 @@ fn run_driver(
     println!("\n==== {driver:?} tests, {mode:?}: {}", names.join(", "));
     // The driver's own verdict is about empty files.
     command.args(names).status().with_context(|| format!("{command:?}"))?;
-    Ok(directory.join("results"))
+    Ok(results)
+}
+
+/// Where a driver leaves the output of its tests.
+fn results_of(home: &Path, mode: Mode, driver: Driver) -> PathBuf {
+    home.join(format!("{mode:?}-{driver:?}").to_lowercase()).join("results")
 }
 
 /// Compares a result with the expected output closest to it.
-fn report(tests: &Path, results: &Path, mode: Mode, name: &str) -> Result<Comparison> {
+fn report(expected: &Path, results: &Path, mode: Mode, name: &str) -> Result<Comparison> {
     let result = results.join(format!("{name}.out"));
     let result = std::fs::read_to_string(&result).with_context(|| {
         format!("the driver made no {}; see its log beside it", result.display())
     })?;
     let mut best: Option<(usize, Differences)> = None;
     for variant in ["", "_1", "_2"] {
-        let expected = tests.join(format!("expected/{name}{variant}.out"));
+        let expected = expected.join(format!("{name}{variant}.out"));
         let Ok(expected) = std::fs::read_to_string(&expected) else { continue };
         let lines = expected.lines().count();
         let expected = if mode == Mode::Switched { switch::script(&expected) } else { expected };

@@ -6,7 +6,7 @@ use anyhow::Result;
 use crate::headers;
 use crate::matrix::{MAJORS, NEXT};
 use crate::suites::{check, heading};
-use crate::workspace::{EXTENSION, Workspace};
+use crate::workspace::Workspace;
 use crate::{packages, pgrx};
 
 /// Compiles for each of them in turn.
@@ -24,15 +24,10 @@ pub fn compile() -> Result<()> {
     pgrx::write_configuration(&workspace, &servers)?;
     for major in majors() {
         heading(&format!("the extension for PostgreSQL {major}"));
-        let mut clippy = workspace.cargo();
-        clippy.args(["clippy", "--package", EXTENSION, "--no-default-features"]);
-        clippy.args(["--features", &format!("pg{major}")]);
-        // The pgrx that has bindings of it asks for a newer Rust than it uses.
-        clippy.args((major == NEXT).then_some("--ignore-rust-version"));
-        // Where its bindings have the type that the others are cast to.
-        let allowed: &[&str] =
-            if major == NEXT { &["-A", "clippy::unnecessary_cast"] } else { &[] };
-        check(clippy.args(["--", "-D", "warnings"]).args(allowed))?;
+        let workspace = workspace.clone().for_version(major)?;
+        let mut clippy = workspace.cargo_for_extension("clippy");
+        clippy.args(["--features", &format!("pg{major}"), "--", "-D", "warnings"]);
+        check(&mut clippy)?;
     }
     Ok(())
 }

@@ -1,19 +1,25 @@
 //! The workspace: where it is, where its output goes, which pgrx it needs, and running cargo in it.
+//! The extension for the next version of PostgreSQL is a package of its own beside it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use pg_test::install::{ServerUser, as_server_user, finish};
 use serde_json::Value;
+
+use crate::matrix::NEXT;
 
 /// Name of the package that is the extension.
 pub const EXTENSION: &str = "pg_fdw_xacts";
 
 /// What `cargo metadata` says of the workspace.
+#[derive(Clone)]
 pub struct Workspace {
     /// The directory of the root Cargo.toml.
     pub root: PathBuf,
+    /// The directory of the extension's Cargo.toml.
+    pub extension: PathBuf,
     /// Cargo's target directory.
     pub target: PathBuf,
     /// Where cargo's output goes instead, with pgrx's configuration.
@@ -33,14 +39,7 @@ impl Workspace {
 
     /// The workspace below `root`, which may be one of another version of the extension.
     pub fn at(root: &Path) -> Result<Self> {
-        let text = finish(
-            cargo_command()
-                .args(["metadata", "--format-version=1", "--no-deps", "--manifest-path"])
-                .arg(root.join("Cargo.toml")),
-        )?;
-        let metadata: Value = serde_json::from_str(&text)?;
-        let pgrx_version = pinned_pgrx(&metadata)
-            .ok_or_else(|| anyhow!("Cargo.toml must pin pgrx exactly: pgrx = \"=x.y.z\""))?;
+        let metadata = metadata(root)?;
         let directory = |key: &str| -> Result<PathBuf> {
             Ok(metadata[key]
                 .as_str()
@@ -49,10 +48,27 @@ impl Workspace {
         };
         Ok(Self {
             root: directory("workspace_root")?,
+            extension: directory("workspace_root")?,
             target: directory("target_directory")?,
             build: None,
-            pgrx_version,
+            pgrx_version: pinned_pgrx(&metadata)?,
         })
+    }
+
+    /// The same for a server of version `major`, which decides where the extension's package is.
+    pub fn for_version(self, major: u32) -> Result<Self> {
+        if major != NEXT {
+            return Ok(self);
+        }
+        let extension = self.root.join(format!("pg{NEXT}"));
+        let pgrx_version = pinned_pgrx(&metadata(&extension)?)?;
+        Ok(Self { extension, pgrx_version, ..self })
+    }
+
+    /// The flag that has cargo build the extension with an older Rust than its pgrx asks for. The
+    /// pgrx of the next version asks for a newer one than it uses.
+    pub fn any_rust(&self) -> Option<&'static str> {
+        (self.extension != self.root).then_some("--ignore-rust-version")
     }
 
     /// The same with another directory for what cargo builds: pgrx is built for one `pg_config`,
@@ -61,15 +77,18 @@ impl Workspace {
         Self { build: Some(directory), ..self }
     }
 
-    /// Where cargo's output goes.
-    pub fn output(&self) -> &Path {
-        self.build.as_ref().unwrap_or(&self.target)
-    }
-
     /// A cargo command in this workspace, with the environment that pgrx needs.
     pub fn cargo(&self) -> Command {
         let mut command = cargo_command();
         self.adapt(&mut command);
+        command
+    }
+
+    /// `cargo SUBCOMMAND` for the extension's package.
+    pub fn cargo_for_extension(&self, subcommand: &str) -> Command {
+        let mut command = self.cargo();
+        command.current_dir(&self.extension).arg(subcommand).args(self.any_rust());
+        command.args(["--package", EXTENSION, "--no-default-features"]);
         command
     }
 
@@ -140,32 +159,68 @@ fn cargo_command() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
+/// What cargo says of the Cargo.toml in `directory`.
+fn metadata(directory: &Path) -> Result<Value> {
+    let mut metadata = cargo_command();
+    metadata.args(["metadata", "--format-version=1", "--no-deps", "--manifest-path"]);
+    Ok(serde_json::from_str(&finish(metadata.arg(directory.join("Cargo.toml")))?)?)
+}
+
+/// The one with this name.
+fn named(list: &Value, name: &str) -> Option<Value> {
+    list.as_array()?.iter().find(|entry| entry["name"] == name).cloned()
+}
+
 /// The version in the extension's requirement "=x.y.z".
-fn pinned_pgrx(metadata: &Value) -> Option<String> {
-    let named = |list: &Value, name: &str| -> Option<Value> {
-        // A renamed one is the pgrx of another version of PostgreSQL.
-        let is_wanted = |entry: &&Value| entry["name"] == name && entry["rename"].is_null();
-        list.as_array()?.iter().find(is_wanted).cloned()
+fn pinned_pgrx(metadata: &Value) -> Result<String> {
+    let version = || {
+        let extension = named(&metadata["packages"], EXTENSION)?;
+        let pgrx = named(&extension["dependencies"], "pgrx")?;
+        pgrx["req"].as_str()?.strip_prefix('=').map(str::to_owned)
     };
-    let extension = named(&metadata["packages"], EXTENSION)?;
-    let pgrx = named(&extension["dependencies"], "pgrx")?;
-    pgrx["req"].as_str()?.strip_prefix('=').map(str::to_owned)
+    version().context("Cargo.toml must pin pgrx exactly: pgrx = \"=x.y.z\"")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use serde_json::json;
 
-    use super::pinned_pgrx;
+    use super::{EXTENSION, metadata, named, pinned_pgrx};
+    use crate::matrix::NEXT;
 
     fn requirement(text: &str) -> Option<String> {
-        pinned_pgrx(&json!({"packages": [
+        let version = pinned_pgrx(&json!({"packages": [
             {"name": "xtask", "dependencies": []},
             {"name": "pg_fdw_xacts", "dependencies": [
-                {"name": "pgrx", "rename": "pgrx99", "req": "=99.0.0"},
-                {"name": "pgrx", "rename": null, "req": text}
+                {"name": "pgrx", "req": text}
             ]}
-        ]}))
+        ]}));
+        version.ok()
+    }
+
+    #[test]
+    fn the_package_for_the_next_version_is_the_same_but_for_its_pgrx() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let next = root.join(format!("pg{NEXT}"));
+        let [ours, next] = [root, &next].map(|directory| {
+            let extension = named(&metadata(directory).unwrap()["packages"], EXTENSION).unwrap();
+            let of_pgrx = |name: &str| name.starts_with("pgrx");
+            let mut dependencies: Vec<(String, String)> = extension["dependencies"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|dependency| (dependency["name"].as_str().unwrap(), &dependency["req"]))
+                .filter(|(name, _)| !of_pgrx(name))
+                .map(|(name, req)| (name.to_owned(), req.to_string()))
+                .collect();
+            dependencies.sort();
+            // One may be there for tests, and as an option beside.
+            dependencies.dedup();
+            (extension["version"].clone(), extension["edition"].clone(), dependencies)
+        });
+        assert_eq!(ours, next);
     }
 
     #[test]

@@ -39,19 +39,43 @@ pub fn make(directory: &Path, major: u32, prefix: &Path) -> Result<()> {
     let alone = [format!("postgresql-server-dev-{major}")];
     let root = source::unpacked_with_all(directory, &RELEASES, (&closed, &alone), &WITHOUT)?;
     let home = root.join(format!("usr/lib/postgresql/{major}"));
-    let libraries = root.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH));
+    let libraries = libraries(&root);
     let loader = loader(&root)?;
-    for entry in std::fs::read_dir(home.join("bin"))? {
-        let program = entry?.path();
-        if !std::fs::read(&program)?.starts_with(b"\x7fELF") {
-            continue;
+    // Its programs, and the drivers of PostgreSQL's own tests.
+    for directory in ["bin", "lib/pgxs/src/test/regress", "lib/pgxs/src/test/isolation"] {
+        for entry in std::fs::read_dir(home.join(directory))? {
+            point_at(&entry?.path(), &loader, &libraries)?;
         }
-        // The kind of path that also holds for the libraries of what is loaded.
-        let mut patch = Command::new("patchelf");
-        patch.arg("--set-interpreter").arg(&loader).arg("--force-rpath");
-        finish(patch.arg("--set-rpath").arg(&libraries).arg(program))?;
     }
     std::os::unix::fs::symlink(home, prefix).with_context(|| prefix.display().to_string())
+}
+
+/// Has a program find the libraries there, if it is one.
+fn point_at(program: &Path, loader: &Path, libraries: &Path) -> Result<()> {
+    if !std::fs::read(program)?.starts_with(b"\x7fELF") {
+        return Ok(());
+    }
+    // The kind of path that also holds for the libraries of what is loaded.
+    let mut patch = Command::new("patchelf");
+    patch.arg("--set-interpreter").arg(loader).arg("--force-rpath");
+    finish(patch.arg("--set-rpath").arg(libraries).arg(program)).map(drop)
+}
+
+/// With what cargo is to run programs that use the libpq of such a server, as a variable of its
+/// environment: they need the libraries that this libpq needs. `None` for any other server.
+pub fn runner(pg_config: &Path) -> Result<Option<(String, String)>> {
+    let Some(root) = pg_config.ancestors().find(|path| path.ends_with("packed/root")) else {
+        return Ok(None);
+    };
+    let variable =
+        format!("CARGO_TARGET_{}_UNKNOWN_LINUX_GNU_RUNNER", std::env::consts::ARCH.to_uppercase());
+    let (loader, libraries) = (loader(root)?, libraries(root));
+    let runner = format!("{} --library-path {}", loader.display(), libraries.display());
+    Ok(Some((variable, runner)))
+}
+
+fn libraries(root: &Path) -> PathBuf {
+    root.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH))
 }
 
 /// The dynamic linker among the libraries.

@@ -2,7 +2,7 @@
 //! it: it ends with the transaction.
 
 use pg_test::oracle::{assert_settled, expect_error, one};
-use pg_test::{Fleet, FleetOptions, Point};
+use pg_test::{Fleet, FleetOptions, Installation, Point};
 use postgres::Client;
 
 use crate::support::{Outcome, commit_held_at, start};
@@ -116,7 +116,11 @@ fn what_values_are_read_by_stays_as_it_is() -> Outcome {
         assert_eq!(expect_error(exec(&mut session, &other), "0A000").message(), message);
         if query(&mut session, &format!("SHOW {name}"))? != value {
             let block = format!("DO $$ BEGIN {other}; END $$");
-            assert_eq!(expect_error(exec(&mut session, &block), "0A000").message(), message);
+            let refused = expect_error(exec(&mut session, &block), "0A000");
+            // From 19 on the shard itself refuses this one.
+            if name != "standard_conforming_strings" || Installation::from_env()?.major() < 19 {
+                assert_eq!(refused.message(), message);
+            }
         }
     }
     Ok(())

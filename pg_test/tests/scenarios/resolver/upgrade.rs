@@ -60,8 +60,9 @@ fn objects(session: &mut Client) -> Result<BTreeSet<String>> {
              WHEN 'pg_proc'::regclass THEN
                  (SELECT pg_get_functiondef(oid) || coalesce(proacl::text, '') FROM pg_proc WHERE oid = objid)
              WHEN 'pg_foreign_data_wrapper'::regclass THEN
-                 (SELECT concat_ws(' ', fdwhandler::regproc, fdwvalidator::regproc, fdwacl, fdwoptions)
-                  FROM pg_foreign_data_wrapper WHERE oid = objid)
+                 (SELECT concat_ws(' ', fdwhandler::regproc, fdwvalidator::regproc, fdwacl, fdwoptions,
+                      (to_jsonb(f) ->> 'fdwconnection')::regproc)
+                  FROM pg_foreign_data_wrapper f WHERE oid = objid)
              WHEN 'pg_class'::regclass THEN
                  (SELECT concat_ws(' ', relkind, relreplident, reloptions, relacl,
                       CASE relkind WHEN 'v' THEN pg_get_viewdef(oid) END,
