@@ -15,8 +15,11 @@ use crate::effort::Effort;
 use crate::measures::processor::{used_by, used_by_process};
 use crate::progress::say;
 
-const LEAVE: Figure =
-    Figure { label: "processor time for leaving one more, without the resolver's, ms", reason: "" };
+const LEAVE: Figure = Figure {
+    label: "processor time for leaving one more, without the resolver's, ms",
+    reason: "It is prepared on this server, too, and PostgreSQL goes through all prepared transactions to find one, \
+             and for each snapshot.",
+};
 const NOTICE: Figure = Figure {
     label: "that of the resolver, ms",
     reason: "It is woken for each, and goes through all of them.",
