@@ -88,7 +88,7 @@ unsafe fn before_run(query: *mut QueryDesc, count: u64) -> Result<()> {
         }
         let scans = certain(read((*query).planstate), count == 0);
         let candidates: Vec<Candidate> = scans.iter().map(|scan| candidate(scan)).collect();
-        let chosen = choose(&candidates);
+        let chosen = choose(&candidates, |n| consents(scans[n].scan));
         let plan = (*(*query).plannedstmt).planTree;
         let does_more =
             || volatility::is_volatile(estate, plan) || volatility::may_run_queries(estate, plan);
@@ -115,7 +115,7 @@ unsafe fn candidate(certain: &Certain<*mut ForeignScanState>) -> Candidate {
             connection,
             begun: BEGUN.get().borrow().get(&connection).copied().unwrap_or(0),
             together: certain.together,
-            may_be_asked: scan.can_be_asked_ahead() && consents(certain.scan),
+            can_be_asked: scan.can_be_asked_ahead(),
             bytes: first_rows.saturating_mul(usize::try_from(plan.plan_width).unwrap_or(0)),
             fetches: ((plan.plan_rows / first_rows as f64) as usize).saturating_add(1),
         }

@@ -102,8 +102,8 @@ pub struct Candidate {
     pub begun: usize,
     /// As in [`Certain`].
     pub together: Option<usize>,
-    /// Whether its first rows can be asked for when the query begins, and the user consents.
-    pub may_be_asked: bool,
+    /// Whether its first rows can be asked for when the query begins.
+    pub can_be_asked: bool,
     /// How many bytes those are expected to have.
     pub bytes: usize,
     /// How many fetches all of its rows are expected to take.
@@ -116,8 +116,9 @@ pub struct Candidate {
 /// questions: another one's rows would have to be kept until the first has all of its own, and its
 /// failure would be that of the first. Those that are needed together are kept together in any
 /// case; behind one that is not asked, none is. None where others have begun on the connection:
-/// they may come first, and would be overtaken.
-pub fn choose(scans: &[Candidate]) -> Vec<usize> {
+/// they may come first, and would be overtaken. `consents`: whether the user wants it of a scan; it
+/// is asked only of those that would be chosen, because it looks into the catalog.
+pub fn choose(scans: &[Candidate], mut consents: impl FnMut(usize) -> bool) -> Vec<usize> {
     let mut known: BTreeMap<usize, usize> = BTreeMap::new();
     scans.iter().for_each(|scan| *known.entry(scan.connection).or_default() += 1);
     // Of each connection: what a further scan there must be needed together with to be asked.
@@ -139,8 +140,9 @@ pub fn choose(scans: &[Candidate]) -> Vec<usize> {
         // The first of all is not asked earlier than it would be.
         let sum = if n == 0 { 0 } else { bytes.saturating_add(scan.bytes) };
         let is_overtaking = known[&scan.connection] < scan.begun;
-        let is_chosen =
-            scan.may_be_asked && !is_overtaking && may_follow && is_soon && sum <= MOST_BYTES;
+        let is_possible =
+            scan.can_be_asked && !is_overtaking && may_follow && is_soon && sum <= MOST_BYTES;
+        let is_chosen = is_possible && consents(n);
         open.insert(scan.connection, if is_chosen { scan.together } else { None });
         if is_chosen {
             bytes = sum;

@@ -169,9 +169,14 @@ fn they_are_certain_in_the_order_in_which_they_are_asked() {
     }
 }
 
+/// Of scans that the user wants to be asked.
+fn choose(scans: &[Candidate]) -> Vec<usize> {
+    super::choose(scans, |_| true)
+}
+
 /// A short scan of narrow rows on that connection.
 fn short(connection: usize) -> Candidate {
-    Candidate { connection, begun: 1, together: None, may_be_asked: true, bytes: 0, fetches: 1 }
+    Candidate { connection, begun: 1, together: None, can_be_asked: true, bytes: 0, fetches: 1 }
 }
 
 /// The scans of a plan that are asked ahead, each with the number of its connection.
@@ -224,7 +229,7 @@ fn of_a_full_join_both_sides() {
 #[test]
 fn what_is_not_known_yet_is_not_asked_nor_what_comes_behind_it_on_its_connection() {
     let known = |connection| Candidate { together: Some(1), ..short(connection) };
-    let unknown = |connection| Candidate { may_be_asked: false, ..known(connection) };
+    let unknown = |connection| Candidate { can_be_asked: false, ..known(connection) };
     let two = |scan| Candidate { begun: 2, ..scan };
     assert_eq!(choose(&[two(unknown(1)), known(2), two(known(1)), known(3)]), [1, 3]);
     assert_eq!(choose(&[unknown(1)]), NONE);
@@ -244,6 +249,19 @@ fn nothing_where_another_scan_may_come_first_on_the_connection() {
     assert_eq!(choose(&[merged(beside(1)), merged(beside(1)), merged(short(2))]), [0, 1, 2]);
     let three = |connection| merged(Candidate { begun: 3, ..short(connection) });
     assert_eq!(choose(&[three(1), three(1), merged(short(2))]), [2]);
+}
+
+/// The catalog is not looked into for what is not asked in any case.
+#[test]
+fn consent_is_asked_of_what_would_be_chosen() {
+    let two = |connection| Candidate { begun: 2, ..short(connection) };
+    let scans = [two(1), two(2), two(1), two(2), short(3)];
+    let mut asked = Vec::new();
+    let chosen = super::choose(&scans, |n| {
+        asked.push(n);
+        n != 1
+    });
+    assert_eq!((asked, chosen), (vec![0, 1, 4], vec![0, 4]));
 }
 
 #[test]
