@@ -41,6 +41,13 @@ impl Network {
         Ok(Self { links, session, _fleet: fleet })
     }
 
+    fn let_both_be_asked_at_once(&mut self) -> Outcome {
+        Ok(self.session.batch_execute(
+            "ALTER SERVER shard1 OPTIONS (ADD async_capable 'true');
+             ALTER SERVER shard2 OPTIONS (ADD async_capable 'true')",
+        )?)
+    }
+
     /// A transaction waits so many times when everything is warm. `sql` is run often, with `{}`
     /// another number each time: what the machine does besides only ever adds to its time.
     fn assert_waits(&mut self, sql: &str, expected: u32) -> Outcome {
@@ -162,10 +169,9 @@ fn a_hundred_rows_are_one_statement() -> Outcome {
 #[test]
 fn a_query_that_reads_both_shards_in_any_case_takes_one_wait() -> Outcome {
     let mut network = Network::start(2)?;
+    network.let_both_be_asked_at_once()?;
     network.session.batch_execute(
-        "ALTER SERVER shard1 OPTIONS (ADD async_capable 'true');
-         ALTER SERVER shard2 OPTIONS (ADD async_capable 'true');
-         CREATE TABLE pt (id int, v text) PARTITION BY LIST (id); SET enable_sort = off",
+        "CREATE TABLE pt (id int, v text) PARTITION BY LIST (id); SET enable_sort = off",
     )?;
     for number in 1..=8 {
         network.session.batch_execute(&format!(
@@ -182,11 +188,8 @@ fn a_query_that_reads_both_shards_in_any_case_takes_one_wait() -> Outcome {
 #[test]
 fn one_snapshot_of_both_shards_takes_no_wait_more() -> Outcome {
     let mut network = Network::start(2)?;
-    network.session.batch_execute(
-        "ALTER SERVER shard1 OPTIONS (ADD async_capable 'true');
-         ALTER SERVER shard2 OPTIONS (ADD async_capable 'true');
-         SET pg_fdw_xacts.consistent_reads = on",
-    )?;
+    network.let_both_be_asked_at_once()?;
+    network.session.batch_execute("SET pg_fdw_xacts.consistent_reads = on")?;
     let both = "SELECT id FROM ft1 UNION ALL SELECT id FROM ft2 WHERE id < {}";
     network.assert_waits(both, 1)?;
     network.assert_waits(&format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {both}; COMMIT"), 1)
