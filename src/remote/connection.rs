@@ -246,9 +246,15 @@ impl Connection {
         self.inner.borrow().session.is_incomplete
     }
 
-    /// Whether the other end has gone while the connection was idle.
+    /// Whether the other end has gone while the connection was idle. Ask it before
+    /// [`Connection::is_reusable`]: it takes note of what has come since.
     pub fn hung_up(&self) -> bool {
-        self.conn.hung_up() || self.is_drained() && self.conn.is_told_of_end()
+        if self.conn.hung_up() {
+            return true;
+        }
+        // The end of the last answer and the word that the session ends may have come together.
+        self.take_note();
+        self.is_drained() && self.conn.is_told_of_end()
     }
 
     /// Whether the other end has closed, in use or not; reads nothing.

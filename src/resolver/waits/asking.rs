@@ -108,8 +108,8 @@ impl Asking {
         let (Some(server), Some(mapping)) = (server, Mapping::find(user, self.serverid)) else {
             return false;
         };
-        connection.is_reusable()
-            && !connection.hung_up()
+        !connection.hung_up()
+            && connection.is_reusable()
             && session.is_current(server, &mapping, Purpose::Resolver).unwrap_or(false)
     }
 
