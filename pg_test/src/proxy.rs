@@ -74,9 +74,10 @@ impl Fault {
 }
 
 /// What happens to new connections.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NewConnections {
     /// They are passed on.
+    #[default]
     Served,
     /// They are closed at once.
     Refused,
@@ -109,13 +110,15 @@ struct Shared {
     changed: Condvar,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     new_connections: NewConnections,
     next_id: u64,
     faults: HashMap<u64, Armed>,
     connections: HashMap<u64, [TcpStream; 2]>,
     hanging: Vec<TcpStream>,
+    /// How often all connections were cut.
+    cuts: u64,
     reworded: Option<[&'static str; 2]>,
     hostile: Option<Plan>,
     closed: bool,
@@ -150,16 +153,7 @@ impl Proxy {
         let listener = TcpListener::bind((address, lease.number()))?;
         let shared = Arc::new(Shared {
             target: (Ipv4Addr::LOCALHOST, port).into(),
-            state: Mutex::new(State {
-                new_connections: NewConnections::Served,
-                next_id: 0,
-                faults: HashMap::new(),
-                connections: HashMap::new(),
-                hanging: Vec::new(),
-                reworded: None,
-                hostile: None,
-                closed: false,
-            }),
+            state: Mutex::default(),
             changed: Condvar::new(),
         });
         let acceptor = std::thread::spawn({
@@ -224,14 +218,18 @@ impl Proxy {
     /// Cuts every client off, as if it had died: the server is not told before it has got all that
     /// the client had sent, also what a fault holds.
     pub fn cut_clients(&self) {
-        for [client, _] in self.shared.lock().connections.values() {
+        let mut state = self.shared.lock();
+        state.cuts += 1;
+        for [client, _] in state.connections.values() {
             let _ = client.shutdown(Shutdown::Both);
         }
     }
 
     /// Cuts every connection there is.
     pub fn cut_all(&self) {
-        for (_, [client, server]) in self.shared.lock().connections.drain() {
+        let mut state = self.shared.lock();
+        state.cuts += 1;
+        for (_, [client, server]) in state.connections.drain() {
             cut(&client, &server);
         }
     }
@@ -315,17 +313,17 @@ impl Shared {
     fn accept(self: &Arc<Self>, listener: &TcpListener) {
         for client in listener.incoming() {
             let Ok(client) = client else { continue };
-            let treatment = {
+            let (treatment, cuts) = {
                 let state = self.lock();
                 if state.closed {
                     return;
                 }
-                state.new_connections
+                (state.new_connections, state.cuts)
             };
             match treatment {
                 NewConnections::Served => {
                     // When the server is down, the client sees its connection closed.
-                    let _ = self.serve(client);
+                    let _ = self.serve(client, cuts);
                 }
                 NewConnections::Refused => drop(client),
                 NewConnections::Hanging => self.lock().hanging.push(client),
@@ -333,12 +331,16 @@ impl Shared {
         }
     }
 
-    fn serve(self: &Arc<Self>, client: TcpStream) -> Result<()> {
+    /// Passes on a connection that was accepted when all had been cut `cuts` times.
+    fn serve(self: &Arc<Self>, client: TcpStream, cuts: u64) -> Result<()> {
         let server = TcpStream::connect(self.target)?;
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
         let id = {
             let mut state = self.lock();
+            if state.cuts != cuts || state.new_connections != NewConnections::Served {
+                return Ok(());
+            }
             let id = state.new_id();
             state.connections.insert(id, [client.try_clone()?, server.try_clone()?]);
             id

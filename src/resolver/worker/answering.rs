@@ -147,13 +147,19 @@ impl Worker {
     /// Whether nothing can be left on a participant: a sweep has left nothing there, and nothing
     /// has been prepared there since that is not confirmed.
     fn is_settled(&self, registered: &ParticipantRecord) -> bool {
+        let itself = self.participants.get(registered.id);
+        let is_swept = itself.is_some_and(|p| !p.unsettled && p.sweep.is_none());
+        is_swept && self.nothing_is_noted_at(registered)
+    }
+
+    /// Whether neither entries nor decisions tell of anything that may be left on a participant.
+    pub(super) fn nothing_is_noted_at(&self, registered: &ParticipantRecord) -> bool {
         let dbid = my_database();
         let ParticipantRecord { id, serverid, userid, .. } = *registered;
         let has_entry = entries::all()
             .iter()
             .any(|e| (e.dbid, e.serverid, e.userid) == (dbid, serverid, userid));
-        let is_swept = self.participants.get(id).is_some_and(|p| !p.unsettled && p.sweep.is_none());
-        self.has_looked && is_swept && !has_entry && self.ledger.count_at(id) == 0
+        self.has_looked && !has_entry && self.ledger.count_at(id) == 0
     }
 
     /// A participant with nothing left on it has another address now, or one that was not recorded:

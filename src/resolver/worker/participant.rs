@@ -44,6 +44,9 @@ pub(super) struct Participant {
     /// Something may be left there: it has not been swept since the start, or the last sweep has
     /// left something, or a backend has since.
     pub(super) unsettled: bool,
+    /// Entries and decisions tell of all that may be left there: it has been swept since the start,
+    /// and whatever that left was noted.
+    all_noted: bool,
     /// The sweep that is under way.
     pub(super) sweep: Option<Box<Sweep>>,
     /// The session that holds the fence, kept while something of ours is prepared there.
@@ -66,6 +69,7 @@ impl Participant {
             failed_for: None,
             listed: HashSet::new(),
             unsettled: due.is_some(),
+            all_noted: due.is_none(),
             sweep: None,
             fenced: None,
         }
@@ -116,6 +120,7 @@ impl Participant {
         stats::attempt(self.registered.serverid, swept.resolved, heuristic, failure.as_ref());
         let is_done = |l: &Left| l.reason == Reason::Undecided || elsewhere.contains(&l.gid);
         self.unsettled = swept.other_incarnations || !swept.left.iter().all(is_done);
+        self.all_noted = noted && !swept.other_incarnations && !swept.more;
         self.listed = swept.left.iter().filter(|l| l.listed).map(|l| l.gid).collect();
         self.fenced = swept.fenced;
         if std::mem::take(&mut self.has_failed) {
@@ -155,12 +160,21 @@ impl Participant {
             return Ok(());
         }
         self.unsettled = left;
+        self.all_noted = noted && !left;
         if left {
             self.retry(Instant::now());
             return Ok(());
         }
         self.failures = 0;
         self.told.succeeded(server)
+    }
+
+    /// Neither entries nor decisions tell of anything that may be left there. Sessions may have
+    /// settled what an earlier sweep has seen.
+    pub(super) fn nothing_is_noted(&mut self) {
+        if self.all_noted {
+            self.unsettled = false;
+        }
     }
 
     /// Publishes that it is known what is left there of what was decided before the start. Any

@@ -118,10 +118,13 @@ impl Worker {
         };
         participants.change(id, fail).transpose()?;
         self.note_asked_by_others(id);
-        // The other participants that it was to ask for are tried with their own user mappings.
         let Some(registered) = self.participants.get(id).map(|p| p.registered.clone()) else {
             return Ok(());
         };
+        if self.nothing_is_noted_at(&registered) {
+            self.participants.change(id, Participant::nothing_is_noted);
+        }
+        // The other participants that it was to ask for are tried with their own user mappings.
         let others: Vec<i32> = self
             .participants
             .beside(&registered)

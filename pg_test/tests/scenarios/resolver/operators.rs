@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use pg_test::oracle::{assert_settled, expect_error, one, prepared_gids};
-use pg_test::proxy::NewConnections;
+use pg_test::proxy::{Fault, NewConnections, Point};
 use pg_test::{DEADLINE, Fleet, wait_until};
 use postgres::Client;
 
@@ -148,6 +148,29 @@ fn nothing_is_dropped_while_something_is_in_doubt() -> Outcome {
     session.batch_execute("DROP SERVER shard1 CASCADE")?;
     session.batch_execute("DROP EXTENSION pg_fdw_xacts CASCADE")?;
     Ok(())
+}
+
+/// The resolver saw what a session was about to settle, and cannot look again: there is nothing to
+/// look for. Red: something counted as left there for as long as the server could not be reached,
+/// or had moved.
+#[test]
+fn what_its_session_has_settled_is_not_left_where_the_resolver_cannot_look() -> Outcome {
+    let fleet = Fleet::start_proxied()?;
+    let mut session = fleet.session()?;
+    begin_everywhere(&mut session, 1)?;
+    let held = fleet.proxy(1).inject(Fault::hold(Point::Statement, "COMMIT PREPARED"));
+    std::thread::scope(|scope| -> Outcome {
+        let commit = scope.spawn(|| session.batch_execute("COMMIT"));
+        held.wait()?;
+        let mut operator = fleet.session()?;
+        resolve(&mut operator)?;
+        operator.batch_execute("ALTER SERVER shard1 OPTIONS (SET host 'localhost')")?;
+        held.release();
+        commit.join().expect("it does not panic")?;
+        assert_settled(&fleet);
+        assert_everywhere(&fleet, 1, true)?;
+        Ok(operator.batch_execute("DROP SERVER shard1 CASCADE")?)
+    })
 }
 
 #[test]
