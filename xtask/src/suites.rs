@@ -22,6 +22,7 @@ use crate::pgrx::{cargo_stand_in, sudo_stand_in};
 use crate::setup::Setup;
 use crate::workspace::{EXTENSION, Workspace};
 
+mod failures;
 mod tally;
 
 pub use tally::Tally;

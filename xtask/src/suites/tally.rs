@@ -6,6 +6,8 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use super::failures::Failures;
+
 /// Results of tests so far.
 #[derive(Debug, Default)]
 pub struct Tally {
@@ -15,14 +17,19 @@ pub struct Tally {
     pub failed: u64,
     /// The names of those that failed.
     pub failures: Vec<String>,
+    /// What they said.
+    said: Failures,
     /// Where the names of those that pass are written.
     pub(super) journal: Option<File>,
 }
 
-/// Says how many tests passed and failed.
+/// Says how many tests passed and failed, and again what those that failed have said.
 pub(super) fn finish(tally: &Tally, outcome: Result<()>) -> Result<()> {
     if let Err(error) = &outcome {
         eprintln!("error: {error:#}");
+    }
+    if !tally.said.lines().is_empty() {
+        println!("\nWhat failed, in short:\n\n{}", tally.said.lines().join("\n"));
     }
     println!("\n{} passed, {} failed", tally.passed, tally.failed);
     outcome.map_err(|_| anyhow::anyhow!("not everything passed"))
@@ -46,6 +53,7 @@ pub(super) fn test(command: &mut Command, tally: &mut Tally) -> Result<()> {
         let line = String::from_utf8_lossy(&line);
         println!("{line}");
         tally.add(&line);
+        tally.said.read(&line);
     }
     let status = child.wait()?;
     succeeded(command, status)
