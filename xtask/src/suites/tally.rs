@@ -18,7 +18,7 @@ pub struct Tally {
     /// The names of those that failed.
     pub failures: Vec<String>,
     /// What they said.
-    said: Failures,
+    pub(super) said: Failures,
     /// Where the names of those that pass are written.
     pub(super) journal: Option<File>,
 }
