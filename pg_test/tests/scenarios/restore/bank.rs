@@ -116,14 +116,36 @@ struct Made {
     begun: i64,
 }
 
-fn make_point(fleet: &Fleet, transfers: &Transfers, name: String) -> anyhow::Result<Made> {
-    let acknowledged = transfers.acknowledged.lock().expect("no client panicked").clone();
+/// Makes a restore point. One that cannot be used, because the machine was too busy to make all of
+/// its parts within the hold, is followed by another of the next name, as the error says.
+fn make_point(fleet: &Fleet, transfers: &Transfers, name: &str) -> anyhow::Result<Made> {
     let mut session = fleet.session()?;
-    let start = Instant::now();
-    let rows = session.query("SELECT * FROM pg_fdw_xacts_restore_point($1)", &[&name])?;
-    println!("{name}: {:?}", start.elapsed());
-    assert_eq!(rows.len(), SHARDS + 1);
-    Ok(Made { name, acknowledged, begun: transfers.begun.load(Ordering::SeqCst) })
+    let give_up = Instant::now() + DEADLINE;
+    for attempt in 1.. {
+        let name = format!("{name}, attempt {attempt}");
+        let acknowledged = transfers.acknowledged.lock().expect("no client panicked").clone();
+        let start = Instant::now();
+        match session.query("SELECT * FROM pg_fdw_xacts_restore_point($1)", &[&name]) {
+            Ok(rows) => {
+                println!("{name}: {:?}", start.elapsed());
+                assert_eq!(rows.len(), SHARDS + 1);
+                let begun = transfers.begun.load(Ordering::SeqCst);
+                return Ok(Made { name, acknowledged, begun });
+            }
+            Err(error) if is_unusable(&error) && Instant::now() < give_up => {
+                println!("{name}: {:?}: {error:?}", start.elapsed());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    unreachable!("the last attempt returns")
+}
+
+fn is_unusable(error: &postgres::Error) -> bool {
+    error.as_db_error().is_some_and(|e| {
+        *e.code() == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
+            && e.message().ends_with("cannot be used")
+    })
 }
 
 /// What the books say after a restore.
@@ -202,7 +224,7 @@ fn a_fleet_restored_to_a_point_has_every_transfer_everywhere_or_nowhere() -> Out
             })?;
             for number in 1..=9 {
                 transfers.pass(100)?;
-                points.push(make_point(fleet, transfers, format!("point {number}"))?);
+                points.push(make_point(fleet, transfers, &format!("point {number}"))?);
             }
             make_points_by_hand(fleet, transfers, "by hand")?;
             transfers.pass(100)
