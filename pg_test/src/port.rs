@@ -5,11 +5,16 @@
 //! abstract Unix socket named after the port keeps other processes of this crate off it; the kernel
 //! frees it with the process.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 
 use anyhow::{Result, bail};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt,
+};
 
 const FIRST: u16 = 20_000;
 const LAST: u16 = 31_999;
@@ -35,7 +40,7 @@ impl PortLease {
             let Ok(lock) = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?) else {
                 continue;
             };
-            if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            if nobody_listens(port)? {
                 return Ok(Self { port, _lock: lock });
             }
         }
@@ -48,9 +53,33 @@ impl PortLease {
     }
 }
 
+/// Whether no process listens at a port of 127.0.0.1. Does not listen there itself: a process that
+/// another thread is starting just then would have inherited that for a moment, and whoever uses the
+/// port next would find it in use.
+fn nobody_listens(port: u16) -> Result<bool> {
+    let probe = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&probe, sockopt::ReuseAddr, &true)?;
+    match bind(probe.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))) {
+        Ok(()) => Ok(true),
+        Err(Errno::EADDRINUSE) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::PortLease;
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::{PortLease, nobody_listens};
+
+    #[test]
+    fn a_port_that_somebody_listens_at_is_found_out() {
+        let lease = PortLease::take().unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, lease.number())).unwrap();
+        assert!(!nobody_listens(lease.number()).unwrap());
+        drop(listener);
+        assert!(nobody_listens(lease.number()).unwrap());
+    }
 
     #[test]
     fn two_leases_never_share_a_port() {

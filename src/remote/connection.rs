@@ -253,7 +253,7 @@ impl Connection {
             return true;
         }
         // The end of the last answer and the word that the session ends may have come together.
-        self.take_note();
+        self.catch_up();
         self.is_drained() && self.conn.is_told_of_end()
     }
 

@@ -239,6 +239,14 @@ impl Connection {
         self.digest(alive);
     }
 
+    /// Reads what has come since the connection was last used. That may be long ago, so it does not
+    /// tell that the server is still there.
+    pub fn catch_up(&self) {
+        let heard = self.heard.get();
+        self.pump();
+        self.heard.set(heard);
+    }
+
     /// Takes note of what has been read already: when only a command was sent since, that is all
     /// there can be.
     pub fn take_note(&self) {

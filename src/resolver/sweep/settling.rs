@@ -247,12 +247,12 @@ impl Settling {
         self.note_answers()?;
         let gone = self.conclude_committed()?;
         let more = self.conclude_handed_over(&gone);
+        if self.seen.place != Place::Recorded {
+            return Err(failure::other_server(&self.fenced, &self.subject.participant));
+        }
         // What was listed before and is not any more, of no participant on the list, has ended.
         for gid in self.subject.listed_before.iter().filter(|gid| !self.left.contains_key(gid)) {
             entries::end(gid, Why::GoneUnlisted);
-        }
-        if self.seen.place != Place::Recorded {
-            return Err(failure::other_server(&self.fenced, &self.subject.participant));
         }
         let Self { subject: Subject { members, .. }, fenced, seen, left, .. } = self;
         let left: Vec<Left> = left.into_values().collect();

@@ -14,6 +14,7 @@ use crate::pg::{syncrep, text, transaction};
 use crate::protocol::gid::Nonce;
 use crate::protocol::verdict::Decision;
 use crate::remote::options::Server;
+use crate::resolver::worker::participant::Participant;
 use crate::shared::entry_change::Why;
 use crate::shared::requests::{Ask, Request};
 use crate::shared::{entries, hold, requests, resolvers, seen};
@@ -173,6 +174,7 @@ impl Worker {
         self.participants.change(id, |participant| {
             participant.registered = moved;
             participant.fenced = None;
+            participant.has_to_be_swept();
         });
         Ok(id)
     }
@@ -252,9 +254,11 @@ impl Worker {
             Ok(committed)
         })?;
         let mut forgotten = 0;
-        for participant in ids.iter().filter_map(|id| self.participants.get(*id)) {
+        for id in ids {
+            let Some(participant) = self.participants.get(id) else { continue };
             let gid = participant.registered.gid(self.identity, nonce);
             forgotten += i32::from(entries::end(&gid, Why::GivenUp));
+            self.participants.change(id, Participant::has_to_be_swept);
         }
         for id in &committed {
             self.forgotten.entry(nonce).or_default().insert(*id);

@@ -44,9 +44,9 @@ pub(super) struct Participant {
     /// Something may be left there: it has not been swept since the start, or the last sweep has
     /// left something, or a backend has since.
     pub(super) unsettled: bool,
-    /// Entries and decisions tell of all that may be left there: it has been swept since the start,
-    /// and whatever that left was noted.
-    all_noted: bool,
+    /// The last sweep has left nothing but what sessions were about to settle: what sessions leave
+    /// has an entry or a line in the ledger.
+    is_swept: bool,
     /// The sweep that is under way.
     pub(super) sweep: Option<Box<Sweep>>,
     /// The session that holds the fence, kept while something of ours is prepared there.
@@ -69,7 +69,7 @@ impl Participant {
             failed_for: None,
             listed: HashSet::new(),
             unsettled: due.is_some(),
-            all_noted: due.is_none(),
+            is_swept: due.is_none(),
             sweep: None,
             fenced: None,
         }
@@ -120,7 +120,12 @@ impl Participant {
         stats::attempt(self.registered.serverid, swept.resolved, heuristic, failure.as_ref());
         let is_done = |l: &Left| l.reason == Reason::Undecided || elsewhere.contains(&l.gid);
         self.unsettled = swept.other_incarnations || !swept.left.iter().all(is_done);
-        self.all_noted = noted && !swept.other_incarnations && !swept.more;
+        let is_a_sessions = |l: &Left| {
+            matches!(l.reason, Reason::Owner | Reason::Overtaken)
+                && swept.members.of(&l.gid).is_some()
+        };
+        self.is_swept =
+            !swept.other_incarnations && !swept.more && swept.left.iter().all(is_a_sessions);
         self.listed = swept.left.iter().filter(|l| l.listed).map(|l| l.gid).collect();
         self.fenced = swept.fenced;
         if std::mem::take(&mut self.has_failed) {
@@ -155,12 +160,15 @@ impl Participant {
         if noted {
             self.note_asked();
         }
+        // What the other has found prepared stands there.
+        self.listed.clear();
         // It has become due again meanwhile.
         if self.due.is_some() {
+            self.is_swept &= !left;
             return Ok(());
         }
         self.unsettled = left;
-        self.all_noted = noted && !left;
+        self.is_swept = !left;
         if left {
             self.retry(Instant::now());
             return Ok(());
@@ -169,12 +177,19 @@ impl Participant {
         self.told.succeeded(server)
     }
 
-    /// Neither entries nor decisions tell of anything that may be left there. Sessions may have
-    /// settled what an earlier sweep has seen.
-    pub(super) fn nothing_is_noted(&mut self) {
-        if self.all_noted {
-            self.unsettled = false;
-        }
+    /// Whether something counts as left there only because of what sessions were to settle.
+    pub(super) fn is_left_to_sessions(&self) -> bool {
+        self.unsettled && self.is_swept
+    }
+
+    /// The sessions have settled it.
+    pub(super) fn sessions_have_settled(&mut self) {
+        self.unsettled = false;
+    }
+
+    /// What is left there is not known any more: something was given up, or the address is another.
+    pub(super) fn has_to_be_swept(&mut self) {
+        self.is_swept = false;
     }
 
     /// Publishes that it is known what is left there of what was decided before the start. Any

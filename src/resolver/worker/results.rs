@@ -121,8 +121,10 @@ impl Worker {
         let Some(registered) = self.participants.get(id).map(|p| p.registered.clone()) else {
             return Ok(());
         };
-        if self.nothing_is_noted_at(&registered) {
-            self.participants.change(id, Participant::nothing_is_noted);
+        let left_to_sessions =
+            self.participants.get(id).is_some_and(Participant::is_left_to_sessions);
+        if left_to_sessions && self.nothing_is_noted_at(&registered) {
+            self.participants.change(id, Participant::sessions_have_settled);
         }
         // The other participants that it was to ask for are tried with their own user mappings.
         let others: Vec<i32> = self

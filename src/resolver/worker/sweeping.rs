@@ -232,7 +232,7 @@ impl Worker {
         for id in group {
             let taken = self.participants.change(id, |p| {
                 p.due = None;
-                (p.registered.clone(), std::mem::take(&mut p.listed))
+                (p.registered.clone(), p.listed.clone())
             });
             let Some((member, listed)) = taken else { continue };
             listed_before.extend(listed);

@@ -65,6 +65,31 @@ fn if_nothing_was_answered_the_outcome_is_unknown() -> Outcome {
     Ok(())
 }
 
+/// That an earlier answer is read only now does not tell that the server is still there. Red: COMMIT
+/// travelled with the statement on a connection that had ended meanwhile, 08007.
+#[test]
+fn an_answer_that_was_not_waited_for_is_no_sign_of_life() -> Outcome {
+    let fleet = Fleet::start_proxied()?;
+    for (id, query) in [
+        (1, "SELECT * FROM ft1"),
+        (
+            2,
+            "SET pg_fdw_xacts.commit_wait = off; BEGIN; INSERT INTO lt VALUES (0); DELETE FROM ft1; COMMIT",
+        ),
+    ] {
+        let mut session = session(&fleet)?;
+        session.batch_execute(query)?;
+        // Longer than it is relied on to be there without asking.
+        session.batch_execute("SELECT pg_sleep(1.2)")?;
+        let hit = fleet.proxy(1).inject(Fault::cut(Point::Statement, "INSERT"));
+        session.batch_execute(&format!("INSERT INTO ft1 VALUES ({id}, 'x')"))?;
+        assert!(hit.has_struck());
+        assert_eq!(fleet.ids_on_shard(1)?, [id]);
+    }
+    assert_settled(&fleet);
+    Ok(())
+}
+
 /// What the shard says as it ends the session, before it has executed the statement, is an answer.
 #[test]
 fn a_session_that_is_terminated_there_has_rolled_back() -> Outcome {

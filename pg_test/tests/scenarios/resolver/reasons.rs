@@ -4,7 +4,7 @@
 //! Red on 0.2.0: what a sweep left counted as a success, stood in no view, and was named by no
 //! line of the log.
 
-use pg_test::oracle::{assert_settled, one, prepared_gids, wait_for_attempts};
+use pg_test::oracle::{assert_settled, expect_error, one, prepared_gids, wait_for_attempts};
 use pg_test::{DEADLINE, Fleet, FleetOptions, wait_until};
 use postgres::Client;
 
@@ -134,16 +134,52 @@ fn what_waits_for_the_application_says_so_and_is_no_failure() -> Outcome {
 fn a_place_that_nobody_may_reach() -> Outcome {
     let fleet = start()?;
     let mut shard = map_to_app(&fleet)?;
-    // As one of a user that has gone: nobody is registered for it.
-    let own = leave_orphan(&fleet, 1, "other", 1)?;
+    let gid = leave_orphan_of_nobody(&fleet)?;
+    stays_and_is_told(&fleet, &gid, "permission denied", || {
+        Ok(shard.batch_execute("ALTER ROLE app SUPERUSER")?)
+    })
+}
+
+/// As one of a user that has gone: nobody is registered for it.
+fn leave_orphan_of_nobody(fleet: &Fleet) -> anyhow::Result<String> {
+    let own = leave_orphan(fleet, 1, "other", 1)?;
     let gid = format!("{}_{}", &own[..own.rfind('_').expect("a gid")], 4_000_000_000_u32);
+    let mut shard = fleet.shard(1).client()?;
     shard.batch_execute(&format!("ROLLBACK PREPARED '{own}'"))?;
     shard.batch_execute(&format!(
         "BEGIN; SET LOCAL ROLE other; INSERT INTO t VALUES (1); PREPARE TRANSACTION '{gid}'"
     ))?;
-    stays_and_is_told(&fleet, &gid, "permission denied", || {
-        Ok(shard.batch_execute("ALTER ROLE app SUPERUSER")?)
-    })
+    Ok(gid)
+}
+
+/// Red: it ended in the view, as not listed any more, and the server could be dropped.
+#[test]
+fn what_nobody_may_reach_stays_in_view_when_its_server_is_moved() -> Outcome {
+    let fleet = start()?;
+    let _shard = map_to_app(&fleet)?;
+    let gid = leave_orphan_of_nobody(&fleet)?;
+    let mut session = fleet.session()?;
+    resolve(&mut session)?;
+    let (here, there) = (fleet.port_of_shard(1), fleet.port_of_shard(2));
+    session.batch_execute(&format!(
+        "ALTER SERVER shard1 OPTIONS (SET port '{there}');
+         ALTER USER MAPPING FOR CURRENT_USER SERVER shard1 OPTIONS (SET user 'postgres')"
+    ))?;
+    for _ in 0..3 {
+        resolve(&mut session)?;
+        let shown = told(&fleet, 1)?;
+        assert_eq!(shown.view[0].0, gid);
+        assert_eq!(shown.in_doubt, (1, true));
+        for statement in
+            ["DROP SERVER shard1 CASCADE", "DROP USER MAPPING FOR CURRENT_USER SERVER shard1"]
+        {
+            expect_error(session.batch_execute(statement), "55006");
+        }
+    }
+    session.batch_execute(&format!("ALTER SERVER shard1 OPTIONS (SET port '{here}')"))?;
+    assert_settled(&fleet);
+    assert_eq!(told(&fleet, 1)?.in_doubt, (0, false));
+    Ok(())
 }
 
 /// A hundred that fail for one reason are not logged in a hundred lines.
