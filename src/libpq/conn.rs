@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::{NonNull, null};
+use std::time::Instant;
 
 use super::unasked::Unasked;
 use super::{Cancel, PgResult};
@@ -12,6 +13,7 @@ use super::{Cancel, PgResult};
 #[derive(Debug)]
 pub struct Conn {
     raw: Cell<NonNull<pq_sys::PGconn>>,
+    asked: Cell<Option<Instant>>,
     /// What the server has said unasked. libpq keeps its address.
     unasked: RefCell<Box<Unasked>>,
 }
@@ -88,7 +90,7 @@ impl Conn {
         let raw = NonNull::new(raw)?;
         // SAFETY: the connection is alive, and what hears lives as long as it does.
         let unasked = unsafe { Unasked::hear(raw) };
-        Some(Self { raw: Cell::new(raw), unasked: RefCell::new(unasked) })
+        Some(Self { raw: Cell::new(raw), asked: Cell::new(None), unasked: RefCell::new(unasked) })
     }
 
     fn raw(&self) -> *mut pq_sys::PGconn {
@@ -98,6 +100,7 @@ impl Conn {
     /// Exchanges the connections of two. No text of either may be held.
     pub fn swap(&self, other: &Self) {
         self.raw.swap(&other.raw);
+        self.asked.swap(&other.asked);
         self.unasked.swap(&other.unasked);
     }
 
@@ -268,8 +271,14 @@ impl Conn {
 
     /// Queues a `Sync`, the end of a segment.
     pub fn send_sync(&self) -> bool {
+        self.asked.set(Some(Instant::now()));
         // SAFETY: the connection is alive.
         unsafe { pq_sys::PQpipelineSync(self.raw()) == 1 }
+    }
+
+    /// When the last segment was queued.
+    pub fn asked(&self) -> Option<Instant> {
+        self.asked.get()
     }
 
     /// Hands what is queued to the kernel, as far as that takes it.

@@ -101,8 +101,8 @@ pub struct Connection {
     is_to_modify: Cell<bool>,
     /// A user's own commands have run in the session (see [`Connection::taint`]).
     tainted: Cell<bool>,
-    /// When an answer has come last.
-    heard: Cell<Option<Instant>>,
+    /// When it was last asked something that it has answered, with all before that.
+    answered: Cell<Option<Instant>>,
     /// Its pooler is known to leave the server process to it.
     owns_process: Cell<bool>,
 }
@@ -132,7 +132,7 @@ impl Connection {
             watched: Cell::new(false),
             is_to_modify: Cell::new(false),
             tainted: Cell::new(false),
-            heard: Cell::new(None),
+            answered: Cell::new(None),
             owns_process: Cell::new(false),
         })
     }
@@ -181,9 +181,10 @@ impl Connection {
         pooler::may_be_a_process(self.conn.backend_pid())
     }
 
-    /// Whether the server has answered something within this time.
-    pub fn has_spoken_within(&self, time: Duration) -> bool {
-        self.heard.get().is_some_and(|heard| heard.elapsed() < time)
+    /// Whether the server has answered all that it was asked, and was asked within this time. When
+    /// an answer was read says nothing: it may have come long before.
+    pub fn has_answered_within(&self, time: Duration) -> bool {
+        self.answered.get().is_some_and(|asked| asked.elapsed() < time)
     }
 
     /// The server process stays with this connection, whatever is in between.
@@ -253,7 +254,7 @@ impl Connection {
             return true;
         }
         // The end of the last answer and the word that the session ends may have come together.
-        self.catch_up();
+        self.take_note();
         self.is_drained() && self.conn.is_told_of_end()
     }
 

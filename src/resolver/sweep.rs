@@ -29,7 +29,7 @@ use crate::pg::error::{Error, Result};
 use crate::pg::transaction;
 use crate::protocol::gid::{Gid, Identity, Nonce};
 use crate::protocol::patience::Patience;
-use crate::protocol::verdict::Decision;
+use crate::protocol::verdict::{Decision, Reason};
 use crate::remote::connect::{Connecting, Established, Step};
 use crate::remote::options::{Mapping, Purpose, Server};
 use crate::remote::wait::Interest;
@@ -167,6 +167,18 @@ pub struct Swept {
     pub moved: Option<CString>,
     /// The session that holds the fence, to be kept as long as anything of ours is prepared there.
     pub fenced: Option<Fenced>,
+}
+
+impl Swept {
+    /// Whether nothing is left on the participants but what sessions were about to settle. What
+    /// these do not settle gets an entry of the resolver's, or has a line in the ledger.
+    pub fn leaves_only_to_sessions(&self) -> bool {
+        let is_a_sessions = |l: &Left| {
+            matches!(l.reason, Reason::Owner | Reason::Overtaken)
+                && self.members.of(&l.gid).is_some()
+        };
+        !self.other_incarnations && !self.more && self.left.iter().all(is_a_sessions)
+    }
 }
 
 /// How far a sweep has come.

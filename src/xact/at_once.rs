@@ -135,7 +135,7 @@ impl Attachment {
             && p.state() == State::Active
             && !connection.in_transaction()
             && !connection.is_tainted()
-            && connection.has_spoken_within(recently())
+            && connection.has_answered_within(recently())
             && nest_level() == 1
             && !cut::may_be_on();
         if !is_free {

@@ -121,7 +121,7 @@ pub fn collect() -> Result<()> {
         // One at a time: whatever happens to one, the others stay.
         let delivery = PENDING.get().borrow_mut().remove(0);
         let Participant { connection, .. } = &*delivery.participant;
-        connection.catch_up();
+        connection.pump();
         match connection.take_delivered() {
             Some(true) => {
                 result = result.and(delivery.participant.apply(Event::Confirmed));

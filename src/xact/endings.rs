@@ -49,7 +49,7 @@ pub fn collect() -> Result<()> {
     for _ in 0..count {
         // One at a time: whatever happens to one, the others stay.
         let connection = PENDING.get().borrow_mut().remove(0);
-        connection.catch_up();
+        connection.pump();
         let failure = connection.take_failed_ending();
         let is_due = connection.has_ending();
         let is_lost = is_due && connection.is_doomed();

@@ -171,7 +171,7 @@ impl Connection {
         self.number.swap(&fresh.number);
         self.end.take();
         self.broken.set(None);
-        self.heard.set(None);
+        self.answered.set(None);
         self.owns_process.set(fresh.owns_process.get());
         let kept = {
             let mut inner = self.inner.borrow_mut();

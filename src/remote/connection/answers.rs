@@ -239,14 +239,6 @@ impl Connection {
         self.digest(alive);
     }
 
-    /// Reads what has come since the connection was last used. That may be long ago, so it does not
-    /// tell that the server is still there.
-    pub fn catch_up(&self) {
-        let heard = self.heard.get();
-        self.pump();
-        self.heard.set(heard);
-    }
-
     /// Takes note of what has been read already: when only a command was sent since, that is all
     /// there can be.
     pub fn take_note(&self) {
@@ -313,7 +305,9 @@ impl Connection {
             self.note_end(inner);
         }
         if woken {
-            self.heard.set(Some(Instant::now()));
+            if inner.fifo.is_idle() {
+                self.answered.set(self.conn.asked());
+            }
             self.wake_watcher();
         }
     }

@@ -11,7 +11,7 @@ use super::Worker;
 use crate::pg::error::{Error, Result, SqlState};
 use crate::pg::globals::{last_commit_end, my_database};
 use crate::pg::{syncrep, text, transaction};
-use crate::protocol::gid::Nonce;
+use crate::protocol::gid::{Gid, Nonce};
 use crate::protocol::verdict::Decision;
 use crate::remote::options::Server;
 use crate::resolver::worker::participant::Participant;
@@ -174,6 +174,7 @@ impl Worker {
         self.participants.change(id, |participant| {
             participant.registered = moved;
             participant.fenced = None;
+            participant.listed.clear();
             participant.has_to_be_swept();
         });
         Ok(id)
@@ -253,11 +254,15 @@ impl Worker {
             }
             Ok(committed)
         })?;
-        let mut forgotten = 0;
+        // It may be of a participant that is not on the list any more.
+        let gid = Gid {
+            identity: self.identity,
+            nonce,
+            serverid: serverid.to_u32(),
+            userid: userid.to_u32(),
+        };
+        let forgotten = i32::from(entries::end(&gid, Why::GivenUp));
         for id in ids {
-            let Some(participant) = self.participants.get(id) else { continue };
-            let gid = participant.registered.gid(self.identity, nonce);
-            forgotten += i32::from(entries::end(&gid, Why::GivenUp));
             self.participants.change(id, Participant::has_to_be_swept);
         }
         for id in &committed {

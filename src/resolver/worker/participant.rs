@@ -1,7 +1,6 @@
 //! One participant as the resolver knows it: when to sweep it, and how the last sweep went.
 
 use std::collections::HashSet;
-use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
 use crate::guc;
@@ -47,6 +46,9 @@ pub(super) struct Participant {
     /// The last sweep has left nothing but what sessions were about to settle: what sessions leave
     /// has an entry or a line in the ledger.
     is_swept: bool,
+    /// What a sweep that is under way finds left does not tell of all: something was given up since
+    /// it began, or the address is another.
+    is_doubted: bool,
     /// The sweep that is under way.
     pub(super) sweep: Option<Box<Sweep>>,
     /// The session that holds the fence, kept while something of ours is prepared there.
@@ -70,6 +72,7 @@ impl Participant {
             listed: HashSet::new(),
             unsettled: due.is_some(),
             is_swept: due.is_none(),
+            is_doubted: false,
             sweep: None,
             fenced: None,
         }
@@ -120,12 +123,7 @@ impl Participant {
         stats::attempt(self.registered.serverid, swept.resolved, heuristic, failure.as_ref());
         let is_done = |l: &Left| l.reason == Reason::Undecided || elsewhere.contains(&l.gid);
         self.unsettled = swept.other_incarnations || !swept.left.iter().all(is_done);
-        let is_a_sessions = |l: &Left| {
-            matches!(l.reason, Reason::Owner | Reason::Overtaken)
-                && swept.members.of(&l.gid).is_some()
-        };
-        self.is_swept =
-            !swept.other_incarnations && !swept.more && swept.left.iter().all(is_a_sessions);
+        self.is_swept = !self.is_doubted && swept.leaves_only_to_sessions();
         self.listed = swept.left.iter().filter(|l| l.listed).map(|l| l.gid).collect();
         self.fenced = swept.fenced;
         if std::mem::take(&mut self.has_failed) {
@@ -156,25 +154,24 @@ impl Participant {
 
     /// Takes in the result of a sweep for another participant in the same place. `left`: something
     /// is left here.
-    pub(super) fn swept_beside(&mut self, server: &CStr, noted: bool, left: bool) -> Result<()> {
+    pub(super) fn swept_beside(&mut self, swept: &Swept, noted: bool, left: bool) -> Result<()> {
         if noted {
             self.note_asked();
         }
         // What the other has found prepared stands there.
         self.listed.clear();
+        self.is_swept = !self.is_doubted && swept.leaves_only_to_sessions();
         // It has become due again meanwhile.
         if self.due.is_some() {
-            self.is_swept &= !left;
             return Ok(());
         }
         self.unsettled = left;
-        self.is_swept = !left;
         if left {
             self.retry(Instant::now());
             return Ok(());
         }
         self.failures = 0;
-        self.told.succeeded(server)
+        self.told.succeeded(&swept.server)
     }
 
     /// Whether something counts as left there only because of what sessions were to settle.
@@ -187,9 +184,16 @@ impl Participant {
         self.unsettled = false;
     }
 
+    /// A sweep begins.
+    pub(super) fn begin_sweep(&mut self) {
+        self.due = None;
+        self.is_doubted = false;
+    }
+
     /// What is left there is not known any more: something was given up, or the address is another.
     pub(super) fn has_to_be_swept(&mut self) {
         self.is_swept = false;
+        self.is_doubted = true;
     }
 
     /// Publishes that it is known what is left there of what was decided before the start. Any

@@ -75,7 +75,7 @@ impl Worker {
             let left = swept.other_incarnations || left.contains(&member);
             let beside = |p: &mut Participant| {
                 let is_due = p.due.is_some();
-                p.swept_beside(&swept.server, noted, left).map(|()| is_due)
+                p.swept_beside(swept, noted, left).map(|()| is_due)
             };
             let is_due = self.participants.change(member, beside).transpose()?.unwrap_or(false);
             // One that has become due again is still to be tried.

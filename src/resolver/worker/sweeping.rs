@@ -231,7 +231,7 @@ impl Worker {
         let mut list = Vec::new();
         for id in group {
             let taken = self.participants.change(id, |p| {
-                p.due = None;
+                p.begin_sweep();
                 (p.registered.clone(), p.listed.clone())
             });
             let Some((member, listed)) = taken else { continue };
