@@ -36,8 +36,8 @@ use crate::xact::branch::Member;
 use crate::xact::participants::{self, Participant};
 use crate::xact::{cut, long_waits, one_phase, phase_one};
 
-/// A connection that has been silent for longer may have ended: cut without a word, or by the
-/// server because it was idle.
+/// A connection on which nothing was asked and answered for longer may have ended: cut without a
+/// word, or by the server because it was idle.
 fn recently() -> Duration {
     const AT_MOST: Duration = Duration::from_secs(1);
     match guc::idle_connection_timeout() {
