@@ -119,6 +119,8 @@ fn the_answer_to_an_idle_session_is_not_waited_for_in_vain() -> Outcome {
     let (fleet, mut session) = start()?;
     let mut operator = fleet.session()?;
     operator.batch_execute("ALTER SYSTEM SET pg_fdw_xacts.commit_timeout = '100ms'")?;
+    // That would be phase one's limit as well, in which the session also registers.
+    operator.batch_execute("ALTER SYSTEM SET pg_fdw_xacts.prepare_timeout = '60s'")?;
     operator.batch_execute("SELECT pg_reload_conf()")?;
     begin_everywhere(&mut session, 1)?;
     session.batch_execute("COMMIT")?;
