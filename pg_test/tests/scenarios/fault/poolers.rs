@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use pg_test::oracle::{assert_settled, assert_usable, expect_error, one};
 use pg_test::pooler::Pooler;
-use pg_test::{Fleet, lengthened_by_load};
-use postgres::NoTls;
+use pg_test::{DEADLINE, Fleet, lengthened_by_load, wait_until};
+use postgres::error::SqlState;
+use postgres::{Client, NoTls};
 
 use crate::support::{Outcome, assert_commits, assert_everywhere, begin_everywhere};
 
@@ -26,12 +27,27 @@ fn start(mode: &str, size: usize) -> anyhow::Result<(Fleet, [Pooler; 2])> {
     Ok((fleet, poolers))
 }
 
+/// A new session that has committed row `id`, through poolers in session mode.
+fn commits(fleet: &Fleet, id: i32) -> anyhow::Result<Client> {
+    let attempt = || -> anyhow::Result<Client> {
+        let mut session = fleet.session()?;
+        assert_commits(fleet, &mut session, id)?;
+        Ok(session)
+    };
+    attempt().or_else(|error| {
+        // On a busy machine the pooler may pass on so late that a session has ended that it looks
+        // like another mode. That is refused, to be on the safe side.
+        let code = error.downcast_ref::<postgres::Error>().and_then(postgres::Error::code);
+        if code == Some(&SqlState::FEATURE_NOT_SUPPORTED) { attempt() } else { Err(error) }
+    })
+}
+
 /// Red on 0.2.0: a COMMIT over both shards was refused.
 #[test]
 fn in_session_mode_everything_works() -> Outcome {
     let (mut fleet, _poolers) = start("session", 20)?;
-    let mut session = fleet.session()?;
-    for id in 1..=5 {
+    let mut session = commits(&fleet, 1)?;
+    for id in 2..=5 {
         assert_commits(&fleet, &mut session, id)?;
     }
     begin_everywhere(&mut session, 6)?;
@@ -55,7 +71,7 @@ fn in_session_mode_everything_works() -> Outcome {
 #[test]
 fn sixteen_writers_in_session_mode() -> Outcome {
     let (fleet, _poolers) = start("session", 20)?;
-    write_at_once(&fleet, |fleet, id| assert_commits(fleet, &mut fleet.session()?, id))?;
+    write_at_once(&fleet, |fleet, id| commits(fleet, id).map(drop))?;
     assert_settled(&fleet);
     assert_eq!(fleet.ids_on_shard(1)?.len(), 16);
     Ok(())
@@ -79,33 +95,47 @@ fn write_at_once(fleet: &Fleet, write: impl Fn(&Fleet, i32) -> Outcome + Sync) -
 /// Red on 0.2.0: statements ran, and only the COMMIT over both shards was refused.
 #[test]
 fn other_modes_are_refused_at_the_first_statement() -> Outcome {
+    let mut noticed_late = 0;
     for (mode, size) in [("transaction", 1), ("transaction", 5), ("statement", 5)] {
-        let (fleet, poolers) = start(mode, size)?;
-        let mut session = fleet.session()?;
-        for statement in [
-            "SELECT * FROM ft1",
-            "INSERT INTO ft1 VALUES (1, 'x')",
-            "SELECT pg_fdw_xacts_exec('shard1', 'DELETE FROM t')",
-        ] {
-            let refused = expect_error(session.batch_execute(statement), "0A000");
-            assert!(refused.message().contains("shard1"), "{refused:#?}");
-            assert!(refused.hint().unwrap_or_default().contains("session mode"), "{refused:#?}");
-            assert_usable(&mut session);
+        while !is_refused_at_once(mode, size)? {
+            noticed_late += 1;
+            assert!(noticed_late <= 1, "{mode} {size}");
         }
-        // The pooler's next user finds nothing of this session.
-        for pooler in &poolers {
-            let mut other = pg_test::Cluster::config_at(pooler.port()).connect(NoTls)?;
-            let answer = other.simple_query("SHOW search_path")?;
-            let left = answer.iter().find_map(|message| match message {
-                postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-                _ => None,
-            });
-            assert_eq!(left.as_deref(), Some("\"$user\", public"), "{mode} {size}");
-        }
-        let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
-        assert_eq!(one::<i64>(&mut fleet.shard(1).client()?, locks)?, 0);
     }
     Ok(())
+}
+
+/// False if a statement ran: one in a thousand of the process ids that the pooler draws looks real.
+fn is_refused_at_once(mode: &str, size: usize) -> anyhow::Result<bool> {
+    let (fleet, poolers) = start(mode, size)?;
+    let mut session = fleet.session()?;
+    for statement in [
+        "SELECT * FROM ft1",
+        "INSERT INTO ft1 VALUES (1, 'x')",
+        "SELECT pg_fdw_xacts_exec('shard1', 'DELETE FROM t')",
+    ] {
+        let result = session.batch_execute(statement);
+        if result.is_ok() {
+            return Ok(false);
+        }
+        let refused = expect_error(result, "0A000");
+        assert!(refused.message().contains("shard1"), "{refused:#?}");
+        assert!(refused.hint().unwrap_or_default().contains("session mode"), "{refused:#?}");
+        assert_usable(&mut session);
+    }
+    // The pooler's next user finds nothing of this session.
+    for pooler in &poolers {
+        let mut other = pg_test::Cluster::config_at(pooler.port()).connect(NoTls)?;
+        let answer = other.simple_query("SHOW search_path")?;
+        let left = answer.iter().find_map(|message| match message {
+            postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        });
+        assert_eq!(left.as_deref(), Some("\"$user\", public"), "{mode} {size}");
+    }
+    let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
+    assert_eq!(one::<i64>(&mut fleet.shard(1).client()?, locks)?, 0);
+    Ok(true)
 }
 
 /// Red on 0.2.0: some hung for ever.
@@ -134,7 +164,11 @@ fn sixteen_writers_are_all_refused_in_transaction_mode() -> Outcome {
     assert!(noticed_late.into_inner() <= 3);
     assert!(begin.elapsed() < lengthened_by_load(Duration::from_secs(60)), "{:?}", begin.elapsed());
     let open = "SELECT count(*) FROM pg_stat_activity WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() AND backend_type = 'client backend'";
-    assert_eq!(one::<i64>(&mut fleet.shard(1).client()?, open)?, 0);
+    let mut witness = fleet.shard(1).client()?;
+    // The clients have gone, of which the pooler and the shard hear a moment later.
+    wait_until("no transaction is open on shard 1", DEADLINE, || {
+        Ok(one::<i64>(&mut witness, open)? == 0)
+    })?;
     assert!(fleet.ids_on_shard(1)?.is_empty());
     Ok(())
 }
