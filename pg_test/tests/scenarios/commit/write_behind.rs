@@ -234,14 +234,18 @@ fn whatever_the_shard_refuses_has_its_own_error() -> Outcome {
     )?;
     let mut session = behind(&fleet)?;
     session.batch_execute("ALTER FOREIGN TABLE ft1 ADD u int")?;
-    session
-        .batch_execute("ALTER SERVER shard1 OPTIONS (ADD options '-c statement_timeout=200')")?;
     for (insert, code) in [
         ("INSERT INTO ft1 VALUES (1000)", "23514"),
         ("INSERT INTO ft1 VALUES (40, 'a longer text')", "22001"),
         ("INSERT INTO ft1 VALUES (40, '', 1), (41, '', 1)", "23505"),
         ("INSERT INTO ft1 VALUES (50)", "57014"),
     ] {
+        if code == "57014" {
+            // For this one only: on a busy machine others may take long, too.
+            session.batch_execute(
+                "ALTER SERVER shard1 OPTIONS (ADD options '-c statement_timeout=5s')",
+            )?;
+        }
         for before in ["", "INSERT INTO ft2 VALUES (40)"] {
             session.batch_execute("BEGIN")?;
             session.batch_execute(before)?;

@@ -123,10 +123,14 @@ fn a_rollback_is_delivered_to_the_promoted_standby_of_a_shard() -> Outcome {
 #[test]
 fn a_host_that_hangs_is_passed_over() -> Outcome {
     let mut fleet = Fleet::start_with(&FleetOptions {
-        coordinator: vec![("pg_fdw_xacts.commit_timeout", "300ms")],
+        coordinator: vec![
+            ("pg_fdw_xacts.commit_timeout", "300ms"),
+            // That would be phase one's limit as well, in which sessions also register.
+            ("pg_fdw_xacts.prepare_timeout", "60s"),
+        ],
         ..FleetOptions::default()
     })?;
-    let options = ", ADD target_session_attrs 'read-write', ADD connect_timeout '2'";
+    let options = ", ADD target_session_attrs 'read-write', ADD connect_timeout '5'";
     let standby = standby_beside(&fleet, options)?;
     let mut session = fleet.session()?;
     begin_everywhere(&mut session, 1)?;

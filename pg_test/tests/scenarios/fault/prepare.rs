@@ -2,11 +2,13 @@
 //! from committing after all have prepared, aborts everywhere; an outcome that is not known is kept
 //! until it is.
 
+use std::time::Duration;
+
 use pg_test::oracle::{
     assert_settled, assert_usable, expect_error, one, prepared_gids, statistic, wait_for_attempts,
 };
 use pg_test::proxy::NewConnections;
-use pg_test::{Fault, Fleet, FleetOptions, Point, wait_until};
+use pg_test::{DEADLINE, Fault, Fleet, FleetOptions, Point, lengthened_by_load, wait_until};
 
 use crate::support::{
     Outcome, assert_commits, assert_everywhere, assert_recovered, begin_everywhere, commit_held_at,
@@ -93,9 +95,12 @@ fn a_prepare_that_lands_after_the_abort_and_after_sweeps_is_rolled_back() -> Out
 fn a_prepare_that_is_answered_too_late_is_rolled_back_behind_it() -> Outcome {
     let fleet = Fleet::start_proxied()?;
     let mut session = fleet.session()?;
-    session.batch_execute(
-        "SET pg_fdw_xacts.prepare_timeout = '300ms'; SET pg_fdw_xacts.commit_timeout = '300ms'",
-    )?;
+    // It registers in its first phase one, and the next has to get as far as PREPARE.
+    assert_commits(&fleet, &mut session, 9)?;
+    let limit = lengthened_by_load(Duration::from_secs(2)).as_millis();
+    session.batch_execute(&format!(
+        "SET pg_fdw_xacts.prepare_timeout = {limit}; SET pg_fdw_xacts.commit_timeout = '300ms'"
+    ))?;
     begin_everywhere(&mut session, 1)?;
     let mark = fleet.shard(1).log().mark()?;
     let (commit, hit) =
@@ -124,7 +129,7 @@ fn a_prepare_that_lands_after_a_crash_of_the_coordinator_is_rolled_back() -> Out
     fleet.coordinator.kill9()?;
     assert!(commit.join().1.is_err(), "the client got an answer from a dead server");
     fleet.coordinator.start()?;
-    wait_until("the resolver has come to shard 1", pg_test::DEADLINE, || {
+    wait_until("the resolver has come to shard 1", DEADLINE, || {
         Ok(statistic(&fleet, 1, "attempts")? >= 3)
     })?;
     hit.release();
@@ -145,9 +150,7 @@ fn a_local_serialization_failure_after_all_have_prepared_aborts_everywhere() -> 
     ours.batch_execute("INSERT INTO ft2 VALUES (1)")?;
     other.batch_execute("INSERT INTO lt VALUES (2)")?;
     let (commit, hit) = commit_held_at(&fleet, ours, 1, Point::Answer, "PREPARE TRANSACTION")?;
-    wait_until("shard 2 has prepared", pg_test::DEADLINE, || {
-        Ok(prepared_gids(fleet.shard(2))?.len() == 1)
-    })?;
+    wait_until("shard 2 has prepared", DEADLINE, || Ok(prepared_gids(fleet.shard(2))?.len() == 1))?;
     other.batch_execute("COMMIT")?;
     hit.release();
     let (mut session, result) = commit.join();
@@ -168,8 +171,10 @@ fn a_gxid_in_use_aborts_what_its_participants_have_prepared() -> Outcome {
     expect_error(session.batch_execute("PREPARE TRANSACTION 'gxid'"), "42710");
     let statements = fleet.shard(2).log().statements_since(mark)?;
     assert!(statements.iter().any(|s| s.starts_with("PREPARE TRANSACTION")), "{statements:#?}");
-    assert_eq!(statuses(&fleet, 1)?, ["prepared"]);
-    assert_eq!(prepared_gids(fleet.shard(1))?.len(), 1);
+    // The error is told before the abort has arrived.
+    wait_until("only the first is left", DEADLINE, || {
+        Ok(statuses(&fleet, 1)? == ["prepared"] && prepared_gids(fleet.shard(1))?.len() == 1)
+    })?;
     session.batch_execute("COMMIT PREPARED 'gxid'")?;
     assert_settled(&fleet);
     assert_everywhere(&fleet, 1, true)?;

@@ -286,7 +286,10 @@ fn workers_are_shown_with_a_name_and_with_what_they_do() -> Outcome {
     shows(launcher, "query", "1 resolvers started")?;
     shows(resolver, "query", "waiting; 0 of 2 participants to settle")?;
     // The session gives up waiting, and the resolver waits in its place.
-    session.batch_execute("SET pg_fdw_xacts.commit_timeout = '200ms'")?;
+    // Only of phase two: that would be phase one's limit as well.
+    session.batch_execute(
+        "SET pg_fdw_xacts.commit_timeout = '200ms'; SET pg_fdw_xacts.prepare_timeout = '60s'",
+    )?;
     begin_everywhere(&mut session, 2)?;
     let first = fleet.proxy(1).inject(Fault::hold(Point::Statement, "COMMIT PREPARED"));
     let commit = in_background(session, "COMMIT");
