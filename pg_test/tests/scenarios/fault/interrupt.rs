@@ -55,6 +55,8 @@ fn a_cancel_while_a_shard_prepares_aborts_everywhere() -> Outcome {
 fn statement_timeout_limits_phase_one() -> Outcome {
     let fleet = Fleet::start_proxied()?;
     let mut session = fleet.session()?;
+    // It registers in its first phase one, which may take long on a busy machine.
+    assert_commits(&fleet, &mut session, 9)?;
     session.batch_execute("SET pg_fdw_xacts.commit_timeout = '4s'")?;
     begin_everywhere(&mut session, 1)?;
     // For COMMIT only, and long enough for it to get there.

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use pg_test::oracle::{assert_settled, assert_usable, expect_error, one, settled_within};
-use pg_test::{DEADLINE, Fleet, wait_until};
+use pg_test::{DEADLINE, Fleet, lengthened_by_load, wait_until};
 use postgres::{Client, Error};
 
 use crate::support::{Outcome, assert_commits, assert_everywhere, in_background};
@@ -49,10 +49,14 @@ fn commit_ended_by(
     let mut session = fleet.session()?;
     let pid: i32 = one(&mut session, "SELECT pg_backend_pid()")?;
     session.batch_execute(PATIENT)?;
+    // It registers in its first phase one. What ended that would be no PREPARE that is slow.
+    session.batch_execute("BEGIN; DELETE FROM ft1; DELETE FROM ft2; COMMIT")?;
     session.batch_execute(&format!("BEGIN; {statements}"))?;
     if let By::Setting(setting) = by {
-        // For COMMIT only: on a busy machine other statements take as long.
-        session.batch_execute(&format!("SET LOCAL {setting} = '500ms'"))?;
+        // For COMMIT only: on a busy machine other statements take as long. It has to get as far as
+        // the trigger.
+        let limit = lengthened_by_load(Duration::from_secs(2)).as_millis();
+        session.batch_execute(&format!("SET LOCAL {setting} = {limit}"))?;
     }
     let mut begin = Instant::now();
     let commit = in_background(session, "COMMIT");

@@ -1,8 +1,10 @@
 //! COMMIT while a host vanishes.
 
+use std::time::Duration;
+
 use pg_test::network::Loss;
 use pg_test::oracle::{assert_usable, expect_error, prepared_gids};
-use pg_test::{DEADLINE, Fleet, Point, wait_until};
+use pg_test::{DEADLINE, Fleet, Point, lengthened_by_load, wait_until};
 use postgres::Client;
 
 use super::{ended, hosts};
@@ -11,10 +13,13 @@ use crate::support::{
     in_background,
 };
 
-/// A session that does not wait long.
+/// A session that does not wait long for phase two. That would be phase one's limit as well, in
+/// which it also registers.
 fn hasty(fleet: &Fleet) -> anyhow::Result<Client> {
     let mut session = fleet.session()?;
-    session.batch_execute("SET pg_fdw_xacts.commit_timeout = '1s'")?;
+    session.batch_execute(
+        "SET pg_fdw_xacts.commit_timeout = '1s'; SET pg_fdw_xacts.prepare_timeout = '60s'",
+    )?;
     Ok(session)
 }
 
@@ -39,7 +44,11 @@ fn a_host_that_dies_when_it_has_prepared_aborts_everywhere() -> Outcome {
 /// All processes of the host end without a word, and it is back later, at the same address.
 fn host_dies(point: Point) -> Outcome {
     let Some(mut fleet) = hosts(true)? else { return Ok(()) };
-    let mut session = hasty(&fleet)?;
+    let mut session = fleet.session()?;
+    // It registers in its first phase one, and the next has to get as far as PREPARE.
+    assert_commits(&fleet, &mut session, 9)?;
+    let limit = lengthened_by_load(Duration::from_secs(2)).as_millis();
+    session.batch_execute(&format!("SET pg_fdw_xacts.commit_timeout = {limit}"))?;
     begin_everywhere(&mut session, 1)?;
     let (commit, hit) = commit_held_at(&fleet, session, 2, point, "PREPARE TRANSACTION")?;
     fleet.cable(2).lose(Loss::Both)?;
