@@ -144,7 +144,14 @@ fn open() -> Result<Fleet> {
 fn set_up(session: &mut Client) -> Result<()> {
     Ok(session.batch_execute(
         "SET statement_timeout = '2s'; SET pg_fdw_xacts.commit_timeout = '1s';
-         SET client_min_messages = 'error'",
+         SET pg_fdw_xacts.prepare_timeout = 0; SET client_min_messages = 'error'",
+    )?)
+}
+
+/// What has to succeed may take long on a busy machine; until [`set_up`] again.
+fn be_patient(session: &mut Client) -> Result<()> {
+    Ok(session.batch_execute(
+        "SET statement_timeout = '1min'; SET pg_fdw_xacts.prepare_timeout = '1min'",
     )?)
 }
 
@@ -269,7 +276,10 @@ impl Round<'_> {
             false => Fault::cut(Point::Answer, "PREPARE TRANSACTION"),
         });
         proxy.set_new_connections(NewConnections::Refused);
+        // It has to get as far as where it is cut.
+        be_patient(self.session)?;
         let told = self.end_with("COMMIT")?;
+        set_up(self.session)?;
         hit.wait()?;
         proxy.cut_all();
         Ok(told)
@@ -314,20 +324,22 @@ impl Round<'_> {
             self.session.batch_execute("ROLLBACK")?;
             settled_within(self.fleet, lengthened_by_load(SETTLED))?;
             self.agrees(after, Told::Refused)?;
+            be_patient(self.session)?;
             self.session.batch_execute(&everywhere)?;
         }
         self.agrees(after, Told::Committed)?;
+        be_patient(self.session)?;
         for table in ["lt", "ft1", "ft2"] {
             let clean = format!("DELETE FROM {table} WHERE id > 100 OR id < 0");
             self.session.batch_execute(&clean)?;
         }
-        Ok(())
+        set_up(self.session)
     }
 
     /// Nothing is left on the shard that is not hostile. Whatever that one has made of it is removed
     /// by hand from the other.
     fn others_settle(&self) -> Result<()> {
-        wait_until("nothing is prepared on shard 1", SETTLED, || {
+        wait_until("nothing is prepared on shard 1", lengthened_by_load(SETTLED), || {
             Ok(prepared_gids(self.fleet.shard(1))?.is_empty())
         })?;
         let mut shard = self.fleet.shard(2).client()?;
