@@ -1,11 +1,13 @@
 //! Waits that are no deadlocks are left alone, and what cannot be seen ends by timeouts.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use pg_test::log::Mark;
 use pg_test::oracle::{expect_error, one};
 use pg_test::proxy::NewConnections;
 use pg_test::{DEADLINE, Fault, Fleet, FleetOptions, Point, lengthened_by_load, wait_until};
+use postgres::error::SqlState;
 use postgres::{Client, Error};
 
 use super::{
@@ -30,12 +32,14 @@ fn hot_rows_without_a_cycle() -> Outcome {
         ..FleetOptions::default()
     })?;
     let mark = fleet.shard(1).log().mark()?;
-    for isolation in ["repeatable read", "match"] {
+    for (round, isolation) in [(1, "repeatable read"), (2, "match")] {
         let begin = Instant::now();
         let (committed, failed) = (AtomicU32::new(0), AtomicU32::new(0));
+        let is_looked_for = AtomicBool::new(false);
         // On a busy machine it takes longer until something has happened.
         let goes_on = || {
-            let is_enough = committed.load(Ordering::Relaxed) > ENOUGH;
+            let is_enough =
+                committed.load(Ordering::Relaxed) > ENOUGH && is_looked_for.load(Ordering::Relaxed);
             begin.elapsed() < if is_enough { Duration::from_secs(4) } else { DEADLINE }
         };
         std::thread::scope(|scope| {
@@ -60,16 +64,21 @@ fn hot_rows_without_a_cycle() -> Outcome {
                     })
                 })
                 .collect();
+            wait_until("it is looked for", DEADLINE, || Ok(asked(&fleet, mark)? > 10 * round))?;
+            is_looked_for.store(true, Ordering::Relaxed);
             threads.into_iter().try_for_each(|thread| thread.join().expect("no panic"))
         })?;
         assert!(committed.into_inner() > ENOUGH, "{isolation}");
         assert_eq!(failed.into_inner() > 0, isolation == "repeatable read", "{isolation}");
     }
-    // It was looked for.
-    let asked = fleet.shard(1).log().since(mark)?.matches("pg_blocking_pids").count();
-    assert!(asked > 20, "{asked}");
+    eprintln!("shard 1 was asked {} times", asked(&fleet, mark)?);
     assert_eq!(counted(&fleet)?, 0);
     commit_all(&fleet, vec![])
+}
+
+/// How often shard 1 was asked who waits for whom.
+fn asked(fleet: &Fleet, mark: Mark) -> anyhow::Result<usize> {
+    Ok(fleet.shard(1).log().since(mark)?.matches("pg_blocking_pids").count())
 }
 
 fn change_both(session: &mut Client) -> Result<(), Error> {
@@ -87,9 +96,7 @@ fn a_long_wait() -> Outcome {
     let waiter = session_that(&fleet, "UPDATE ft2 SET v = 'b' WHERE id = 1")?;
     let mark = fleet.shard(1).log().mark()?;
     let waiter = waits_on(&fleet, 1, waiter, "UPDATE ft1 SET v = 'b' WHERE id = 1")?;
-    wait_until("it was looked at four times", DEADLINE, || {
-        Ok(fleet.shard(1).log().since(mark)?.matches("pg_blocking_pids").count() >= 4)
-    })?;
+    wait_until("it was looked at four times", DEADLINE, || Ok(asked(&fleet, mark)? >= 4))?;
     holder.batch_execute("ROLLBACK")?;
     let (waiter, result) = waiter.join();
     result?;
@@ -99,6 +106,16 @@ fn a_long_wait() -> Outcome {
 /// A member of a cycle that stops waiting before it was found: the other goes on.
 #[test]
 fn a_member_that_stops_waiting() -> Outcome {
+    // On a busy machine it may stop so late that it is a deadlock, and rightly found.
+    for _ in 0..3 {
+        if stops_waiting_in_time()? {
+            return Ok(());
+        }
+    }
+    panic!("always found, although one of them stops waiting")
+}
+
+fn stops_waiting_in_time() -> anyhow::Result<bool> {
     let fleet = start()?;
     let first = session_that(&fleet, "UPDATE ft1 SET v = 'a' WHERE id = 1")?;
     let mut second = session_that(&fleet, "UPDATE ft2 SET v = 'b' WHERE id = 1")?;
@@ -106,13 +123,20 @@ fn a_member_that_stops_waiting() -> Outcome {
     second.batch_execute("SET LOCAL statement_timeout = '1100ms'")?;
     let first = waits_on(&fleet, 2, first, "UPDATE ft2 SET v = 'a' WHERE id = 1")?;
     let second = waits_on(&fleet, 1, second, "UPDATE ft1 SET v = 'b' WHERE id = 1")?;
-    let (mut second, result) = second.join();
-    expect_error(result, "57014");
-    let (first, result) = first.join();
-    result?;
+    let (mut second, stopped) = second.join();
+    let (first, went_on) = first.join();
+    let is_found = |result: &Result<(), Error>| {
+        result.as_ref().is_err_and(|error| error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED))
+    };
+    if is_found(&stopped) || is_found(&went_on) {
+        return Ok(false);
+    }
+    expect_error(stopped, "57014");
+    went_on?;
     second.batch_execute("ROLLBACK")?;
     assert_eq!(counted(&fleet)?, 0);
-    commit_all(&fleet, vec![first, second])
+    commit_all(&fleet, vec![first, second])?;
+    Ok(true)
 }
 
 /// The same sessions meet again at once: a verdict holds for one wait.
@@ -166,10 +190,11 @@ fn it_can_be_switched_off() -> Outcome {
         coordinator: vec![("pg_fdw_xacts.detect_deadlocks", "off")],
         ..FleetOptions::default()
     })?;
-    let mut first = session_that(&fleet, "UPDATE ft1 SET v = 'a' WHERE id = 1")?;
+    let first = session_that(&fleet, "UPDATE ft1 SET v = 'a' WHERE id = 1")?;
     let mut second = session_that(&fleet, "UPDATE ft2 SET v = 'b' WHERE id = 1")?;
-    first.batch_execute("SET LOCAL statement_timeout = '8s'")?;
-    second.batch_execute("SET LOCAL statement_timeout = '4s'")?;
+    // Only one of them: the other goes on then, however late this one has begun to wait.
+    let limit = lengthened_by_load(Duration::from_secs(4)).as_millis();
+    second.batch_execute(&format!("SET LOCAL statement_timeout = '{limit}ms'"))?;
     let first = waits_on(&fleet, 2, first, "UPDATE ft2 SET v = 'a' WHERE id = 1")?;
     let second = waits_on(&fleet, 1, second, "UPDATE ft1 SET v = 'b' WHERE id = 1")?;
     let (mut second, result) = second.join();
