@@ -1,9 +1,12 @@
 //! The coordinator has been started again, and what it knew is lost.
 
+use std::time::Duration;
+
 use pg_test::oracle::{assert_settled, expect_error, one};
-use pg_test::{DEADLINE, Fault, Fleet, FleetOptions, Point, wait_until};
+use pg_test::{DEADLINE, Fault, Fleet, FleetOptions, Point, lengthened_by_load, wait_until};
 use postgres::Client;
 
+use crate::doubt::resolve;
 use crate::support::{
     Outcome, assert_commits, begin_everywhere, hold_commits, in_background, release_commits,
     wait_for_held_commit,
@@ -13,8 +16,9 @@ const BOTH: &str = "SELECT (SELECT count(*) FROM ft1) - (SELECT count(*) FROM ft
 
 fn reader(fleet: &Fleet) -> anyhow::Result<Client> {
     let mut reader = fleet.session()?;
+    // On a busy machine it takes a while until a resolver has started and asked everybody.
     reader.batch_execute(
-        "SET pg_fdw_xacts.consistent_reads = on; SET pg_fdw_xacts.commit_timeout = '2s'",
+        "SET pg_fdw_xacts.consistent_reads = on; SET pg_fdw_xacts.commit_timeout = '60s'",
     )?;
     Ok(reader)
 }
@@ -38,6 +42,10 @@ fn what_the_resolver_has_to_leave_is_waited_for() -> Outcome {
     drop(writer.join());
     fleet.coordinator.start()?;
     let mut reader = reader(&fleet)?;
+    // Everybody has been asked, so that what is read next waits for nothing but shard 2.
+    resolve(&mut fleet.session()?)?;
+    let short = lengthened_by_load(Duration::from_secs(2)).as_millis();
+    reader.batch_execute(&format!("SET pg_fdw_xacts.commit_timeout = '{short}ms'"))?;
     let refused = expect_error(reader.query(BOTH, &[]), "55000");
     assert!(refused.detail().unwrap_or_default().contains("'px_"), "{refused:#?}");
     // The coordinator's own tables have it.
@@ -45,7 +53,7 @@ fn what_the_resolver_has_to_leave_is_waited_for() -> Outcome {
     assert_eq!(one::<i64>(&mut reader, "SELECT count(*) FROM lt")?, 1);
     let refused = reader.query("SELECT count(*) FROM ft2", &[]);
     assert!(refused.is_err(), "{refused:?}");
-    reader.batch_execute("ROLLBACK")?;
+    reader.batch_execute("ROLLBACK; SET pg_fdw_xacts.commit_timeout = '60s'")?;
     release_commits(fleet.shard(2), held)?;
     wait_until("it is everywhere", DEADLINE, || Ok(fleet.ids_on_shard(2)?.contains(&1)))?;
     assert_eq!(one::<i64>(&mut reader, BOTH)?, 0);
