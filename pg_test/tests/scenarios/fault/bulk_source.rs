@@ -80,6 +80,11 @@ fn a_lost_shard_fails_the_statement() -> Outcome {
         assert_usable(&mut session);
         assert_no_locks(&fleet)?;
         assert_eq!(fleet.ids_on_shard(1)?.len(), 0);
+        // The next round looks for the only one.
+        wait_until("the COPY's session has ended", DEADLINE, || {
+            let left = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'COPY public.t%'";
+            Ok(one::<i64>(&mut shard, left)? == 0)
+        })?;
     }
     Ok(())
 }
