@@ -1,7 +1,7 @@
 //! `pg_fdw_xacts.log_remote_commands`: what the coordinator sends to its shards is in its log, with
 //! server and gid.
 
-use pg_test::oracle::{expect_error, one};
+use pg_test::oracle::{assert_usable, expect_error, one};
 use pg_test::{DEADLINE, Fault, Fleet, Point, wait_until};
 use postgres::NoTls;
 
@@ -115,8 +115,10 @@ fn a_cancel_request_is_logged() -> Outcome {
         Ok(log_lines(&fleet, mark, &["remote command on server \"shard1\": FETCH"])? == 1)
     })?;
     cancel.cancel_query(NoTls)?;
-    let (_, result) = query.join();
+    let (mut session, result) = query.join();
     expect_error(result, "57014");
+    // The client has the error before the session cancels on the shard; it answers again after that.
+    assert_usable(&mut session);
     assert_eq!(log_lines(&fleet, mark, &["cancel request on server \"shard1\""])?, 1);
     Ok(())
 }
