@@ -49,7 +49,13 @@ fn what_was_decided_and_is_not_delivered_is_shown_after_a_restart() -> Outcome {
         assert!(shown.failures > 0 && shown.last_error.contains("shard1"), "{shown:#?}");
         let of_shard1: Vec<_> = rows.iter().filter(|row| row.0 == gid).collect();
         assert_eq!(of_shard1.len(), 1, "{rows:#?}");
-        assert_eq!((of_shard1[0].1.as_str(), &of_shard1[0].2), ("in doubt", why));
+        // What libpq says of a server that refuses depends on how soon it looks.
+        let up_to_server = |why: &str| why.split("shard1").next().map(str::to_owned);
+        assert!(of_shard1[0].2.contains("shard1"), "{rows:#?}");
+        assert_eq!(
+            (of_shard1[0].1.as_str(), up_to_server(&of_shard1[0].2)),
+            ("in doubt", up_to_server(why))
+        );
         wait_for_attempts(&fleet, 1, 3)?;
         assert_eq!(log_lines(&fleet, mark, &["LOG:", &gid, "in doubt on server \"shard1\""])?, 1);
         // The other one has been asked, and has it.

@@ -205,7 +205,9 @@ fn many_that_are_left_for_one_reason_are_told_together() -> Outcome {
     assert_eq!(resolve(&mut session)?.len(), 100);
     wait_until("all are shown", DEADLINE, || Ok(told(&fleet, 1)?.in_doubt.0 == 100))?;
     assert_eq!(log_lines(&fleet, mark, &["100 transactions", "shard1", "permission denied"])?, 1);
-    assert!(log_lines(&fleet, mark, &["LOG:"])? < 20, "{}", fleet.coordinator.log().since(mark)?);
+    // Not all lines: the statements of this test are logged, too, however often it has to ask.
+    let told = log_lines(&fleet, mark, &["LOG:", "permission denied"])?;
+    assert!(told < 20, "{}", fleet.coordinator.log().since(mark)?);
     let server: i64 = one(
         &mut session,
         &format!("SELECT count(*) FROM pg_fdw_xacts WHERE serverid = {}", serverid(&fleet, 1)?),
