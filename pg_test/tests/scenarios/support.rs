@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use pg_test::log::Mark;
 use pg_test::oracle::{assert_no_locks, assert_settled, expect_error, expect_terminated, one};
 use pg_test::proxy::Hit;
@@ -288,25 +289,45 @@ pub fn wait_for_lock(fleet: &Fleet, number: usize) -> Outcome {
 /// is returned, for [`release_commits`].
 pub fn hold_commits(cluster: &Cluster) -> anyhow::Result<Background> {
     set_standbys(cluster, "nobody")?;
-    // The checkpointer tells all others.
-    let first = in_background(cluster.client()?, "CREATE TABLE first ()");
-    wait_for_held_commit(cluster, &first, "CREATE TABLE first")?;
-    Ok(first)
+    // The checkpointer tells all others, as soon as it comes to that: what commits before does not
+    // wait.
+    let mut first = None;
+    let mut witness = cluster.client()?;
+    let mut number = 0;
+    wait_until("commits wait for the standby", DEADLINE, || {
+        number += 1;
+        let statement = format!("CREATE TABLE probe{number} ()");
+        let probe = in_background(cluster.client()?, &statement);
+        wait_until(&format!("{statement} waits, or has ended"), DEADLINE, || {
+            Ok(probe.is_finished() || one(&mut witness, &waits_for_standby(&statement))?)
+        })?;
+        if probe.is_finished() {
+            probe.join().1?;
+        } else {
+            first = Some(probe);
+        }
+        Ok(first.is_some())
+    })?;
+    first.context("just found")
+}
+
+/// Whether a statement that begins with `statement` has committed, and waits for a standby.
+fn waits_for_standby(statement: &str) -> String {
+    format!(
+        "SELECT EXISTS (SELECT FROM pg_stat_activity
+                        WHERE wait_event = 'SyncRep' AND query LIKE '{statement}%')"
+    )
 }
 
 /// Waits until a statement that begins with `statement` has committed on `cluster`, and waits for
 /// the standby. `first` is what [`hold_commits`] returned.
 pub fn wait_for_held_commit(cluster: &Cluster, first: &Background, statement: &str) -> Outcome {
-    let waiting = format!(
-        "SELECT EXISTS (SELECT FROM pg_stat_activity
-                        WHERE wait_event = 'SyncRep' AND query LIKE '{statement}%')"
-    );
     let mut witness = cluster.client()?;
     wait_until(&format!("{statement} waits for the standby"), DEADLINE, || {
         if first.is_finished() {
-            anyhow::bail!("the setting was not known in time");
+            anyhow::bail!("commits do not wait any more");
         }
-        one(&mut witness, &waiting)
+        one(&mut witness, &waits_for_standby(statement))
     })
 }
 

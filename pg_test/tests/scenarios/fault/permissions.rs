@@ -6,10 +6,13 @@
 
 use pg_test::oracle::{assert_settled, expect_error, one, prepared_gids, wait_for_attempts};
 use pg_test::proxy::NewConnections;
-use pg_test::{DEADLINE, Fault, Fleet, Point, wait_until};
+use pg_test::{Fault, Fleet, Point};
 use postgres::Client;
 
-use crate::support::{Outcome, assert_recovered, begin_everywhere, in_background, transaction};
+use crate::support::{
+    Outcome, assert_recovered, begin_everywhere, hold_commits, in_background, release_commits,
+    transaction, wait_for_held_commit,
+};
 
 /// A role `app` that may use everything on the coordinator, and whom the mapping gives no password.
 fn start() -> anyhow::Result<Fleet> {
@@ -109,25 +112,13 @@ fn what_was_opened_for_a_settlement_that_fails_is_closed() -> Outcome {
          PREPARE TRANSACTION 'busy'",
     )?;
     // While one session settles it, and waits for a standby that there is not, another may not.
-    let mut witness = fleet.session()?;
-    let standbys = |names: &str| {
-        fleet.coordinator.configure(&[("synchronous_standby_names", names)])?;
-        fleet.coordinator.reload()
-    };
-    standbys("nobody")?;
-    wait_until("the setting is known", DEADLINE, || {
-        Ok(one::<String>(&mut witness, "SHOW synchronous_standby_names")? == "nobody")
-    })?;
+    let held = hold_commits(&fleet.coordinator)?;
     let settling = in_background(session, "COMMIT PREPARED 'busy'");
-    wait_until("it waits for the standby", DEADLINE, || {
-        let sql = "SELECT count(*) FROM pg_stat_activity
-                   WHERE wait_event = 'SyncRep' AND query LIKE 'COMMIT PREPARED%'";
-        Ok(one::<i64>(&mut fleet.session()?, sql)? == 1)
-    })?;
+    wait_for_held_commit(&fleet.coordinator, &held, "COMMIT PREPARED")?;
     let mut other = fleet.session()?;
     expect_error(other.batch_execute("COMMIT PREPARED 'busy'"), "55000");
     assert_eq!(connections(&mut other)?, 0);
-    standbys("")?;
+    release_commits(&fleet.coordinator, held)?;
     settling.join().1?;
     assert_settled(&fleet);
     Ok(())
