@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 use pg_test::install::finish;
@@ -26,8 +27,10 @@ fn install_previous_version() -> Result<()> {
     let share = finish(std::process::Command::new(installation.pg_config()).arg("--sharedir"))?;
     let name = format!("pg_fdw_xacts--{PREVIOUS}.sql");
     let directory = Path::new(share.trim()).join("extension");
-    // Renamed, so that a test beside this one never reads half a file.
-    let copy = directory.join(format!("{name}.{}", std::process::id()));
+    // Renamed, so that a test beside this one, in this process or another, never reads half a file.
+    static COPIES: AtomicU32 = AtomicU32::new(0);
+    let number = COPIES.fetch_add(1, Ordering::Relaxed);
+    let copy = directory.join(format!("{name}.{}.{number}", std::process::id()));
     let objects = std::fs::read_to_string(root().join("sql/previous").join(&name))?;
     std::fs::write(&copy, for_version(&objects, installation.major()))?;
     std::fs::rename(copy, directory.join(name)).context("cannot install the previous version")
