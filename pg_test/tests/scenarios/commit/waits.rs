@@ -14,6 +14,9 @@ const ROUND_TRIP: Duration = Duration::from_millis(40);
 /// On a busy machine: what that adds to the time is less than one wait of such a network.
 const SLOWER: Duration = Duration::from_millis(200);
 
+/// On one that is so busy that many waits together are late by more than that.
+const SLOWEST: Duration = Duration::from_millis(800);
+
 /// Shards behind links.
 struct Network {
     // Links end before the servers.
@@ -70,7 +73,8 @@ impl Network {
                 // Until everything is warm.
                 0..3 => Duration::ZERO,
                 3..20 => ROUND_TRIP,
-                _ => SLOWER,
+                20..25 => SLOWER,
+                _ => SLOWEST,
             };
             for link in &self.links {
                 link.set_round_trip(round_trip);
