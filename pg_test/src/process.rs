@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::network::Host;
-use crate::wait_until;
+use crate::{DEADLINE, wait_until};
 
 type Order = (Command, Option<Host>, Sender<Result<Child>>);
 
@@ -128,7 +128,7 @@ pub(crate) fn kill_server_of_others(postmaster: Pid) -> Result<()> {
 }
 
 fn kill_with_children(pid: Pid) -> Result<Vec<Pid>> {
-    kill(pid, Signal::SIGSTOP).context("the server is not running")?;
+    stop(pid).context("the server is not running")?;
     let children = children_of(pid)?;
     for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
         for child in &children {
@@ -146,6 +146,15 @@ fn wait_for_end(processes: &[Pid]) -> Result<()> {
     })
 }
 
+/// Sends SIGSTOP and waits until it is obeyed: until then the process may be about to fork, and that
+/// child would be missing among those that are found next.
+fn stop(pid: Pid) -> Result<()> {
+    kill(pid, Signal::SIGSTOP)?;
+    wait_until("the process has stopped", DEADLINE, || {
+        Ok(matches!(stat(pid.as_raw()), None | Some(('T' | 't' | 'Z' | 'X', _))))
+    })
+}
+
 /// Processes that SIGSTOP has halted; they go on when this is dropped.
 #[derive(Debug)]
 #[must_use = "the processes go on as soon as this is dropped"]
@@ -160,7 +169,7 @@ pub(crate) fn freeze_server(postmaster: &Child) -> Result<Frozen> {
 /// Halts a process and all its children.
 pub(crate) fn freeze(pid: Pid) -> Result<Frozen> {
     let mut frozen = Frozen(vec![pid]);
-    kill(pid, Signal::SIGSTOP).context("it is not running")?;
+    stop(pid).context("it is not running")?;
     frozen.0.extend(children_of(pid)?);
     for child in &frozen.0[1..] {
         // It may have ended by itself meanwhile.
