@@ -25,53 +25,11 @@ use crate::network::Host;
 use crate::port::PortLease;
 use crate::wire::{Conversation, Message};
 use direction::{Direction, cut};
+use fault::Effect;
+pub use fault::{Fault, Point};
 
 mod direction;
-
-/// Where a fault strikes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Point {
-    /// The statement has not reached the server.
-    Statement,
-    /// The server has executed it; its answer has not reached the client.
-    Answer,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Effect {
-    Cut,
-    Hold,
-    Replace,
-}
-
-/// What to do, and at which statement.
-#[derive(Debug, Clone)]
-pub struct Fault {
-    prefix: String,
-    point: Point,
-    effect: Effect,
-    /// What stands in place of the answer's first message.
-    instead: Vec<u8>,
-}
-
-impl Fault {
-    /// Cuts the connection at a statement that starts with `prefix` (in any case of letters).
-    pub fn cut(point: Point, prefix: &str) -> Self {
-        Self { prefix: prefix.to_uppercase(), point, effect: Effect::Cut, instead: Vec::new() }
-    }
-
-    /// Holds the connection there until [`Hit::release`]; the other direction goes on.
-    pub fn hold(point: Point, prefix: &str) -> Self {
-        Self { prefix: prefix.to_uppercase(), point, effect: Effect::Hold, instead: Vec::new() }
-    }
-
-    /// Puts another message in the place of the first row that answers the statement, or of its
-    /// completion if there is none.
-    pub fn answer(prefix: &str, instead: &Message) -> Self {
-        let (point, instead) = (Point::Answer, instead.bytes.clone());
-        Self { prefix: prefix.to_uppercase(), point, effect: Effect::Replace, instead }
-    }
-}
+mod fault;
 
 /// What happens to new connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -227,11 +185,7 @@ impl Proxy {
 
     /// Cuts every connection there is.
     pub fn cut_all(&self) {
-        let mut state = self.shared.lock();
-        state.cuts += 1;
-        for (_, [client, server]) in state.connections.drain() {
-            cut(&client, &server);
-        }
+        self.shared.lock().cut_all();
     }
 }
 
@@ -301,6 +255,13 @@ impl State {
     fn new_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
+    }
+
+    fn cut_all(&mut self) {
+        self.cuts += 1;
+        for (_, [client, server]) in self.connections.drain() {
+            cut(&client, &server);
+        }
     }
 }
 
@@ -380,11 +341,15 @@ impl Shared {
     }
 
     /// Tells the test that fault `id` struck, and for a hold waits for its release. `cut` ends the
-    /// connection: under the lock, so that whoever has noticed it finds that the fault struck.
+    /// connection: under the lock, so that whoever has noticed it finds that the fault struck. Where
+    /// new ones are refused, all others end with it: the resolver may have one, and settle there.
     fn strike(&self, id: u64, statement: &str, effect: Effect, cut: impl FnOnce()) {
         let mut state = self.lock();
         if effect == Effect::Cut {
             cut();
+            if state.new_connections == NewConnections::Refused {
+                state.cut_all();
+            }
         }
         if let Some(armed) = state.faults.get_mut(&id) {
             armed.struck = Some(statement.to_owned());

@@ -4,14 +4,13 @@
 //! Everywhere the PUBLIC mapping leads to a role that the shard trusts, which is for superusers
 //! alone: others are told that a password is required.
 
+use pg_test::Fleet;
 use pg_test::oracle::{assert_settled, expect_error, one, prepared_gids, wait_for_attempts};
-use pg_test::proxy::NewConnections;
-use pg_test::{Fault, Fleet, Point};
 use postgres::Client;
 
 use crate::support::{
-    Outcome, assert_recovered, begin_everywhere, hold_commits, in_background, release_commits,
-    transaction, wait_for_held_commit,
+    Outcome, assert_recovered, hold_commits, in_background, release_commits, transaction,
+    wait_for_held_commit,
 };
 
 /// A role `app` that may use everything on the coordinator, and whom the mapping gives no password.
@@ -200,18 +199,13 @@ fn the_resolvers_session_follows_its_mapping() -> Outcome {
     for (number, mend) in mended.into_iter().enumerate() {
         let fleet = Fleet::start_proxied()?;
         fleet.shard(1).client()?.batch_execute("CREATE ROLE weak LOGIN")?;
-        let mut session = fleet.session()?;
-        let hit = fleet.proxy(1).inject(Fault::cut(Point::Statement, "COMMIT PREPARED"));
-        begin_everywhere(&mut session, 1)?;
-        fleet.proxy(1).set_new_connections(NewConnections::Refused);
-        session.batch_execute("COMMIT")?;
-        hit.wait()?;
+        let mut session = fleet.in_doubt(1)?;
         session.batch_execute(if number == 0 {
             "ALTER USER MAPPING FOR CURRENT_USER SERVER shard1 OPTIONS (SET user 'weak')"
         } else {
             "ALTER SERVER shard1 OPTIONS (ADD options '-c role=weak')"
         })?;
-        fleet.proxy(1).set_new_connections(NewConnections::Served);
+        fleet.reconnect(1);
         wait_for_attempts(&fleet, 1, 3)?;
         assert_eq!(prepared_gids(fleet.shard(1))?.len(), 1, "the weak role settles");
         session.batch_execute(mend)?;
