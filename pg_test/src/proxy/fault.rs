@@ -34,7 +34,7 @@ impl Fault {
         Self { prefix: prefix.to_uppercase(), point, effect: Effect::Cut, instead: Vec::new() }
     }
 
-    /// Holds the connection there until [`Hit::release`]; the other direction goes on.
+    /// Holds the connection there until [`Hit::release`](super::Hit::release); the other direction goes on.
     pub fn hold(point: Point, prefix: &str) -> Self {
         Self { prefix: prefix.to_uppercase(), point, effect: Effect::Hold, instead: Vec::new() }
     }
