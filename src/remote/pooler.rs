@@ -39,14 +39,8 @@ use crate::remote::report;
 /// The largest process id: Linux has none above, other systems stay far below.
 const LARGEST_PID: c_int = 1 << 22;
 
-/// How long the session may be idle before it ends.
+/// How long the session may be idle before it ends, at first.
 const IDLE: Duration = Duration::from_millis(50);
-
-/// How long its end is waited for.
-const HEARD_WITHIN: Duration = Duration::from_millis(250);
-
-/// How much later than the answer the last message has to arrive.
-const APART: Duration = IDLE.checked_div(2).unwrap();
 
 /// How often it is tried. In transaction mode our connection may be hit by the end of a session
 /// that somebody else tests with, and on an overloaded machine both messages may arrive at once.
@@ -58,6 +52,22 @@ const PROOFS: u32 = 2;
 /// What is left behind in one session. Nobody takes this lock otherwise.
 const LEAVE_MARK: &CStr =
     c"SELECT pg_catalog.pg_try_advisory_lock_shared(1886940527, pg_catalog.pg_backend_pid())";
+
+/// How long the session may be idle after so many tries that have shown nothing: a machine that is
+/// too busy for the first moments has longer ones.
+fn idle_after(misses: u32) -> Duration {
+    IDLE * 2_u32.pow(misses.min(TRIES))
+}
+
+/// How long its end is waited for.
+fn heard_within(idle: Duration) -> Duration {
+    idle * 5
+}
+
+/// How much later than the answer the last message has to arrive.
+fn apart(idle: Duration) -> Duration {
+    idle / 2
+}
 
 /// Whether an announced process id may be that of a real process.
 pub fn may_be_a_process(pid: c_int) -> bool {
@@ -74,17 +84,17 @@ pub fn check<C: Borrow<Connection>>(
     connect: impl Fn() -> Result<C>,
     deadline: Option<Instant>,
 ) -> Result<()> {
-    let mut proofs = 0;
+    let (mut proofs, mut misses) = (0, 0);
     let mut is_marked = false;
     for turn in 1.. {
-        match try_once(connection.borrow(), deadline)? {
+        match try_once(connection.borrow(), idle_after(misses), deadline)? {
             Found::Own => proofs += 1,
             Found::Shared => return Err(refusal(&connection.borrow().server_name)),
             Found::Used => return Err(not_reset(&connection.borrow().server_name)),
             Found::Nothing(error) if turn >= TRIES => {
                 return Err(error.unwrap_or_else(|| refusal(&connection.borrow().server_name)));
             }
-            Found::Nothing(_) => {}
+            Found::Nothing(_) => misses += 1,
         }
         if proofs == PROOFS {
             break;
@@ -116,7 +126,8 @@ enum Found {
     Nothing(Option<Error>),
 }
 
-fn try_once(connection: &Connection, deadline: Option<Instant>) -> Result<Found> {
+/// Makes the session end after so long a moment of idleness.
+fn try_once(connection: &Connection, idle: Duration, deadline: Option<Instant>) -> Result<Found> {
     connection.use_for_questions();
     let end_when_idle = c_string(format!(
         "SELECT pg_catalog.set_config('idle_session_timeout', '{}', false), \
@@ -124,7 +135,7 @@ fn try_once(connection: &Connection, deadline: Option<Instant>) -> Result<Found>
          AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()) \
          OR EXISTS (SELECT FROM pg_catalog.pg_prepared_statements \
          WHERE pg_catalog.starts_with(name, 'px_'))",
-        IDLE.as_millis()
+        idle.as_millis()
     ));
     let is_used = match ask(connection, &end_when_idle, deadline)? {
         Ok(result) => result.value(0, 1).is_some_and(|value| value == c"t"),
@@ -135,9 +146,9 @@ fn try_once(connection: &Connection, deadline: Option<Instant>) -> Result<Found>
     if connection.hears_of_idle_end(answered)? {
         return Ok(Found::Nothing(None));
     }
-    if connection.hears_of_idle_end(answered + HEARD_WITHIN)? {
+    if connection.hears_of_idle_end(answered + heard_within(idle))? {
         return Ok(match answered.elapsed() {
-            late if late < APART => Found::Nothing(None),
+            late if late < apart(idle) => Found::Nothing(None),
             _ if is_used => Found::Used,
             _ => Found::Own,
         });
@@ -196,7 +207,20 @@ pub fn not_reset(server: &CStr) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::may_be_a_process;
+    use std::time::Duration;
+
+    use super::{IDLE, TRIES, apart, heard_within, idle_after, may_be_a_process};
+
+    #[test]
+    fn each_try_that_shows_nothing_makes_the_next_one_longer() {
+        assert_eq!(idle_after(0), IDLE);
+        for misses in 1..TRIES {
+            let (before, now) = (idle_after(misses - 1), idle_after(misses));
+            assert!(apart(now) > apart(before) && apart(now) < now && now < heard_within(now));
+        }
+        let last = heard_within(idle_after(TRIES - 1));
+        assert!(last < Duration::from_secs(10), "the client waits for it");
+    }
 
     #[test]
     fn what_poolers_draw_is_told_from_what_operating_systems_give() {
