@@ -13,6 +13,7 @@ use super::{Cancel, PgResult};
 #[derive(Debug)]
 pub struct Conn {
     raw: Cell<NonNull<pq_sys::PGconn>>,
+    /// When the last segment was queued.
     asked: Cell<Option<Instant>>,
     /// What the server has said unasked. libpq keeps its address.
     unasked: RefCell<Box<Unasked>>,

@@ -126,7 +126,7 @@ pub fn connection(mapping: &Mapping, deadline: Option<Instant>) -> Result<Rc<Cac
         if found.is_in_use() {
             return permitted.map(|()| found);
         }
-        if permitted.is_ok() && found.is_valid() && !found.hung_up() && found.is_reusable() {
+        if permitted.is_ok() && found.is_valid() && found.is_still_reusable() {
             return Ok(found);
         }
         discard(&found);

@@ -247,9 +247,14 @@ impl Connection {
         self.inner.borrow().session.is_incomplete
     }
 
-    /// Whether the other end has gone while the connection was idle. Ask it before
-    /// [`Connection::is_reusable`]: it takes note of what has come since.
-    pub fn hung_up(&self) -> bool {
+    /// The same, as of what has come since it was last used. Never waits.
+    pub fn is_still_reusable(&self) -> bool {
+        // First: it takes note of what has come.
+        !self.hung_up() && self.is_reusable()
+    }
+
+    /// Whether the other end has gone while the connection was idle.
+    fn hung_up(&self) -> bool {
         if self.conn.hung_up() {
             return true;
         }

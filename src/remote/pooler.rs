@@ -56,7 +56,7 @@ const LEAVE_MARK: &CStr =
 /// How long the session may be idle after so many tries that have shown nothing: a machine that is
 /// too busy for the first moments has longer ones.
 fn idle_after(misses: u32) -> Duration {
-    IDLE * 2_u32.pow(misses.min(TRIES))
+    IDLE * 2_u32.pow(misses)
 }
 
 /// How long its end is waited for.

@@ -201,7 +201,7 @@ impl Sweep {
         let is_aborting = |e: &&Entry| e.status == Status::Aborting;
         let known =
             subject.committed.len() + subject.handed_over.iter().filter(is_aborting).count();
-        let fenced = fenced.filter(|f| !f.connection().hung_up() && f.connection().is_reusable());
+        let fenced = fenced.filter(|f| f.connection().is_still_reusable());
         let fenced = match fenced {
             Some(fenced) if transaction::run(|| fenced.is_current(&subject.participant))? => {
                 Some(fenced)

@@ -108,8 +108,7 @@ impl Asking {
         let (Some(server), Some(mapping)) = (server, Mapping::find(user, self.serverid)) else {
             return false;
         };
-        !connection.hung_up()
-            && connection.is_reusable()
+        connection.is_still_reusable()
             && session.is_current(server, &mapping, Purpose::Resolver).unwrap_or(false)
     }
 

@@ -149,8 +149,8 @@ impl Worker {
     /// has been prepared there since that is not confirmed.
     fn is_settled(&self, registered: &ParticipantRecord) -> bool {
         let itself = self.participants.get(registered.id);
-        let is_swept = itself.is_some_and(|p| !p.unsettled && p.sweep.is_none());
-        is_swept && self.nothing_is_noted_at(registered)
+        itself.is_some_and(|p| !p.unsettled && p.sweep.is_none())
+            && self.nothing_is_noted_at(registered)
     }
 
     /// Whether neither entries nor decisions tell of anything that may be left on a participant.

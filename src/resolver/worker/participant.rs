@@ -179,11 +179,6 @@ impl Participant {
         self.unsettled && self.is_swept
     }
 
-    /// The sessions have settled it.
-    pub(super) fn sessions_have_settled(&mut self) {
-        self.unsettled = false;
-    }
-
     /// A sweep begins.
     pub(super) fn begin_sweep(&mut self) {
         self.due = None;

@@ -118,13 +118,11 @@ impl Worker {
         };
         participants.change(id, fail).transpose()?;
         self.note_asked_by_others(id);
-        let Some(registered) = self.participants.get(id).map(|p| p.registered.clone()) else {
-            return Ok(());
-        };
-        let left_to_sessions =
-            self.participants.get(id).is_some_and(Participant::is_left_to_sessions);
-        if left_to_sessions && self.nothing_is_noted_at(&registered) {
-            self.participants.change(id, Participant::sessions_have_settled);
+        let Some(participant) = self.participants.get(id) else { return Ok(()) };
+        let registered = participant.registered.clone();
+        if participant.is_left_to_sessions() && self.nothing_is_noted_at(&registered) {
+            // The sessions have settled it.
+            self.participants.change(id, |p| p.unsettled = false);
         }
         // The other participants that it was to ask for are tried with their own user mappings.
         let others: Vec<i32> = self

@@ -4,12 +4,12 @@
 use std::time::{Duration, Instant};
 
 use pg_test::oracle::{assert_settled, expect_error, one, prepared_gids};
-use pg_test::proxy::{Fault, NewConnections, Point};
+use pg_test::proxy::{NewConnections, Point};
 use pg_test::{DEADLINE, Fleet, wait_until};
 use postgres::Client;
 
 use crate::support::{
-    Outcome, assert_everywhere, begin_everywhere, session_with_notices, statuses,
+    Outcome, assert_everywhere, begin_everywhere, commit_held_at, session_with_notices, statuses,
 };
 
 fn resolve(session: &mut Client) -> anyhow::Result<Vec<(String, String)>> {
@@ -158,19 +158,16 @@ fn what_its_session_has_settled_is_not_left_where_the_resolver_cannot_look() -> 
     let fleet = Fleet::start_proxied()?;
     let mut session = fleet.session()?;
     begin_everywhere(&mut session, 1)?;
-    let held = fleet.proxy(1).inject(Fault::hold(Point::Statement, "COMMIT PREPARED"));
-    std::thread::scope(|scope| -> Outcome {
-        let commit = scope.spawn(|| session.batch_execute("COMMIT"));
-        held.wait()?;
-        let mut operator = fleet.session()?;
-        resolve(&mut operator)?;
-        operator.batch_execute("ALTER SERVER shard1 OPTIONS (SET host 'localhost')")?;
-        held.release();
-        commit.join().expect("it does not panic")?;
-        assert_settled(&fleet);
-        assert_everywhere(&fleet, 1, true)?;
-        Ok(operator.batch_execute("DROP SERVER shard1 CASCADE")?)
-    })
+    let (commit, held) = commit_held_at(&fleet, session, 1, Point::Statement, "COMMIT PREPARED")?;
+    let mut operator = fleet.session()?;
+    resolve(&mut operator)?;
+    operator.batch_execute("ALTER SERVER shard1 OPTIONS (SET host 'localhost')")?;
+    held.release();
+    let (_session, result) = commit.join();
+    result?;
+    assert_settled(&fleet);
+    assert_everywhere(&fleet, 1, true)?;
+    Ok(operator.batch_execute("DROP SERVER shard1 CASCADE")?)
 }
 
 #[test]
